@@ -1,0 +1,1 @@
+"""The work of the stack, importable without Airflow."""

@@ -1,0 +1,17 @@
+"""Errors that name the thing, the place and the remedy."""
+
+
+class DatastreamError(Exception):
+    """Base of every error that this project raises on purpose; its text is fit to be shown to a user."""
+
+
+class ConfigurationError(DatastreamError):
+    """A setting is wrong. Raised before any data is touched; trying again does not help."""
+
+
+class ServiceUnavailableError(DatastreamError):
+    """A service did not answer in time. Nothing was committed; trying again may help."""
+
+
+class OffsetsError(DatastreamError):
+    """Committed offsets do not fit the topic, so going on would lose or double messages."""

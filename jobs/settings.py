@@ -1,0 +1,94 @@
+"""Every setting of the stack: the environment first, then `.env` at the root, then the defaults here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = "127.0.0.1"
+
+DistanceMethod = Literal["haversine", "geodesic"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """The settings by the names that `.env.example` explains, in lower case. Immutable."""
+
+    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # Where the services without Docker keep data, logs and generated secrets.
+    datastream_state: Path = ROOT / ".local"
+
+    kafka_port: Port = 29092
+    elasticsearch_port: Port = 9200
+    gcs_port: Port = 4443
+    airflow_port: Port = 8081
+    airflow_user: Name = "admin"
+    airflow_password: Name = "admin"  # noqa: S105 (the documented development default, loopback only)
+
+    # Where the services are, when not on this machine's ports above.
+    kafka_bootstrap_servers: str = ""
+    elasticsearch_url: str = ""
+    # Empty for the local emulator; "none" for Google's own Cloud Storage.
+    storage_emulator_host: str = ""
+
+    raw_topic: Name = "rides_raw"
+    result_topic: Name = "rides_result"
+    dlq_topic: Name = "rides_dlq"
+    rides_index: Name = "rides"
+    gcs_bucket: Name = "datastream"
+    gcs_prefix: Name = "rides/processed/"
+
+    distance_method: DistanceMethod = "haversine"
+    poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
+    max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
+    chunk_records: Annotated[int, Field(ge=1)] = 50_000
+    chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
+    staging_url: str = ""
+
+    @field_validator("datastream_state")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path if path.is_absolute() else ROOT / path
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.kafka_bootstrap_servers or f"{LOOPBACK}:{self.kafka_port}"
+
+    @property
+    def es_url(self) -> str:
+        return self.elasticsearch_url or f"http://{LOOPBACK}:{self.elasticsearch_port}"
+
+    @property
+    def gcs_endpoint(self) -> str | None:
+        """The emulator's URL, or None for Google's own Cloud Storage."""
+        if self.storage_emulator_host == "none":
+            return None
+        return self.storage_emulator_host or f"http://{LOOPBACK}:{self.gcs_port}"
+
+    @property
+    def staging(self) -> str:
+        """URL of the folder for staged files, without a trailing slash."""
+        return (self.staging_url or f"file://{self.datastream_state}/staging").rstrip("/")
+
+
+def load() -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigurationError: names each setting that is wrong, what it holds and what it may hold.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])).upper()}={fault['input']!r}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ConfigurationError(f"{faults}. Set it in the environment or in .env (see .env.example).") from error
