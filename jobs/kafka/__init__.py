@@ -1,0 +1,1 @@
+"""Claiming, staging and publishing messages, whatever they carry."""

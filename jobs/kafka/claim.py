@@ -1,0 +1,209 @@
+"""What a run works on: per partition the messages from the committed offset to an end that is fixed when it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config
+
+# How many messages one call takes from librdkafka's queue, and how long it waits for them.
+_BATCH = 10_000
+_POLL_S = 1.0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The offsets [start, end) of one partition."""
+
+    partition: int
+    start: int
+    end: int
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What a group has committed for one partition; offset is None where it never did."""
+
+    offset: int | None
+    metadata: str = ""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The offsets that a partition holds: [low, end), end being the last stable offset."""
+
+    low: int
+    end: int
+
+
+def partitions(client: Consumer | AdminClient, topic: str) -> list[int]:
+    """The partitions of a topic.
+
+    Raises:
+        ConfigurationError: there is no such topic.
+    """
+    metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+    if metadata.error is not None:
+        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise ConfigurationError(
+                f"There is no topic {topic!r}. `make topics` creates what infra/kafka/topics.yml says."
+            )
+        raise KafkaException(metadata.error)
+    return sorted(metadata.partitions)
+
+
+def committed(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Committed]:
+    """What the consumer's group has committed, by partition; an open transaction of the group is waited for."""
+    answers = client.committed([TopicPartition(topic, partition) for partition in of], timeout=REQUEST_TIMEOUT_S)
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
+    return {
+        answer.partition: Committed(None if answer.offset == OFFSET_INVALID else answer.offset, answer.metadata or "")
+        for answer in answers
+    }
+
+
+def bounds(config: Config, topic: str, of: Sequence[int]) -> dict[int, Bounds]:
+    """The low and the last stable offset of each partition."""
+    admin = AdminClient(dict(config))
+    found: list[dict[int, int]] = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+        futures = admin.list_offsets(
+            {TopicPartition(topic, partition): spec for partition in of},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=REQUEST_TIMEOUT_S,
+        )
+        found.append({at.partition: future.result().offset for at, future in futures.items()})
+    lows, ends = found
+    return {partition: Bounds(lows[partition], ends[partition]) for partition in of}
+
+
+def starting_offsets(
+    topic: str, group: str, at: dict[int, Committed], within: dict[int, Bounds], *, has_output: bool
+) -> dict[int, int]:
+    """Where a claim starts in each partition.
+
+    Args:
+        has_output: whether the group's output exists already, so that starting anew would double it.
+
+    Raises:
+        OffsetsError: a committed offset lies outside what the topic holds, or the group has output but no offsets.
+    """
+    if has_output and all(committed.offset is None for committed in at.values()):
+        raise OffsetsError(
+            f"Group {group} has no committed offsets on {topic}, but its output exists: they expired or were deleted, "
+            "and starting from the beginning would do the work twice. Set them by hand: docs/runbook_kafka.md, "
+            '"Resetting offsets".'
+        )
+    starts = {}
+    for partition, bound in within.items():
+        offset = at[partition].offset
+        start = bound.low if offset is None else offset
+        if start < bound.low:
+            raise OffsetsError(
+                f"{topic}[{partition}]: group {group} committed offset {start}, but retention has deleted the "
+                f"{bound.low - start} messages up to {bound.low}. They are lost to it. To go on from what is left: "
+                'docs/runbook_kafka.md, "Resetting offsets".'
+            )
+        if start > bound.end:
+            raise OffsetsError(
+                f"{topic}[{partition}]: group {group} committed offset {start}, but the topic ends at {bound.end}: it "
+                'was deleted and made anew. docs/runbook_kafka.md, "Resetting offsets".'
+            )
+        starts[partition] = start
+    return starts
+
+
+def limited(starts: dict[int, int], within: dict[int, Bounds], max_records: int) -> list[Claim]:
+    """A claim of at most `max_records` offsets in all, shared out so that no backlog starves a smaller one."""
+    claims = []
+    left = max_records
+    by_backlog = sorted(starts, key=lambda partition: within[partition].end - starts[partition])
+    for served, partition in enumerate(by_backlog):
+        share = min(within[partition].end - starts[partition], left // (len(by_backlog) - served))
+        claims.append(Claim(partition, starts[partition], starts[partition] + share))
+        left -= share
+    return sorted(claims, key=lambda claim: claim.partition)
+
+
+def wait_for_message(client: Consumer, topic: str, starts: dict[int, int], timeout_s: float) -> bool:
+    """Wait until a message arrives behind `starts`; whether one did."""
+    client.assign([TopicPartition(topic, partition, offset) for partition, offset in starts.items()])
+    deadline = time.monotonic() + timeout_s
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            message = client.poll(min(left, _POLL_S))
+            if message is None:
+                continue
+            if (error := message.error()) is None:
+                return True
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+        return False
+    finally:
+        client.unassign()
+
+
+def read(client: Consumer, topic: str, claim: Claim) -> Iterator[list[Message]]:
+    """Read the committed messages of one claim, in order of offset, a list at a time.
+
+    Transaction markers and aborted messages take offsets too, so the end is where the partition's position says,
+    never a count of messages.
+
+    Raises:
+        ServiceUnavailableError: nothing came for a whole request timeout.
+    """
+    if claim.start == claim.end:
+        return
+    client.assign([TopicPartition(topic, claim.partition, claim.start)])
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    try:
+        while True:
+            # poll waits for one, consume takes what else is there: consume alone would wait for a full batch.
+            if (message := client.poll(_POLL_S)) is not None:
+                batch = [message, *client.consume(_BATCH, timeout=0)]
+                deadline = time.monotonic() + REQUEST_TIMEOUT_S
+            elif time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"No message of {topic}[{claim.partition}] came for {REQUEST_TIMEOUT_S:.0f} s although the claim "
+                    f"ends at {claim.end}. Is the broker up? `make local-status` tells."
+                )
+            else:
+                continue
+            messages, ended = _until(claim.end, batch)
+            if messages:
+                yield messages
+            if ended:
+                return
+    finally:
+        client.unassign()
+
+
+def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
+    """The messages before `end`, and whether the partition's position has reached it."""
+    messages = []
+    for message in batch:
+        error = message.error()
+        if error is None:
+            offset = message.offset()
+            if offset < end:
+                messages.append(message)
+            if offset >= end - 1:
+                return messages, True
+        elif error.code() != KafkaError._PARTITION_EOF:
+            raise KafkaException(error)
+        elif message.offset() >= end:
+            return messages, True
+    return messages, False

@@ -1,0 +1,61 @@
+"""Consumers and producers of confluent-kafka, configured so that nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException
+
+from jobs.errors import ServiceUnavailableError
+
+Config = Mapping[str, Any]
+
+# Seconds that one call to a broker may take, its retries and backoff included.
+REQUEST_TIMEOUT_S = 30.0
+
+# A dead letter holds the largest message of its source topic plus the headers that say why.
+MAX_MESSAGE_BYTES = 2 * 2**20
+
+# librdkafka's partitioner that agrees with Java's default for messages with a key.
+PARTITIONER = "murmur2_random"
+
+
+@contextmanager
+def consumer(config: Config, group: str) -> Iterator[Consumer]:
+    """A consumer for assigned partitions: it reads committed messages, commits nothing by itself and is closed.
+
+    `config` holds at least bootstrap.servers; what a connection says about security goes through as it is.
+    """
+    client = Consumer(
+        {
+            **config,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "fetch.message.max.bytes": 8 * 2**20,
+            "queued.min.messages": 100_000,
+            "queued.max.messages.kbytes": 64 * 1024,
+            "fetch.wait.max.ms": 100,
+        }
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def broker_errors(config: Config, doing: str) -> Iterator[None]:
+    """Turn a KafkaException into a ServiceUnavailableError that names the address and the remedy."""
+    try:
+        yield
+    except KafkaException as error:
+        raise ServiceUnavailableError(
+            f"Kafka at {config['bootstrap.servers']}: {doing} failed: {error.args[0].str()}. "
+            "Nothing was committed. Is the broker up? `make local-status` tells, `make local-up` starts it."
+        ) from error

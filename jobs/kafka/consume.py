@@ -1,0 +1,217 @@
+"""ConsumeKafka's work: claim what a group has still to do, and stage it chunk by chunk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import Consumer, Message
+from numpy.typing import NDArray
+
+from jobs.errors import OffsetsError
+from jobs.kafka.claim import (
+    Claim,
+    Committed,
+    bounds,
+    committed,
+    limited,
+    partitions,
+    read,
+    starting_offsets,
+    wait_for_message,
+)
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.transaction import group_writer
+from jobs.staging import MESSAGE_SCHEMA, Chunk, Folder, Manifest, message_batch
+
+log = logging.getLogger(__name__)
+
+_SWEEP_AFTER = timedelta(days=1)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How one partition of a claim is cut: kept in the metadata of its committed offset until the claim is done.
+
+    A later run that finds it cuts the same chunks, so that sinks which name their objects by chunk write the same
+    objects again, with the same time stamp.
+    """
+
+    end: int
+    chunk_records: int
+    chunk_bytes: int
+    planned_at: str
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A claim has at most `run_records` messages, a chunk ends with the message that reaches either chunk limit."""
+
+    run_records: int
+    chunk_records: int
+    chunk_bytes: int
+
+
+def stage(
+    config: Config,
+    topic: str,
+    group: str,
+    folder: Folder,
+    limits: Limits,
+    *,
+    wait_s: float,
+    is_planned: bool,
+    has_output: Callable[[], bool],
+) -> tuple[str, Manifest] | None:
+    """Claim and stage what the group has still to do on `topic`.
+
+    Args:
+        folder: where the chunks go; one for each try of a task.
+        wait_s: seconds to wait for a first message where there is none.
+        is_planned: whether the cut has to be the same at every later try (see `Plan`).
+        has_output: tells whether the group's output exists; asked only when it has no committed offsets.
+
+    Returns:
+        URL and content of the manifest, or None where there is nothing to do.
+
+    Raises:
+        ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed.
+    """
+    with broker_errors(config, f"reading {topic}"), consumer(config, group) as client:
+        claims, plan = _claim(client, config, topic, group, limits, wait_s=wait_s, has_output=has_output)
+        if all(claim.start == claim.end for claim in claims):
+            return None
+        if is_planned and plan is None:
+            claims, plan = _plan(config, topic, group, claims, limits)
+        if plan is not None:
+            limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
+        chunks = tuple(chunk for claim in claims for chunk in _stage_claim(client, topic, claim, folder, limits))
+    planned_at = plan.planned_at if plan is not None else now()
+    manifest = Manifest(topic, group, planned_at, tuple(claims), chunks)
+    return folder.write_manifest(manifest), manifest
+
+
+def now() -> str:
+    """The time in UTC with six digits of a second."""
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
+    """The committed offsets of a group, by partition."""
+    with broker_errors(config, f"reading the offsets of {group}"), consumer(config, group) as client:
+        return {partition: at.offset for partition, at in committed(client, topic, partitions(client, topic)).items()}
+
+
+def sweep(config: Config, topic: str, group: str, folder: Folder) -> None:
+    """Delete staged files that are older than a day and that the group has passed."""
+    offsets = group_offsets(config, topic, group)
+    if swept := folder.sweep(_SWEEP_AFTER, lambda manifest: manifest.is_passed_by(offsets)):
+        log.info("Deleted the staged files of %d old runs under %s", swept, folder.url)
+
+
+def _claim(
+    client: Consumer,
+    config: Config,
+    topic: str,
+    group: str,
+    limits: Limits,
+    *,
+    wait_s: float,
+    has_output: Callable[[], bool],
+) -> tuple[list[Claim], Plan | None]:
+    of = partitions(client, topic)
+    at = committed(client, topic, of)
+    within = bounds(config, topic, of)
+    is_new = all(found.offset is None for found in at.values())
+    starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output())
+    if found := _planned(at):
+        claims, plan = found
+        log.info("Taking up the plan of %s for %s", plan.planned_at, topic)
+        return claims, plan
+    claims = limited(starts, within, limits.run_records)
+    if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
+        claims = limited(starts, bounds(config, topic, of), limits.run_records)
+    return claims, None
+
+
+def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
+    """The claim that an earlier run planned and did not finish."""
+    plans = {
+        partition: msgspec.json.decode(found.metadata, type=Plan) for partition, found in at.items() if found.metadata
+    }
+    if not plans:
+        return None
+    claims = [Claim(partition, at[partition].offset or 0, plan.end) for partition, plan in plans.items()]
+    return claims, next(iter(plans.values()))
+
+
+def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: Limits) -> tuple[list[Claim], Plan]:
+    """Commit the unchanged offsets with the plan, unless another worker has planned meanwhile: then its plan counts."""
+    planned_at = now()
+    plans = {claim.partition: Plan(claim.end, limits.chunk_records, limits.chunk_bytes, planned_at) for claim in claims}
+    with group_writer(config, group, topic, limits.chunk_records) as writer:
+        at = writer.committed()
+        if found := _planned(at):
+            return found
+        if any(at[claim.partition].offset not in (None, claim.start) for claim in claims):
+            raise OffsetsError(
+                f"Another worker of group {group} has committed offsets on {topic} since this one made its claim. "
+                "Nothing was written; the next try claims anew."
+            )
+        metadata = {partition: msgspec.json.encode(plan).decode() for partition, plan in plans.items()}
+        with writer.transaction({claim.partition: claim.start for claim in claims}, metadata):
+            pass
+    return claims, next(iter(plans.values()))
+
+
+def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
+    """Write the chunks of one claim; the last one takes along the markers up to the claim's end."""
+    chunks = cut(read(client, topic, claim), limits.chunk_records, limits.chunk_bytes)
+    for first, last, records, batches in chunks:
+        url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
+        yield Chunk(claim.partition, first, last, last + 1, records, url)
+
+
+def cut(
+    lists: Iterator[list[Message]], max_records: int, max_bytes: int
+) -> Iterator[tuple[int, int, int, list[pa.RecordBatch]]]:
+    """Cut messages into chunks, each ending with the message that reaches `max_records` or `max_bytes`.
+
+    Bytes are those of keys and values. Where the cuts fall depends on the messages alone, not on how they arrive.
+
+    Yields:
+        First offset, last offset, number of messages, and the messages as batches of MESSAGE_SCHEMA.
+    """
+    batches: list[pa.RecordBatch] = []
+    records = size = 0
+    for messages in lists:
+        batch = message_batch(messages)
+        begin = 0
+        sizes = np.cumsum(_sizes(batch))
+        while begin < len(batch):
+            done = sizes[begin - 1] if begin else 0
+            by_bytes = int(np.searchsorted(sizes, done + max_bytes - size)) + 1
+            end = min(by_bytes, begin + max_records - records, len(batch))
+            batches.append(batch.slice(begin, end - begin))
+            records += end - begin
+            size += int(sizes[end - 1] - done)
+            begin = end
+            if records >= max_records or size >= max_bytes:
+                yield _offset(batches[0], 0), _offset(batches[-1], -1), records, batches
+                batches, records, size = [], 0, 0
+    if batches:
+        yield _offset(batches[0], 0), _offset(batches[-1], -1), records, batches
+
+
+def _sizes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    key, value = (pc.fill_null(pc.binary_length(batch.column(name)), 0).to_numpy() for name in ("key", "value"))
+    sizes: NDArray[np.int64] = key.astype(np.int64) + value
+    return sizes
+
+
+def _offset(batch: pa.RecordBatch, row: int) -> int:
+    offset: int = batch.column("offset")[row].as_py()
+    return offset

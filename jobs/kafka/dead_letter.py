@@ -1,0 +1,66 @@
+"""Dead letters: the message untouched, and headers that say why, by the names of Kafka Connect (KIP-298)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from jobs.kafka.transaction import Headers
+
+_PREFIX = "__connect.errors."
+# How often a message was sent back to its source topic; no one is sent back for ever.
+REPLAYED = "datastream.replayed"
+
+_MAX_MESSAGE_CHARS = 1_000
+_MAX_STACKTRACE_CHARS = 8_000
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The message that failed, and the task that it failed in."""
+
+    topic: str
+    partition: int
+    offset: int
+    dag_id: str
+    task_id: str
+    stage: str
+
+
+def error_headers(origin: Origin, reason: str, message: str, stacktrace: str | None = None) -> Headers:
+    """The headers that say where a message came from and why it was turned away, as UTF-8 strings."""
+    texts = {
+        "topic": origin.topic,
+        "partition": str(origin.partition),
+        "offset": str(origin.offset),
+        "connector.name": origin.dag_id,
+        "task.id": origin.task_id,
+        "stage": origin.stage,
+        "exception.class.name": reason,
+        "exception.message": message[:_MAX_MESSAGE_CHARS],
+    }
+    if stacktrace is not None:
+        texts["exception.stacktrace"] = stacktrace[-_MAX_STACKTRACE_CHARS:]
+    # A lone surrogate in the text must not stop the batch that reports it.
+    return [(_PREFIX + name, text.encode("utf-8", "backslashreplace")) for name, text in texts.items()]
+
+
+def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
+    """One of the error headers, by its name after the prefix; empty where it is missing."""
+    # The last one counts: earlier ones are of the message's earlier lives.
+    for key, value in reversed(headers or []):
+        if key == _PREFIX + name:
+            return (value or b"").decode("utf-8", "replace")
+    return ""
+
+
+def times_replayed(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
+    """How often the message was sent back to its source topic; a mark that is no number counts as once."""
+    marks = [value or b"" for key, value in headers or [] if key == REPLAYED]
+    return max((int(mark) if mark.isdigit() else 1 for mark in marks), default=0)
+
+
+def replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
+    """The headers for sending a dead letter back: its own, without the error, with a mark."""
+    kept = [(key, value) for key, value in headers or [] if not key.startswith(_PREFIX) and key != REPLAYED]
+    return [*kept, (REPLAYED, str(times_replayed(headers) + 1).encode())]

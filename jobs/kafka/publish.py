@@ -1,0 +1,100 @@
+"""PublishKafka's work: results, dead letters and the group's offsets, one transaction per chunk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.kafka.client import Config
+from jobs.kafka.dead_letter import Origin, error_headers
+from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_chunk
+
+# What became of a chunk's messages: a result with its key, or, where there is a reason, the message as it was.
+OUTCOME_SCHEMA = pa.schema(
+    [
+        MESSAGE_SCHEMA.field("offset"),
+        MESSAGE_SCHEMA.field("key"),
+        MESSAGE_SCHEMA.field("value"),
+        MESSAGE_SCHEMA.field("headers"),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("stacktrace", pa.string()),
+    ]
+)
+
+
+class Published(msgspec.Struct):
+    """How many messages became visible, for metrics and logs."""
+
+    results: int = 0
+    rejects: Counter[str] = msgspec.field(default_factory=Counter)
+
+
+class Outlet(msgspec.Struct, frozen=True):
+    """Where outcomes go, and the names that a dead letter bears of the task that wrote it."""
+
+    result_topic: str
+    dlq_topic: str
+    dag_id: str
+    task_id: str
+    stage: str
+
+
+def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
+    """Publish staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
+
+    Raises:
+        ServiceUnavailableError: a broker is away, or a newer worker has taken over. What was committed stays, the
+            rest is aborted, and the next try goes on from there.
+    """
+    published = Published()
+    most = max((chunk.records for chunk in manifest.chunks), default=0)
+    with group_writer(config, manifest.group, manifest.topic, most) as writer:
+        at = {partition: found.offset for partition, found in writer.committed().items()}
+        if manifest.is_passed_by(at):
+            return published
+        chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
+        for chunk, (keys, values, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
+            offsets = {chunk.partition: chunk.next}
+            if chunk is chunks[-1]:
+                offsets |= manifest.ends
+            with writer.transaction(offsets):
+                writer.send_all(outlet.result_topic, keys, values)
+                for reject in rejects:
+                    where = Origin(
+                        manifest.topic, chunk.partition, reject["offset"], outlet.dag_id, outlet.task_id, outlet.stage
+                    )
+                    send_dead_letter(writer, outlet.dlq_topic, reject, where)
+            published.results += len(keys)
+            published.rejects.update(reject["reason"] for reject in rejects)
+        if not chunks:
+            # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
+            with writer.transaction(manifest.ends):
+                pass
+    return published
+
+
+def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[bytes], list[bytes], list[dict[str, Any]]]:
+    """Keys and values of the results, and the rejects, behind the committed offset."""
+    outcomes = read_chunk(chunk.url)
+    if committed is not None and committed > chunk.first:
+        outcomes = outcomes.filter(pc.greater_equal(outcomes.column("offset"), committed))
+    is_good = pc.is_null(outcomes.column("reason"))
+    good = outcomes.filter(is_good)
+    return (
+        good.column("key").to_pylist(),
+        good.column("value").to_pylist(),
+        outcomes.filter(pc.invert(is_good)).to_pylist(),
+    )
+
+
+def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
+    """Send a message as it was, with headers that say why it failed. `reject` is a row of OUTCOME_SCHEMA."""
+    own = [(header["key"], header["value"]) for header in reject["headers"] or []]
+    why = error_headers(origin, reject["reason"], reject["message"], reject["stacktrace"])
+    writer.send(dlq_topic, reject["key"], reject["value"], own + why)

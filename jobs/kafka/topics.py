@@ -1,0 +1,89 @@
+"""Topics as infra/kafka/topics.yml declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import yaml
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from jobs.errors import ConfigurationError
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
+
+
+class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A topic that should be; `setting` is the name in .env that may give it another name."""
+
+    setting: str
+    name: str
+    partitions: int
+    config: dict[str, int | str]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What a topic has and what is declared. Nothing is changed: that is a decision for people."""
+
+    topic: str
+    what: str
+    has: str
+    declared: str
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    topics: list[Topic]
+
+
+def declared(path: Path, names: Mapping[str, str]) -> list[Topic]:
+    """The topics of a file, under the names that the settings give them.
+
+    Raises:
+        ConfigurationError: the file is not as it should be.
+    """
+    try:
+        file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return [msgspec.structs.replace(topic, name=names.get(topic.setting, topic.name)) for topic in file.topics]
+
+
+def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:
+    """Create the topics that are missing.
+
+    Returns:
+        The names of those created, and how the others differ from what is declared.
+    """
+    with broker_errors(config, "applying topics"):
+        admin = AdminClient(dict(config))
+        created = []
+        missing = [
+            NewTopic(
+                topic.name, topic.partitions, replication_factor, config={k: str(v) for k, v in topic.config.items()}
+            )
+            for topic in topics
+        ]
+        for name, future in admin.create_topics(missing, request_timeout=REQUEST_TIMEOUT_S).items():
+            try:
+                future.result()
+                created.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        return created, [
+            difference for topic in topics if topic.name not in created for difference in _differences(admin, topic)
+        ]
+
+
+def _differences(admin: AdminClient, topic: Topic) -> list[Difference]:
+    found = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
+    differences = []
+    if found != topic.partitions:
+        differences.append(Difference(topic.name, "partitions", str(found), str(topic.partitions)))
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
+    held = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
+    for name, value in topic.config.items():
+        if held[name].value != str(value):
+            differences.append(Difference(topic.name, name, held[name].value, str(value)))
+    return differences

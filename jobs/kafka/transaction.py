@@ -1,0 +1,120 @@
+"""One producer per consumer group: its transactional id fences every older worker of that group.
+
+Consumers with assigned partitions have no other fence, so the id is the group's id: never made from a run, a try or
+an index. The order is fixed: init_transactions, read the committed offsets, drop what they cover, begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from jobs.errors import ServiceUnavailableError
+from jobs.kafka.claim import Committed, committed, partitions
+from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, REQUEST_TIMEOUT_S, Config, consumer
+
+# A killed worker's open transaction holds readers back for so long at most.
+_TRANSACTION_TIMEOUT_MS = 20_000
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class GroupWriter:
+    """Writes messages together with its group's offsets. Made by `group_writer`, when older workers are fenced."""
+
+    def __init__(self, producer: Producer, consumer: Consumer, topic: str) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self.topic = topic
+
+    def committed(self) -> dict[int, Committed]:
+        """The group's committed offsets, by partition of the source topic."""
+        return committed(self._consumer, self.topic, partitions(self._consumer, self.topic))
+
+    @contextmanager
+    def transaction(self, offsets: Mapping[int, int], metadata: Mapping[int, str] | None = None) -> Iterator[None]:
+        """Everything that is sent inside becomes visible together with the group's new offsets, or not at all."""
+        notes = metadata or {}
+        self._producer.begin_transaction()
+        try:
+            yield
+            self._producer.send_offsets_to_transaction(
+                [
+                    TopicPartition(self.topic, partition, offset, metadata=notes.get(partition))
+                    for partition, offset in offsets.items()
+                ],
+                self._consumer.consumer_group_metadata(),
+                REQUEST_TIMEOUT_S,
+            )
+            self._producer.commit_transaction(REQUEST_TIMEOUT_S)
+        except BaseException:
+            self._abort()
+            raise
+
+    def send_all(self, topic: str, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Send messages without headers, many at a time."""
+        messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
+        queued = self._producer.produce_batch(topic, messages)
+        if queued != len(messages):
+            fault = next(message["_error"] for message in messages if "_error" in message)
+            raise KafkaException(fault)
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """Send one message with its headers."""
+        self._producer.produce(topic, key=key, value=value, headers=headers)
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            # A fenced or broken producer cannot abort; the broker does it when the next worker initialises.
+            if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
+                raise
+
+
+_ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT}
+
+
+@contextmanager
+def group_writer(config: Config, group: str, topic: str, chunk_records: int) -> Iterator[GroupWriter]:
+    """Fence every older worker of `group`, then write for it.
+
+    Args:
+        config: at least bootstrap.servers.
+        group: consumer group; also the transactional id.
+        topic: the group's source topic.
+        chunk_records: the most messages of one transaction; sizes the producer's queue.
+
+    Raises:
+        ServiceUnavailableError: a broker is away, or a newer worker has taken over. Nothing was committed.
+    """
+    producer = Producer(
+        {
+            **config,
+            "transactional.id": group,
+            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+            "partitioner": PARTITIONER,
+            "message.max.bytes": MAX_MESSAGE_BYTES,
+            "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
+            "queue.buffering.max.kbytes": 1_048_576,
+            "linger.ms": 5,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4",
+        }
+    )
+    try:
+        with consumer(config, group) as offsets:
+            producer.init_transactions(REQUEST_TIMEOUT_S)
+            yield GroupWriter(producer, offsets, topic)
+    except KafkaException as error:
+        fault = error.args[0]
+        if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+            raise ServiceUnavailableError(
+                f"A newer worker of group {group} has taken over; this one stops, and its open transaction is aborted."
+            ) from error
+        raise ServiceUnavailableError(
+            f"Kafka at {config['bootstrap.servers']}: writing for group {group} failed: {fault.str()}. "
+            "Its transaction is aborted. Is the broker up? `make local-status` tells, `make local-up` starts it."
+        ) from error

@@ -1,0 +1,53 @@
+"""ComputeCostTravel's work: staged messages of rides_raw in, staged outcomes out."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.kafka.publish import OUTCOME_SCHEMA
+from jobs.rides.distance import Distance
+from jobs.rides.pricing import price
+from jobs.staging import Folder, Manifest, prefetched, read_chunk
+
+
+def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
+    """Price every staged chunk.
+
+    Returns:
+        URL and content of a manifest whose chunks hold outcomes (`jobs.kafka.publish.OUTCOME_SCHEMA`).
+    """
+    chunks = []
+    for chunk, messages in prefetched(lambda chunk: read_chunk(chunk.url), manifest.chunks):
+        batch = outcomes(messages, distance)
+        url = folder.write_table(f"{chunk.partition:05d}-{chunk.first:020d}", [batch], OUTCOME_SCHEMA)
+        chunks.append(msgspec.structs.replace(chunk, url=url))
+    computed = msgspec.structs.replace(manifest, chunks=tuple(chunks))
+    return folder.write_manifest(computed), computed
+
+
+def outcomes(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
+    """What becomes of messages (MESSAGE_SCHEMA): a row of OUTCOME_SCHEMA for each, in the same order."""
+    priced = price(messages.column("value"), distance)
+    is_good = pc.is_null(priced.column("reason"))
+    if is_good.false_count == 0:
+        key, value, headers = (
+            priced.column("key"),
+            priced.column("value"),
+            pa.nulls(len(messages), OUTCOME_SCHEMA.field("headers").type),
+        )
+    else:
+        key = pc.if_else(is_good, priced.column("key"), messages.column("key"))
+        value = pc.if_else(is_good, priced.column("value"), messages.column("value"))
+        headers = pc.if_else(is_good, pa.scalar(None, OUTCOME_SCHEMA.field("headers").type), messages.column("headers"))
+    return pa.record_batch(
+        [
+            messages.column("offset"),
+            key,
+            value,
+            headers,
+            *(priced.column(name) for name in ("reason", "message", "stacktrace")),
+        ],
+        schema=OUTCOME_SCHEMA,
+    )

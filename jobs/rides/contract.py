@@ -1,0 +1,214 @@
+"""The contract of a ride: what `rides_raw` may hold, and every reason for which a message is turned away.
+
+`parse_ride` is the authority, one message at a time. `jobs.rides.pricing` decides the common cases column-wise
+and asks here for all others. The written form is infra/kafka/schemas/rides_raw.schema.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NoReturn, TypeVar
+from uuid import UUID
+
+import msgspec
+
+T = TypeVar("T", str, float, dict[str, Any])
+
+
+class Reason(StrEnum):
+    """Why a message is in the dead-letter topic: header `__connect.errors.exception.class.name`."""
+
+    EMPTY_VALUE = "empty_value"
+    INVALID_UTF8 = "invalid_utf8"
+    BYTE_ORDER_MARK = "byte_order_mark"
+    INVALID_JSON = "invalid_json"
+    DUPLICATE_KEY = "duplicate_key"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    INVALID_RIDE_ID = "invalid_ride_id"
+    INVALID_TIMESTAMP = "invalid_timestamp"
+    OUT_OF_RANGE = "out_of_range"
+    UNKNOWN_COMFORT = "unknown_comfort"
+    NEGATIVE_AMOUNT = "negative_amount"
+    NOT_FINITE = "not_finite"
+    INVALID_RESULT = "invalid_result"
+    REFUSED_BY_ELASTICSEARCH = "refused_by_elasticsearch"
+    UNEXPECTED = "unexpected"
+
+
+COMFORTS = {
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "eco": "low",
+    "comfort": "medium",
+    "business": "high",
+}
+POINTS = ("origin", "destination")
+AMOUNTS = ("duration_min", "price_base", "price_per_km", "price_per_min")
+
+# RFC 3339 (section 5.6), with at most microseconds. Python's datetime knows no leap second, so :60 is turned away.
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
+)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}", re.ASCII)
+
+
+class RejectedError(Exception):
+    """A message breaks the contract. `reason` is for machines, the text for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A place: latitude in −90..90 and longitude in −180..180 degrees."""
+
+    lat: float
+    lon: float
+
+
+class Ride(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A ride of `rides_raw`; `parse_ride` returns it normalised."""
+
+    ride_id: str
+    ts: str
+    origin: Point
+    destination: Point
+    comfort: str
+    duration_min: float
+    price_base: float
+    price_per_km: float
+    price_per_min: float
+
+
+def parse_ride(value: bytes | None) -> Ride:
+    """Parse and normalise one message of `rides_raw`.
+
+    Returns:
+        The ride with ride_id in lower case, ts as `YYYY-MM-DDTHH:MM:SS.ffffffZ` and comfort without aliases.
+
+    Raises:
+        RejectedError: the first fault found, in the order of `Reason`.
+    """
+    fields = _parse_object(value)
+    return Ride(
+        ride_id=_ride_id(_member(fields, "ride_id", str)),
+        ts=normalise_timestamp(_member(fields, "ts", str)),
+        origin=_point(fields, "origin"),
+        destination=_point(fields, "destination"),
+        comfort=_comfort(_member(fields, "comfort", str)),
+        duration_min=_amount(fields, "duration_min"),
+        price_base=_amount(fields, "price_base"),
+        price_per_km=_amount(fields, "price_per_km"),
+        price_per_min=_amount(fields, "price_per_min"),
+    )
+
+
+def normalise_timestamp(text: str) -> str:
+    """Return an RFC 3339 time in UTC with six digits of a second.
+
+    Raises:
+        RejectedError: not such a time, no offset, more than microseconds, or outside the years 0001–9999 in UTC.
+    """
+    if not _TIMESTAMP.fullmatch(text):
+        raise RejectedError(
+            Reason.INVALID_TIMESTAMP, f"ts {text[:40]!r} is not RFC 3339 with an offset and at most microseconds"
+        )
+    try:
+        moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise RejectedError(Reason.INVALID_TIMESTAMP, f"ts {text!r}: {error}") from error
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _parse_object(value: bytes | None) -> dict[str, Any]:
+    if not value:
+        raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
+    if value.startswith(b"\xef\xbb\xbf"):
+        raise RejectedError(Reason.BYTE_ORDER_MARK, "the message starts with a byte-order mark")
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
+    try:
+        # Integers become floats at once: Python refuses to read very long ones as int.
+        parsed = json.loads(
+            text, object_pairs_hook=_unique_members, parse_int=float, parse_float=float, parse_constant=_no_constant
+        )
+    except ValueError as error:
+        raise RejectedError(Reason.INVALID_JSON, str(error)) from error
+    except RecursionError as error:
+        raise RejectedError(Reason.INVALID_JSON, "nested too deeply") from error
+    if not isinstance(parsed, dict):
+        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_json_type(parsed)}, not an object")
+    return parsed
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise RejectedError(Reason.DUPLICATE_KEY, f"key {repeated[:40]!r} occurs more than once")
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _member(fields: dict[str, Any], name: str, kind: type[T], path: str = "") -> T:
+    if name not in fields:
+        raise RejectedError(Reason.MISSING_FIELD, f"{path}{name} is missing")
+    value = fields[name]
+    if type(value) is not kind:
+        wanted = {str: "string", float: "number", dict: "object"}[kind]
+        raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {wanted}")
+    return value
+
+
+def _json_type(value: object) -> str:
+    return {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}.get(type(value), "null")
+
+
+def _ride_id(text: str) -> str:
+    if not _UUID.fullmatch(text):
+        raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
+    return str(UUID(text))
+
+
+def _point(fields: dict[str, Any], name: str) -> Point:
+    point = _member(fields, name, dict)
+    return Point(lat=_coordinate(point, "lat", 90, f"{name}."), lon=_coordinate(point, "lon", 180, f"{name}."))
+
+
+def _coordinate(point: dict[str, Any], name: str, limit: int, path: str) -> float:
+    degrees = _member(point, name, float, path)
+    if not math.isfinite(degrees):
+        raise RejectedError(Reason.NOT_FINITE, f"{path}{name} is too large a number")
+    if abs(degrees) > limit:
+        raise RejectedError(Reason.OUT_OF_RANGE, f"{path}{name} {degrees} is outside -{limit}..{limit}")
+    return degrees
+
+
+def _comfort(text: str) -> str:
+    if text not in COMFORTS:
+        raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
+    return COMFORTS[text]
+
+
+def _amount(fields: dict[str, Any], name: str) -> float:
+    amount = _member(fields, name, float)
+    if not math.isfinite(amount):
+        raise RejectedError(Reason.NOT_FINITE, f"{name} is too large a number")
+    if amount < 0:
+        raise RejectedError(Reason.NEGATIVE_AMOUNT, f"{name} {amount} is negative")
+    return amount

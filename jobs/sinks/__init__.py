@@ -1,0 +1,1 @@
+"""Where rows go: each sink writes the same thing again when it is asked again."""

@@ -1,0 +1,152 @@
+"""Bulk indexing that can be repeated: `_id` is the business key, the version is the offset, the newest one stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from elastic_transport import TransportError
+from elasticsearch import ApiError, Elasticsearch
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from jobs.errors import ConfigurationError, ServiceUnavailableError
+
+# Requests of so many documents, two at a time: half a bulk queue, and no gain beyond it on 2 cores.
+_DOCUMENTS_PER_REQUEST = 5_000
+_PARALLEL_REQUESTS = 2
+_REQUEST_TIMEOUT_S = 60
+# What is refused for now is sent again for so long inside the task; then Airflow's retries take over.
+RETRY_FOR_S = 60
+
+_BULK_HEADERS = {
+    "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
+    "accept": "application/vnd.elasticsearch+json; compatible-with=9",
+}
+_VERSION_CONFLICT = 409  # a newer version is there already
+_BAD_DOCUMENT = 400
+_FORBIDDEN = (401, 403)
+
+
+class _RefusedForNowError(Exception):
+    """Elasticsearch asks to try again: too many requests, a shard that is away, a disk over its flood stage."""
+
+
+def ensure_template(client: Elasticsearch, name: str, path: Path) -> None:
+    """Apply the index template of a file; it changes nothing where the cluster holds the same one.
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: it could not be applied.
+    """
+    with explained(client, f"applying index template {name}"):
+        client.indices.put_index_template(name=name, body=json.loads(path.read_text()))
+
+
+def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
+    """The two lines of each document in a bulk request; ids must not need escaping."""
+    return pc.binary_join_element_wise(
+        '{"index":{"_id":"',
+        ids,
+        '","version":',
+        versions.cast(pa.string()),
+        ',"version_type":"external_gte"}}\n',
+        documents,
+        "\n",
+        "",
+    )
+
+
+def bulk(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:
+    """Index documents (rows of `actions`).
+
+    Returns:
+        What Elasticsearch said of each document that it will never take as it is, by row.
+
+    Raises:
+        ServiceUnavailableError: not all were taken within RETRY_FOR_S; sending them again is harmless.
+        ConfigurationError: the client may not write to the index.
+    """
+    client = client.options(max_retries=0, request_timeout=_REQUEST_TIMEOUT_S)
+    starts = range(0, len(lines), _DOCUMENTS_PER_REQUEST)
+    refusals: dict[int, str] = {}
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool, explained(client, f"indexing into {index}"):
+        sent = pool.map(lambda start: _send(client, index, lines.slice(start, _DOCUMENTS_PER_REQUEST)), starts)
+        for start, refused in zip(starts, sent, strict=True):
+            refusals.update({start + row: message for row, message in refused.items()})
+    return refusals
+
+
+def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:
+    """Send one request, and its documents that are refused for now again, with backoff and jitter."""
+    refusals: dict[int, str] = {}
+    left = np.arange(len(lines))
+    for attempt in Retrying(
+        retry=retry_if_exception_type((_RefusedForNowError, TransportError)),
+        wait=wait_random_exponential(multiplier=0.5, max=10),
+        stop=stop_after_delay(RETRY_FOR_S),
+        reraise=True,
+    ):
+        with attempt:
+            items = _request(client, index, lines.take(pa.array(left)))
+            again = []
+            for row, item in zip(left.tolist(), items, strict=True):
+                result = item["index"]
+                if result["status"] == _BAD_DOCUMENT:
+                    refusals[row] = _describe(result["error"])
+                elif result["status"] in _FORBIDDEN and result["error"]["type"] != "cluster_block_exception":
+                    raise ConfigurationError(f"Elasticsearch forbids writing to {index}: {_describe(result['error'])}")
+                elif result["status"] >= 300 and result["status"] != _VERSION_CONFLICT:
+                    again.append((row, _describe(result["error"])))
+            if again:
+                left = np.array([row for row, _ in again])
+                raise _RefusedForNowError(f"{len(again)} documents: {again[0][1]}")
+    return refusals
+
+
+def _request(client: Elasticsearch, index: str, lines: pa.StringArray) -> list[dict[str, Any]]:
+    _, offsets, data = lines.buffers()
+    begin, end = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]].tolist()
+    try:
+        response = client.perform_request(
+            "POST",
+            f"/{index}/_bulk",
+            params={"filter_path": "items.index.status,items.index.error.type,items.index.error.reason"},
+            headers=_BULK_HEADERS,
+            body=data.slice(begin, end - begin).to_pybytes(),
+        )
+    except ApiError as error:
+        if error.status_code == 429 or error.status_code >= 500:
+            raise _RefusedForNowError(str(error)) from error
+        raise
+    items: list[dict[str, Any]] = response.body["items"]
+    return items
+
+
+def _describe(error: dict[str, Any]) -> str:
+    return f"{error['type']}: {error.get('reason', '')}"
+
+
+@contextmanager
+def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
+    """Turn the client's errors into ours, which name the address and the remedy."""
+    where = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
+    try:
+        yield
+    except (TransportError, _RefusedForNowError) as error:
+        raise ServiceUnavailableError(
+            f"Elasticsearch at {where}: {doing} failed: {error}. It is safe to try again. "
+            "Is it up? `make local-status` tells, `make local-up` starts it."
+        ) from error
+    except ApiError as error:
+        if error.status_code in _FORBIDDEN:
+            raise ConfigurationError(
+                f"Elasticsearch at {where}: {doing}: not allowed ({error.status_code}). Check user and password of the "
+                "connection es_local."
+            ) from error
+        raise ServiceUnavailableError(f"Elasticsearch at {where}: {doing} failed: {error}") from error

@@ -1,0 +1,114 @@
+"""Parquet objects whose names determine their content, so that a replay writes the same objects again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import google.api_core.exceptions
+import google.auth.exceptions
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import requests
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.staging import Chunk
+
+_PARALLEL_UPLOADS = 4
+_UPLOAD_TIMEOUT_S = 60
+# Lost connections, 429 and 5xx are tried again for so long inside the task; then Airflow's retries take over.
+RETRY_FOR_S = 60
+_RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=10).with_timeout(RETRY_FOR_S)
+
+
+def check_bucket(client: storage.Client, bucket: str) -> None:
+    """Fail before any data is touched if the bucket is not there.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError
+    """
+    with explained(client, f"looking for bucket {bucket}"):
+        try:
+            is_there = client.bucket(bucket).exists(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+        except google.api_core.exceptions.Forbidden:
+            return  # may write objects but not look at buckets: the first upload will tell
+    if not is_there:
+        raise ConfigurationError(
+            f"There is no bucket {bucket!r} at {client._connection.API_BASE_URL}. Create it (`make local-up` does for "
+            "the emulator) or set GCS_BUCKET."
+        )
+
+
+def join(prefix: str, name: str) -> str:
+    """Join with exactly one slash: `a//b` and `a/b` are two objects."""
+    return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
+
+
+def object_name(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
+    """Name of the object with the chunk's rides of one hour (`YYYY/MM/DD/HH`, UTC)."""
+    return join(prefix, f"{hour}/{topic}-{chunk.partition:05d}-{chunk.first:020d}-{chunk.last:020d}.parquet")
+
+
+def export(client: storage.Client, bucket: str, rows: pa.RecordBatch, name: Callable[[str], str]) -> list[str]:
+    """Write rows (with a column ts) as one object per hour of ts; the objects' names.
+
+    `name` makes an object's name of its hour (`YYYY/MM/DD/HH`, UTC).
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: not all were written; writing them again is harmless.
+    """
+    parts = [(name(hour), part) for hour, part in by_hour(rows)]
+    target = client.bucket(bucket)
+    with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, explained(client, f"writing to bucket {bucket}"):
+        uploads = [pool.submit(_upload, target, name, part) for name, part in parts]
+        for upload in uploads:
+            upload.result()
+    return [name for name, _ in parts]
+
+
+def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each hour of ts, in the order of their offsets."""
+    # strftime would print the years before 1000 without leading zeros.
+    hours = rows.column("ts").cast(pa.int64()).to_numpy() // 3_600_000_000
+    for hour in np.unique(hours).tolist():
+        at = np.datetime64(hour, "h").item()
+        yield f"{at.year:04d}/{at:%m/%d/%H}", rows.filter(pa.array(hours == hour))
+
+
+def _upload(target: storage.Bucket, name: str, rows: pa.RecordBatch) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd", coerce_timestamps="us")
+    blob = target.blob(name)
+    blob.upload_from_string(
+        buffer.getvalue(), "application/vnd.apache.parquet", timeout=_UPLOAD_TIMEOUT_S, retry=_RETRY, checksum="crc32c"
+    )
+
+
+@contextmanager
+def explained(client: storage.Client, doing: str) -> Iterator[None]:
+    """Turn the client's errors into ours, which name the address and the remedy."""
+    where = client._connection.API_BASE_URL
+    try:
+        yield
+    except google.api_core.exceptions.NotFound as error:
+        raise ConfigurationError(f"Cloud Storage at {where}: {doing}: {error.message}. Check GCS_BUCKET.") from error
+    except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
+        raise ConfigurationError(
+            f"Cloud Storage at {where}: {doing}: not allowed. Check the key of the connection gcp_default and the "
+            f"roles of its service account: {error.message}"
+        ) from error
+    except (
+        google.api_core.exceptions.GoogleAPICallError,
+        google.api_core.exceptions.RetryError,
+        google.auth.exceptions.TransportError,
+        requests.RequestException,
+    ) as error:
+        raise ServiceUnavailableError(
+            f"Cloud Storage at {where}: {doing} failed: {error}. It is safe to try again. "
+            "Is it up? `make local-status` tells, `make local-up` starts it."
+        ) from error

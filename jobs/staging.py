@@ -1,0 +1,222 @@
+"""Claim checks: tasks hand each other the URL of a manifest; the messages stay in Arrow files beside it.
+
+A folder per dag, run, task and try; files are written under a temporary name and renamed, so that what has its name
+is whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from confluent_kafka import Message
+from pyarrow import fs
+
+from jobs.errors import OffsetsError
+from jobs.kafka.claim import Claim
+
+T = TypeVar("T")
+
+# A message as it was: offset, timestamp in milliseconds since 1970, key, value and headers, byte for byte.
+MESSAGE_SCHEMA = pa.schema(
+    [
+        ("offset", pa.int64()),
+        ("timestamp", pa.int64()),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
+    ]
+)
+# A message that cannot go on, and why: a machine's reason, a text for people, a stack trace for the unexpected.
+REJECT_SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        *(MESSAGE_SCHEMA.field(name) for name in ("offset", "key", "value", "headers")),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("stacktrace", pa.string()),
+    ]
+)
+_MANIFEST = "manifest.json"
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A staged file with messages of one partition; `next` is the offset to commit once they are done with."""
+
+    partition: int
+    first: int
+    last: int
+    next: int
+    records: int
+    url: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a run works on, where its chunks are, and the messages that cannot go on.
+
+    `planned_at` is an RFC 3339 time in UTC; `rejects_url` is an Arrow file of REJECT_SCHEMA.
+    """
+
+    topic: str
+    group: str
+    planned_at: str
+    claims: tuple[Claim, ...]
+    chunks: tuple[Chunk, ...]
+    rejects_url: str | None = None
+    rejects: int = 0
+
+    @property
+    def records(self) -> int:
+        return sum(chunk.records for chunk in self.chunks)
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """The offsets that the group has committed when the run is done, by partition."""
+        return {claim.partition: claim.end for claim in self.claims}
+
+    def is_passed_by(self, offsets: dict[int, int | None]) -> bool:
+        """Whether committed offsets (by partition) cover the whole claim, so that nothing is left to do."""
+        return all((offsets.get(claim.partition) or 0) >= claim.end for claim in self.claims)
+
+
+class Folder:
+    """A folder for staged files, local or in a bucket, by its URL: file:///path or gs://bucket/path."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._fs, self._path = fs.FileSystem.from_uri(self.url)
+
+    def child(self, *names: str) -> Folder:
+        """A folder below this one; names are made safe for a path."""
+        return Folder("/".join([self.url, *(re.sub(r"[^\w.:+-]", "_", name) for name in names)]))
+
+    def write_table(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
+        """Write batches as an Arrow IPC file; its URL."""
+
+        def write(stream: Any) -> None:
+            with pa.ipc.new_file(stream, schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+
+        return self._write(f"{name}.arrow", write)
+
+    def write_manifest(self, manifest: msgspec.Struct) -> str:
+        return self._write(_MANIFEST, lambda stream: stream.write(msgspec.json.encode(manifest)))
+
+    def _write(self, name: str, write: Callable[[Any], object]) -> str:
+        self._fs.create_dir(self._path, recursive=True)
+        temporary = f"{self._path}/.{name}.part"
+        with self._fs.open_output_stream(temporary) as stream:
+            write(stream)
+        self._fs.move(temporary, f"{self._path}/{name}")
+        return f"{self.url}/{name}"
+
+    def delete_chunks(self) -> None:
+        """Delete all files at any depth but the manifests: they let a cleared run see that its work is done."""
+        for entry in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True, recursive=True)):
+            if entry.is_file and entry.base_name != _MANIFEST:
+                self._fs.delete_file(entry.path)
+
+    def sweep(self, older_than: timedelta, passed: Callable[[Manifest], bool]) -> int:
+        """Delete the runs below this folder that are old and whose manifests the group has passed; how many."""
+        limit = datetime.now(UTC) - older_than
+        swept = 0
+        for run in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True)):
+            files = [
+                entry
+                for entry in self._fs.get_file_info(fs.FileSelector(run.path, allow_not_found=True, recursive=True))
+                if entry.is_file
+            ]
+            if any(entry.mtime > limit for entry in files):
+                continue
+            manifests = [read_manifest(self._url(entry.path)) for entry in files if entry.base_name == _MANIFEST]
+            if all(passed(manifest) for manifest in manifests):
+                self._fs.delete_dir(run.path)
+                swept += 1
+        return swept
+
+    def _url(self, path: str) -> str:
+        return self.url + path.removeprefix(self._path)
+
+
+def read_manifest(url: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        OffsetsError: it is gone, which happens only once the group has passed it.
+    """
+    filesystem, path = fs.FileSystem.from_uri(url)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return msgspec.json.decode(stream.read(), type=Manifest)
+    except FileNotFoundError as error:
+        raise OffsetsError(
+            f"The staged files at {url} were swept: the group has passed them long ago. Clear the run from "
+            "ConsumeKafka on to work on what is there now."
+        ) from error
+
+
+def read_batches(url: str) -> Iterator[pa.RecordBatch]:
+    """Read a staged Arrow file batch by batch."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    with filesystem.open_input_file(path) as file:
+        reader = pa.ipc.open_file(file)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def read_chunk(url: str) -> pa.RecordBatch:
+    """Read a staged chunk as one batch."""
+    return pa.concat_batches(list(read_batches(url)))
+
+
+def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
+    """Messages (rows of MESSAGE_SCHEMA) that cannot go on for one reason, as a batch of REJECT_SCHEMA."""
+    count = len(messages)
+    return pa.record_batch(
+        [
+            pa.repeat(pa.scalar(partition, pa.int32()), count),
+            *(messages.column(name) for name in ("offset", "key", "value", "headers")),
+            pa.repeat(pa.scalar(reason, pa.string()), count),
+            pa.array(texts, pa.string()),
+            pa.nulls(count, pa.string()),
+        ],
+        schema=REJECT_SCHEMA,
+    )
+
+
+def prefetched(load: Callable[[Chunk], T], chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, T]]:
+    """Each chunk with what `load` makes of it, the next one being loaded while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: list[tuple[Chunk, Any]] = []
+        for chunk in chunks:
+            ahead.append((chunk, pool.submit(load, chunk)))
+            if len(ahead) == 2:
+                ready, future = ahead.pop(0)
+                yield ready, future.result()
+        for ready, future in ahead:
+            yield ready, future.result()
+
+
+def message_batch(messages: list[Message]) -> pa.RecordBatch:
+    """Messages as a batch of MESSAGE_SCHEMA."""
+    return pa.record_batch(
+        [
+            pa.array([message.offset() for message in messages], pa.int64()),
+            pa.array([message.timestamp()[1] for message in messages], pa.int64()),
+            pa.array([message.key() for message in messages], pa.binary()),
+            pa.array([message.value() for message in messages], pa.binary()),
+            pa.array([_headers(message) for message in messages], MESSAGE_SCHEMA.field("headers").type),
+        ],
+        schema=MESSAGE_SCHEMA,
+    )
+
+
+def _headers(message: Message) -> list[dict[str, Any]] | None:
+    headers = message.headers()
+    return headers and [{"key": key, "value": value} for key, value in headers]
