@@ -1,0 +1,196 @@
+"""Sending messages to Kafka at a given rate, and knowing what became of each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Report
+
+from ride_messages import Message
+
+ANSWER_S = 5.0  # a broker that does not answer within this is not there
+DELIVERY_S = 30  # a message that is not acknowledged within this is given up
+BURST = 500  # messages between two looks at the clock
+TICK_S = 0.005  # shortest pause between two bursts
+LONGEST_PAUSE_S = 0.2  # so that a stop request is seen soon
+
+FAULT_HEADER = "datastream.fault"
+
+
+class DeliveryError(Exception):
+    """Nothing can be sent; the text names the address and the remedy."""
+
+
+@dataclass
+class Counts:
+    """What was handed to the Kafka client (`sent`; of those `faulty` and `duplicates`), and what became of it."""
+
+    sent: int = 0
+    faulty: int = 0
+    duplicates: int = 0
+    delivered: int = 0
+    failed: int = 0
+    first_error: str = ""
+
+    def fail(self, reason: str) -> None:
+        self.failed += 1
+        self.first_error = self.first_error or reason
+
+
+@dataclass
+class Stop:
+    """Signals received so far: the first ends the making of messages, the second the waiting for acknowledgements.
+
+    `broken` is set when the broker no longer takes messages, so that going on makes no sense.
+    """
+
+    signals: list[int] = field(default_factory=list)
+    broken: bool = False
+
+    def asked(self) -> bool:
+        return bool(self.signals) or self.broken
+
+
+class Sender:
+    """A Kafka producer and the counts of what went through it."""
+
+    def __init__(self, servers: str, topic: str, stop: Stop) -> None:
+        """Connects.
+
+        Raises:
+            DeliveryError: no broker answers within ANSWER_S, or the topic does not exist.
+        """
+        self.topic = topic
+        self.stop = stop
+        self.counts = Counts()
+        self._trouble = ""
+        self._producer = Producer(
+            {
+                "bootstrap.servers": servers,
+                "client.id": "datastream-producer",
+                "acks": "all",
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",  # the Java client's, so that a key has one partition
+                "linger.ms": 50,
+                "compression.type": "lz4",
+                "message.max.bytes": 2 * 2**20,  # above the topic's limit: the broker is the one to refuse
+                "queue.buffering.max.kbytes": 128 * 2**10,
+                "delivery.timeout.ms": DELIVERY_S * 1000,
+                "on_delivery": self._reported,
+                "error_cb": self._troubled,
+                "log_level": 2,  # what goes wrong is told by this program
+            }
+        )
+        try:
+            # All topics: asking for one by name would create it on a broker that creates topics by itself.
+            topics = self._producer.list_topics(timeout=ANSWER_S).topics
+        except KafkaException as error:
+            self._producer.poll(0)  # serves error_cb, which knows more
+            raise DeliveryError(
+                f"no Kafka broker answers at {servers} ({self._trouble or error.args[0].str()}).\n"
+                "Is the stack up (`make local-up` or `docker compose up`)? Is the address right "
+                "(--bootstrap-servers, KAFKA_BOOTSTRAP_SERVERS, KAFKA_PORT)?"
+            ) from error
+        if topic not in topics:
+            raise DeliveryError(
+                f"topic {topic} does not exist at {servers}.\n"
+                "Create the topics with `make topics`, or name another one (--topic, RAW_TOPIC)."
+            )
+
+    def run(
+        self,
+        messages: Iterator[Message],
+        *,
+        rate: float,
+        count: int | None,
+        seconds: float | None,
+        progress: Callable[[Counts], None],
+    ) -> None:
+        """Send until the messages, the count or the time ends, or a stop is asked for.
+
+        The k-th message is due k / rate seconds after the start: pauses that come out too long are made up for, so
+        the mean rate holds. A rate of 0 is as fast as it goes.
+        """
+        started = time.monotonic()
+        elapsed = 0.0
+        while not self.stop.asked() and (seconds is None or elapsed < seconds):
+            due = BURST if not rate else min(BURST, math.floor(elapsed * rate) + 1 - self.counts.sent)
+            if count is not None:
+                due = min(due, count - self.counts.sent)
+            if due > 0 and not self._send_all(islice(messages, due), due):
+                break
+            if self.counts.sent == count:
+                break
+            self._producer.poll(0)
+            progress(self.counts)
+            elapsed = time.monotonic() - started
+            if rate and (ahead := self.counts.sent / rate - elapsed) > 0:
+                time.sleep(min(max(ahead, TICK_S), LONGEST_PAUSE_S))
+                elapsed = time.monotonic() - started
+
+    def flush(self, progress: Callable[[Counts], None]) -> None:
+        """Wait until each message is acknowledged or given up, at most a little longer than DELIVERY_S."""
+        deadline = time.monotonic() + DELIVERY_S + 5
+        while self._producer.flush(0.2) and time.monotonic() < deadline and len(self.stop.signals) < 2:
+            progress(self.counts)
+        lost = self.counts.sent - self.counts.delivered - self.counts.failed
+        if lost:
+            self.counts.failed += lost
+            self.counts.first_error = self.counts.first_error or f"not acknowledged when the waiting ended: {lost}"
+
+    def _send_all(self, messages: Iterator[Message], expected: int) -> bool:
+        """Send a burst; False when there were fewer messages than expected, or the queue stayed full until a stop."""
+        taken = 0
+        for message in messages:
+            if not self._send(message):
+                return False
+            taken += 1
+        return taken == expected
+
+    def _send(self, message: Message) -> bool:
+        """Hand one message to the client, waiting while its queue is full. False if a stop came first."""
+        headers = [(FAULT_HEADER, message.fault.encode())] if message.fault else None
+        while True:
+            try:
+                if headers:
+                    self._producer.produce(self.topic, message.value, message.key, headers=headers)
+                else:
+                    self._producer.produce(self.topic, message.value, message.key)
+                break
+            except BufferError:
+                if self.stop.asked():
+                    return False
+                self._producer.poll(0.1)
+            except KafkaException as error:  # refused by the client itself, such as a message above its limit
+                self._refused(error.args[0])
+                break
+        self.counts.sent += 1
+        self.counts.faulty += message.fault is not None
+        self.counts.duplicates += message.duplicate
+        return True
+
+    def _reported(self, error: KafkaError | None, _: Report) -> None:
+        if error is None:
+            self.counts.delivered += 1
+        else:
+            self._refused(error)
+
+    def _refused(self, error: KafkaError) -> None:
+        self.counts.fail(self._explained(error))
+        if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
+            self.stop.broken = True
+
+    def _explained(self, error: KafkaError) -> str:
+        if error.code() == KafkaError._MSG_TIMED_OUT:
+            return f"no acknowledgement within {DELIVERY_S} s{f' ({self._trouble})' if self._trouble else ''}"
+        return str(error.str())
+
+    def _troubled(self, error: KafkaError) -> None:
+        # "All brokers are down" only repeats what the error before it says with an address.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._trouble:
+            self._trouble = error.str()
