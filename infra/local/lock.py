@@ -1,0 +1,70 @@
+"""Write `jars.lock` anew: `python -m infra.local.lock`. For maintainers; needs Maven on PATH.
+
+Maven resolves, because jgo 3.2 does not choose versions as Maven does: for Kafka 4.3.1 it takes kafka-clients 3.8.0.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from infra.local.jars import LOCK, digest_of
+
+KAFKA = "4.3.1"
+ELASTICSEARCH = "9.5.3"
+ROOTS = {
+    "kafka": [
+        f"org.apache.kafka:kafka_2.13:{KAFKA}",
+        # Kafka logs through slf4j 1.7 and brings log4j-core without a binding in its own POM.
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
+    ],
+    "elasticsearch": [
+        f"org.elasticsearch:elasticsearch:{ELASTICSEARCH}",
+        f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",
+    ],
+    "compiler": ["org.eclipse.jdt:ecj:3.43.0"],
+}
+HEADER = """\
+# Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
+# Written by `python -m infra.local.lock`; the versions are chosen there.
+"""
+
+
+def main() -> None:
+    lines = [f"{name} {line}\n" for name, roots in ROOTS.items() for line in _resolve(roots)]
+    LOCK.write_text(HEADER + "".join(lines), encoding="utf-8")
+
+
+def _resolve(roots: list[str]) -> list[str]:
+    """`coordinate sha256` of each jar that the roots need at run time."""
+    dependencies = "".join(
+        "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
+            *root.split(":")
+        )
+        for root in roots
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "pom.xml").write_text(
+            "<project><modelVersion>4.0.0</modelVersion><groupId>datastream</groupId><artifactId>jars</artifactId>"
+            f"<version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>",
+            encoding="utf-8",
+        )
+        jars = Path(folder, "jars")
+        # In a repository's layout, the path of a jar is its coordinate.
+        subprocess.run(
+            [
+                "mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime",
+                "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={jars}",
+            ],
+            cwd=folder, check=True,
+        )  # fmt: skip
+        found = []
+        for path in sorted(jars.rglob("*.jar")):
+            *group, artifact, version, _ = path.relative_to(jars).parts
+            found.append(f"{'.'.join(group)}:{artifact}:{version} {digest_of(path)}")
+        return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Ports: which are free, who holds one, and the ones that no user needs to know."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+
+import psutil
+
+from infra.local.paths import Paths, write_private
+from jobs.errors import ConfigurationError
+from jobs.settings import LOOPBACK
+
+# Below the ephemeral range of Linux and macOS, so that no outgoing connection takes one between two starts.
+_HIDDEN = range(20_000, 32_000)
+_TRIES = 100
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        # macOS lets a port be bound that something else listens on at all addresses.
+        if probe.connect_ex((LOOPBACK, port)) == 0:
+            return False
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def holder(port: int) -> psutil.Process | None:
+    """Who listens on a port, as far as this user may know."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS shows other processes' sockets to root only
+        return None
+    for connection in connections:
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            try:
+                return psutil.Process(connection.pid) if connection.pid else None
+            except psutil.NoSuchProcess:
+                return None
+    return None
+
+
+def chosen(paths: Paths, name: str) -> int:
+    """A port for inside use: picked once, then kept in the state folder so that configuration stays the same.
+
+    Raises:
+        ConfigurationError: there is no free port.
+    """
+    file = paths.run / "ports.json"
+    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if name not in known:
+        known[name] = _pick(set(known.values()))
+        write_private(file, json.dumps(known))
+    return known[name]
+
+
+def choose_again(paths: Paths, name: str) -> None:
+    """Forget a kept port that something else took meanwhile. Only while its service is stopped."""
+    file = paths.run / "ports.json"
+    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if name in known and not is_free(known[name]):
+        del known[name]
+        write_private(file, json.dumps(known))
+
+
+def _pick(taken: set[int]) -> int:
+    for port in random.sample(_HIDDEN, _TRIES):
+        if port not in taken and is_free(port):
+            return port
+    raise ConfigurationError(f"No free port among {_TRIES} tried on {LOOPBACK}: too many sockets are open here.")
