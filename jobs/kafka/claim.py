@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
     OFFSET_INVALID,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config
+from jobs.kafka.client import REQUEST_TIMEOUT_S
 
 # How many messages one call takes from librdkafka's queue, and how long it waits for them.
 _BATCH = 10_000
@@ -47,7 +47,7 @@ class Bounds(msgspec.Struct, frozen=True):
     end: int
 
 
-def partitions(client: Consumer | AdminClient, topic: str) -> list[int]:
+def partitions(client: Consumer, topic: str) -> list[int]:
     """The partitions of a topic.
 
     Raises:
@@ -75,19 +75,27 @@ def committed(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Comm
     }
 
 
-def bounds(config: Config, topic: str, of: Sequence[int]) -> dict[int, Bounds]:
-    """The low and the last stable offset of each partition."""
-    admin = AdminClient(dict(config))
+def bounds(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Bounds]:
+    """The low and the last stable offset of each partition.
+
+    As for a time, Kafka's ListOffsets request takes -2 for the beginning and -1 for the end; the end is the last
+    stable one because the consumer reads committed messages only. (An AdminClient needs a second to start.)
+    """
     found: list[dict[int, int]] = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
-        futures = admin.list_offsets(
-            {TopicPartition(topic, partition): spec for partition in of},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=REQUEST_TIMEOUT_S,
-        )
-        found.append({at.partition: future.result().offset for at, future in futures.items()})
+    for edge in (OFFSET_BEGINNING, OFFSET_END):
+        asked = [TopicPartition(topic, partition, edge) for partition in of]
+        answers = client.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        found.append({answer.partition: answer.offset for answer in answers})
     lows, ends = found
     return {partition: Bounds(lows[partition], ends[partition]) for partition in of}
+
+
+def holds_messages(client: Consumer, topic: str) -> bool:
+    """Whether anything was ever written to a topic."""
+    return any(found.end > 0 for found in bounds(client, topic, partitions(client, topic)).values())
 
 
 def starting_offsets(

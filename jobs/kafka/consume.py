@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -64,7 +65,7 @@ def stage(
     *,
     wait_s: float,
     is_planned: bool,
-    has_output: Callable[[], bool],
+    has_output: Callable[[Consumer], bool],
 ) -> tuple[str, Manifest] | None:
     """Claim and stage what the group has still to do on `topic`.
 
@@ -81,7 +82,7 @@ def stage(
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed.
     """
     with broker_errors(config, f"reading {topic}"), consumer(config, group) as client:
-        claims, plan = _claim(client, config, topic, group, limits, wait_s=wait_s, has_output=has_output)
+        claims, plan = _claim(client, topic, group, limits, wait_s=wait_s, has_output=has_output)
         if all(claim.start == claim.end for claim in claims):
             return None
         if is_planned and plan is None:
@@ -107,33 +108,32 @@ def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | Non
 
 def sweep(config: Config, topic: str, group: str, folder: Folder) -> None:
     """Delete staged files that are older than a day and that the group has passed."""
-    offsets = group_offsets(config, topic, group)
-    if swept := folder.sweep(_SWEEP_AFTER, lambda manifest: manifest.is_passed_by(offsets)):
+    offsets = cache(lambda: group_offsets(config, topic, group))
+    if swept := folder.sweep(_SWEEP_AFTER, lambda manifest: manifest.is_passed_by(offsets())):
         log.info("Deleted the staged files of %d old runs under %s", swept, folder.url)
 
 
 def _claim(
     client: Consumer,
-    config: Config,
     topic: str,
     group: str,
     limits: Limits,
     *,
     wait_s: float,
-    has_output: Callable[[], bool],
+    has_output: Callable[[Consumer], bool],
 ) -> tuple[list[Claim], Plan | None]:
     of = partitions(client, topic)
     at = committed(client, topic, of)
-    within = bounds(config, topic, of)
+    within = bounds(client, topic, of)
     is_new = all(found.offset is None for found in at.values())
-    starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output())
+    starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
     if found := _planned(at):
         claims, plan = found
         log.info("Taking up the plan of %s for %s", plan.planned_at, topic)
         return claims, plan
     claims = limited(starts, within, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        claims = limited(starts, bounds(config, topic, of), limits.run_records)
+        claims = limited(starts, bounds(client, topic, of), limits.run_records)
     return claims, None
 
 

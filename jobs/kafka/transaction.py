@@ -42,7 +42,7 @@ class GroupWriter:
             yield
             self._producer.send_offsets_to_transaction(
                 [
-                    TopicPartition(self.topic, partition, offset, metadata=notes.get(partition))
+                    TopicPartition(self.topic, partition, offset, metadata=notes.get(partition, ""))
                     for partition, offset in offsets.items()
                 ],
                 self._consumer.consumer_group_metadata(),

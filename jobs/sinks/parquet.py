@@ -44,6 +44,16 @@ def check_bucket(client: storage.Client, bucket: str) -> None:
         )
 
 
+def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
+    """Whether the bucket has any object under the prefix.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError
+    """
+    with explained(client, f"listing bucket {bucket}"):
+        return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
+
+
 def join(prefix: str, name: str) -> str:
     """Join with exactly one slash: `a//b` and `a/b` are two objects."""
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

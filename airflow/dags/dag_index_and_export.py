@@ -1,0 +1,69 @@
+"""# Index and export priced rides
+
+`ConsumeKafka` → `TransformJSON` → `PutElasticSearch` ∥ `PutGCP` → `CommitOffsets`
+
+Takes what has arrived on **rides_result**, flattens and stamps it, and writes it to the Elasticsearch index
+**rides** (one document per ride) and as **Parquet** to Cloud Storage (by the hour of the ride). Both sinks write the
+same thing again when a task is tried again. The group's offsets move when both hold the claim; what Elasticsearch
+refuses for good goes to **rides_dlq**.
+
+Starts when dag_compute_cost has published, and every minute besides. `make lag` shows what is left to do.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
+
+from callbacks.deadline import done_within
+from operators.commit_offsets_operator import CommitOffsetsOperator
+from operators.consume_kafka_operator import ConsumeKafkaOperator
+from operators.put_elasticsearch_operator import PutElasticsearchOperator
+from operators.put_gcp_operator import PutGCPOperator
+from operators.transform_json_operator import TransformJSONOperator
+
+with DAG(
+    dag_id="dag_index_and_export",
+    description="rides_result → Elasticsearch and Parquet on Cloud Storage",
+    # Asset events are not kept for a paused DAG, and a run may have failed for good: the clock covers both.
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("* * * * *", timezone="UTC"), assets=[Asset("rides_result")]
+    ),
+    max_active_runs=1,
+    catchup=False,
+    default_args={
+        "owner": "datastream",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(seconds=60),
+    },
+    deadline=done_within(timedelta(minutes=15)),
+    tags=["datastream", "rides", "elasticsearch", "gcs"],
+    doc_md=__doc__,
+):
+    consume = ConsumeKafkaOperator(
+        task_id="ConsumeKafka",
+        topic="{{ var.value.RESULT_TOPIC }}",
+        group="dag_index_and_export",
+        output_objects=("{{ var.value.GCS_BUCKET }}", "{{ var.value.GCS_PREFIX }}"),
+        is_planned=True,
+    )
+    transform = TransformJSONOperator(task_id="TransformJSON", staged=consume.output)
+    put_elasticsearch = PutElasticsearchOperator(
+        task_id="PutElasticSearch", staged=consume.output, transformed=transform.output
+    )
+    put_gcp = PutGCPOperator(
+        task_id="PutGCP",
+        transformed=transform.output,
+        bucket="{{ var.value.GCS_BUCKET }}",
+        prefix="{{ var.value.GCS_PREFIX }}",
+    )
+    commit = CommitOffsetsOperator(
+        task_id="CommitOffsets",
+        transformed=transform.output,
+        indexed=put_elasticsearch.output,
+        dlq_topic="{{ var.value.DLQ_TOPIC }}",
+    )
+    consume >> transform >> [put_elasticsearch, put_gcp] >> commit

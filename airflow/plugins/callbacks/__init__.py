@@ -1,0 +1,1 @@
+"""What Airflow calls when something is late."""

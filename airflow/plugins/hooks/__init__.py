@@ -1,0 +1,1 @@
+"""Custom hooks: connections by their conn_id."""

@@ -1,0 +1,1 @@
+"""Custom operators: Airflow's face of jobs/."""

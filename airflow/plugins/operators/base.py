@@ -1,0 +1,62 @@
+"""What the operators share: settings, staged folders, and how our errors become Airflow's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+from airflow.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import BaseOperator, Context
+
+from hooks.kafka_hook import KafkaHook
+from jobs.errors import ConfigurationError
+from jobs.kafka.consume import group_offsets
+from jobs.settings import Settings, load
+from jobs.staging import Folder, Manifest, read_manifest
+
+
+class DatastreamOperator(BaseOperator):
+    """Runs a function of jobs/. A wrong setting fails the task at once; any other error is tried again."""
+
+    def __init__(self, *, kafka_conn_id: str = "kafka_local", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kafka_conn_id = kafka_conn_id
+
+    @abstractmethod
+    def work(self, context: Context, settings: Settings) -> str | None:
+        """Do the task; the URL of the manifest that the next task takes up."""
+
+    def execute(self, context: Context) -> str | None:
+        try:
+            for name in self.template_fields:
+                if getattr(self, name) in (None, ""):
+                    raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
+            return self.work(context, load())
+        except ConfigurationError as error:
+            raise AirflowFailException(str(error)) from error
+
+    @cached_property
+    def kafka(self) -> dict[str, Any]:
+        """Configuration of the Kafka connection."""
+        return KafkaHook(self.kafka_conn_id).config()
+
+    def folder(self, context: Context, settings: Settings) -> Folder:
+        """The folder for what this try stages."""
+        task = context["ti"]
+        return self.run_folder(context, settings).child(task.task_id, str(task.try_number))
+
+    def run_folder(self, context: Context, settings: Settings) -> Folder:
+        """The folder for all that this run stages."""
+        return self.dag_folder(context, settings).child(context["ti"].run_id)
+
+    def dag_folder(self, context: Context, settings: Settings) -> Folder:
+        """The folder for all runs of this DAG."""
+        return Folder(settings.staging).child(context["ti"].dag_id)
+
+    def unfinished(self, url: str) -> Manifest:
+        """The manifest at `url`; skips the task if its group has passed it, as in an old run that was cleared."""
+        manifest = read_manifest(url)
+        if manifest.is_passed_by(group_offsets(self.kafka, manifest.topic, manifest.group)):
+            raise AirflowSkipException(f"Group {manifest.group} has passed this run's claim: nothing is left to do.")
+        return manifest

@@ -1,0 +1,89 @@
+"""ConsumeKafka: claims what a group has still to do and stages it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.exceptions import AirflowSkipException
+from airflow.providers.google.cloud.hooks.gcs import GCSHook
+from airflow.sdk import Context
+from airflow.sdk.observability.stats import Stats
+from confluent_kafka import Consumer
+
+from jobs.kafka.claim import holds_messages
+from jobs.kafka.consume import Limits, stage, sweep
+from jobs.settings import Settings
+from jobs.sinks.parquet import holds_objects
+from operators.base import DatastreamOperator
+
+
+class ConsumeKafkaOperator(DatastreamOperator):
+    """Stages the messages behind a group's committed offsets; skips the run where there are none.
+
+    Args:
+        topic: what to consume.
+        group: consumer group; the DAG's id, so that it is found at once in Kafka's tools.
+        output_topics: where the group's work shows in Kafka, and
+        output_objects: in Cloud Storage (bucket, prefix). If the group has no committed offsets although there is
+            output, the task fails instead of doing everything a second time.
+        waits_for_messages: wait POLL_WAIT_S for a first message.
+        is_planned: cut the same chunks again at every later try.
+    """
+
+    template_fields: Sequence[str] = ("topic", "output_topics", "output_objects")
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        group: str,
+        output_topics: Sequence[str] = (),
+        output_objects: tuple[str, str] | tuple[()] = (),
+        waits_for_messages: bool = False,
+        is_planned: bool = False,
+        gcp_conn_id: str = "gcp_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.topic = topic
+        self.group = group
+        self.output_topics = output_topics
+        self.output_objects = output_objects
+        self.waits_for_messages = waits_for_messages
+        self.is_planned = is_planned
+        self.gcp_conn_id = gcp_conn_id
+
+    def work(self, context: Context, settings: Settings) -> str:
+        staged = stage(
+            self.kafka,
+            self.topic,
+            self.group,
+            self.folder(context, settings),
+            Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
+            wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
+            is_planned=self.is_planned,
+            has_output=self._has_output,
+        )
+        sweep(self.kafka, self.topic, self.group, self.dag_folder(context, settings))
+        if staged is None:
+            raise AirflowSkipException(f"Nothing new on {self.topic}.")
+        url, manifest = staged
+        offsets = sum(claim.end - claim.start for claim in manifest.claims)
+        self.log.info(
+            "Staged %d messages of %s in %d chunks (%d offsets)",
+            manifest.records,
+            self.topic,
+            len(manifest.chunks),
+            offsets,
+        )
+        Stats.gauge(f"datastream.claimed.{self.topic}", manifest.records)
+        return url
+
+    def _has_output(self, client: Consumer) -> bool:
+        if any(holds_messages(client, topic) for topic in self.output_topics):
+            return True
+        if not self.output_objects:
+            return False
+        bucket, prefix = self.output_objects
+        return holds_objects(GCSHook(self.gcp_conn_id).get_conn(), bucket, prefix)

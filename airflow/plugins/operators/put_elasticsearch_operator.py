@@ -1,0 +1,43 @@
+"""PutElasticSearch: indexes rows, one document per ride."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.observability.stats import Stats
+
+from hooks.elasticsearch_hook import ElasticsearchHook
+from jobs.rides.sink import put_elasticsearch
+from jobs.settings import Settings
+from jobs.staging import read_manifest
+from operators.base import DatastreamOperator
+
+
+class PutElasticsearchOperator(DatastreamOperator):
+    """Indexes transformed rows; what Elasticsearch refuses for good is staged for CommitOffsets.
+
+    Args:
+        staged: URL of ConsumeKafka's manifest.
+        transformed: URL of TransformJSON's manifest.
+    """
+
+    template_fields: Sequence[str] = ("staged", "transformed")
+
+    def __init__(self, *, staged: Any, transformed: Any, es_conn_id: str = "es_local", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.staged = staged
+        self.transformed = transformed
+        self.es_conn_id = es_conn_id
+
+    def work(self, context: Context, settings: Settings) -> str:
+        staged = self.unfinished(self.staged)
+        client = ElasticsearchHook(self.es_conn_id).get_conn
+        url, indexed = put_elasticsearch(
+            client, settings.rides_index, staged, read_manifest(self.transformed), self.folder(context, settings)
+        )
+        count = indexed.records - indexed.rejects
+        self.log.info("Indexed %d rides into %s; %d refused", count, settings.rides_index, indexed.rejects)
+        Stats.incr("datastream.rides.indexed", count)
+        return url
