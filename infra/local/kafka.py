@@ -65,7 +65,9 @@ def _process(settings: Settings) -> Process:
         name=NAME,
         command=[
             java.executable(), "-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
-            "-XX:+ExplicitGCInvokesConcurrent", *java.options(where.tmp),
+            "-XX:+ExplicitGCInvokesConcurrent",
+            # What Kafka and its compression libraries do anyway; else each start prints a page of warnings.
+            "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow", *java.options(where.tmp),
             f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", str(properties),
         ],
         # The class path goes by environment to keep the process list readable.
@@ -99,6 +101,9 @@ def _properties(settings: Settings) -> str:
         "log.dirs": where.kafka / "data",
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
+        # A killed broker may only register again when its old session has run out: by default 9 s after its start.
+        "broker.session.timeout.ms": 4000,
+        "broker.heartbeat.interval.ms": 500,
         # One broker: nothing can have a second copy.
         "default.replication.factor": 1,
         "min.insync.replicas": 1,

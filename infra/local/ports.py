@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
+from pathlib import Path
 
 import psutil
 
@@ -53,25 +53,25 @@ def chosen(paths: Paths, name: str) -> int:
     Raises:
         ConfigurationError: there is no free port.
     """
-    file = paths.run / "ports.json"
-    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
-    if name not in known:
-        known[name] = _pick(set(known.values()))
-        write_private(file, json.dumps(known))
-    return known[name]
+    file = _file(paths, name)
+    if not file.exists():
+        write_private(file, str(_pick()))
+    return int(file.read_text())
 
 
 def choose_again(paths: Paths, name: str) -> None:
     """Forget a kept port that something else took meanwhile. Only while its service is stopped."""
-    file = paths.run / "ports.json"
-    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
-    if name in known and not is_free(known[name]):
-        del known[name]
-        write_private(file, json.dumps(known))
+    file = _file(paths, name)
+    if file.exists() and not is_free(int(file.read_text())):
+        file.unlink()
 
 
-def _pick(taken: set[int]) -> int:
+def _file(paths: Paths, name: str) -> Path:
+    return paths.run / f"{name}.port"
+
+
+def _pick() -> int:
     for port in random.sample(_HIDDEN, _TRIES):
-        if port not in taken and is_free(port):
+        if is_free(port):
             return port
     raise ConfigurationError(f"No free port among {_TRIES} tried on {LOOPBACK}: too many sockets are open here.")

@@ -161,7 +161,7 @@ def _storage(settings: Settings) -> list[Finding]:
         Finding(
             "Cloud Storage",
             False,
-            "STORAGE_EMULATOR_HOST=none must be written in .env: as an environment variable, Google's clients take it for "
-            "a host called none.",
+            "STORAGE_EMULATOR_HOST=none must be written in .env: as an environment variable, Google's clients take it "
+            "for a host called none.",
         )
     ]

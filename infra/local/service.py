@@ -35,8 +35,8 @@ class Service:
     """What a user starts: one process, or Airflow's four.
 
     `build` makes the processes, and with them generated secrets and ports: only call it to start them. `prepare` runs
-    before they start (format a disk, migrate a database); `fault` tells why the service is not ready, or None when it is;
-    `finish` runs once it is ready. All are harmless to repeat.
+    before they start (format a disk, migrate a database); `fault` tells why the service is not ready, or None when it
+    is; `finish` runs once it is ready. All are harmless to repeat.
     """
 
     name: str

@@ -148,7 +148,7 @@ def _process_names() -> list[tuple[str, ...]]:
 def _end_leftovers(where: Paths, console: Console) -> None:
     leftovers = processes.of(where)
     if leftovers:
-        console.print(f"ending {len(leftovers)} processes that a killed supervisor left behind")
+        console.print(f"ending {len(leftovers)} processes whose parent was killed")
         processes.end(leftovers)
 
 
@@ -160,6 +160,10 @@ def _give_up(where: Paths, starter: _Starter, console: Console) -> None:
         supervisor.stop(where, names)
     if all(state.state in supervisor.GONE for state in supervisor.states(where).values()):
         supervisor.shut_down(where)
+
+
+class _CancelledError(ServiceFailedError):
+    """Another service failed, or the user interrupted."""
 
 
 class _Starter:
@@ -193,8 +197,10 @@ class _Starter:
                 raise
             if any(future.exception() for future in done):
                 self.cancelled.set()
-        for future in futures:
-            future.result()
+        faults = [fault for fault in map(Future.exception, futures) if fault]
+        # The cause first: what was cancelled was so because of it.
+        for fault in sorted(faults, key=lambda fault: isinstance(fault, _CancelledError)):
+            raise fault
 
     def _start(self, service: Service) -> None:
         began = time.monotonic()
@@ -224,9 +230,10 @@ class _Starter:
             process.folder.mkdir(parents=True, exist_ok=True)
             supervisor.write_files(process)
         service.prepare()
+        if self.cancelled.is_set():
+            raise _CancelledError(f"Starting {service.title} was cancelled.")
         for process in stale:
-            if not self.cancelled.is_set():
-                supervisor.start(self.where, process)
+            supervisor.start(self.where, process)
 
     def _await(self, service: Service) -> None:
         """
@@ -239,12 +246,12 @@ class _Starter:
         def settled() -> bool:
             nonlocal fault
             if self.cancelled.is_set():
-                return True
+                raise _CancelledError(f"Waiting for {service.title} was cancelled.")
             states = supervisor.states(self.where)
             for name in service.process_names:
                 state = states[name]
                 if state.state not in supervisor.ALIVE or state.pid != pids.setdefault(name, state.pid):
-                    raise self._failure(service, name, _ending(state))
+                    raise self._failure(service, name, supervisor.ending(self.where, name) or f"it is {state.state}")
             fault = service.fault()
             return fault is None
 
@@ -256,12 +263,6 @@ class _Starter:
         lines = supervisor.last_lines(self.where, name, LOG_LINES)
         text = "\n".join(f"  {line}" for line in lines) or "  (empty)"
         return ServiceFailedError(f"{service.title} ({name}): {why}. The end of {log}:\n{text}")
-
-
-def _ending(state: supervisor.State) -> str:
-    if state.state in supervisor.ALIVE:
-        return "it ended while it started, and was started again"
-    return f"it ended with exit code {state.exit_code}" if state.exit_code else f"it is {state.state}"
 
 
 def status(settings: Settings, only: Collection[str] = ()) -> list[Status]:
@@ -311,8 +312,7 @@ def _stop_all(where: Paths) -> None:
 def clean(settings: Settings, console: Console = QUIET) -> None:
     """Stop everything and delete data, logs and generated files; the jars stay in their cache.
 
-    Only what this project makes is deleted, so that a DATASTREAM_STATE that names a folder with other things in it does no
-    harm.
+    Only what this project makes is deleted: a DATASTREAM_STATE that names a folder with other things does no harm.
     """
     where = paths.of(settings)
     if not where.state.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from infra.local import environment, wait
@@ -38,7 +40,6 @@ class State:
     state: str  # STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL
     pid: int
     uptime_s: float
-    exit_code: int
 
 
 def _call(paths: Paths, method: str, *arguments: Any) -> Any:
@@ -74,7 +75,6 @@ def states(paths: Paths) -> dict[str, State]:
             state=info["statename"],
             pid=info["pid"],
             uptime_s=info["now"] - info["start"] if info["pid"] else 0,
-            exit_code=info["exitstatus"],
         )
         for info in infos
     }
@@ -143,6 +143,18 @@ def last_lines(paths: Paths, name: str, count: int) -> list[str]:
     with file.open("rb") as log:
         log.seek(max(0, file.stat().st_size - 200 * 1024))
         return log.read().decode("utf-8", "replace").splitlines()[-count:]
+
+
+def ending(paths: Paths, name: str) -> str | None:
+    """How the process last ended, such as "it ended (exit status 1)"; None when it never did.
+
+    From the supervisor's log: over XML-RPC it forgets the exit status of what ended within seconds of its start.
+    """
+    for line in reversed(last_lines(paths, "supervisord", 200)):
+        found = re.search(rf"exited: {re.escape(name)} \((.*?)[;)]", line)
+        if found:
+            return f"it ended ({found[1]})"
+    return None
 
 
 def is_current(paths: Paths, names: Iterable[str]) -> bool:
@@ -228,7 +240,8 @@ def shut_down(paths: Paths) -> None:
     """
     pid = _call(paths, "getPID")
     _call(paths, "shutdown")
-    if not wait.until(lambda: not is_running(paths), 2 * STOP_S):
+    # Its socket goes before it does.
+    if not wait.until(lambda: not psutil.pid_exists(pid), 2 * STOP_S):
         raise ServiceFailedError(f"supervisord (pid {pid}) did not end within {2 * STOP_S} s; see {paths.logs}.")
 
 

@@ -1,0 +1,179 @@
+"""The services without Docker, for real: a stack of its own on free ports, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from elasticsearch import Elasticsearch
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from infra.local import elasticsearch, environment, gcs, kafka, paths, processes, stack, supervisor, wait
+from jobs.settings import ROOT, Settings
+
+SERVICES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
+MESSAGES = 100
+BACK_S = 45
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    kafka_port, elasticsearch_port, gcs_port = _free_ports(3)
+    chosen = Settings(
+        _env_file=None,
+        datastream_state=tmp_path_factory.mktemp("local services"),  # a path with a space
+        kafka_port=kafka_port,
+        elasticsearch_port=elasticsearch_port,
+        gcs_port=gcs_port,
+        kafka_bootstrap_servers="",
+        elasticsearch_url="",
+        storage_emulator_host="",
+    )
+    try:
+        stack.up(chosen, only=SERVICES)
+        yield chosen
+    finally:
+        stack.down(chosen)
+
+
+def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line on this stack, without a JDK, Maven or Docker in reach."""
+    variables = {
+        **environment.of_settings(settings),
+        "HOME": str(Path.home()),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/bin"]),
+        "LANG": "C.UTF-8",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "infra.local", *arguments],
+        cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def _pid(settings: Settings, name: str) -> int:
+    return supervisor.states(paths.of(settings))[name].pid
+
+
+def _only() -> list[str]:
+    return [argument for name in SERVICES for argument in ("--only", name)]
+
+
+def test_official_clients_get_answers(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    assert len(admin.describe_cluster().result(10).nodes) == 1
+
+    client = Elasticsearch(settings.es_url)
+    assert client.ping()
+    assert client.info()["version"]["number"] == "9.5.3"
+    client.index(index="probe", id="1", document={"place": "here"}, refresh=True)
+    assert client.count(index="probe")["count"] == 1
+
+    cloud = storage.Client(
+        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
+    )
+    bucket = cloud.bucket(settings.gcs_bucket)
+    assert bucket.exists()
+    bucket.blob("probe/one").upload_from_string(b"kept")
+
+
+def test_a_second_up_changes_nothing(settings: Settings) -> None:
+    before = {name: _pid(settings, name) for name in SERVICES}
+    began = time.monotonic()
+    result = _command(settings, "up", *_only())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("already running") == len(SERVICES)
+    assert time.monotonic() - began < 10
+    assert {name: _pid(settings, name) for name in SERVICES} == before
+    assert _command(settings, "status", *_only()).returncode == 0
+
+
+def test_services_come_back_after_sigkill_with_their_data(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
+    producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "acks": "all", "transactional.id": "probe"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(MESSAGES):
+        producer.produce("kept", b"%d" % number)
+    producer.commit_transaction(30)
+    client = Elasticsearch(settings.es_url)
+    client.index(index="kept", id="1", document={"place": "here"})
+
+    killed = {name: _pid(settings, name) for name in SERVICES}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def back() -> bool:
+        services = stack.status(settings, SERVICES)
+        return all(entry.healthy and entry.state.pid != killed[entry.state.name] for entry in services)
+
+    assert wait.until(back, BACK_S), [(entry.state, entry.fault) for entry in stack.status(settings, SERVICES)]
+    consumer = Consumer(
+        {"bootstrap.servers": settings.bootstrap_servers, "group.id": "probe", "auto.offset.reset": "earliest",
+         "isolation.level": "read_committed"}
+    )  # fmt: skip
+    consumer.assign([TopicPartition("kept", 0, 0)])
+    values = [message.value() for message in consumer.consume(MESSAGES, timeout=20)]
+    consumer.close()
+    assert values == [b"%d" % number for number in range(MESSAGES)]
+    assert wait.until(lambda: client.options(ignore_status=503).exists(index="kept", id="1").body, 20)
+    cloud = storage.Client(
+        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
+    )
+    assert cloud.bucket(settings.gcs_bucket).blob("probe/one").download_as_bytes() == b"kept"
+
+
+def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": _free_ports(1)[0]})
+    result = _command(taken, "up", "--only", kafka.NAME, "--only", gcs.NAME)
+    assert result.returncode == 1
+    assert "KAFKA_PORT" in result.stderr
+    assert str(settings.kafka_port) in result.stderr
+    assert f"pid {_pid(settings, kafka.NAME)}" in result.stderr
+    assert "GCS_PORT" not in result.stderr
+    assert not (tmp_path / "state" / "run").exists()
+
+
+def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Path) -> None:
+    deep = settings.model_copy(update={"datastream_state": tmp_path / ("deep" * 30)})
+    result = _command(deep, "up", "--only", gcs.NAME)
+    assert result.returncode == 1
+    assert "DATASTREAM_STATE" in result.stderr
+    assert not deep.datastream_state.exists()
+
+
+def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> None:
+    mine = [process.pid for process in processes.of(paths.of(settings))]
+    assert len(mine) >= len(SERVICES) + 1
+    result = _command(settings, "down")
+    assert result.returncode == 0, result.stderr
+    assert not [pid for pid in mine if psutil.pid_exists(pid)]
+    assert not processes.of(paths.of(settings))
+    assert _command(settings, "down").returncode == 0
+    assert _command(settings, "status").returncode == 3
+
+
+def test_data_is_there_after_down_and_up(settings: Settings) -> None:
+    stack.up(settings, only=SERVICES)
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    assert "kept" in admin.list_topics(timeout=10).topics
+    assert Elasticsearch(settings.es_url).count(index="kept")["count"] == 1
