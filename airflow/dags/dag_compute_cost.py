@@ -11,7 +11,7 @@ Toggle it on and leave it on: it runs continuously. `make lag` shows what is lef
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset
 
@@ -24,6 +24,8 @@ with DAG(
     dag_id="dag_compute_cost",
     description="rides_raw → priced exactly once → rides_result",
     schedule="@continuous",
+    # Without a start date the second run would get the first one's logical date, and never be made.
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     max_active_runs=1,
     catchup=False,
     default_args={

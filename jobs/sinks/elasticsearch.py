@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ _BULK_HEADERS = {
     "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
     "accept": "application/vnd.elasticsearch+json; compatible-with=9",
 }
+# One line for every request is too much for a log that people read.
+logging.getLogger("elastic_transport.transport").setLevel(logging.WARNING)
+
 _VERSION_CONFLICT = 409  # a newer version is there already
 _BAD_DOCUMENT = 400
 _FORBIDDEN = (401, 403)

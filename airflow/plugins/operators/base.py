@@ -6,8 +6,8 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
-from airflow.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError

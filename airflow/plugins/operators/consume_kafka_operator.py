@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.exceptions import AirflowSkipException
 from airflow.providers.google.cloud.hooks.gcs import GCSHook
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
