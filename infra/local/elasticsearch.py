@@ -187,18 +187,20 @@ def _without_module_info(source: Path, target: Path, module: str) -> None:
 
 
 def _native(lib: Path) -> None:
-    """Link the system's zstd, if there is one, where the node looks for its own: best_compression needs it."""
+    """Link the system's zstd, if there is one, where the node looks for its own."""
     system = "darwin" if sys.platform == "darwin" else "linux"
     machine = "aarch64" if platform.machine() in {"arm64", "aarch64"} else "x64"
     suffix = "dylib" if system == "darwin" else "so"
     folder = lib / "platform" / f"{system}-{machine}"
     folder.mkdir(parents=True)
-    zstd = _find_zstd(platform.machine())
+    zstd = find_zstd()
     if zstd is not None:
         (folder / f"libzstd.{suffix}").symlink_to(zstd)
 
 
-def _find_zstd(machine: str) -> Path | None:
+def find_zstd() -> Path | None:
+    """The system's zstd library. Without it, indices with `codec: best_compression` stay red; others do not need it."""
+    machine = platform.machine()
     if sys.platform == "darwin":
         places = [Path("/opt/homebrew/lib/libzstd.1.dylib"), Path("/usr/local/lib/libzstd.1.dylib")]
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.local import jars, paths, ports, processes
+from infra.local import elasticsearch, jars, paths, ports, processes
 from infra.local.errors import PreflightError
 from infra.local.paths import Paths
 from infra.local.service import Service
@@ -56,6 +56,7 @@ def findings(settings: Settings, services: Iterable[Service]) -> list[Finding]:
         *_distinct(services),
         *(_port(where, service) for service in services),
         *_storage(settings),
+        *(_zstd() for service in services if service.name == elasticsearch.NAME),
     ]
 
 
@@ -147,6 +148,13 @@ def _port(where: Paths, service: Service) -> Finding:
         f"{name} {service.port} is in use by {who}. Stop that, or set {service.setting} in .env to a free port. "
         "The Docker Compose stack and another checkout's services use the same ports by default: only one can run.",
     )
+
+
+def _zstd() -> Finding:
+    """No fault: nothing in this project needs it."""
+    library = elasticsearch.find_zstd()
+    without = "none found: indices with best_compression would not work (install libzstd1, or zstd with Homebrew)"
+    return Finding("zstd library", True, str(library or without))
 
 
 def _storage(settings: Settings) -> list[Finding]:
