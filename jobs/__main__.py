@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from jobs import airflow_api
 from jobs import settings as configuration
-from jobs.errors import DatastreamError
+from jobs.clients import elasticsearch_client, kafka_config, storage_client
+from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
+from jobs.kafka.dead_letter import error_text, times_replayed
+from jobs.kafka.replay import latest, replay
+from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP, Ledger, take_ledger
+from jobs.rides.ledger import lag as group_lag
+from jobs.rides.sink import TEMPLATE
+from jobs.rides.trace import trace as trace_ride
 from jobs.settings import ROOT, Settings
+from jobs.sinks.elasticsearch import ensure_template
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -21,29 +39,251 @@ app = typer.Typer(
 )
 console = Console()
 
+# Without any progress for so long, something is wrong that waiting does not mend.
+_STALLED_S = 180
+
 
 @app.command()
 def topics() -> None:
     """Create the topics of infra/kafka/topics.yml that are missing; report how the others differ."""
     settings = configuration.load()
-    declared = kafka_topics.declared(ROOT / "infra" / "kafka" / "topics.yml", topic_names(settings))
-    created, differences = kafka_topics.apply({"bootstrap.servers": settings.bootstrap_servers}, declared)
-    table = Table("topic", "partitions", "is")
+    names = {"RAW_TOPIC": settings.raw_topic, "RESULT_TOPIC": settings.result_topic, "DLQ_TOPIC": settings.dlq_topic}
+    declared = kafka_topics.declared(ROOT / "infra" / "kafka" / "topics.yml", names)
+    created, differences = kafka_topics.apply(kafka_config(settings), declared)
+    table = Table("topic", "partitions", "state")
     for topic in declared:
-        unlike = [
-            f"{found.what} {found.has}, declared {found.declared}" for found in differences if found.topic == topic.name
-        ]
-        table.add_row(
-            topic.name,
-            str(topic.partitions),
-            "created" if topic.name in created else "; ".join(unlike) or "as declared",
-        )
+        unlike = [f"{it.what} is {it.has}, declared {it.declared}" for it in differences if it.topic == topic.name]
+        state = "created" if topic.name in created else "\n".join(unlike) or "as declared"
+        table.add_row(topic.name, str(topic.partitions), state)
     console.print(table)
 
 
-def topic_names(settings: Settings) -> dict[str, str]:
-    """The topics' names by their settings."""
-    return {"RAW_TOPIC": settings.raw_topic, "RESULT_TOPIC": settings.result_topic, "DLQ_TOPIC": settings.dlq_topic}
+@app.command()
+def template() -> None:
+    """Apply the Elasticsearch index template of infra/elasticsearch."""
+    ensure_template(elasticsearch_client(configuration.load()), "rides", TEMPLATE)
+    console.print("Index template rides is applied.")
+
+
+@app.command()
+def unpause() -> None:
+    """Toggle the DAGs on, through Airflow's API; waits up to a minute for Airflow to know them."""
+    settings = configuration.load()
+    for attempt in Retrying(
+        retry=retry_if_exception_type(ServiceUnavailableError),
+        stop=stop_after_delay(60),
+        wait=wait_fixed(1),
+        reraise=True,
+    ):
+        with attempt:
+            airflow_api.unpause(settings)
+    console.print(f"On: {', '.join(airflow_api.DAGS)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+def produce(context: typer.Context) -> None:
+    """Run producer/producer.py with the topic and the broker of the settings; takes its options."""
+    settings = configuration.load()
+    environment = {"RAW_TOPIC": settings.raw_topic, "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers}
+    command = [sys.executable, str(ROOT / "producer" / "producer.py"), *context.args]
+    os.execve(sys.executable, command, {**os.environ, **environment})  # noqa: S606 (our own program, no shell)
+
+
+@app.command()
+def where() -> None:
+    """Tell where to look and how to stop."""
+    settings = configuration.load()
+    state = settings.datastream_state
+    state = state.relative_to(Path.cwd()) if state.is_relative_to(Path.cwd()) else state
+    table = Table.grid(padding=(0, 2))
+    for what, place in (
+        ("Report", f"{state}/report.html"),
+        ("Ledger", f"{state}/ledger.json"),
+        ("Airflow", f"http://localhost:{settings.airflow_port} (login {settings.airflow_user})"),
+        ("Elasticsearch", f"{settings.es_url}/{settings.rides_index}/_search?size=1"),
+        ("Kafka", settings.bootstrap_servers),
+        ("Logs", f"{state}/logs"),
+        ("More rides", "make produce"),
+        ("What is left", "make lag"),
+        ("Stop", "make local-down (keeps the data); make clean (deletes it)"),
+    ):
+        table.add_row(what, place)
+    console.print(table, soft_wrap=True)
+
+
+@app.command()
+def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False) -> None:
+    """Show what each group has still to do, live until Ctrl-C."""
+    settings = configuration.load()
+    if once or not console.is_terminal:
+        console.print(_lag_table(settings))
+        return
+    with Live(_lag_table(settings), console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(1)
+                live.update(_lag_table(settings), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _lag_table(settings: Settings) -> Table:
+    table = Table("group", "topic", "offsets to do")
+    for group, topic in ((COMPUTE_GROUP, settings.raw_topic), (INDEX_GROUP, settings.result_topic)):
+        table.add_row(group, topic, f"{group_lag(kafka_config(settings), topic, group):,}")
+    return table
+
+
+@app.command()
+def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
+    """Wait until both groups have passed all there is."""
+    settings = configuration.load()
+    config = kafka_config(settings)
+    deadline = time.monotonic() + timeout
+    with _progress() as progress:
+        bars = {
+            COMPUTE_GROUP: (settings.raw_topic, progress.add_task("priced", total=None)),
+            INDEX_GROUP: (settings.result_topic, progress.add_task("indexed and exported", total=None)),
+        }
+        most = dict.fromkeys(bars, 0)
+        last, moved = None, time.monotonic()
+        while True:
+            left = {group: group_lag(config, topic, group) for group, (topic, _) in bars.items()}
+            for group, (_, bar) in bars.items():
+                most[group] = max(most[group], left[group])
+                progress.update(bar, total=most[group], completed=most[group] - left[group])
+            if not any(left.values()):
+                return
+            if left != last:
+                last, moved = left, time.monotonic()
+            stalled = time.monotonic() - moved > _STALLED_S
+            if stalled or time.monotonic() > deadline:
+                what = ", ".join(f"{group}: {count} offsets" for group, count in left.items())
+                raise ServiceUnavailableError(
+                    f"Still to do: {what}. Are both DAGs on, and what do their tasks' logs say? "
+                    f"http://localhost:{settings.airflow_port}"
+                )
+            time.sleep(0.5)
+
+
+@app.command()
+def ledger() -> None:
+    """Count every ride at every system. Exit code 0 balanced, 1 lost or doubled, 2 on its way, 3 cannot be told."""
+    settings = configuration.load()
+    with _progress() as progress:
+        bars = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(f"counting {name}")
+            progress.update(bars[name], completed=done, total=total)
+
+        found = take_ledger(
+            settings, kafka_config(settings), elasticsearch_client(settings), storage_client(settings), show
+        )
+    path = settings.datastream_state / "ledger.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    _print_ledger(found, path)
+    raise typer.Exit(found.exit_code)
+
+
+def _print_ledger(found: Ledger, path: Path) -> None:
+    table = Table("ledger", "", "counted at", title_justify="left")
+    for name, count, where in (
+        ("raw", found.raw, "Kafka"),
+        ("  result", found.result, "Kafka"),
+        ("    of these duplicates", found.duplicates, "Kafka"),
+        ("  dlq", found.dlq, "Kafka"),
+        ("  pending", found.pending, "Kafka"),
+        ("refused by the sinks", found.refused, "Kafka"),
+        ("replayed", found.replayed, "Kafka"),
+        ("in flight to the sinks", found.in_flight, "Kafka"),
+        ("elasticsearch", found.elasticsearch, "Elasticsearch"),
+        ("parquet", found.parquet, "Cloud Storage"),
+    ):
+        table.add_row(name, f"{count:,}", where)
+    console.print(table)
+    if found.dlq_by_reason:
+        console.print("dlq by reason: " + ", ".join(f"{reason} {n}" for reason, n in found.dlq_by_reason.items()))
+    if found.sample_result:
+        console.print("a result:", escape(msgspec.json.encode(found.sample_result).decode()), soft_wrap=True)
+    if found.sample_dead_letter:
+        console.print("a dead letter's headers:", escape(str(found.sample_dead_letter)), soft_wrap=True)
+    for fault in found.faults:
+        console.print(f"[red]✗[/] {escape(fault)}", soft_wrap=True)
+    verdict = {
+        0: "[green]✓ balanced[/]: nothing lost, nothing doubled",
+        1: "[red]✗ NOT balanced[/]: something is lost or doubled. Please keep the state and report it.",
+        2: "[yellow]… on its way[/]: nothing lost or doubled so far. `make lag` shows what is left.",
+        3: "[yellow]? cannot be told[/]",
+    }[found.exit_code]
+    console.print(f"{verdict}  ({path})", soft_wrap=True)
+
+
+@app.command()
+def report() -> None:
+    """Write the report page from Elasticsearch's aggregations."""
+    from jobs.rides.report import write_report  # noqa: PLC0415 (plotly is slow to import, and only needed here)
+
+    settings = configuration.load()
+    path = settings.datastream_state / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(elasticsearch_client(settings), settings.rides_index, path)
+    console.print(f"Wrote {path}", soft_wrap=True)
+
+
+@app.command()
+def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
+    """Show where a ride is: raw, result, dlq, Elasticsearch, Parquet."""
+    settings = configuration.load()
+    table = Table("place", "position", "content", show_lines=True)
+    clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)
+    for sighting in trace_ride(settings, *clients, ride.strip().lower()):
+        table.add_row(sighting.place, sighting.position, escape(sighting.content))
+    if not table.row_count:
+        console.print(f"Ride {ride} is nowhere: not in Kafka (any more), Elasticsearch or Parquet.")
+        raise typer.Exit(1)
+    console.print(table)
+
+
+@app.command()
+def dlq(count: Annotated[int, typer.Option(help="How many.", min=1)] = 20) -> None:
+    """Show the latest dead letters and why they are there."""
+    settings = configuration.load()
+    table = Table("source", "reason", "message", "value", "replayed")
+    for message in latest(kafka_config(settings), settings.dlq_topic, count):
+        headers = message.headers()
+        source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
+        value = repr(message.value())[1:] if message.value() is not None else "null"
+        table.add_row(
+            source,
+            error_text(headers, "exception.class.name"),
+            escape(error_text(headers, "exception.message")),
+            escape(value if len(value) <= 60 else f"{value[:59]}…"),
+            str(times_replayed(headers) or ""),
+        )
+    console.print(table if table.row_count else f"{settings.dlq_topic} is empty.")
+
+
+@app.command("dlq-replay")
+def dlq_replay(
+    max_replays: Annotated[int, typer.Option(help="Leave alone what was sent back so often already.", min=1)] = 1,
+    dry_run: Annotated[bool, typer.Option(help="Only count.")] = False,
+) -> None:
+    """Send dead letters back to their source topic: each one once, and none for ever."""
+    settings = configuration.load()
+    sources = settings.raw_topic, settings.result_topic
+    done = replay(kafka_config(settings), settings.dlq_topic, sources, max_replays, is_dry_run=dry_run)
+    verb = "would go" if dry_run else "went"
+    for topic, count in done.sent.items():
+        console.print(f"{count:,} dead letters {verb} back to {topic}")
+    console.print(f"{done.sent.total():,} in all; {done.left:,} left alone, sent back {max_replays}× or more already")
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console)
 
 
 def main() -> None:
@@ -51,7 +291,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/]: {error}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,0 +1,129 @@
+# Datastream. `make` or `make help` tells what there is.
+
+# How many rides `make demo` sends, and how it and `make produce` send them (`make produce-help` tells all options).
+RIDES ?= 20000
+COUNT ?=
+RATE ?= 100
+# How many rides `make bench` measures with.
+BENCH_RIDES ?= 1000000
+
+# The first of these that is there and that Airflow runs on.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+PY := .venv/bin/python
+# So that a mirror that pip is told of serves uv too.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+##@ Start here
+.PHONY: help demo
+help:  ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install  ## Install, start everything, send RIDES=20000 rides through it, and prove that all arrived
+	@$(PY) -m infra.local up
+	@$(PY) -m jobs topics
+	@$(PY) -m jobs template
+	@$(PY) -m jobs unpause
+	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
+	@$(PY) -m jobs wait
+	@$(PY) -m jobs ledger
+	@$(PY) -m jobs report
+	@$(PY) -m jobs where
+
+##@ Services (without Docker)
+.PHONY: local-up local-status local-down clean doctor
+local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; harmless to repeat
+	@$(PY) -m infra.local up
+
+local-status: install  ## Show what runs, where, and whether it is healthy
+	@$(PY) -m infra.local status
+
+local-down: install  ## Stop them all; the data stays
+	@$(PY) -m infra.local down
+
+clean: install  ## Stop them all and delete their data, after asking
+	@$(PY) -m infra.local clean
+
+doctor: install  ## Check memory, disk and ports without starting anything
+	@$(PY) -m infra.local doctor
+
+##@ Rides
+.PHONY: topics produce produce-help lag ledger report trace dlq dlq-replay
+topics: install  ## Create the topics of infra/kafka/topics.yml; report what differs
+	@$(PY) -m jobs topics
+
+produce: install  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=100 a second (0: as fast as it goes)
+	@$(PY) -m jobs produce --rate $(RATE) $(if $(COUNT),--count $(COUNT))
+
+produce-help: install
+	@$(PY) -m jobs produce --help
+
+lag: install  ## Watch what each group has still to do
+	@$(PY) -m jobs lag
+
+ledger: install  ## Count every ride at every system and hold the figures against each other
+	@$(PY) -m jobs ledger
+
+report: install  ## Write .local/report.html
+	@$(PY) -m jobs report
+
+trace: install  ## Follow one ride: RIDE=<ride_id>
+	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>))
+
+dlq: install  ## Show the latest dead letters and why they are there: COUNT=20
+	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT))
+
+dlq-replay: install  ## Send dead letters back to their source topic, each once
+	@$(PY) -m jobs dlq-replay
+
+##@ Development
+.PHONY: install install-dev lint format test test-unit bench requirements
+install: .venv/.local.stamp
+install-dev: .venv/.dev.stamp
+
+lint: install-dev  ## Check style, format and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: install-dev  ## Format the code
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+test: install-dev  ## Run all tests, against real services that they start and stop themselves
+	@.venv/bin/pytest tests
+
+test-unit: install-dev  ## Run the tests that need no service
+	@.venv/bin/pytest tests/unit
+
+bench: install-dev  ## Measure rides per second beside a relay that only copies: BENCH_RIDES=1000000
+	@$(PY) -m benchmarks --rides $(BENCH_RIDES)
+
+requirements: .venv/bin/uv  ## Pin all dependencies anew
+	@for set in airflow: local:--extra=local "dev:--extra=local --extra=dev"; do \
+		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+			--python-version 3.11 $${set#*:} pyproject.toml --output-file requirements/$${set%%:*}.txt; done
+
+.venv/bin/uv: requirements/bootstrap.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
+	python3 python3-venv; macOS: brew install python@3.13), or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual \
+	environment. Debian and Ubuntu keep that apart: apt install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --retries 2 --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
+	@touch $@
+
+.venv/.%.stamp: requirements/%.txt .venv/bin/uv
+	@echo "Installing $< (the first time this downloads about 600 MB)"
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
+	@touch $@
+
+UNREACHABLE = error: packages could not be installed (the reason stands above). If the package index cannot be \
+reached: check the network, set HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.

@@ -1,0 +1,76 @@
+"""Dead letters: the latest ones, and sending them back to their source topic, each once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+from confluent_kafka import Message
+
+from jobs.kafka.claim import Claim, bounds, committed, partitions, read
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.dead_letter import error_text, replay_headers, times_replayed
+from jobs.kafka.transaction import group_writer
+
+GROUP = "dlq_replay"
+_CHUNK = 10_000
+
+
+class Replayed(msgspec.Struct):
+    """What became of dead letters: sent back by topic, and left alone because they were sent back often enough."""
+
+    sent: Counter[str] = msgspec.field(default_factory=Counter)
+    left: int = 0
+
+
+def latest(config: Config, topic: str, count: int) -> list[Message]:
+    """The latest dead letters by time, newest first."""
+    found: list[Message] = []
+    with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
+        for partition, within in bounds(client, topic, partitions(client, topic)).items():
+            for messages in read(client, topic, Claim(partition, max(within.low, within.end - count), within.end)):
+                found += messages
+    return sorted(found, key=lambda message: message.timestamp()[1], reverse=True)[:count]
+
+
+def replay(config: Config, topic: str, sources: tuple[str, ...], max_replays: int, *, is_dry_run: bool) -> Replayed:
+    """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
+
+    Args:
+        sources: the topics that messages may go back to.
+        max_replays: leave alone what was sent back so often already.
+        is_dry_run: only count.
+    """
+    replayed = Replayed()
+    with (
+        broker_errors(config, f"reading {topic}"),
+        consumer(config, GROUP) as client,
+        group_writer(config, GROUP, topic, _CHUNK) as writer,
+    ):
+        at = committed(client, topic, partitions(client, topic))
+        for partition, within in bounds(client, topic, list(at)).items():
+            start = at[partition].offset
+            claim = Claim(partition, within.low if start is None else max(start, within.low), within.end)
+            for messages in read(client, topic, claim):
+                if is_dry_run:
+                    _sort(messages, sources, max_replays, replayed)
+                    continue
+                with writer.transaction({partition: messages[-1].offset() + 1}):
+                    for source, message in _sort(messages, sources, max_replays, replayed):
+                        writer.send(source, message.key(), message.value(), replay_headers(message.headers()))
+    return replayed
+
+
+def _sort(
+    messages: list[Message], sources: tuple[str, ...], max_replays: int, replayed: Replayed
+) -> list[tuple[str, Message]]:
+    """The dead letters to send back with the topic that each goes to; counts them, and those left alone."""
+    going = []
+    for message in messages:
+        source = error_text(message.headers(), "topic")
+        if source in sources and times_replayed(message.headers()) < max_replays:
+            going.append((source, message))
+            replayed.sent[source] += 1
+        else:
+            replayed.left += 1
+    return going

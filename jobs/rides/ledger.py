@@ -1,0 +1,369 @@
+"""The ledger: proof that every ride is where it should be, each figure counted at the system itself.
+
+raw           = result + dlq + pending
+parquet       = result - in flight - results that could not be read
+elasticsearch = distinct ride_ids of result - refused
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from confluent_kafka import Consumer, Message
+from elasticsearch import Elasticsearch
+from google.cloud import storage
+from jsonschema import Draft202012Validator
+from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
+
+from jobs.errors import ServiceUnavailableError
+from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.dead_letter import error_text, times_replayed
+from jobs.settings import ROOT, Settings
+from jobs.sinks.elasticsearch import explained as elasticsearch_explained
+from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.parquet import join
+
+COMPUTE_GROUP = "dag_compute_cost"
+INDEX_GROUP = "dag_index_and_export"
+SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
+
+# An index shows what was written within its refresh interval of a second; a loaded machine may need a few.
+_SEARCHABLE_WITHIN_S = 15
+_SAMPLE = 100
+
+Progress = Callable[[str, int, int], None]
+
+
+class Ledger(msgspec.Struct):
+    """What the systems hold. `faults` says in words what does not add up; empty while `balanced`.
+
+    `balanced` is None where retention has deleted messages, so that nothing can be said.
+    """
+
+    raw: int
+    result: int
+    duplicates: int
+    dlq: int
+    dlq_by_reason: dict[str, int]
+    refused: int
+    replayed: int
+    pending: int
+    in_flight: int
+    elasticsearch: int
+    parquet: int
+    balanced: bool | None
+    faults: list[str]
+    sample_result: dict[str, Any] | None = None
+    sample_dead_letter: dict[str, str] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 balanced, 1 lost or doubled, 2 still on its way, 3 cannot be told."""
+        if self.balanced is None:
+            return 3
+        if not self.balanced:
+            return 1
+        return 2 if self.pending or self.in_flight else 0
+
+
+class _Snapshot(msgspec.Struct, frozen=True):
+    """Offsets that belong together: what was committed, and the ends of the topics at that very moment."""
+
+    priced: dict[int, int]
+    sunk: dict[int, int]
+    raw: dict[int, Bounds]
+    result: dict[int, Bounds]
+    dlq: dict[int, Bounds]
+
+
+class _Results(msgspec.Struct):
+    """What the result topic holds; `by_ride` is (partition, offset, ride_id) of each message that has a ride_id."""
+
+    count: int = 0
+    replayed: int = 0
+    sunk: int = 0
+    by_ride: list[pa.RecordBatch] = msgspec.field(default_factory=list)
+    sample: list[Message] = msgspec.field(default_factory=list)
+
+
+class _DeadLetters(msgspec.Struct):
+    """What the dead-letter topic holds. A refusal is the position of a result: (partition, offset)."""
+
+    of_raw: int = 0
+    by_reason: Counter[str] = msgspec.field(default_factory=Counter)
+    refused: set[tuple[int, int]] = msgspec.field(default_factory=set)
+    unreadable: set[tuple[int, int]] = msgspec.field(default_factory=set)
+    refusals: int = 0
+    sample: list[Message] = msgspec.field(default_factory=list)
+
+
+class _RideId(msgspec.Struct):
+    ride_id: str
+
+
+def take_ledger(
+    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, progress: Progress
+) -> Ledger:
+    """Count everything.
+
+    Args:
+        progress: told the name of what is being read, how much of it is done and how much there is.
+
+    Raises:
+        ServiceUnavailableError: a service does not answer, or the topics move too fast for a consistent look.
+    """
+    with broker_errors(config, "taking the ledger"), consumer(config, "ledger") as client:
+        snapshot = _snapshot(config, client, settings)
+        raw = raw_done = replayed = 0
+        for message in _messages(client, settings.raw_topic, snapshot.raw, progress):
+            raw += 1
+            raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
+            replayed += times_replayed(message.headers()) > 0
+        results = _read_results(client, settings.result_topic, snapshot, progress)
+        dead = _read_dead_letters(client, settings, snapshot.dlq, progress)
+    rides = pa.Table.from_batches(results.by_ride, _BY_RIDE)
+    distinct = pc.count_distinct(rides["ride_id"]).as_py() if len(rides) else 0
+    in_flight = results.count - results.sunk
+
+    is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
+    faults = _schema_faults(is_result, dead.sample)
+    if raw_done != results.count - results.replayed + dead.of_raw:
+        faults.append(
+            f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
+            f"{dead.of_raw} dead letters of them"
+        )
+    parquet, sunk_rows, doubled = _read_parquet(settings, gcs, snapshot.sunk, progress)
+    expected_rows = results.sunk - len(dead.unreadable)
+    if sunk_rows != expected_rows or doubled:
+        faults.append(f"Parquet holds {sunk_rows} of {expected_rows} results, {doubled} of them more than once")
+    least, most = _expected_documents(rides, dead.refused | dead.unreadable, snapshot.sunk)
+    documents = _count_documents(settings, elasticsearch, least, most)
+    if not least <= documents <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        faults.append(f"Elasticsearch holds {documents} rides, not {wanted}")
+
+    deleted = sum(found.low for topic in (snapshot.raw, snapshot.result, snapshot.dlq) for found in topic.values())
+    if deleted:
+        faults.append(f"Retention has deleted {deleted} messages, so what is left cannot be held against each other")
+    return Ledger(
+        raw=raw,
+        result=results.count - results.replayed,
+        duplicates=len(rides) - distinct,
+        dlq=dead.of_raw,
+        dlq_by_reason=dict(dead.by_reason.most_common()),
+        refused=dead.refusals,
+        replayed=replayed + results.replayed,
+        pending=raw - raw_done,
+        in_flight=in_flight,
+        elasticsearch=documents,
+        parquet=parquet,
+        balanced=None if deleted else not faults,
+        faults=faults,
+        sample_result=_json(is_result[0]) if is_result else None,
+        sample_dead_letter=_texts(dead.sample[0]) if dead.sample else None,
+    )
+
+
+def lag(config: Config, topic: str, group: str) -> int:
+    """How many offsets of a topic the group has still to pass."""
+    with broker_errors(config, f"reading the lag of {group}"), consumer(config, group) as client:
+        of = partitions(client, topic)
+        within = bounds(client, topic, of)
+        at = committed(client, topic, of)
+    return sum(found.end - _position(at[partition].offset, found) for partition, found in within.items())
+
+
+def _position(offset: int | None, within: Bounds) -> int:
+    return within.low if offset is None else offset
+
+
+def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot:
+    """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together."""
+
+    def offsets(topic: str, group: str) -> dict[int, int]:
+        with consumer(config, group) as groups:
+            found = committed(groups, topic, partitions(groups, topic))
+        return {partition: at.offset or 0 for partition, at in found.items()}
+
+    def look() -> tuple[dict[int, int], dict[int, int]]:
+        return offsets(settings.raw_topic, COMPUTE_GROUP), offsets(settings.result_topic, INDEX_GROUP)
+
+    def attempt() -> _Snapshot | None:
+        before = look()
+        ends = [
+            bounds(client, topic, partitions(client, topic))
+            for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic)
+        ]
+        return _Snapshot(*before, *ends) if look() == before else None
+
+    until_still = Retrying(
+        retry=retry_if_result(lambda found: found is None),
+        stop=stop_after_attempt(20),
+        wait=wait_fixed(0.1),
+        retry_error_callback=lambda _: None,
+    )
+    found: _Snapshot | None = until_still(attempt)
+    if found is None:
+        raise ServiceUnavailableError("The topics move too fast for a consistent look. Try again.")
+    return found
+
+
+def _messages(client: Consumer, topic: str, within: Mapping[int, Bounds], progress: Progress) -> Iterator[Message]:
+    total = sum(found.end - found.low for found in within.values())
+    done = 0
+    for partition, found in within.items():
+        for messages in read(client, topic, Claim(partition, found.low, found.end)):
+            yield from messages
+            progress(topic, done + messages[-1].offset() + 1 - found.low, total)
+        done += found.end - found.low
+    progress(topic, total, total)
+
+
+_BY_RIDE = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("ride_id", pa.binary(16))])
+_decode_ride_id = msgspec.json.Decoder(_RideId).decode
+
+
+def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: Progress) -> _Results:
+    results = _Results()
+    rows: list[tuple[int, int, bytes]] = []
+
+    def flush() -> None:
+        columns = zip(*rows, strict=True) if rows else ([], [], [])
+        results.by_ride.append(pa.record_batch(list(map(list, columns)), schema=_BY_RIDE))
+        rows.clear()
+
+    for message in _messages(client, topic, snapshot.result, progress):
+        results.count += 1
+        results.replayed += times_replayed(message.headers()) > 0
+        results.sunk += message.offset() < snapshot.sunk.get(message.partition(), 0)
+        if len(results.sample) < _SAMPLE:
+            results.sample.append(message)
+        try:
+            ride_id = bytes.fromhex(_decode_ride_id(message.value() or b"").ride_id.replace("-", ""))
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+            continue  # no result; TransformJSON refuses it, and the dead letters say so
+        if len(ride_id) == 16:
+            rows.append((message.partition(), message.offset(), ride_id))
+        if len(rows) >= 100_000:
+            flush()
+    flush()
+    return results
+
+
+def _read_dead_letters(
+    client: Consumer, settings: Settings, within: Mapping[int, Bounds], progress: Progress
+) -> _DeadLetters:
+    dead = _DeadLetters()
+    for message in _messages(client, settings.dlq_topic, within, progress):
+        headers = message.headers()
+        dead.by_reason[error_text(headers, "exception.class.name")] += 1
+        if len(dead.sample) < _SAMPLE:
+            dead.sample.append(message)
+        if error_text(headers, "topic") == settings.raw_topic:
+            dead.of_raw += 1
+        elif error_text(headers, "topic") == settings.result_topic:
+            position = int(error_text(headers, "partition")), int(error_text(headers, "offset"))
+            dead.refusals += 1
+            is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
+            (dead.unreadable if is_unreadable else dead.refused).add(position)
+    return dead
+
+
+def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], sunk: Mapping[int, int]) -> tuple[int, int]:
+    """Least and most rides that Elasticsearch may hold: those of results that it has for sure, and of all results."""
+    if not len(rides):
+        return 0, 0
+    partition, offset = rides["partition"].to_numpy(), rides["offset"].to_numpy()
+    is_taken = np.ones(len(rides), dtype=bool)
+    for refused_partition, refused_offset in refused:
+        is_taken &= (partition != refused_partition) | (offset != refused_offset)
+    is_sunk = np.zeros(len(rides), dtype=bool)
+    for sunk_partition, position in sunk.items():
+        is_sunk |= (partition == sunk_partition) & (offset < position)
+
+    def distinct(mask: np.ndarray[Any, Any]) -> int:
+        count: int = pc.count_distinct(rides.filter(pa.array(mask))["ride_id"]).as_py()
+        return count
+
+    return distinct(is_taken & is_sunk), distinct(is_taken)
+
+
+def _count_documents(settings: Settings, client: Elasticsearch, least: int, most: int) -> int:
+    def count() -> int:
+        with elasticsearch_explained(client, f"counting {settings.rides_index}"):
+            found: int = client.count(index=settings.rides_index, ignore_unavailable=True)["count"]
+        return found
+
+    until_searchable = Retrying(
+        retry=retry_if_result(lambda found: not least <= found <= most),
+        stop=stop_after_delay(_SEARCHABLE_WITHIN_S),
+        wait=wait_fixed(0.5),
+        retry_error_callback=lambda state: state.outcome and state.outcome.result(),
+    )
+    found: int = until_searchable(count)
+    return found
+
+
+def _read_parquet(
+    settings: Settings, client: storage.Client, sunk: Mapping[int, int], progress: Progress
+) -> tuple[int, int, int]:
+    """Rows in all, rows of results that the group has passed, and how many of those are there more than once."""
+
+    def positions(blob: storage.Blob) -> pa.Table:
+        return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
+
+    with storage_explained(client, f"reading bucket {settings.gcs_bucket}"):
+        blobs = [
+            blob
+            for blob in client.list_blobs(settings.gcs_bucket, prefix=join(settings.gcs_prefix, ""))
+            if blob.name.endswith(".parquet")
+        ]
+        tables = []
+        with ThreadPoolExecutor(8) as pool:
+            for number, table in enumerate(pool.map(positions, blobs), start=1):
+                tables.append(table)
+                progress("parquet", number, len(blobs))
+    if not tables:
+        return 0, 0, 0
+    table = pa.concat_tables(tables)
+    is_sunk = np.zeros(len(table), dtype=bool)
+    for partition, position in sunk.items():
+        is_sunk |= (table["kafka_partition"].to_numpy() == partition) & (table["kafka_offset"].to_numpy() < position)
+    rows = table.filter(pa.array(is_sunk))
+    distinct = len(rows.group_by(["kafka_partition", "kafka_offset"]).aggregate([]))
+    return len(table), len(rows), len(rows) - distinct
+
+
+def _schema_faults(results: Iterable[Message], dead_letters: Iterable[Message]) -> list[str]:
+    """Hold a sample against the contract's written form."""
+    result = Draft202012Validator(json.loads((SCHEMAS / "rides_result.schema.json").read_text()))
+    headers = Draft202012Validator(json.loads((SCHEMAS / "rides_dlq.schema.json").read_text()))
+    checks = [(result, message, _json(message)) for message in results]
+    checks += [(headers, message, _texts(message)) for message in dead_letters]
+    return [
+        f"{message.topic()}[{message.partition()}]@{message.offset()} breaks its schema: {fault.message[:200]}"
+        for validator, message, document in checks
+        for fault in validator.iter_errors(document)
+    ]
+
+
+def _json(message: Message) -> Any:
+    try:
+        return json.loads(message.value() or b"")
+    except ValueError:
+        return None
+
+
+def _texts(message: Message) -> dict[str, str]:
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in message.headers() or []}

@@ -1,0 +1,74 @@
+"""One ride's way through the stack: where it is in each topic, in Elasticsearch and in Parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from elasticsearch import Elasticsearch
+from google.cloud import storage
+
+from jobs.kafka.claim import Claim, bounds, partitions, read
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.dead_letter import error_text
+from jobs.settings import Settings
+from jobs.sinks.elasticsearch import explained as elasticsearch_explained
+from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.parquet import join
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """Where a ride was seen, and what was there."""
+
+    place: str
+    position: str
+    content: str
+
+
+def trace(
+    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, ride_id: str
+) -> Iterator[Sighting]:
+    """Every place that holds the ride, in the order of its way. Reads whole topics: for a look, not for a loop."""
+    hours: set[str] = set()
+    with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
+        for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
+            for partition, within in bounds(client, topic, partitions(client, topic)).items():
+                for messages in read(client, topic, Claim(partition, within.low, within.end)):
+                    for message in messages:
+                        text = (message.value() or b"").decode("utf-8", "replace")
+                        key = (message.key() or b"").decode("utf-8", "replace")
+                        if ride_id not in (key.lower(), key) and ride_id not in text.lower():
+                            continue
+                        if topic == settings.result_topic:
+                            hours |= _hour(text)
+                        reason = error_text(message.headers(), "exception.class.name")
+                        why = f"{reason}: {error_text(message.headers(), 'exception.message')} — " if reason else ""
+                        yield Sighting(topic, f"partition {partition}, offset {message.offset()}", why + text)
+    with elasticsearch_explained(elasticsearch, "looking a ride up"):
+        found = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
+        if found.get("found"):
+            position = f"_id {ride_id}, version {found['_version']}"
+            yield Sighting(f"Elasticsearch {settings.rides_index}", position, json.dumps(found["_source"]))
+    with storage_explained(gcs, f"reading bucket {settings.gcs_bucket}"):
+        for hour in sorted(hours):
+            for blob in gcs.list_blobs(settings.gcs_bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
+                table = pq.read_table(io.BytesIO(blob.download_as_bytes()))
+                for row in table.filter(pc.equal(table["ride_id"], ride_id)).to_pylist():
+                    yield Sighting("Parquet", f"gs://{settings.gcs_bucket}/{blob.name}", _json(row))
+
+
+def _hour(result: str) -> set[str]:
+    """The path of the hour in which Parquet has a result; none if it is no result."""
+    try:
+        return {json.loads(result)["ts"][:13].replace("-", "/").replace("T", "/")}
+    except (ValueError, TypeError, KeyError):
+        return set()
+
+
+def _json(row: dict[str, Any]) -> str:
+    return json.dumps(row, default=str)
