@@ -1,0 +1,127 @@
+"""One stack of real services for the whole session, on free ports, beside whatever else runs on this machine."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from infra.local import elasticsearch, environment, gcs, kafka, ports
+from infra.local import stack as services
+from jobs.settings import Settings, load
+
+NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
+DLQ_MAX_MESSAGE_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Running services, and clients of them."""
+
+    settings: Settings
+    kafka: dict[str, Any]
+    elasticsearch: Any
+    gcs: Any
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.settings.bootstrap_servers
+
+    @property
+    def bucket(self) -> str:
+        return self.settings.gcs_bucket
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below the ephemeral range, so that no outgoing connection takes one before its service does."""
+    found = [port for port in random.sample(range(20_000, 32_000), 20 * count) if ports.is_free(port)]
+    return found[:count]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Kafka, Elasticsearch and the GCS emulator; the environment says so to `jobs.settings.load()`."""
+    from elasticsearch import Elasticsearch
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    # The path of a unix socket is short: pytest's own folders may be too deep.
+    state = Path(tempfile.mkdtemp(prefix="ds-")).resolve()
+    kafka_port, elasticsearch_port, gcs_port, airflow_port = free_ports(4)
+    wanted = Settings(
+        _env_file=None,
+        datastream_state=state,
+        kafka_port=kafka_port,
+        elasticsearch_port=elasticsearch_port,
+        gcs_port=gcs_port,
+        airflow_port=airflow_port,
+        kafka_bootstrap_servers="",
+        elasticsearch_url="",
+        storage_emulator_host="",
+        staging_url="",
+        gcs_bucket="datastream-tests",
+        poll_wait_s=1,
+        chunk_records=100,
+    )
+    variables = environment.of_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        try:
+            services.up(wanted, only=NAMES)
+            settings = load()
+            assert settings.bootstrap_servers == wanted.bootstrap_servers
+            yield Stack(
+                settings=settings,
+                kafka={"bootstrap.servers": settings.bootstrap_servers},
+                elasticsearch=Elasticsearch(settings.es_url),
+                gcs=storage.Client(
+                    project="local",
+                    credentials=AnonymousCredentials(),
+                    client_options={"api_endpoint": settings.gcs_endpoint},
+                ),
+            )
+        finally:
+            services.down(wanted)
+            shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def topic_factory(stack: Stack) -> Callable[..., str]:
+    """Makes a topic of six partitions and a name of its own; one whose prefix has `dlq` in it takes 2 MiB."""
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient(stack.kafka)
+
+    def make(prefix: str, partitions: int = 6) -> str:
+        name = f"{prefix}-{uuid4().hex[:8]}"
+        config = {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)} if "dlq" in prefix else {}
+        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def fresh_name() -> Callable[[str], str]:
+    """Makes names that nobody has: of groups, indices (`rides-…` for the template), prefixes."""
+    return lambda prefix: f"{prefix}-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def index(fresh_name: Callable[[str], str]) -> str:
+    """A new index that the template covers; it is made by the first write."""
+    return fresh_name("rides")
+
+
+@pytest.fixture
+def prefix(fresh_name: Callable[[str], str]) -> str:
+    """A new prefix in the bucket, as users write it: with a slash at its end."""
+    return f"{fresh_name('tests')}/processed/"
