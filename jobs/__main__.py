@@ -24,9 +24,9 @@ from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
 from jobs.kafka.dead_letter import error_text, times_replayed
 from jobs.kafka.replay import latest, replay
+from jobs.rides.index import TEMPLATE
 from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP, Ledger, take_ledger
 from jobs.rides.ledger import lag as group_lag
-from jobs.rides.sink import TEMPLATE
 from jobs.rides.trace import trace as trace_ride
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import ensure_template

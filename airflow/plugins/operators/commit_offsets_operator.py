@@ -8,7 +8,6 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
-from jobs.rides.sink import Rejects, commit_offsets
 from jobs.settings import Settings
 from jobs.staging import read_manifest
 from operators.base import DatastreamOperator
@@ -32,6 +31,8 @@ class CommitOffsetsOperator(DatastreamOperator):
         self.dlq_topic = dlq_topic
 
     def work(self, context: Context, settings: Settings) -> None:
+        from jobs.rides.commit import Rejects, commit_offsets
+
         transformed = self.unfinished(self.transformed)
         rejects = [
             Rejects(transformed, "TransformJSON", "VALUE_CONVERTER"),

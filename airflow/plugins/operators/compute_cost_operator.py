@@ -7,8 +7,6 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from jobs.rides.compute import compute
-from jobs.rides.distance import distance_function
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -27,6 +25,9 @@ class ComputeCostOperator(DatastreamOperator):
         self.staged = staged
 
     def work(self, context: Context, settings: Settings) -> str:
+        from jobs.rides.compute import compute
+        from jobs.rides.distance import distance_function
+
         manifest = self.unfinished(self.staged)
         url, computed = compute(manifest, distance_function(settings.distance_method), self.folder(context, settings))
         self.log.info("Priced %d messages by %s distance", computed.records, settings.distance_method)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.google.cloud.hooks.gcs import GCSHook
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
@@ -14,7 +13,6 @@ from confluent_kafka import Consumer
 from jobs.kafka.claim import holds_messages
 from jobs.kafka.consume import Limits, stage, sweep
 from jobs.settings import Settings
-from jobs.sinks.parquet import holds_objects
 from operators.base import DatastreamOperator
 
 
@@ -85,5 +83,9 @@ class ConsumeKafkaOperator(DatastreamOperator):
             return True
         if not self.output_objects:
             return False
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        from jobs.sinks.parquet import holds_objects
+
         bucket, prefix = self.output_objects
         return holds_objects(GCSHook(self.gcp_conn_id).get_conn(), bucket, prefix)

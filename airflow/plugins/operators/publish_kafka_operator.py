@@ -8,7 +8,6 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
-from jobs.kafka.publish import Outlet, publish
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -31,6 +30,8 @@ class PublishKafkaOperator(DatastreamOperator):
         self.dlq_topic = dlq_topic
 
     def work(self, context: Context, settings: Settings) -> None:
+        from jobs.kafka.publish import Outlet, publish
+
         manifest = self.unfinished(self.computed)
         outlet = Outlet(self.result_topic, self.dlq_topic, self.dag_id, "ComputeCostTravel", "TRANSFORMATION")
         published = publish(self.kafka, manifest, outlet)

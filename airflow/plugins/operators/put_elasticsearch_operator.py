@@ -8,8 +8,6 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
-from hooks.elasticsearch_hook import ElasticsearchHook
-from jobs.rides.sink import put_elasticsearch
 from jobs.settings import Settings
 from jobs.staging import read_manifest
 from operators.base import DatastreamOperator
@@ -32,6 +30,9 @@ class PutElasticsearchOperator(DatastreamOperator):
         self.es_conn_id = es_conn_id
 
     def work(self, context: Context, settings: Settings) -> str:
+        from hooks.elasticsearch_hook import ElasticsearchHook
+        from jobs.rides.index import put_elasticsearch
+
         staged = self.unfinished(self.staged)
         client = ElasticsearchHook(self.es_conn_id).get_conn
         url, indexed = put_elasticsearch(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.google.cloud.hooks.gcs import GCSHook
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
-from jobs.rides.sink import put_gcs
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -33,6 +31,10 @@ class PutGCPOperator(DatastreamOperator):
         self.gcp_conn_id = gcp_conn_id
 
     def work(self, context: Context, settings: Settings) -> None:
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        from jobs.rides.export import put_gcs
+
         manifest = self.unfinished(self.transformed)
         names = put_gcs(GCSHook(self.gcp_conn_id).get_conn(), self.bucket, self.prefix, manifest)
         self.log.info("Wrote %d rides as %d objects to gs://%s", manifest.records, len(names), self.bucket)

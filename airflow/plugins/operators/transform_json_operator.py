@@ -7,7 +7,6 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from jobs.rides.transform import transform
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -26,6 +25,8 @@ class TransformJSONOperator(DatastreamOperator):
         self.staged = staged
 
     def work(self, context: Context, settings: Settings) -> str:
+        from jobs.rides.transform import transform
+
         url, transformed = transform(self.unfinished(self.staged), self.folder(context, settings))
         self.log.info("Transformed %d results; %d are none", transformed.records, transformed.rejects)
         return url

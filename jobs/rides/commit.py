@@ -1,0 +1,58 @@
+"""CommitOffsets' work: the group moves on once both sinks hold its claim."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from jobs.errors import OffsetsError
+from jobs.kafka.client import Config
+from jobs.kafka.dead_letter import Origin
+from jobs.kafka.publish import send_dead_letter
+from jobs.kafka.transaction import group_writer
+from jobs.staging import Manifest, read_batches
+
+
+class Rejects(msgspec.Struct, frozen=True):
+    """The rejects of one task, and how Kafka Connect would call the stage that it is."""
+
+    manifest: Manifest
+    task_id: str
+    stage: str
+
+
+def commit_offsets(
+    config: Config, manifest: Manifest, rejects: list[Rejects], dlq_topic: str, dag_id: str
+) -> Counter[str]:
+    """Publish what could not go on and commit the claim's ends, in one transaction.
+
+    Returns:
+        How many were rejected, by reason; empty if another worker has committed this claim already.
+
+    Raises:
+        OffsetsError: the group is neither where the claim starts nor behind its end.
+        ServiceUnavailableError: a broker is away, or a newer worker has taken over; nothing was committed.
+    """
+    counts: Counter[str] = Counter()
+    with group_writer(
+        config, manifest.group, manifest.topic, sum(found.manifest.rejects for found in rejects)
+    ) as writer:
+        at = {partition: found.offset for partition, found in writer.committed().items()}
+        if manifest.is_passed_by(at):
+            return counts
+        for claim in manifest.claims:
+            if at[claim.partition] != claim.start:
+                raise OffsetsError(
+                    f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {at[claim.partition]}, not at "
+                    f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
+                    "ConsumeKafka on."
+                )
+        with writer.transaction(manifest.ends):
+            for found in rejects:
+                for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
+                    for reject in batch.to_pylist():
+                        where = (manifest.topic, reject["partition"], reject["offset"])
+                        send_dead_letter(writer, dlq_topic, reject, Origin(*where, dag_id, found.task_id, found.stage))
+                        counts[reject["reason"]] += 1
+    return counts

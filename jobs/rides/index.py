@@ -1,0 +1,58 @@
+"""PutElasticSearch's work: staged rows into the index, one document per ride."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from elasticsearch import Elasticsearch
+
+from jobs.rides.contract import Reason
+from jobs.rides.transform import documents
+from jobs.settings import ROOT
+from jobs.sinks.elasticsearch import actions, bulk, ensure_template
+from jobs.staging import REJECT_SCHEMA, Folder, Manifest, prefetched, read_chunk, reject_batch
+
+TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
+
+
+def put_elasticsearch(
+    client: Elasticsearch, index: str, staged: Manifest, transformed: Manifest, folder: Folder
+) -> tuple[str, Manifest]:
+    """Index transformed rows.
+
+    Args:
+        staged: the run's messages as they were, for what Elasticsearch refuses.
+        transformed: the same chunks as rows of SINK_SCHEMA.
+
+    Returns:
+        URL and content of a manifest whose rejects are what Elasticsearch will never take as it is.
+    """
+    ensure_template(client, "rides", TEMPLATE)
+    originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
+    refused = 0
+
+    def rejected() -> Iterator[pa.RecordBatch]:
+        nonlocal refused
+        for chunk, rows in prefetched(lambda chunk: read_chunk(chunk.url), transformed.chunks):
+            lines = actions(rows.column("ride_id"), rows.column("kafka_offset"), documents(rows))
+            refusals = bulk(client, index, lines)
+            if not refusals:
+                continue
+            refused += len(refusals)
+            offsets = rows.column("kafka_offset").take(pa.array(list(refusals)))
+            messages = read_chunk(originals[chunk.partition, chunk.first].url)
+            faulty = messages.filter(pc.is_in(messages.column("offset"), offsets))
+            texts = dict(zip(offsets.to_pylist(), refusals.values(), strict=True))
+            yield reject_batch(
+                chunk.partition,
+                faulty,
+                Reason.REFUSED_BY_ELASTICSEARCH,
+                [texts[offset] for offset in faulty.column("offset").to_pylist()],
+            )
+
+    rejects_url = folder.write_table("rejects", rejected(), REJECT_SCHEMA)
+    done = msgspec.structs.replace(transformed, rejects_url=rejects_url, rejects=refused)
+    return folder.write_manifest(done), done
