@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -115,9 +116,6 @@ def main(
     replay: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
-            allow_dash=True,
             metavar="FILE",
             help="Send each line of this file as it is instead of making rides; - is the standard input.",
         ),
@@ -136,29 +134,30 @@ def main(
 
     Rides follow a city's hot spots, hours, traffic and fares; they are JSON, one message each, keyed by ride_id.
     """
-    if replay and (faulty or duplicates or length or since or seed is not None):
-        raise typer.BadParameter("--replay goes without --faulty, --duplicates, --spread, --since and --seed")
-    if faulty + duplicates > 1:
-        raise typer.BadParameter("--faulty and --duplicates together are more than 1")
-    if since and not length:
-        raise typer.BadParameter("--since is where --spread starts; give --spread too")
-    if length and not count:
-        raise typer.BadParameter("--spread needs --count: how many rides to spread")
+    complaints = {
+        "--rate is a number; 0 is as fast as it goes": not math.isfinite(rate),
+        "--faulty and --duplicates together are more than 1": faulty + duplicates > 1,
+        "--since is where --spread starts; give --spread too": since and not length,
+        "--spread needs --count: how many rides to spread": length and not count,
+        "--replay goes without --faulty, --duplicates, --spread and --seed": replay
+        and (faulty or duplicates or length or seed is not None),
+    }
+    for complaint, holds in complaints.items():
+        if holds:
+            raise typer.BadParameter(complaint)
     if not bootstrap_servers:
         bootstrap_servers = f"127.0.0.1:{os.environ.get('KAFKA_PORT') or 29092}"
 
     stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop.signals.append(received))
-    try:
-        sender = Sender(bootstrap_servers, topic, stop)
-    except DeliveryError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
     seconds = duration.total_seconds() if duration else None
-    started = time.monotonic()
     with _opened(replay) as source:
+        try:
+            sender = Sender(bootstrap_servers, topic, stop)
+        except DeliveryError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
         if source:
             messages = replayed(source.fileno(), stop.asked)
             made_from = f"from {'the standard input' if source is sys.stdin.buffer else replay}"
@@ -168,6 +167,7 @@ def main(
             messages = _made(city, seed, faulty=faulty, duplicates=duplicates, since=since, length=length, count=count)
             made_from = f"{city}, seed {seed}"
         typer.echo(f"sending to {topic} at {bootstrap_servers} ({made_from})", err=True)
+        started = time.monotonic()
         with _progress(_expected(rate, count, seconds)) as progress:
             sender.run(messages, rate=rate, count=count, seconds=seconds, progress=progress)
             sender.flush(progress)
@@ -210,7 +210,10 @@ def _opened(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[Binar
         return nullcontext(None)
     if str(replay) == "-":
         return nullcontext(sys.stdin.buffer)
-    return closing(replay.open("rb"))
+    try:
+        return closing(replay.open("rb"))
+    except OSError as error:
+        raise typer.BadParameter(f"--replay: {replay}: {error.strerror}") from error
 
 
 def _expected(rate: float, count: int | None, seconds: float | None) -> int | None:
