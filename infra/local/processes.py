@@ -20,7 +20,7 @@ def of(paths: Paths) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if belongs(process, paths)]
 
 
-def end(processes: list[psutil.Process], patience_s: float = 15) -> None:
+def end(processes: list[psutil.Process], patience_s: float = 8) -> None:
     """Ask processes to end, and kill those that have not after `patience_s` seconds."""
     for process in processes:
         _signal(process, kill=False)

@@ -25,8 +25,10 @@ from infra.local.service import Process
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 START_S = 15
-# Longer than any of the services takes to stop by itself; after that the supervisor kills.
+# How long a process may take to stop before the supervisor kills it: a broker and a search node close their files;
+# Airflow's scheduler would wait for running tasks, which are made to be killed at any time.
 STOP_S = 30
+STOP_AIRFLOW_S = 8
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 GONE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -109,7 +111,7 @@ autostart=false
 autorestart=true
 startsecs=5
 startretries=5
-stopwaitsecs={STOP_S}
+stopwaitsecs={STOP_AIRFLOW_S if name.startswith("airflow") else STOP_S}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
