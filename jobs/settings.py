@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     @property
     def staging(self) -> str:
         """URL of the folder for staged files, without a trailing slash."""
-        return (self.staging_url or f"file://{self.datastream_state}/staging").rstrip("/")
+        return (self.staging_url or (self.datastream_state / "staging").as_uri()).rstrip("/")
 
 
 def load() -> Settings:

@@ -51,14 +51,18 @@ _RIDES_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in _NUMBERS),
     ]
 )
-_strings_of = attrgetter("ride_id", "ts", "comfort")
 _numbers_of = attrgetter(*_NUMBERS)
 _decode = msgspec.json.Decoder(Ride).decode
 
 # Each member of a ride puts a colon into its JSON; all further colons are inside its strings.
 _COLONS_OF_MEMBERS = len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__)
 CANONICAL_RIDE_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-CANONICAL_TIMESTAMP = r"^(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z$"
+# A time as `normalise_timestamp` returns it. 29 February is left to that function: not every year has one.
+CANONICAL_TIMESTAMP = (
+    r"^(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})-"
+    r"((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
+    r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z$"
+)
 
 Mask = NDArray[np.bool_]
 Fault = tuple[Reason, str, str | None]
@@ -104,7 +108,9 @@ def _parse(values: pa.BinaryArray) -> tuple[NDArray[np.int64], pa.RecordBatch, d
 
     faults: dict[int, Fault] = {}
     parsed: dict[int, Ride] = {}
-    for row in np.setdiff1d(np.arange(len(values)), rows[certain]).tolist():
+    is_left = np.ones(len(values), dtype=bool)
+    is_left[rows[certain]] = False
+    for row in np.flatnonzero(is_left).tolist():
         try:
             parsed[row] = parse_ride(values[row].as_py())
         except RejectedError as error:
@@ -125,9 +131,12 @@ def _try_decode(value: bytes) -> Ride | None:
 
 
 def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
-    strings = list(zip(*map(_strings_of, rides), strict=True)) or [(), (), ()]
     numbers = np.fromiter(chain.from_iterable(map(_numbers_of, rides)), dtype=np.float64, count=8 * len(rides))
-    columns = [pa.array(column, pa.string()) for column in strings]
+    columns = [
+        pa.array([ride.ride_id for ride in rides], pa.string()),
+        pa.array([ride.ts for ride in rides], pa.string()),
+        pa.array([ride.comfort for ride in rides], pa.string()),
+    ]
     columns += [pa.array(column) for column in np.ascontiguousarray(numbers.reshape(-1, 8).T)]
     return pa.record_batch(columns, schema=_RIDES_SCHEMA)
 
@@ -141,7 +150,7 @@ def _normalise(raw: pa.BinaryArray, rides: pa.RecordBatch) -> tuple[pa.RecordBat
             certain &= np.abs(rides.column(f"{point}.{name}").to_numpy()) <= limit
     for name in _NUMBERS[4:]:
         certain &= rides.column(name).to_numpy() >= 0
-    ts = _normalised_timestamps(rides.column("ts"))
+    ts = normalised_timestamps(rides.column("ts"))
     comfort = pa.array(map(COMFORTS.get, rides.column("comfort").to_pylist()), pa.string())
     certain &= _mask(ts.is_valid()) & _mask(comfort.is_valid())
     return rides.set_column(1, "ts", ts).set_column(2, "comfort", comfort), certain
@@ -162,22 +171,11 @@ def _without_repeated_members(raw: pa.BinaryArray, ts: pa.StringArray) -> Mask:
     return certain
 
 
-def _normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
+def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
     """Times as `normalise_timestamp` returns them; null where it rejects."""
-    canonical = pc.match_substring_regex(ts, CANONICAL_TIMESTAMP)
-    try:
-        pc.cast(ts.filter(canonical), pa.timestamp("us", "UTC"))  # knows the calendar: no 30 February
-    except pa.ArrowInvalid:
-        canonical = pa.repeat(pa.scalar(False), len(ts))
-    if pc.all(canonical).as_py() is not False:
-        return ts
-    return pa.array(
-        [
-            text if is_canonical else _try_normalise_timestamp(text)
-            for text, is_canonical in zip(ts.to_pylist(), canonical.to_pylist(), strict=True)
-        ],
-        pa.string(),
-    )
+    is_other = pc.invert(pc.match_substring_regex(ts, CANONICAL_TIMESTAMP))
+    others = [_try_normalise_timestamp(text) for text in ts.filter(is_other).to_pylist()]
+    return pc.replace_with_mask(ts, is_other, pa.array(others, pa.string())) if others else ts
 
 
 def _try_normalise_timestamp(text: str) -> str | None:

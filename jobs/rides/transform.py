@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from jobs.rides.contract import Reason
-from jobs.rides.pricing import CANONICAL_RIDE_ID, CANONICAL_TIMESTAMP
+from jobs.rides.pricing import CANONICAL_RIDE_ID, normalised_timestamps
 from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 _UTC = pa.timestamp("us", "UTC")
@@ -68,7 +68,6 @@ class PricedRide(msgspec.Struct, frozen=True, gc=False):
 
 
 _decode = msgspec.json.Decoder(PricedRide).decode
-_strings_of = attrgetter("ride_id", "ts", "comfort")
 _numbers_of = attrgetter(*_NUMBERS.values())
 
 
@@ -105,10 +104,10 @@ def flatten(messages: pa.RecordBatch, partition: int, agent_timestamp: str) -> t
             faults.append(None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(str(error))
-    strings = list(zip(*map(_strings_of, rides), strict=True)) or [(), (), ()]
-    ride_id, ts_text, comfort = (pa.array(column, pa.string()) for column in strings)
+    ride_id = pa.array([ride.ride_id for ride in rides], pa.string())
+    comfort = pa.array([ride.comfort for ride in rides], pa.string())
     numbers = np.fromiter(chain.from_iterable(map(_numbers_of, rides)), float, count=len(_NUMBERS) * len(rides))
-    ts = _timestamps(ts_text)
+    ts = _timestamps(pa.array([ride.ts for ride in rides], pa.string()))
     is_good = pc.and_(pc.match_substring_regex(ride_id, CANONICAL_RIDE_ID), ts.is_valid())
     read = np.flatnonzero([fault is None for fault in faults])
     for row in read[~is_good.to_numpy(zero_copy_only=False)].tolist():
@@ -135,19 +134,8 @@ def flatten(messages: pa.RecordBatch, partition: int, agent_timestamp: str) -> t
 
 def _timestamps(texts: pa.StringArray) -> pa.TimestampArray:
     """Times of results; null where a text is not one in its canonical form."""
-    canonical = pc.match_substring_regex(texts, CANONICAL_TIMESTAMP)
-    candidates = pc.if_else(canonical, texts, pa.scalar(None, pa.string()))
-    try:
-        return pc.cast(candidates, _UTC)
-    except pa.ArrowInvalid:  # some 30 February: find out which
-        return pa.array([_try_timestamp(text) for text in candidates.to_pylist()], _UTC)
-
-
-def _try_timestamp(text: str | None) -> Any:
-    try:
-        return pa.scalar(text, pa.string()).cast(_UTC).as_py()
-    except pa.ArrowInvalid:
-        return None
+    is_canonical = pc.equal(normalised_timestamps(texts), texts)
+    return pc.cast(pc.if_else(is_canonical, texts, pa.scalar(None, pa.string())), _UTC)
 
 
 def documents(rows: pa.RecordBatch) -> pa.StringArray:
