@@ -1,0 +1,187 @@
+"""The report against a real Elasticsearch: what the page shows is what was indexed."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from elasticsearch import Elasticsearch
+from elasticsearch.helpers import bulk
+
+from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.rides.index import TEMPLATE
+from jobs.rides.report import number, write_report
+from jobs.sinks.elasticsearch import ensure_template
+
+START = datetime(2026, 1, 5, 8, tzinfo=UTC)
+RIDES = 800
+INTERVAL_S = 60  # what 90 minutes are cut into
+
+
+def make_rides() -> list[dict[str, Any]]:
+    """90 minutes of rides, a gap in them; one price is absurd."""
+    rng = random.Random(3)
+    rides = []
+    for number_ in range(RIDES):
+        second = rng.choice([rng.uniform(0, 2_400), rng.uniform(3_000, 5_399)])
+        rides.append(
+            {
+                "ride_id": f"{number_:08d}",
+                "ts": START + timedelta(milliseconds=round(1_000 * second)),
+                "comfort": rng.choice(["low", "low", "medium", "high"]),
+                "origin": {"lat": rng.gauss(40.75, 0.02), "lon": rng.gauss(-73.98, 0.02)},
+                "distance_km": rng.lognormvariate(1.2, 0.6),
+                "price_total": rng.lognormvariate(2.8, 0.5),
+            }
+        )
+    rides[0]["ts"], rides[1]["ts"] = START, START + timedelta(seconds=5_399)
+    rides[2]["price_total"] = 1e6
+    return rides
+
+
+def index_rides(client: Elasticsearch, index: str, rides: list[dict[str, Any]]) -> None:
+    ensure_template(client, "rides", TEMPLATE)
+    documents = [
+        {"_index": index, "_id": ride["ride_id"], "_source": ride | {"ts": ride["ts"].isoformat()}} for ride in rides
+    ]
+    assert bulk(client, documents, refresh=True) == (len(rides), [])
+
+
+def figures_of(html: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The traces that the page draws, by the title of their card and their name."""
+    decoder = json.JSONDecoder()
+    found = {}
+    for title, card in re.findall(r"<h2>(.*?)</h2>(.*?)</article>", html, re.DOTALL):
+        start = card.index("[", card.index("Plotly.newPlot("))
+        found[title] = {trace["name"]: trace for trace in decoder.raw_decode(card, start)[0]}
+    return found
+
+
+def headlines_of(html: str) -> dict[str, str]:
+    return dict(re.findall(r'class="label">(.*?)</div><div class="value">(.*?)</div>', html))
+
+
+def by_minute(rides: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) -> dict[float, list[float]]:
+    """Values by the middle of their minute, in ms since 1970."""
+    found: dict[float, list[float]] = {}
+    for ride in rides:
+        minute = int(ride["ts"].timestamp()) // INTERVAL_S
+        found.setdefault((minute + 0.5) * 1_000 * INTERVAL_S, []).append(of(ride))
+    return found
+
+
+def drawn(trace: dict[str, Any]) -> dict[float, float]:
+    """What a trace shows, gaps and zeros apart."""
+    return {x: y for x, y in zip(trace["x"], trace["y"], strict=True) if y}
+
+
+def test_the_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path) -> None:
+    rides = make_rides()
+    index_rides(stack.elasticsearch, index, rides)
+    path = write_report(stack.elasticsearch, index, tmp_path / "new" / "report.html")
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+    html = path.read_text(encoding="utf-8")
+    figures = figures_of(html)
+    counts = Counter(ride["comfort"] for ride in rides)
+
+    prices = [ride["price_total"] for ride in rides]
+    headlines = headlines_of(html)
+    assert headlines["Rides"] == str(RIDES)
+    assert headlines["Revenue"] == number(sum(prices))
+    assert headlines["Average distance"] == f"{fmean(ride['distance_km'] for ride in rides):.2f} km"
+    assert headlines["Average price"] == number(fmean(prices))
+    assert headlines["Time span"] == "1 h 29 min"
+    assert f"from the Elasticsearch index {index}, {RIDES} rides" in html
+
+    per_minute, average = figures["Rides per minute"], figures["Average price"]
+    assert list(per_minute) == ["low", "medium", "high"]
+    for comfort, trace in per_minute.items():
+        of_comfort = by_minute([ride for ride in rides if ride["comfort"] == comfort], lambda ride: ride["price_total"])
+        assert len(trace["x"]) == 90
+        assert drawn(trace) == {minute: len(values) for minute, values in of_comfort.items()}
+        assert drawn(average[comfort]) == pytest.approx(
+            {minute: fmean(values) for minute, values in of_comfort.items()}
+        )
+    everything = by_minute(rides, lambda ride: ride["price_total"])
+    assert drawn(average["all rides"]) == pytest.approx({at: fmean(values) for at, values in everything.items()})
+    distances = by_minute(rides, lambda ride: ride["distance_km"])
+    assert drawn(figures["Average distance"]["all rides"]) == pytest.approx(
+        {minute: fmean(values) for minute, values in distances.items()}
+    )
+
+    comfort = figures["Rides and revenue by comfort"]
+    assert dict(zip(comfort["rides"]["y"], comfort["rides"]["x"], strict=True)) == counts
+    assert dict(zip(comfort["revenue"]["y"], comfort["revenue"]["x"], strict=True)) == pytest.approx(
+        {name: sum(ride["price_total"] for ride in rides if ride["comfort"] == name) for name in counts}
+    )
+
+    distribution = figures["Price distribution"]
+    top = max(trace["x"][-1] + trace["width"] / 2 for trace in distribution.values())
+    assert sorted(prices)[int(0.98 * RIDES)] < top < 200
+    for name, trace in distribution.items():
+        bins = Counter(
+            (math.floor(ride["price_total"] / trace["width"]) + 0.5) * trace["width"]
+            for ride in rides
+            if ride["comfort"] == name and ride["price_total"] < top
+        )
+        assert drawn(trace) == pytest.approx(bins)
+    assert "the highest at 1,000,000" in html
+
+    origins = figures["Origins of rides"]["origins"]
+    assert sum(origins["marker"]["size"]) == RIDES
+    mean_lat = sum(lat * size for lat, size in zip(origins["y"], origins["marker"]["size"], strict=True)) / RIDES
+    assert mean_lat == pytest.approx(fmean(ride["origin"]["lat"] for ride in rides), abs=1e-5)
+
+
+def test_one_ride_is_enough(stack: Any, index: str, tmp_path: Path) -> None:
+    index_rides(stack.elasticsearch, index, make_rides()[:1])
+    html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert headlines_of(html)["Rides"] == "1"
+    assert headlines_of(html)["Time span"] == "0 s"
+
+
+def test_absurd_rides_do_not_break_the_page(stack: Any, index: str, tmp_path: Path) -> None:
+    """The ends of what the contract allows: years 1 to 9999, a pole, prices whose sum no double holds."""
+    first, second, third = make_rides()[:3]
+    first |= {"ts": datetime(1, 1, 1, tzinfo=UTC), "price_total": 1.7e308, "origin": {"lat": 90, "lon": 180}}
+    second |= {"ts": datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC), "price_total": 1.7e308}
+    index_rides(stack.elasticsearch, index, [first, second, third])
+    html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert headlines_of(html)["Revenue"] == "–"
+    assert sum(sum(map(bool, trace["y"])) for trace in figures_of(html)["Rides per minute"].values()) == 3
+
+
+def test_the_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    index_rides(stack.elasticsearch, index, make_rides()[:3])
+    assert headlines_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))["Rides"] == "3"
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["missing", "empty"])
+def test_without_rides_the_remedy_is_named(stack: Any, index: str, tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    if exists:
+        ensure_template(stack.elasticsearch, "rides", TEMPLATE)
+        stack.elasticsearch.indices.create(index=index, wait_for_active_shards="1")
+    with pytest.raises(DatastreamError, match=rf"{index}.*`make demo`.*un-pause.*`make produce`") as raised:
+        write_report(stack.elasticsearch, index, path)
+    assert type(raised.value) is DatastreamError
+    assert stack.settings.es_url in str(raised.value)
+    assert path.read_text() == "old"
+
+
+def test_without_elasticsearch_the_address_is_named(tmp_path: Path) -> None:
+    client = Elasticsearch("http://127.0.0.1:9", max_retries=0)
+    with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9\b.*`make local-up`"):
+        write_report(client, "rides", tmp_path / "report.html")

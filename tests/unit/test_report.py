@@ -1,0 +1,307 @@
+"""The report page from canned answers: intervals, bins, figures, and a page that loads nothing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
+
+from jobs.rides.report import (
+    COMFORT_COLOURS,
+    MOST_BUCKETS,
+    Answers,
+    duration,
+    figures,
+    headlines,
+    interval_name,
+    interval_s,
+    number,
+    page,
+    price_bins,
+)
+
+START = 1_767_600_000_000  # 2026-01-05T08:00:00Z, in ms
+MINUTE = 60_000
+NOW = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
+
+
+def terms(counts: dict[str, int], price: float = 20.0) -> dict[str, Any]:
+    return {
+        "buckets": [
+            {"key": key, "doc_count": count, "price": {"value": price}, "revenue": {"value": count * price}}
+            for key, count in counts.items()
+        ]
+    }
+
+
+def bucket(minute: int, distance: float | None, price: float | None, counts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "key": START + minute * MINUTE,
+        "doc_count": sum(counts.values()),
+        "distance": {"value": distance},
+        "price": {"value": price},
+        "comfort": terms(counts),
+    }
+
+
+def cell(lat: float, lon: float, count: int) -> dict[str, Any]:
+    location = {"lat": lat, "lon": lon}
+    return {"key": "16/1/1", "doc_count": count, "centre": {"location": location}, "price": {"value": 20.0}}
+
+
+def answers(**changes: Any) -> Answers:
+    """200 rides in buckets of 2 min, the middle one empty; one price is absurd."""
+    content: dict[str, Any] = {
+        "index": "rides",
+        "rides": 200,
+        "interval_s": 120,
+        "price_bin": 10.0,
+        "price_top": 30.0,
+        "summary": {
+            "first": {"value": START + 1.0},
+            "last": {"value": START + 5 * MINUTE + 1.0},
+            "revenue": {"value": 4_000.0},
+            "distance": {"value": 5.25},
+            "price": {"value": 20.0},
+            "highest_price": {"value": 9_999.5},
+            "prices": {"values": {"50.0": 15.0, "99.0": 29.0}},
+            "comfort": terms({"high": 20, "low": 120, "medium": 60}),
+        },
+        "charts": {
+            "time": {
+                "buckets": [
+                    bucket(0, 5.0, 18.0, {"low": 100, "medium": 60}),
+                    bucket(2, None, None, {}),
+                    bucket(4, 6.0, 25.0, {"low": 20, "high": 20}),
+                ]
+            },
+            "usual_prices": {
+                "doc_count": 199,
+                "bins": {
+                    "buckets": [
+                        {"key": 0.0, "doc_count": 100, "comfort": terms({"low": 100})},
+                        {"key": 10.0, "doc_count": 80, "comfort": terms({"low": 20, "medium": 60})},
+                        {"key": 20.0, "doc_count": 19, "comfort": terms({"high": 19})},
+                    ]
+                },
+            },
+            "origins": {"buckets": [cell(40.75, -73.98, 150), cell(40.65, -73.78, 49), cell(0.0, 0.0, 1)]},
+        },
+    }
+    return Answers(**content | changes)
+
+
+def drawn(found: Answers | None = None) -> dict[str, go.Figure]:
+    return dict(figures(found or answers()))
+
+
+def traces(figure: go.Figure) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+@pytest.mark.parametrize(
+    ("length_s", "expected"),
+    [(0, 1), (54, 1), (119, 1), (120, 2), (600, 10), (3_600, 60), (6 * 3_600, 300), (86_400, 900), (7 * 86_400, 7_200)],
+)
+def test_the_interval_fits_the_span(length_s: int, expected: int) -> None:
+    assert interval_s(START, START + 1_000 * length_s) == expected
+
+
+@given(st.tuples(*2 * [st.integers(-62_135_596_800_000, 253_402_300_799_999)]).map(sorted))
+def test_there_are_never_too_many_buckets(span: list[int]) -> None:
+    width_ms = 1_000 * interval_s(*map(float, span))
+    assert 1 <= span[1] // width_ms - span[0] // width_ms + 1 <= MOST_BUCKETS
+
+
+@given(st.floats(0, sys.float_info.max))
+@example(1.0)
+@example(sys.float_info.max)
+def test_price_bins_are_few_and_hold_the_percentile(highest: float) -> None:
+    width, top = price_bins(highest)
+    assert top > highest or top == sys.float_info.max
+    assert 1 <= top / width < 52
+    assert float(f"{width:.0e}") == width
+    assert f"{width:.0e}"[0] in "125"
+
+
+def test_price_bins_of_usual_prices() -> None:
+    assert price_bins(74.6) == (2.0, 76.0)
+    assert price_bins(0.0) == (0.01, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (5.739, "5.74"),
+        (20_000, "20,000"),
+        (388_808.5, "388,808"),
+        (2.5e9, "2.50 bn"),
+        (1.5e20, "1.5e+20"),
+    ],
+)
+def test_numbers_are_written_for_people(value: float | None, expected: str) -> None:
+    assert number(value) == expected
+
+
+def test_times_are_written_for_people() -> None:
+    assert [duration(seconds) for seconds in (0, 54.2, 5_025, 86_400, 90_061)] == [
+        *("0 s", "54 s", "1 h 23 min", "1 d", "1 d 1 h")
+    ]
+    assert [interval_name(seconds) for seconds in (1, 90, 300, 7_200, 86_400)] == ["1 s", "90 s", "5 min", "2 h", "1 d"]
+
+
+def test_headlines() -> None:
+    assert headlines(answers()) == [
+        ("Rides", "200", "40 per minute"),
+        ("Revenue", "4,000", "sum of all prices"),
+        ("Average distance", "5.25 km", "as the crow flies"),
+        ("Average price", "20", "median 15"),
+        ("Time span", "5 min", "from the first to the last ride"),
+    ]
+
+
+def test_rides_are_scaled_to_a_minute_and_stacked_by_comfort() -> None:
+    figure = drawn()["Rides per minute"]
+    by_comfort = traces(figure)
+    assert list(by_comfort) == ["low", "medium", "high"]
+    assert list(by_comfort["low"].y) == [50, 0, 10]
+    assert list(by_comfort["low"].customdata) == [100, 0, 20]
+    assert list(by_comfort["medium"].y) == [30, 0, 0]
+    assert list(by_comfort["high"].y) == [0, 0, 10]
+    assert list(by_comfort["low"].x) == [START + minute * MINUTE for minute in (1, 3, 5)]
+    assert figure.layout.xaxis.range == (START, START + 6 * MINUTE)
+    assert "2 min" in figure.layout.xaxis.title.text
+    assert figure.layout.yaxis.title.text == "rides/min"
+
+
+def test_averages_have_gaps_where_there_are_no_rides() -> None:
+    distance = drawn()["Average distance"]
+    assert list(distance.data[0].y) == [5.0, None, 6.0]
+    assert distance.layout.yaxis.title.text == "average distance (km)"
+    prices = traces(drawn()["Average price"])
+    assert list(prices["all rides"].y) == [18.0, None, 25.0]
+    assert list(prices["high"].y) == [None, None, 20.0]
+
+
+def test_an_absurd_average_leaves_the_others_visible() -> None:
+    charts = answers().charts
+    charts["time"]["buckets"] = [
+        bucket(2 * at, km, 20.0, {"low": 1}) for at, km in enumerate((5.0, 5.0, 5.0, 19_000.0))
+    ]
+    axis = drawn(answers(charts=charts))["Average distance"].layout.yaxis
+    assert axis.range == (0, pytest.approx(1.08 * 15))
+    assert axis.title.text == "average distance (km), cut"
+
+
+def test_a_sum_beyond_a_double_is_left_out() -> None:
+    summary = answers().summary
+    summary["revenue"] = {"value": "Infinity"}
+    summary["comfort"]["buckets"][1]["revenue"] = {"value": "Infinity"}
+    found = answers(summary=summary)
+    assert headlines(found)[1][1] == "–"
+    assert list(traces(drawn(found)["Rides and revenue by comfort"])["revenue"].x) == [None, 1_200, 400]
+
+
+def test_rides_and_revenue_by_comfort() -> None:
+    bars = traces(drawn()["Rides and revenue by comfort"])
+    assert list(bars["rides"].y) == ["low", "medium", "high"]
+    assert list(bars["rides"].x) == [120, 60, 20]
+    assert list(bars["revenue"].x) == [2_400, 1_200, 400]
+    assert bars["revenue"].text[0] == "2,400<br>60.0%"
+
+
+def test_each_comfort_has_one_colour() -> None:
+    found = drawn()
+    for title in ("Rides per minute", "Average price", "Price distribution"):
+        colours = {name: trace.marker.color for name, trace in traces(found[title]).items()}
+        colours.pop("all rides", None)
+        assert colours == COMFORT_COLOURS
+    assert list(found["Rides and revenue by comfort"].data[0].marker.color) == list(COMFORT_COLOURS.values())
+
+
+def test_a_comfort_that_the_contract_does_not_know_comes_last() -> None:
+    summary = answers().summary
+    summary["comfort"]["buckets"].insert(0, terms({"luxury": 1})["buckets"][0])
+    assert list(traces(drawn(answers(summary=summary))["Rides per minute"])) == ["low", "medium", "high", "luxury"]
+
+
+def test_prices_are_shown_to_the_percentile_and_the_rest_is_named() -> None:
+    figure = drawn()["Price distribution"]
+    assert list(traces(figure)["low"].y) == [100, 20, 0]
+    assert list(traces(figure)["low"].x) == [5.0, 15.0, 25.0]
+    assert figure.layout.xaxis.range == (0, 30)
+    assert "99th percentile" in figure.layout.xaxis.title.text
+    assert "not shown: 1 ride above, the highest at 10,000" in figure.layout.xaxis.title.text
+
+
+def test_the_map_shows_where_nearly_all_rides_begin() -> None:
+    cells = [cell(40.75, -73.98, 1_500), cell(40.65, -73.78, 490), cell(0.0, 0.0, 1)]
+    figure = drawn(answers(rides=2_000, charts=answers().charts | {"origins": {"buckets": cells}}))["Origins of rides"]
+    trace, layout = figure.data[0], figure.layout
+    assert list(trace.x) == [-73.98, -73.78, 0.0]
+    assert list(trace.y) == [40.75, 40.65, 0.0]
+    assert list(trace.marker.size) == [1_500, 490, 1]
+    assert layout.xaxis.range == pytest.approx((-73.99, -73.77))
+    assert layout.yaxis.range == pytest.approx((40.645, 40.755))
+    assert layout.yaxis.scaleratio == pytest.approx(1.3188, abs=1e-3)  # 1 / cos(40.7°)
+    assert "9 rides in the emptiest cells are not shown" in layout.xaxis.title.text
+
+
+class Loads(HTMLParser):
+    """What a browser would fetch for a page, its styles and scripts apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = tag
+        names = {"src", "href", "srcset", "data", "poster", "action", "background"}
+        self.found += [f"{tag} {name}={value}" for name, value in attrs if name in names]
+        self.found += [tag for _ in [0] if tag in {"link", "base", "iframe", "object", "embed", "img"}]
+        self.styles += [value or "" for name, value in attrs if name == "style"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside == "style":
+            self.styles.append(data)
+
+
+def test_the_page_is_one_file_that_loads_nothing() -> None:
+    found = answers()
+    html = page(found, figures(found), NOW)
+    loads = Loads()
+    loads.feed(html)
+    loads.close()
+    assert loads.found == []
+    assert not [style for style in loads.styles if re.search(r"url\(|@import", style)]
+    plotly, *ours = loads.scripts
+    assert plotly == get_plotlyjs()
+    assert sum("Plotly.newPlot" in script for script in ours) == len(figures(found))
+    assert not [script for script in ours if re.search(r"\bimport\b|https?://(?!plot\.ly\b)", script)]
+
+
+def test_the_page_says_what_it_shows() -> None:
+    found = answers(index="<rides>")
+    html = page(found, [*figures(found), ("Zones & more", go.Figure())], NOW)
+    assert "2026-01-05 08:00:00 to 2026-01-05 08:05:00 UTC" in html
+    assert "Generated at 2026-01-05 09:30:00 UTC from the Elasticsearch index &lt;rides&gt;, 200 rides." in html
+    assert "<h2>Zones &amp; more</h2>" in html
+    assert html.count('<article class="card') == 7
