@@ -74,7 +74,7 @@ def main(
 
 def _own_settings(state: Path) -> Settings:
     port = next(port for port in range(31_000, 32_000) if ports.is_free(port))
-    return Settings(_env_file=None, datastream_state=state, kafka_port=port)
+    return Settings(_env_file=None, datastream_state=state, kafka_port=port, kafka_bootstrap_servers="")
 
 
 def _rounds(settings: Settings, rides: int, rounds: int, faulty: float) -> dict[str, list[Pass]]:
@@ -103,19 +103,16 @@ def _report(passes: dict[str, list[Pass]], rides: int, faulty: float) -> None:
     if wrong:
         raise SystemExit(f"No ratio: not every pass moved {rides} messages ({', '.join(wrong)}).")
 
-    def median(name: str, figure: Callable[[Pass], float]) -> float:
-        return statistics.median(figure(found) for found in passes[name])
-
-    rate = {name: median(name, lambda found: found.messages / found.seconds) for name in passes}
+    rate = {name: _median(all_, lambda found: found.messages / found.seconds) for name, all_ in passes.items()}
     table = Table("", "messages/s", "CPU s", "peak MiB", "seconds by task")
-    for name in passes:
-        by_task = {task: median(name, lambda found, task=task: found.by_task[task]) for task in passes[name][0].by_task}
+    for name, all_ in passes.items():
+        by_task = [f"{task} {statistics.median(found.by_task[task] for found in all_):.2f}" for task in all_[0].by_task]
         table.add_row(
             name,
             f"{rate[name]:,.0f}",
-            f"{median(name, lambda found: found.cpu_seconds):.1f}",
-            f"{median(name, lambda found: found.peak_mib):.0f}",
-            ", ".join(f"{task} {seconds:.2f}" for task, seconds in by_task.items()),
+            f"{_median(all_, lambda found: found.cpu_seconds):.1f}",
+            f"{_median(all_, lambda found: found.peak_mib):.0f}",
+            ", ".join(by_task),
         )
     ratio = rate["datastream"] / rate["relay"]
     console.print(table)
@@ -133,6 +130,10 @@ def _report(passes: dict[str, list[Pass]], rides: int, faulty: float) -> None:
     document = {"rides": rides, "faulty": faulty, "machine": machine, "passes": passes, "ratio": ratio}
     path.write_text(json.dumps(msgspec.to_builtins(document), indent=2) + "\n")
     console.print(f"Wrote {path}", soft_wrap=True)
+
+
+def _median(passes: list[Pass], figure: Callable[[Pass], float]) -> float:
+    return statistics.median(map(figure, passes))
 
 
 if __name__ == "__main__":
