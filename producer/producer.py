@@ -168,14 +168,14 @@ def main(
             made_from = f"{city}, seed {seed}"
         typer.echo(f"sending to {topic} at {bootstrap_servers} ({made_from})", err=True)
         started = time.monotonic()
-        with _progress(_expected(rate, count, seconds)) as progress:
+        with _progress(sender.counts, _expected(rate, count, seconds)) as progress:
             sender.run(messages, rate=rate, count=count, seconds=seconds, progress=progress)
             sender.flush(progress)
 
     counts = sender.counts
     typer.echo(summary(counts, time.monotonic() - started, seed))
     if counts.failed:
-        typer.echo(f"error: {counts.failed:,} messages were not delivered: {counts.first_error}", err=True)
+        typer.echo(f"error: {counts.failed} of {counts.sent} messages not delivered: {counts.first_error}", err=True)
         raise typer.Exit(1)
     if stop.signals and (count or seconds or replay):
         raise typer.Exit(128 + stop.signals[0])
@@ -223,22 +223,22 @@ def _expected(rate: float, count: int | None, seconds: float | None) -> int | No
 
 
 @contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[Counts], None]]:
+def _progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]:
     """A bar on a terminal; elsewhere a plain line every LINE_EVERY_S. Both on the standard error."""
     started = shown = time.monotonic()
     console = Console(stderr=True)
 
-    def rate_of(counts: Counts) -> str:
+    def rate() -> str:
         return f"{counts.sent / max(time.monotonic() - started, 1e-3):,.0f}/s"
 
     if not console.is_terminal:
 
-        def line(counts: Counts) -> None:
+        def line() -> None:
             nonlocal shown
             if time.monotonic() - shown >= LINE_EVERY_S:
                 shown = time.monotonic()
                 of_total = f" of {total}" if total else ""
-                typer.echo(f"sent {counts.sent}{of_total}, delivered {counts.delivered}, {rate_of(counts)}", err=True)
+                typer.echo(f"sent {counts.sent}{of_total}, delivered {counts.delivered}, {rate()}", err=True)
 
         yield line
         return
@@ -254,13 +254,14 @@ def _progress(total: int | None) -> Iterator[Callable[[Counts], None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("rides", total=total, rate="")
 
-        def draw(counts: Counts) -> None:
+        def draw() -> None:
             nonlocal shown
             if time.monotonic() - shown >= REDRAW_EVERY_S:
                 shown = time.monotonic()
-                bar.update(task, completed=counts.sent, rate=rate_of(counts))
+                bar.update(task, completed=counts.sent, rate=rate())
 
         yield draw
+        bar.update(task, completed=counts.sent, rate=rate())
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Sender:
         rate: float,
         count: int | None,
         seconds: float | None,
-        progress: Callable[[Counts], None],
+        progress: Callable[[], None],
     ) -> None:
         """Send until the messages, the count or the time ends, or a stop is asked for.
 
@@ -127,17 +127,17 @@ class Sender:
             if self.counts.sent == count:
                 break
             self._producer.poll(0)
-            progress(self.counts)
+            progress()
             elapsed = time.monotonic() - started
             if rate and (ahead := self.counts.sent / rate - elapsed) > 0:
                 time.sleep(min(max(ahead, TICK_S), LONGEST_PAUSE_S))
                 elapsed = time.monotonic() - started
 
-    def flush(self, progress: Callable[[Counts], None]) -> None:
+    def flush(self, progress: Callable[[], None]) -> None:
         """Wait until each message is acknowledged or given up, at most a little longer than DELIVERY_S."""
         deadline = time.monotonic() + DELIVERY_S + 5
         while self._producer.flush(0.2) and time.monotonic() < deadline and len(self.stop.signals) < 2:
-            progress(self.counts)
+            progress()
         lost = self.counts.sent - self.counts.delivered - self.counts.failed
         if lost:
             self.counts.failed += lost
