@@ -153,9 +153,7 @@ def read_all(config: Config, topic: str) -> list[Record]:
                 error = message.error()
                 if error is None:
                     records.append(
-                        Record(
-                            message.key(), message.value(), message.headers(), message.partition(), message.offset()
-                        )
+                        Record(message.key(), message.value(), message.headers(), message.partition(), message.offset())
                     )
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition())

@@ -56,9 +56,9 @@ def test_a_good_ride_is_taken_as_it_is() -> None:
     content = ride()
     parsed = parse_ride(encode(content))
     assert isinstance(parsed, Ride)
-    assert {
-        name: getattr(parsed, name) for name in content if name not in POINTS
-    } == {name: value for name, value in content.items() if name not in POINTS}
+    assert {name: getattr(parsed, name) for name in content if name not in POINTS} == {
+        name: value for name, value in content.items() if name not in POINTS
+    }
     for point in POINTS:
         assert (getattr(parsed, point).lat, getattr(parsed, point).lon) == tuple(content[point].values())
 

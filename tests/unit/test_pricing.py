@@ -114,7 +114,9 @@ times = st.builds(
     st.one_of(st.just(""), digits.map(lambda n: f".{n:06d}"), digits.map(lambda n: f".{n}"), st.just(".1234567")),
     st.sampled_from(["Z", "Z", "z", "+00:00", "-05:30", "+23:59", ""]),
 )
-uuids = st.one_of(st.uuids().map(str), st.uuids().map(lambda found: str(found).upper()), st.uuids().map(lambda u: u.hex))
+uuids = st.one_of(
+    st.uuids().map(str), st.uuids().map(lambda found: str(found).upper()), st.uuids().map(lambda u: u.hex)
+)
 rides = st.fixed_dictionaries(
     {
         "ride_id": uuids,
@@ -130,7 +132,12 @@ rides = st.fixed_dictionaries(
 )
 anything: st.SearchStrategy[Any] = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from([":", "\\", "\u003a"])
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from([":", "\\", "\u003a"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6) | st.just("lat"), inner, max_size=3)

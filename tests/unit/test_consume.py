@@ -1,0 +1,215 @@
+"""Where claims start and end, and where chunks are cut; messages here are stand-ins, the broker's are in integration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import OffsetsError
+from jobs.kafka.claim import Bounds, Committed, _until, limited, starting_offsets
+from jobs.kafka.consume import cut
+from jobs.staging import MESSAGE_SCHEMA
+
+often = settings(max_examples=200, deadline=None)
+
+
+class FakeMessage(NamedTuple):
+    """What of a confluent_kafka.Message is read."""
+
+    at: int
+    content: bytes | None = b"value"
+    name: bytes | None = None
+    fault: Any = None
+
+    def offset(self) -> int:
+        return self.at
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1000 + self.at
+
+    def key(self) -> bytes | None:
+        return self.name
+
+    def value(self) -> bytes | None:
+        return self.content
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return [("number", b"%d" % self.at), ("nothing", None)] if self.at % 2 else None
+
+    def error(self) -> Any:
+        return self.fault
+
+
+class Cut(NamedTuple):
+    first: int
+    last: int
+    records: int
+    rows: list[dict[str, Any]]
+
+
+def cuts(arriving: list[list[FakeMessage]], max_records: int, max_bytes: int) -> list[Cut]:
+    lists = cast("Iterator[list[Any]]", iter(arriving))
+    return [
+        Cut(first, last, records, [row for batch in batches for row in batch.to_pylist()])
+        for first, last, records, batches in cut(lists, max_records, max_bytes)
+    ]
+
+
+def size(message: FakeMessage) -> int:
+    return len(message.content or b"") + len(message.name or b"")
+
+
+@st.composite
+def streams(draw: Any) -> list[FakeMessage]:
+    """Messages whose offsets have gaps, as markers and aborted messages leave them."""
+    gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
+    offsets = [sum(gaps[: at + 1]) for at in range(len(gaps))]
+    content = st.one_of(st.none(), st.integers(0, 30).map(lambda length: b"x" * length))
+    return [FakeMessage(offset, draw(content), draw(content)) for offset in offsets]
+
+
+def split(messages: list[FakeMessage], at: list[int]) -> list[list[FakeMessage]]:
+    edges = [0, *sorted(at), len(messages)]
+    return [messages[a:b] for a, b in itertools.pairwise(edges) if a < b]
+
+
+@often
+@given(streams(), st.lists(st.integers(0, 40), max_size=6), st.integers(1, 12), st.integers(1, 120))
+def test_cuts_depend_on_the_messages_alone(
+    messages: list[FakeMessage], borders: list[int], max_records: int, max_bytes: int
+) -> None:
+    at_once = cuts([messages], max_records, max_bytes)
+    assert cuts(split(messages, borders), max_records, max_bytes) == at_once
+    assert cuts([[message] for message in messages], max_records, max_bytes) == at_once
+
+    # Every message is in one chunk, in order and as it was.
+    rows = [row for chunk in at_once for row in chunk.rows]
+    assert [row["offset"] for row in rows] == [message.at for message in messages]
+    assert [(row["key"], row["value"], row["timestamp"]) for row in rows] == [
+        (message.name, message.content, 1000 + message.at) for message in messages
+    ]
+    # A chunk ends with the message that reaches a limit, and only there.
+    for number, chunk in enumerate(at_once):
+        own = [message for message in messages if chunk.first <= message.at <= chunk.last]
+        assert (chunk.first, chunk.last, chunk.records) == (own[0].at, own[-1].at, len(own))
+        assert len(own) <= max_records
+        assert sum(map(size, own[:-1])) < max_bytes
+        if number < len(at_once) - 1:
+            assert len(own) == max_records or sum(map(size, own)) >= max_bytes
+
+
+@often
+@given(streams(), st.integers(1, 12), st.integers(1, 120), st.data())
+def test_growth_behind_a_claim_moves_no_border_before_it(
+    messages: list[FakeMessage], max_records: int, max_bytes: int, data: Any
+) -> None:
+    held = data.draw(st.integers(0, len(messages)))
+    before = cuts([messages[:held]], max_records, max_bytes)
+    assert cuts([messages], max_records, max_bytes)[: max(len(before) - 1, 0)] == before[:-1]
+
+
+def test_headers_are_kept_as_they_were() -> None:
+    (chunk,) = cuts([[FakeMessage(4), FakeMessage(5)]], 10, 1000)
+    assert [row["headers"] for row in chunk.rows] == [
+        None,
+        [{"key": "number", "value": b"5"}, {"key": "nothing", "value": None}],
+    ]
+
+
+def test_a_message_larger_than_a_chunk_is_a_chunk() -> None:
+    found = cuts([[FakeMessage(1, b"x"), FakeMessage(2, b"x" * 500), FakeMessage(3, b"x")]], 10, 100)
+    assert [(chunk.first, chunk.last) for chunk in found] == [(1, 2), (3, 3)]
+
+
+def test_nothing_arrives() -> None:
+    assert cuts([], 10, 100) == []
+    assert cuts([[]], 10, 100) == []
+
+
+def test_batches_have_the_schema() -> None:
+    lists = cast("Iterator[list[Any]]", iter([[FakeMessage(1), FakeMessage(2, None)]]))
+    ((*_, batches),) = cut(lists, 10, 100)
+    assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
+
+
+# --- Claims ------------------------------------------------------------------------------------
+
+
+@often
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1000)), min_size=1, max_size=8), st.integers(1, 3000))
+def test_a_claim_is_bounded_and_starves_nobody(partitions: list[tuple[int, int]], most: int) -> None:
+    starts = {number: start for number, (start, _) in enumerate(partitions)}
+    within = {number: Bounds(0, start + backlog) for number, (start, backlog) in enumerate(partitions)}
+    claims = limited(starts, within, most)
+    assert [claim.partition for claim in claims] == list(starts)
+    taken = {claim.partition: claim.end - claim.start for claim in claims}
+    backlogs = {number: backlog for number, (_, backlog) in enumerate(partitions)}
+    assert all(claim.start == starts[claim.partition] for claim in claims)
+    assert all(0 <= taken[number] <= backlogs[number] for number in taken)
+    assert sum(taken.values()) == min(most, sum(backlogs.values()))
+    # Nobody waits while another one gets more.
+    left_over = [taken[number] for number in taken if taken[number] < backlogs[number]]
+    assert all(max(taken.values()) - count <= 1 for count in left_over)
+
+
+def at(*offsets: int | None) -> dict[int, Committed]:
+    return {number: Committed(offset) for number, offset in enumerate(offsets)}
+
+
+def test_a_claim_starts_where_the_group_is() -> None:
+    within = {0: Bounds(3, 9), 1: Bounds(0, 4), 2: Bounds(2, 2)}
+    assert starting_offsets("raw", "group", at(5, 4, 2), within, has_output=True) == {0: 5, 1: 4, 2: 2}
+    assert starting_offsets("raw", "group", at(3, 0, 2), within, has_output=False) == {0: 3, 1: 0, 2: 2}
+
+
+def test_a_new_group_starts_at_the_beginning_unless_its_output_exists() -> None:
+    within = {0: Bounds(3, 9), 1: Bounds(0, 4)}
+    assert starting_offsets("raw", "group", at(None, None), within, has_output=False) == {0: 3, 1: 0}
+    with pytest.raises(OffsetsError, match=r"group has no committed offsets on raw.*docs/runbook_kafka.md"):
+        starting_offsets("raw", "group", at(None, None), within, has_output=True)
+
+
+def test_a_new_partition_starts_at_its_beginning() -> None:
+    assert starting_offsets("raw", "g", at(5, None), {0: Bounds(0, 9), 1: Bounds(2, 4)}, has_output=True) == {
+        0: 5,
+        1: 2,
+    }
+
+
+def test_what_retention_took_is_counted() -> None:
+    with pytest.raises(
+        OffsetsError, match=r"raw\[1\]: group g committed offset 7, .*deleted the 93 messages up to 100"
+    ):
+        starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9), 1: Bounds(100, 200)}, has_output=False)
+
+
+def test_an_offset_behind_the_end_is_named() -> None:
+    with pytest.raises(OffsetsError, match=r"raw\[0\]: group g committed offset 10, but the topic ends at 9"):
+        starting_offsets("raw", "g", at(10), {0: Bounds(0, 9)}, has_output=False)
+
+
+def _fault(code: int) -> KafkaError:
+    return KafkaError(code)
+
+
+def until(end: int, *batch: FakeMessage) -> tuple[list[int], bool]:
+    messages, ended = _until(end, cast("list[Any]", list(batch)))
+    return [message.offset() for message in messages], ended
+
+
+def test_the_end_is_where_the_position_says() -> None:
+    eof = KafkaError._PARTITION_EOF
+    assert until(10, FakeMessage(3), FakeMessage(8)) == ([3, 8], False)
+    assert until(10, FakeMessage(8), FakeMessage(9), FakeMessage(10)) == ([8, 9], True)
+    assert until(10, FakeMessage(8), FakeMessage(12)) == ([8], True)  # 9 is a marker
+    assert until(10, FakeMessage(8), FakeMessage(10, fault=_fault(eof))) == ([8], True)
+    assert until(10, FakeMessage(8), FakeMessage(9, fault=_fault(eof))) == ([8], False)
+    assert until(10, FakeMessage(11, fault=_fault(eof))) == ([], True)
+    with pytest.raises(KafkaException):
+        until(10, FakeMessage(8), FakeMessage(9, fault=_fault(KafkaError._ALL_BROKERS_DOWN)))

@@ -1,0 +1,117 @@
+"""Settings: one file explains them all, and a wrong one is named with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.errors import ConfigurationError
+from jobs.settings import ROOT, Settings, load
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of this shell, and no .env of this checkout."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+def example() -> Iterator[tuple[str, str]]:
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            yield name, value
+
+
+def test_the_example_has_every_setting_once_with_its_default() -> None:
+    names = [name for name, _ in example()]
+    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+    defaults = Settings()
+    for name, value in example():
+        field = Settings.model_fields[name.lower()]
+        if name == "DATASTREAM_STATE":
+            assert ROOT / value == field.default
+        else:
+            default = getattr(defaults, name.lower())
+            assert default == field.default
+            assert default == type(default)(value)
+
+
+def test_every_setting_is_explained() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            block = lines[: number + 1]
+            above = next(text for text in reversed(block) if text.startswith("#") or not text)
+            assert above.startswith("#"), f"{line} stands in a block without a comment"
+
+
+def test_the_example_reads_as_the_defaults() -> None:
+    assert Settings(_env_file=ROOT / ".env.example") == Settings()
+
+
+def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Settings(kafka_port=1, elasticsearch_port=2, gcs_port=3)
+    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+        "127.0.0.1:1",
+        "http://127.0.0.1:2",
+        "http://127.0.0.1:3",
+    )
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:2")
+    monkeypatch.setenv("ELASTICSEARCH_URL", "https://search:9200")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://gcs:4443")
+    found = load()
+    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+        "a:1,b:2",
+        "https://search:9200",
+        "http://gcs:4443",
+    )
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "none")
+    assert load().gcs_endpoint is None
+
+
+def test_the_environment_wins_over_the_file_and_empty_means_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("RAW_TOPIC=from_file\nRESULT_TOPIC=from_file\nDLQ_TOPIC=\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    monkeypatch.setenv("RAW_TOPIC", "from_environment")
+    monkeypatch.setenv("RESULT_TOPIC", "")
+    found = load()
+    assert (found.raw_topic, found.result_topic, found.dlq_topic) == ("from_environment", "from_file", "rides_dlq")
+
+
+def test_where_tasks_stage(tmp_path: Path) -> None:
+    assert Settings(datastream_state=tmp_path).staging == f"file://{tmp_path}/staging"
+    assert Settings(staging_url="gs://bucket/staging/").staging == "gs://bucket/staging"
+    assert Settings(datastream_state=Path(".other")).datastream_state == ROOT / ".other"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DISTANCE_METHOD", "foo"),
+        ("KAFKA_PORT", "0"),
+        ("KAFKA_PORT", "65536"),
+        ("KAFKA_PORT", "many"),
+        ("CHUNK_RECORDS", "0"),
+        ("CHUNK_BYTES", "-1"),
+        ("MAX_RECORDS_PER_RUN", "0"),
+        ("POLL_WAIT_S", "-1"),
+        ("POLL_WAIT_S", "nan"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=rf"{name}='{value}'.*\.env"):
+        load()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load().raw_topic = "other"  # type: ignore[misc]
