@@ -79,6 +79,21 @@ class Manifest(msgspec.Struct, frozen=True):
         """The offsets that the group has committed when the run is done, by partition."""
         return {claim.partition: claim.end for claim in self.claims}
 
+    def ends_behind(self, offsets: dict[int, int | None]) -> dict[int, int]:
+        """The ends that are ahead of committed offsets (by partition), so that no commit goes backwards.
+
+        Raises:
+            OffsetsError: the group was set back to before the claim: what lies in between would be left out.
+        """
+        for claim in self.claims:
+            at = offsets[claim.partition]
+            if at is not None and at < claim.start:
+                raise OffsetsError(
+                    f"{self.topic}[{claim.partition}]: group {self.group} was set back to {at}, before {claim.start} "
+                    "where this run's claim starts. Nothing was committed. Clear the run from ConsumeKafka on."
+                )
+        return {p: end for p, end in self.ends.items() if (at := offsets[p]) is None or at < end}
+
     def is_passed_by(self, offsets: dict[int, int | None]) -> bool:
         """Whether committed offsets (by partition) cover the whole claim, so that nothing is left to do."""
         return all((offsets.get(claim.partition) or 0) >= claim.end for claim in self.claims)

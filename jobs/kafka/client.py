@@ -15,8 +15,8 @@ Config = Mapping[str, Any]
 # Seconds that one call to a broker may take, its retries and backoff included.
 REQUEST_TIMEOUT_S = 30.0
 
-# A dead letter holds the largest message of its source topic plus the headers that say why.
-MAX_MESSAGE_BYTES = 2 * 2**20
+# Topics limit the size of compressed batches, librdkafka that of plain messages: the topic's word shall count.
+MAX_MESSAGE_BYTES = 1_000_000_000
 
 # librdkafka's partitioner that agrees with Java's default for messages with a key.
 PARTITIONER = "murmur2_random"

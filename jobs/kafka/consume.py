@@ -139,9 +139,17 @@ def _claim(
 
 def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
     """The claim that an earlier run planned and did not finish."""
-    plans = {
-        partition: msgspec.json.decode(found.metadata, type=Plan) for partition, found in at.items() if found.metadata
-    }
+    try:
+        plans = {
+            partition: msgspec.json.decode(found.metadata, type=Plan)
+            for partition, found in at.items()
+            if found.metadata
+        }
+    except msgspec.MsgspecError as error:
+        raise OffsetsError(
+            f"The metadata of the group's committed offsets is no plan of ours ({error}): another tool has written it. "
+            'Set the offsets anew without metadata: docs/runbook_kafka.md, "Resetting offsets".'
+        ) from error
     if not plans:
         return None
     claims = [Claim(partition, at[partition].offset or 0, plan.end) for partition, plan in plans.items()]

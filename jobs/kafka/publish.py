@@ -49,20 +49,24 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """Publish staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
     Raises:
+        ConfigurationError: one of the topics does not exist.
+        OffsetsError: the group was set back to before the claim.
         ServiceUnavailableError: a broker is away, or a newer worker has taken over. What was committed stays, the
             rest is aborted, and the next try goes on from there.
     """
     published = Published()
     most = max((chunk.records for chunk in manifest.chunks), default=0)
     with group_writer(config, manifest.group, manifest.topic, most) as writer:
+        writer.check_topics(outlet.result_topic, outlet.dlq_topic)
         at = {partition: found.offset for partition, found in writer.committed().items()}
         if manifest.is_passed_by(at):
             return published
+        ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
         for chunk, (keys, values, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
             offsets = {chunk.partition: chunk.next}
             if chunk is chunks[-1]:
-                offsets |= manifest.ends
+                offsets |= ends
             with writer.transaction(offsets):
                 writer.send_all(outlet.result_topic, keys, values)
                 for reject in rejects:
@@ -74,7 +78,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             published.rejects.update(reject["reason"] for reject in rejects)
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
-            with writer.transaction(manifest.ends):
+            with writer.transaction(ends):
                 pass
     return published
 

@@ -16,7 +16,7 @@ from jobs.kafka.claim import Committed, committed, partitions
 from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, REQUEST_TIMEOUT_S, Config, consumer
 
 # A killed worker's open transaction holds readers back for so long at most.
-_TRANSACTION_TIMEOUT_MS = 20_000
+_TRANSACTION_TIMEOUT_S = 20
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -61,9 +61,20 @@ class GroupWriter:
             fault = next(message["_error"] for message in messages if "_error" in message)
             raise KafkaException(fault)
 
+    def check_topics(self, *topics: str) -> None:
+        """Raises ConfigurationError if one of them does not exist: sending would wait for it until the deadline."""
+        for topic in topics:
+            partitions(self._consumer, topic)
+
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Send one message with its headers."""
-        self._producer.produce(topic, key=key, value=value, headers=headers)
+        """Send one message with its headers; waits while the producer's queue is full."""
+        while True:
+            try:
+                self._producer.produce(topic, key=key, value=value, headers=headers)
+            except BufferError:
+                self._producer.poll(1)
+            else:
+                return
 
     def _abort(self) -> None:
         try:
@@ -78,7 +89,9 @@ _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaE
 
 
 @contextmanager
-def group_writer(config: Config, group: str, topic: str, chunk_records: int) -> Iterator[GroupWriter]:
+def group_writer(
+    config: Config, group: str, topic: str, chunk_records: int, *, transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S
+) -> Iterator[GroupWriter]:
     """Fence every older worker of `group`, then write for it.
 
     Args:
@@ -94,7 +107,7 @@ def group_writer(config: Config, group: str, topic: str, chunk_records: int) -> 
         {
             **config,
             "transactional.id": group,
-            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+            "transaction.timeout.ms": transaction_timeout_s * 1000,
             "partitioner": PARTITIONER,
             "message.max.bytes": MAX_MESSAGE_BYTES,
             "queue.buffering.max.messages": max(100_000, 2 * chunk_records),

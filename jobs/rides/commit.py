@@ -35,9 +35,10 @@ def commit_offsets(
         ServiceUnavailableError: a broker is away, or a newer worker has taken over; nothing was committed.
     """
     counts: Counter[str] = Counter()
-    with group_writer(
-        config, manifest.group, manifest.topic, sum(found.manifest.rejects for found in rejects)
-    ) as writer:
+    count = sum(found.manifest.rejects for found in rejects)
+    # All of them are one transaction, however many they are; only readers of the dead letters wait for it.
+    with group_writer(config, manifest.group, manifest.topic, count, transaction_timeout_s=300) as writer:
+        writer.check_topics(dlq_topic)
         at = {partition: found.offset for partition, found in writer.committed().items()}
         if manifest.is_passed_by(at):
             return counts
