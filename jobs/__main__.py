@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs import airflow_api
@@ -189,7 +189,7 @@ def ledger() -> None:
 
 
 def _print_ledger(found: Ledger, path: Path) -> None:
-    table = Table("ledger", "", "counted at", title_justify="left")
+    table = Table("ledger", Column(justify="right"), "counted at")
     for name, count, where in (
         ("raw", found.raw, "Kafka"),
         ("  result", found.result, "Kafka"),
@@ -237,7 +237,7 @@ def report() -> None:
 def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
     """Show where a ride is: raw, result, dlq, Elasticsearch, Parquet."""
     settings = configuration.load()
-    table = Table("place", "position", "content", show_lines=True)
+    table = Table("place", Column("position", overflow="fold"), Column("content", overflow="fold"), show_lines=True)
     clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)
     for sighting in trace_ride(settings, *clients, ride.strip().lower()):
         table.add_row(sighting.place, sighting.position, escape(sighting.content))
