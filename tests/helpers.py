@@ -124,6 +124,17 @@ def aborted(config: Config, topic: str, raws: Sequence[Raw | bytes | None]) -> N
     send(producer, topic, raws)
     assert producer.flush(DEADLINE_S) == 0
     producer.abort_transaction(DEADLINE_S)
+    # The call returns before the markers are written.
+    until(lambda: _ends(config, topic, "read_committed") == _ends(config, topic, "read_uncommitted"), "the abort")
+
+
+def _ends(config: Config, topic: str, isolation: str) -> list[int]:
+    consumer = Consumer({**config, "group.id": f"ends-{uuid4()}", "isolation.level": isolation})
+    try:
+        partitions = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
+        return [consumer.get_watermark_offsets(TopicPartition(topic, it), timeout=DEADLINE_S)[1] for it in partitions]
+    finally:
+        consumer.close()
 
 
 def read_all(config: Config, topic: str) -> list[Record]:
@@ -136,6 +147,7 @@ def read_all(config: Config, topic: str) -> list[Record]:
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 10,
         }
     )
     try:

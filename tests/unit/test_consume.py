@@ -1,4 +1,4 @@
-"""Where claims start and end, and where chunks are cut; messages here are stand-ins, the broker's are in integration."""
+"""Where claims start and end, and where chunks are cut. Messages here are stand-ins: the broker is in integration."""
 
 from __future__ import annotations
 

@@ -1,0 +1,49 @@
+"""Both ways of a ride, each with topics, a group, an index and a prefix of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.staging import Folder
+from tests.conftest import Stack
+from tests.integration.flow import Pricing, Sinking
+
+
+@pytest.fixture
+def pricing(
+    stack: Stack, topic_factory: Callable[..., str], fresh_name: Callable[[str], str], tmp_path: Path
+) -> Pricing:
+    return Pricing(
+        config=stack.kafka,
+        group=fresh_name("pricing"),
+        source=topic_factory("raw"),
+        result=topic_factory("result"),
+        dlq=topic_factory("dlq"),
+        folder=Folder(f"file://{tmp_path}/staging"),
+    )
+
+
+@pytest.fixture
+def sinking(
+    stack: Stack,
+    topic_factory: Callable[..., str],
+    fresh_name: Callable[[str], str],
+    index: str,
+    prefix: str,
+    tmp_path: Path,
+) -> Sinking:
+    return Sinking(
+        config=stack.kafka,
+        group=fresh_name("sinking"),
+        source=topic_factory("result"),
+        dlq=topic_factory("dlq"),
+        folder=Folder(f"file://{tmp_path}/staging"),
+        elasticsearch=stack.elasticsearch,
+        index=index,
+        gcs=stack.gcs,
+        bucket=stack.bucket,
+        prefix=prefix,
+    )

@@ -1,0 +1,147 @@
+"""The DAGs' steps without Airflow, each with a folder of its own as a try of a task has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from jobs.kafka.consume import Limits, group_offsets, stage
+from jobs.kafka.publish import Outlet, Published, publish
+from jobs.rides.commit import Rejects, commit_offsets
+from jobs.rides.compute import compute
+from jobs.rides.distance import haversine
+from jobs.rides.export import put_gcs
+from jobs.rides.index import put_elasticsearch
+from jobs.rides.transform import transform
+from jobs.staging import Folder, Manifest
+from tests.helpers import Record, read_all
+
+SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
+
+
+@dataclass
+class Flow:
+    """One group at work on one topic."""
+
+    config: dict[str, Any]
+    group: str
+    source: str
+    dlq: str
+    folder: Folder
+    limits: Limits = SMALL
+    has_output: bool = False
+    tries: Any = field(default_factory=count)
+
+    def next_folder(self) -> Folder:
+        return self.folder.child("run", "Task", str(next(self.tries)))
+
+    def offsets(self) -> dict[int, int | None]:
+        return group_offsets(self.config, self.source, self.group)
+
+    def dead_letters(self) -> list[Record]:
+        return read_all(self.config, self.dlq)
+
+    def _stage(self, *, is_planned: bool, wait_s: float) -> Manifest | None:
+        staged = stage(
+            self.config,
+            self.source,
+            self.group,
+            self.next_folder(),
+            self.limits,
+            wait_s=wait_s,
+            is_planned=is_planned,
+            has_output=lambda _: self.has_output,
+        )
+        return staged and staged[1]
+
+
+@dataclass
+class Pricing(Flow):
+    """dag_compute_cost."""
+
+    result: str = ""
+
+    @property
+    def outlet(self) -> Outlet:
+        return Outlet(self.result, self.dlq, "dag_compute_cost", "ComputeCostTravel", "TRANSFORMATION")
+
+    def stage(self, wait_s: float = 0) -> Manifest | None:
+        return self._stage(is_planned=False, wait_s=wait_s)
+
+    def staged(self) -> Manifest:
+        manifest = self.stage()
+        assert manifest is not None, f"nothing new on {self.source}"
+        return manifest
+
+    def compute(self, manifest: Manifest) -> Manifest:
+        return compute(manifest, haversine, self.next_folder())[1]
+
+    def computed(self) -> Manifest:
+        return self.compute(self.staged())
+
+    def publish(self, computed: Manifest) -> Published:
+        return publish(self.config, computed, self.outlet)
+
+    def run(self) -> Published:
+        return self.publish(self.computed())
+
+    def results(self) -> list[Record]:
+        return read_all(self.config, self.result)
+
+
+@dataclass
+class Sinking(Flow):
+    """dag_index_and_export."""
+
+    elasticsearch: Any = None
+    index: str = ""
+    gcs: Any = None
+    bucket: str = ""
+    prefix: str = ""
+
+    def stage(self) -> Manifest | None:
+        return self._stage(is_planned=True, wait_s=0)
+
+    def staged(self) -> Manifest:
+        manifest = self.stage()
+        assert manifest is not None, f"nothing new on {self.source}"
+        return manifest
+
+    def transform(self, manifest: Manifest) -> Manifest:
+        return transform(manifest, self.next_folder())[1]
+
+    def index_rides(self, staged: Manifest, transformed: Manifest) -> Manifest:
+        return put_elasticsearch(self.elasticsearch, self.index, staged, transformed, self.next_folder())[1]
+
+    def export(self, transformed: Manifest) -> list[str]:
+        return put_gcs(self.gcs, self.bucket, self.prefix, transformed)
+
+    def commit(self, transformed: Manifest, indexed: Manifest) -> Counter[str]:
+        rejects = [
+            Rejects(transformed, "TransformJSON", "VALUE_CONVERTER"),
+            Rejects(indexed, "PutElasticSearch", "TASK_PUT"),
+        ]
+        return commit_offsets(self.config, transformed, rejects, self.dlq, "dag_index_and_export")
+
+    def write(self) -> tuple[Manifest, Manifest]:
+        """Everything but the commit: the transformed and the indexed manifest."""
+        staged = self.staged()
+        transformed = self.transform(staged)
+        indexed = self.index_rides(staged, transformed)
+        self.export(transformed)
+        return transformed, indexed
+
+    def run(self) -> Counter[str]:
+        return self.commit(*self.write())
+
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """The index by _id, each document with its _version."""
+        self.elasticsearch.indices.refresh(index=self.index)
+        found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
+        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
+
+    def objects(self) -> dict[str, bytes]:
+        """The objects under the prefix by name."""
+        return {blob.name: blob.download_as_bytes() for blob in self.gcs.list_blobs(self.bucket, prefix=self.prefix)}
