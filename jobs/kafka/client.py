@@ -22,6 +22,10 @@ MAX_MESSAGE_BYTES = 1_000_000_000
 PARTITIONER = "murmur2_random"
 
 
+# librdkafka prints twenty lines a second while a broker is away; what matters comes as the error of a call.
+QUIET = {"log_level": 2}
+
+
 @contextmanager
 def consumer(config: Config, group: str) -> Iterator[Consumer]:
     """A consumer for assigned partitions: it reads committed messages, commits nothing by itself and is closed.
@@ -30,6 +34,7 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
     """
     client = Consumer(
         {
+            **QUIET,
             **config,
             "group.id": group,
             "enable.auto.commit": False,

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
 
 
 class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
         The names of those created, and how the others differ from what is declared.
     """
     with broker_errors(config, "applying topics"):
-        admin = AdminClient(dict(config))
+        admin = AdminClient({**QUIET, **config})
         created = []
         missing = [
             NewTopic(

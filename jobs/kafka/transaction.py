@@ -6,19 +6,55 @@ an index. The order is fixed: init_transactions, read the committed offsets, dro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.claim import Committed, committed, partitions
-from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, REQUEST_TIMEOUT_S, Config, consumer
+from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config, consumer
 
 # A killed worker's open transaction holds readers back for so long at most.
 _TRANSACTION_TIMEOUT_S = 20
 
+# How long a call may overrun its own deadline before it is given up.
+_GRACE_S = 5
+
 Headers = list[tuple[str, bytes | None]]
+
+
+class _NoAnswerError(ServiceUnavailableError):
+    """librdkafka did not come back from a call."""
+
+
+def _answered(call: Callable[..., object], *arguments: Any) -> None:
+    """Make a transactional call and insist on its deadline, which is its last argument in seconds.
+
+    librdkafka 2.16 can wait for ever in send_offsets_to_transaction when the broker is killed under it (reproduced),
+    and a thread that waits in C hears no signal either. The call is left behind in a daemon thread.
+    """
+    answer: Future[object] = Future()
+
+    def make() -> None:
+        try:
+            answer.set_result(call(*arguments))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        answer.result(arguments[-1] + _GRACE_S)
+    except FutureTimeoutError:
+        name, seconds = getattr(call, "__name__", "a call"), arguments[-1] + _GRACE_S
+        raise _NoAnswerError(
+            f"Kafka's client did not come back from {name} within {seconds:.0f} s: the broker went away under it. Its "
+            "transaction will be aborted. Is the broker up? `make local-status` tells."
+        ) from None
 
 
 class GroupWriter:
@@ -40,15 +76,15 @@ class GroupWriter:
         self._producer.begin_transaction()
         try:
             yield
-            self._producer.send_offsets_to_transaction(
-                [
-                    TopicPartition(self.topic, partition, offset, metadata=notes.get(partition, ""))
-                    for partition, offset in offsets.items()
-                ],
-                self._consumer.consumer_group_metadata(),
-                REQUEST_TIMEOUT_S,
-            )
-            self._producer.commit_transaction(REQUEST_TIMEOUT_S)
+            positions = [
+                TopicPartition(self.topic, partition, offset, metadata=notes.get(partition, ""))
+                for partition, offset in offsets.items()
+            ]
+            group = self._consumer.consumer_group_metadata()
+            _answered(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
+            _answered(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
+        except _NoAnswerError:
+            raise  # an abort would wait for the same answer; the next worker's init_transactions aborts
         except BaseException:
             self._abort()
             raise
@@ -78,7 +114,7 @@ class GroupWriter:
 
     def _abort(self) -> None:
         try:
-            self._producer.abort_transaction(REQUEST_TIMEOUT_S)
+            _answered(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
         except KafkaException as error:
             # A fenced or broken producer cannot abort; the broker does it when the next worker initialises.
             if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
@@ -105,6 +141,7 @@ def group_writer(
     """
     producer = Producer(
         {
+            **QUIET,
             **config,
             "transactional.id": group,
             "transaction.timeout.ms": transaction_timeout_s * 1000,
@@ -119,7 +156,7 @@ def group_writer(
     )
     try:
         with consumer(config, group) as offsets:
-            producer.init_transactions(REQUEST_TIMEOUT_S)
+            _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
             yield GroupWriter(producer, offsets, topic)
     except KafkaException as error:
         fault = error.args[0]
