@@ -1,0 +1,161 @@
+"""`make demo`, as a user runs it: the whole stack with Airflow's scheduler, on ports and state of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from jobs.settings import ROOT
+from tests.conftest import free_ports
+
+pytestmark = pytest.mark.timeout(600)
+
+RIDES = 3_000
+LEDGER_KEYS = {
+    "raw",
+    "result",
+    "duplicates",
+    "dlq",
+    "dlq_by_reason",
+    "refused",
+    "pending",
+    "elasticsearch",
+    "parquet",
+    "balanced",
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="ds-demo-")).resolve()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def run(state: Path) -> Iterator[Run]:
+    """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
+    kafka, elasticsearch, gcs, airflow = free_ports(4)
+    # What other tests of this session said about their own stack must not reach this one.
+    inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
+    inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
+    inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
+    environment = inherited | {
+        "DATASTREAM_STATE": str(state),
+        "KAFKA_PORT": str(kafka),
+        "ELASTICSEARCH_PORT": str(elasticsearch),
+        "GCS_PORT": str(gcs),
+        "AIRFLOW_PORT": str(airflow),
+        "COLUMNS": "200",
+    }
+
+    def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=400, check=False
+        )
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    call.airflow_port = airflow  # type: ignore[attr-defined]
+    try:
+        yield call
+    finally:
+        call(sys.executable, "-m", "infra.local", "clean", "--yes", check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(run: Run) -> str:
+    """What the first `make demo` printed."""
+    return run("make", "demo", f"RIDES={RIDES}").stdout
+
+
+def ledger(state: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((state / "ledger.json").read_text())
+    return found
+
+
+def test_the_ledger_balances(demo: str, state: Path) -> None:
+    found = ledger(state)
+    assert set(found) >= LEDGER_KEYS
+    assert found["balanced"] is True
+    assert found["pending"] == found["refused"] == 0
+    assert found["raw"] == RIDES == found["result"] + found["dlq"]
+    assert found["parquet"] == found["result"]
+    assert found["elasticsearch"] == found["result"] - found["duplicates"]
+    assert found["duplicates"] > 0
+    assert sum(found["dlq_by_reason"].values()) == found["dlq"] > 0
+    assert "balanced" in demo
+
+
+def test_the_report_is_written(demo: str, state: Path) -> None:
+    assert "Rides per minute" in (state / "report.html").read_text()
+
+
+def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
+    url = f"http://127.0.0.1:{run.airflow_port}"
+    token = requests.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=30).json()
+    headers = {"Authorization": f"Bearer {token['access_token']}"}
+    dags = requests.get(f"{url}/api/v2/dags", headers=headers, timeout=30).json()["dags"]
+    assert {dag["dag_id"]: dag["is_paused"] for dag in dags} == {
+        "dag_compute_cost": False,
+        "dag_index_and_export": False,
+    }
+    assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
+
+
+def test_one_ride_is_found_at_every_place(demo: str, run: Run, state: Path) -> None:
+    ride_id = ledger(state)["sample_result"]["ride_id"]
+    traced = run(sys.executable, "-m", "jobs", "trace", ride_id).stdout
+    for place in ("rides_raw", "rides_result", "Elasticsearch rides", "Parquet"):
+        assert place in traced
+
+
+def test_dead_letters_are_shown_and_replayed_once(demo: str, run: Run, state: Path) -> None:
+    dead = ledger(state)["dlq"]
+    assert "rides_raw[" in run("make", "dlq").stdout
+    assert f"{dead} dead letters went back to rides_raw" in run("make", "dlq-replay").stdout
+    run(sys.executable, "-m", "jobs", "wait", "--timeout", "120")
+    run("make", "ledger")
+    found = ledger(state)
+    assert (found["replayed"], found["dlq"], found["balanced"]) == (dead, 2 * dead, True)
+    assert "0 in all" in run("make", "dlq-replay").stdout
+
+
+def test_it_runs_again_on_top(demo: str, run: Run, state: Path) -> None:
+    before = ledger(state)
+    again = run("make", "demo", f"RIDES={RIDES}").stdout
+    found = ledger(state)
+    assert found["raw"] == before["raw"] + RIDES
+    assert found["balanced"] is True
+    assert "already running" in again
+
+
+def test_the_readme_shows_what_happens(demo: str) -> None:
+    block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    printed = {shape(line) for line in demo.splitlines()}
+    shown = [line for line in block[1].splitlines() if line.strip() and line.strip() != "…"]
+    assert len(shown) > 20
+    assert [line for line in shown if shape(line) not in printed] == []
+
+
+def shape(line: str) -> str:
+    """A line without what differs from run to run: figures, bars, the width of columns, ids and paths."""
+    line = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", line)
+    line = re.sub(r"\S*/(report\.html|ledger\.json|logs)", r"\1", line)
+    line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐]+", " ", line)
+    line = re.sub(r"\d[\d,.:/-]*", "#", line)
+    return re.sub(r"\s+", " ", line).strip()
