@@ -34,7 +34,7 @@ def consume_kafka(route: Route, run: str) -> tuple[str, int]:
     staged = stage(
         route.config, route.source, route.group, folder, limits, wait_s=0, is_planned=False, has_output=lambda _: False
     )
-    return (staged[0], staged[1].records) if staged else ("", 0)
+    return staged.url, staged.manifest.records if staged.manifest else 0
 
 
 def compute_cost_travel(route: Route, run: str, url: str) -> tuple[str, int]:
@@ -48,5 +48,5 @@ def publish_kafka(route: Route, run: str, url: str) -> tuple[str, int]:
     """PublishKafka: nothing, and the number of messages published."""
     outlet = Outlet(route.target, route.target, "benchmark", "ComputeCostTravel", "TRANSFORMATION")
     published = publish(route.config, read_manifest(url), outlet)
-    Folder(route.staging).child(run).delete_chunks()
+    Folder(route.staging).child(run).delete()
     return "", published.results + published.rejects.total()

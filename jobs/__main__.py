@@ -22,10 +22,10 @@ from jobs import settings as configuration
 from jobs.clients import elasticsearch_client, kafka_config, storage_client
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
-from jobs.kafka.dead_letter import error_text, times_replayed
-from jobs.kafka.replay import latest, replay
+from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
+from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.rides.index import TEMPLATE
-from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP, Ledger, take_ledger
+from jobs.rides.ledger import CANNOT_BE_TOLD, COMPUTE_GROUP, INDEX_GROUP, Ledger, take_ledger
 from jobs.rides.ledger import lag as group_lag
 from jobs.rides.trace import trace as trace_ride
 from jobs.settings import ROOT, Settings
@@ -61,8 +61,9 @@ def topics() -> None:
 @app.command()
 def template() -> None:
     """Apply the Elasticsearch index template of infra/elasticsearch."""
-    ensure_template(elasticsearch_client(configuration.load()), "rides", TEMPLATE)
-    console.print("Index template rides is applied.")
+    settings = configuration.load()
+    ensure_template(elasticsearch_client(settings), settings.rides_index, TEMPLATE)
+    console.print(f"Index template {settings.rides_index} is applied.")
 
 
 @app.command()
@@ -178,9 +179,12 @@ def ledger() -> None:
                 bars[name] = progress.add_task(f"counting {name}")
             progress.update(bars[name], completed=done, total=total)
 
-        found = take_ledger(
-            settings, kafka_config(settings), elasticsearch_client(settings), storage_client(settings), show
-        )
+        clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)
+        try:
+            found = take_ledger(settings, *clients, show)
+        except DatastreamError as error:
+            _print_error(error)
+            raise typer.Exit(CANNOT_BE_TOLD) from error
     path = settings.datastream_state / "ledger.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
@@ -253,7 +257,7 @@ def dlq(count: Annotated[int, typer.Option(help="How many.", min=1)] = 20) -> No
     settings = configuration.load()
     table = Table("source", "reason", "message", "value", "replayed")
     for message in latest(kafka_config(settings), settings.dlq_topic, count):
-        headers = message.headers()
+        headers = headers_of(message)
         source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
         value = repr(message.value())[1:] if message.value() is not None else "null"
         table.add_row(
@@ -274,7 +278,8 @@ def dlq_replay(
     """Send dead letters back to their source topic: each one once, and none for ever."""
     settings = configuration.load()
     sources = settings.raw_topic, settings.result_topic
-    done = replay(kafka_config(settings), settings.dlq_topic, sources, max_replays, is_dry_run=dry_run)
+    work = count_replayable if dry_run else replay
+    done = work(kafka_config(settings), settings.dlq_topic, sources, max_replays)
     verb = "would go" if dry_run else "went"
     for topic, count in done.sent.items():
         console.print(f"{count:,} dead letters {verb} back to {topic}")
@@ -291,8 +296,12 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _print_error(error)
         sys.exit(1)
+
+
+def _print_error(error: DatastreamError) -> None:
+    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,5 +13,9 @@ class ServiceUnavailableError(DatastreamError):
     """A service did not answer in time. Nothing was committed; trying again may help."""
 
 
+class StagedFilesGoneError(DatastreamError):
+    """A run's staged files are not there any more, which is so once there is nothing left for it to do."""
+
+
 class OffsetsError(DatastreamError):
     """Committed offsets do not fit the topic, so going on would lose or double messages."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,8 +16,9 @@ import pyarrow as pa
 from confluent_kafka import Message
 from pyarrow import fs
 
-from jobs.errors import OffsetsError
+from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.kafka.claim import Claim
+from jobs.kafka.dead_letter import headers_of
 
 T = TypeVar("T")
 
@@ -46,14 +46,18 @@ _MANIFEST = "manifest.json"
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A staged file with messages of one partition; `next` is the offset to commit once they are done with."""
+    """A staged file with messages of one partition, from the offset `first` to the offset `last`."""
 
     partition: int
     first: int
     last: int
-    next: int
     records: int
     url: str
+
+    @property
+    def next(self) -> int:
+        """The offset to commit once the chunk is done with."""
+        return self.last + 1
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -131,48 +135,32 @@ class Folder:
         self._fs.move(temporary, f"{self._path}/{name}")
         return f"{self.url}/{name}"
 
-    def delete_chunks(self) -> None:
-        """Delete all files at any depth but the manifests: they let a cleared run see that its work is done."""
-        for entry in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True, recursive=True)):
-            if entry.is_file and entry.base_name != _MANIFEST:
-                self._fs.delete_file(entry.path)
+    def delete(self) -> None:
+        """Delete the folder with all that is in it; harmless when it is not there."""
+        if self._fs.get_file_info(self._path).type != fs.FileType.NotFound:
+            self._fs.delete_dir(self._path)
 
-    def sweep(self, older_than: timedelta, passed: Callable[[Manifest], bool]) -> int:
-        """Delete the runs below this folder that are old and whose manifests the group has passed; how many."""
-        limit = datetime.now(UTC) - older_than
-        swept = 0
-        for run in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True)):
-            files = [
-                entry
-                for entry in self._fs.get_file_info(fs.FileSelector(run.path, allow_not_found=True, recursive=True))
-                if entry.is_file
-            ]
-            if any(entry.mtime > limit for entry in files):
-                continue
-            manifests = [read_manifest(self._url(entry.path)) for entry in files if entry.base_name == _MANIFEST]
-            if all(passed(manifest) for manifest in manifests):
-                self._fs.delete_dir(run.path)
-                swept += 1
-        return swept
-
-    def _url(self, path: str) -> str:
-        return self.url + path.removeprefix(self._path)
+    def delete_all_but(self, kept: Folder) -> None:
+        """Delete the folders below this one, except `kept`."""
+        for entry in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True)):
+            if entry.path != kept._path:
+                self._fs.delete_dir(entry.path)
 
 
 def read_manifest(url: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        OffsetsError: it is gone, which happens only once the group has passed it.
+        StagedFilesGoneError: the run's work was committed, or a later run has taken it over.
     """
     filesystem, path = fs.FileSystem.from_uri(url)
     try:
         with filesystem.open_input_stream(path) as stream:
             return msgspec.json.decode(stream.read(), type=Manifest)
     except FileNotFoundError as error:
-        raise OffsetsError(
-            f"The staged files at {url} were swept: the group has passed them long ago. Clear the run from "
-            "ConsumeKafka on to work on what is there now."
+        raise StagedFilesGoneError(
+            f"{url} is gone: this run's work was committed, or a later run has taken it over. Nothing is left to do; "
+            "clear the run from ConsumeKafka on to work on what is there now."
         ) from error
 
 
@@ -233,5 +221,5 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
 
 
 def _headers(message: Message) -> list[dict[str, Any]] | None:
-    headers = message.headers()
-    return headers and [{"key": key, "value": value} for key, value in headers]
+    headers = headers_of(message)
+    return None if headers is None else [{"key": key, "value": value} for key, value in headers]

@@ -38,6 +38,7 @@ with DAG(
         "retry_delay": timedelta(seconds=5),
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(seconds=60),
+        "execution_timeout": timedelta(hours=1),
     },
     deadline=done_within(timedelta(minutes=15)),
     tags=["datastream", "rides", "elasticsearch", "gcs"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 import msgspec
 from confluent_kafka import (
@@ -16,13 +18,22 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka.client import REQUEST_TIMEOUT_S
 
+log = logging.getLogger(__name__)
+
 # How many messages one call takes from librdkafka's queue, and how long it waits for them.
 _BATCH = 10_000
 _POLL_S = 1.0
+# A group has no coordinator for a moment: on a fresh broker, and after one moved.
+_ELECTING = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -65,7 +76,14 @@ def partitions(client: Consumer, topic: str) -> list[int]:
 
 def committed(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Committed]:
     """What the consumer's group has committed, by partition; an open transaction of the group is waited for."""
-    answers = client.committed([TopicPartition(topic, partition) for partition in of], timeout=REQUEST_TIMEOUT_S)
+    asked = [TopicPartition(topic, partition) for partition in of]
+    until_coordinated = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
+        stop=stop_after_delay(REQUEST_TIMEOUT_S),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
+    answers = until_coordinated(client.committed, asked, timeout=REQUEST_TIMEOUT_S)
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
@@ -94,8 +112,12 @@ def bounds(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Bounds]
 
 
 def holds_messages(client: Consumer, topic: str) -> bool:
-    """Whether anything was ever written to a topic."""
-    return any(found.end > 0 for found in bounds(client, topic, partitions(client, topic)).values())
+    """Whether a topic has a committed message. Offsets alone do not tell: aborted messages take some too."""
+    for partition, within in bounds(client, topic, partitions(client, topic)).items():
+        with closing(read(client, topic, Claim(partition, within.low, within.end))) as messages:
+            if any(messages):
+                return True
+    return False
 
 
 def starting_offsets(
@@ -125,13 +147,18 @@ def starting_offsets(
                 f"{bound.low - start} messages up to {bound.low}. They are lost to it. To go on from what is left: "
                 'docs/runbook_kafka.md, "Resetting offsets".'
             )
-        if start > bound.end:
-            raise OffsetsError(
-                f"{topic}[{partition}]: group {group} committed offset {start}, but the topic ends at {bound.end}: it "
-                'was deleted and made anew. docs/runbook_kafka.md, "Resetting offsets".'
-            )
+        check_end(topic, group, partition, start, bound)
         starts[partition] = start
     return starts
+
+
+def check_end(topic: str, group: str, partition: int, offset: int, within: Bounds) -> None:
+    """Raises OffsetsError if an offset that a group has committed or planned lies behind the partition's end."""
+    if offset > within.end:
+        raise OffsetsError(
+            f"{topic}[{partition}]: group {group} committed or planned offset {offset}, but the topic ends at "
+            f'{within.end}: it was deleted and made anew. docs/runbook_kafka.md, "Resetting offsets".'
+        )
 
 
 def limited(starts: dict[int, int], within: dict[int, Bounds], max_records: int) -> list[Claim]:
@@ -164,7 +191,7 @@ def wait_for_message(client: Consumer, topic: str, starts: dict[int, int], timeo
         client.unassign()
 
 
-def read(client: Consumer, topic: str, claim: Claim) -> Iterator[list[Message]]:
+def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]:
     """Read the committed messages of one claim, in order of offset, a list at a time.
 
     Transaction markers and aborted messages take offsets too, so the end is where the partition's position says,
@@ -211,6 +238,7 @@ def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
             if offset >= end - 1:
                 return messages, True
         elif error.code() != KafkaError._PARTITION_EOF:
+            log.error("%s[%s]@%s cannot be read", message.topic(), message.partition(), message.offset())
             raise KafkaException(error)
         elif message.offset() >= end:
             return messages, True

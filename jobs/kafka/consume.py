@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from contextlib import closing
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from jobs.errors import OffsetsError
 from jobs.kafka.claim import (
+    Bounds,
     Claim,
     Committed,
     bounds,
+    check_end,
     committed,
     limited,
     partitions,
@@ -32,8 +34,6 @@ from jobs.staging import MESSAGE_SCHEMA, Chunk, Folder, Manifest, message_batch
 
 log = logging.getLogger(__name__)
 
-_SWEEP_AFTER = timedelta(days=1)
-
 
 class Plan(msgspec.Struct, frozen=True):
     """How one partition of a claim is cut: kept in the metadata of its committed offset until the claim is done.
@@ -46,6 +46,14 @@ class Plan(msgspec.Struct, frozen=True):
     chunk_records: int
     chunk_bytes: int
     planned_at: str
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """What a run has to do: the manifest (None: nothing), and by how many offsets the group was behind."""
+
+    lag: int
+    url: str = ""
+    manifest: Manifest | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -66,7 +74,7 @@ def stage(
     wait_s: float,
     is_planned: bool,
     has_output: Callable[[Consumer], bool],
-) -> tuple[str, Manifest] | None:
+) -> Staged:
     """Claim and stage what the group has still to do on `topic`.
 
     Args:
@@ -75,16 +83,13 @@ def stage(
         is_planned: whether the cut has to be the same at every later try (see `Plan`).
         has_output: tells whether the group's output exists; asked only when it has no committed offsets.
 
-    Returns:
-        URL and content of the manifest, or None where there is nothing to do.
-
     Raises:
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed.
     """
     with broker_errors(config, f"reading {topic}"), consumer(config, group) as client:
-        claims, plan = _claim(client, topic, group, limits, wait_s=wait_s, has_output=has_output)
+        claims, plan, lag = _claim(client, topic, group, limits, wait_s=wait_s, has_output=has_output)
         if all(claim.start == claim.end for claim in claims):
-            return None
+            return Staged(lag)
         if is_planned and plan is None:
             claims, plan = _plan(config, topic, group, claims, limits)
         if plan is not None:
@@ -92,7 +97,7 @@ def stage(
         chunks = tuple(chunk for claim in claims for chunk in _stage_claim(client, topic, claim, folder, limits))
     planned_at = plan.planned_at if plan is not None else now()
     manifest = Manifest(topic, group, planned_at, tuple(claims), chunks)
-    return folder.write_manifest(manifest), manifest
+    return Staged(lag, folder.write_manifest(manifest), manifest)
 
 
 def now() -> str:
@@ -106,13 +111,6 @@ def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | Non
         return {partition: at.offset for partition, at in committed(client, topic, partitions(client, topic)).items()}
 
 
-def sweep(config: Config, topic: str, group: str, folder: Folder) -> None:
-    """Delete staged files that are older than a day and that the group has passed."""
-    offsets = cache(lambda: group_offsets(config, topic, group))
-    if swept := folder.sweep(_SWEEP_AFTER, lambda manifest: manifest.is_passed_by(offsets())):
-        log.info("Deleted the staged files of %d old runs under %s", swept, folder.url)
-
-
 def _claim(
     client: Consumer,
     topic: str,
@@ -121,7 +119,7 @@ def _claim(
     *,
     wait_s: float,
     has_output: Callable[[Consumer], bool],
-) -> tuple[list[Claim], Plan | None]:
+) -> tuple[list[Claim], Plan | None, int]:
     of = partitions(client, topic)
     at = committed(client, topic, of)
     within = bounds(client, topic, of)
@@ -129,12 +127,19 @@ def _claim(
     starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
     if found := _planned(at):
         claims, plan = found
+        for claim in claims:
+            check_end(topic, group, claim.partition, claim.end, within[claim.partition])
         log.info("Taking up the plan of %s for %s", plan.planned_at, topic)
-        return claims, plan
+        return claims, plan, _lag(starts, within)
     claims = limited(starts, within, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        claims = limited(starts, bounds(client, topic, of), limits.run_records)
-    return claims, None
+        within = bounds(client, topic, of)
+        claims = limited(starts, within, limits.run_records)
+    return claims, None, _lag(starts, within)
+
+
+def _lag(starts: dict[int, int], within: dict[int, Bounds]) -> int:
+    return sum(within[partition].end - start for partition, start in starts.items())
 
 
 def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
@@ -176,11 +181,10 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
 
 
 def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
-    """Write the chunks of one claim; the last one takes along the markers up to the claim's end."""
-    chunks = cut(read(client, topic, claim), limits.chunk_records, limits.chunk_bytes)
-    for first, last, records, batches in chunks:
-        url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
-        yield Chunk(claim.partition, first, last, last + 1, records, url)
+    with closing(read(client, topic, claim)) as messages:
+        for first, last, records, batches in cut(messages, limits.chunk_records, limits.chunk_bytes):
+            url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
+            yield Chunk(claim.partition, first, last, records, url)
 
 
 def cut(
@@ -188,7 +192,7 @@ def cut(
 ) -> Iterator[tuple[int, int, int, list[pa.RecordBatch]]]:
     """Cut messages into chunks, each ending with the message that reaches `max_records` or `max_bytes`.
 
-    Bytes are those of keys and values. Where the cuts fall depends on the messages alone, not on how they arrive.
+    Bytes are those of keys, values and headers. The cuts depend on the messages alone, not on how they arrive.
 
     Yields:
         First offset, last offset, number of messages, and the messages as batches of MESSAGE_SCHEMA.
@@ -215,9 +219,18 @@ def cut(
 
 
 def _sizes(batch: pa.RecordBatch) -> NDArray[np.int64]:
-    key, value = (pc.fill_null(pc.binary_length(batch.column(name)), 0).to_numpy() for name in ("key", "value"))
-    sizes: NDArray[np.int64] = key.astype(np.int64) + value
+    """Bytes of each message: its key, value and headers."""
+    sizes: NDArray[np.int64] = _lengths(batch.column("key")) + _lengths(batch.column("value"))
+    headers = batch.column("headers")
+    if headers.null_count < len(headers):
+        rows = pc.list_parent_indices(headers).to_numpy()
+        pairs = pc.list_flatten(headers)
+        np.add.at(sizes, rows, _lengths(pairs.field("key")) + _lengths(pairs.field("value")))
     return sizes
+
+
+def _lengths(column: pa.Array) -> NDArray[np.int64]:
+    return pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
 def _offset(batch: pa.RecordBatch, row: int) -> int:

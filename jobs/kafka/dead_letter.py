@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
+from confluent_kafka import Message
 
-from jobs.kafka.transaction import Headers
+log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, bytes | None]]
 
 _PREFIX = "__connect.errors."
 # How often a message was sent back to its source topic; no one is sent back for ever.
@@ -25,6 +29,17 @@ class Origin(msgspec.Struct, frozen=True):
     dag_id: str
     task_id: str
     stage: str
+
+
+def headers_of(message: Message) -> Headers | None:
+    """A message's headers; None where it has none, and where a key is not UTF-8: the client cannot read those."""
+    try:
+        headers: Headers | None = message.headers()
+    except (SystemError, UnicodeDecodeError):
+        where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+        log.warning("%s: its headers cannot be read, one has a key that is not UTF-8; it goes on without them", where)
+        return None
+    return headers
 
 
 def error_headers(origin: Origin, reason: str, message: str, stacktrace: str | None = None) -> Headers:
@@ -57,7 +72,7 @@ def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
 def times_replayed(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
     """How often the message was sent back to its source topic; a mark that is no number counts as once."""
     marks = [value or b"" for key, value in headers or [] if key == REPLAYED]
-    return max((int(mark) if mark.isdigit() else 1 for mark in marks), default=0)
+    return max((int(mark) if mark.isdigit() and len(mark) < 10 else 1 for mark in marks), default=0)
 
 
 def replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 from confluent_kafka import Message
 
-from jobs.kafka.claim import Claim, bounds, committed, partitions, read
+from jobs.kafka.claim import Claim, bounds, committed, partitions, read, starting_offsets
 from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, replay_headers, times_replayed
+from jobs.kafka.dead_letter import error_text, headers_of, replay_headers, times_replayed
 from jobs.kafka.transaction import group_writer
 
 GROUP = "dlq_replay"
@@ -33,32 +34,39 @@ def latest(config: Config, topic: str, count: int) -> list[Message]:
     return sorted(found, key=lambda message: message.timestamp()[1], reverse=True)[:count]
 
 
-def replay(config: Config, topic: str, sources: tuple[str, ...], max_replays: int, *, is_dry_run: bool) -> Replayed:
+def replay(config: Config, topic: str, sources: tuple[str, ...], max_replays: int) -> Replayed:
     """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
 
     Args:
         sources: the topics that messages may go back to.
         max_replays: leave alone what was sent back so often already.
-        is_dry_run: only count.
     """
     replayed = Replayed()
-    with (
-        broker_errors(config, f"reading {topic}"),
-        consumer(config, GROUP) as client,
-        group_writer(config, GROUP, topic, _CHUNK) as writer,
-    ):
-        at = committed(client, topic, partitions(client, topic))
-        for partition, within in bounds(client, topic, list(at)).items():
-            start = at[partition].offset
-            claim = Claim(partition, within.low if start is None else max(start, within.low), within.end)
-            for messages in read(client, topic, claim):
-                if is_dry_run:
-                    _sort(messages, sources, max_replays, replayed)
-                    continue
-                with writer.transaction({partition: messages[-1].offset() + 1}):
-                    for source, message in _sort(messages, sources, max_replays, replayed):
-                        writer.send(source, message.key(), message.value(), replay_headers(message.headers()))
+    with group_writer(config, GROUP, topic, _CHUNK) as writer:
+        for partition, messages in _waiting(config, topic):
+            with writer.transaction({partition: messages[-1].offset() + 1}):
+                for source, message in _sort(messages, sources, max_replays, replayed):
+                    writer.send(source, message.key(), message.value(), replay_headers(headers_of(message)))
     return replayed
+
+
+def count_replayable(config: Config, topic: str, sources: tuple[str, ...], max_replays: int) -> Replayed:
+    """What `replay` would do."""
+    replayed = Replayed()
+    for _, messages in _waiting(config, topic):
+        _sort(messages, sources, max_replays, replayed)
+    return replayed
+
+
+def _waiting(config: Config, topic: str) -> Iterator[tuple[int, list[Message]]]:
+    """The dead letters behind what was replayed, by partition."""
+    with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
+        at = committed(client, topic, partitions(client, topic))
+        within = bounds(client, topic, list(at))
+        starts = starting_offsets(topic, GROUP, at, within, has_output=False)
+        for partition, start in starts.items():
+            for messages in read(client, topic, Claim(partition, start, within[partition].end)):
+                yield partition, messages
 
 
 def _sort(
@@ -67,8 +75,8 @@ def _sort(
     """The dead letters to send back with the topic that each goes to; counts them, and those left alone."""
     going = []
     for message in messages:
-        source = error_text(message.headers(), "topic")
-        if source in sources and times_replayed(message.headers()) < max_replays:
+        source = error_text(headers_of(message), "topic")
+        if source in sources and times_replayed(headers_of(message)) < max_replays:
             going.append((source, message))
             replayed.sent[source] += 1
         else:

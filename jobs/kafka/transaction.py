@@ -15,17 +15,16 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from jobs.errors import ServiceUnavailableError
+from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.kafka.claim import Committed, committed, partitions
 from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config, consumer
+from jobs.kafka.dead_letter import Headers
 
 # A killed worker's open transaction holds readers back for so long at most.
 _TRANSACTION_TIMEOUT_S = 20
 
 # How long a call may overrun its own deadline before it is given up.
 _GRACE_S = 5
-
-Headers = list[tuple[str, bytes | None]]
 
 
 class _NoAnswerError(ServiceUnavailableError):
@@ -121,7 +120,7 @@ class GroupWriter:
                 raise
 
 
-_ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT}
+_ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT, KafkaError._CONFLICT}
 
 
 @contextmanager
@@ -160,11 +159,18 @@ def group_writer(
             yield GroupWriter(producer, offsets, topic)
     except KafkaException as error:
         fault = error.args[0]
+        where = f"Kafka at {config['bootstrap.servers']}: writing for group {group} failed"
         if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
             raise ServiceUnavailableError(
-                f"A newer worker of group {group} has taken over; this one stops, and its open transaction is aborted."
+                f"{where}: a newer worker has taken over, or the transaction took longer than "
+                f"{transaction_timeout_s} s. It is aborted."
+            ) from error
+        if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            raise ConfigurationError(
+                f"{where}: {fault.str()}. Raise max.message.bytes of the topic that it was for "
+                "(infra/kafka/topics.yml, docs/runbook_kafka.md)."
             ) from error
         raise ServiceUnavailableError(
-            f"Kafka at {config['bootstrap.servers']}: writing for group {group} failed: {fault.str()}. "
-            "Its transaction is aborted. Is the broker up? `make local-status` tells, `make local-up` starts it."
+            f"{where}: {fault.str()}. The transaction counts as a whole or not at all; the next try looks. "
+            "Is the broker up? `make local-status` tells, `make local-up` starts it."
         ) from error

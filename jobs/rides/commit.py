@@ -36,8 +36,10 @@ def commit_offsets(
     """
     counts: Counter[str] = Counter()
     count = sum(found.manifest.rejects for found in rejects)
-    # All of them are one transaction, however many they are; only readers of the dead letters wait for it.
-    with group_writer(config, manifest.group, manifest.topic, count, transaction_timeout_s=300) as writer:
+    # All of them are one transaction, however many they are. A killed one holds the group back until its timeout.
+    with group_writer(
+        config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
+    ) as writer:
         writer.check_topics(dlq_topic)
         at = {partition: found.offset for partition, found in writer.committed().items()}
         if manifest.is_passed_by(at):

@@ -141,7 +141,7 @@ def _parse_object(value: bytes | None) -> dict[str, Any]:
     try:
         # Integers become floats at once: Python refuses to read very long ones as int.
         parsed = json.loads(
-            text, object_pairs_hook=_unique_members, parse_int=float, parse_float=float, parse_constant=_no_constant
+            text, object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
         )
     except ValueError as error:
         raise RejectedError(Reason.INVALID_JSON, str(error)) from error
@@ -153,12 +153,17 @@ def _parse_object(value: bytes | None) -> dict[str, Any]:
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise RejectedError(Reason.DUPLICATE_KEY, f"key {repeated[:40]!r} occurs more than once")
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise RejectedError(Reason.DUPLICATE_KEY, f"key {name[:40]!r} occurs more than once")
+        members[name] = value
     return members
+
+
+def _float(integer: str) -> float:
+    # Without the sum, -0 would be -0.0, which the fast decoder reads as 0.
+    return float(integer) + 0.0
 
 
 def _no_constant(name: str) -> NoReturn:

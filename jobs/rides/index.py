@@ -30,7 +30,7 @@ def put_elasticsearch(
     Returns:
         URL and content of a manifest whose rejects are what Elasticsearch will never take as it is.
     """
-    ensure_template(client, "rides", TEMPLATE)
+    ensure_template(client, index, TEMPLATE)
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
     refused = 0
 

@@ -28,7 +28,7 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_d
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, times_replayed
+from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -36,6 +36,7 @@ from jobs.sinks.parquet import join
 
 COMPUTE_GROUP = "dag_compute_cost"
 INDEX_GROUP = "dag_index_and_export"
+CANNOT_BE_TOLD = 3
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
 # An index shows what was written within its refresh interval of a second; a loaded machine may need a few.
@@ -71,7 +72,7 @@ class Ledger(msgspec.Struct):
     def exit_code(self) -> int:
         """0 balanced, 1 lost or doubled, 2 still on its way, 3 cannot be told."""
         if self.balanced is None:
-            return 3
+            return CANNOT_BE_TOLD
         if not self.balanced:
             return 1
         return 2 if self.pending or self.in_flight else 0
@@ -129,7 +130,7 @@ def take_ledger(
         for message in _messages(client, settings.raw_topic, snapshot.raw, progress):
             raw += 1
             raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
-            replayed += times_replayed(message.headers()) > 0
+            replayed += times_replayed(headers_of(message)) > 0
         results = _read_results(client, settings.result_topic, snapshot, progress)
         dead = _read_dead_letters(client, settings, snapshot.dlq, progress)
     rides = pa.Table.from_batches(results.by_ride, _BY_RIDE)
@@ -245,7 +246,7 @@ def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: P
 
     for message in _messages(client, topic, snapshot.result, progress):
         results.count += 1
-        results.replayed += times_replayed(message.headers()) > 0
+        results.replayed += times_replayed(headers_of(message)) > 0
         results.sunk += message.offset() < snapshot.sunk.get(message.partition(), 0)
         if len(results.sample) < _SAMPLE:
             results.sample.append(message)
@@ -266,15 +267,18 @@ def _read_dead_letters(
 ) -> _DeadLetters:
     dead = _DeadLetters()
     for message in _messages(client, settings.dlq_topic, within, progress):
-        headers = message.headers()
+        headers = headers_of(message)
         dead.by_reason[error_text(headers, "exception.class.name")] += 1
         if len(dead.sample) < _SAMPLE:
             dead.sample.append(message)
         if error_text(headers, "topic") == settings.raw_topic:
             dead.of_raw += 1
         elif error_text(headers, "topic") == settings.result_topic:
-            position = int(error_text(headers, "partition")), int(error_text(headers, "offset"))
             dead.refusals += 1
+            texts = error_text(headers, "partition"), error_text(headers, "offset")
+            if not all(map(str.isdigit, texts)):
+                continue  # not of our making; its schema fault will be told
+            position = int(texts[0]), int(texts[1])
             is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
             (dead.unreadable if is_unreadable else dead.refused).add(position)
     return dead
@@ -285,12 +289,12 @@ def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], sunk: Ma
     if not len(rides):
         return 0, 0
     partition, offset = rides["partition"].to_numpy(), rides["offset"].to_numpy()
-    is_taken = np.ones(len(rides), dtype=bool)
-    for refused_partition, refused_offset in refused:
-        is_taken &= (partition != refused_partition) | (offset != refused_offset)
+    # A position as one integer, so that looking up refusals stays linear.
+    position = partition.astype(np.int64) << 48 | offset
+    is_taken = ~np.isin(position, np.array([at << 48 | by for at, by in refused], dtype=np.int64))
     is_sunk = np.zeros(len(rides), dtype=bool)
-    for sunk_partition, position in sunk.items():
-        is_sunk |= (partition == sunk_partition) & (offset < position)
+    for sunk_partition, end in sunk.items():
+        is_sunk |= (partition == sunk_partition) & (offset < end)
 
     def distinct(mask: np.ndarray[Any, Any]) -> int:
         count: int = pc.count_distinct(rides.filter(pa.array(mask))["ride_id"]).as_py()
@@ -366,4 +370,4 @@ def _json(message: Message) -> Any:
 
 
 def _texts(message: Message) -> dict[str, str]:
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in message.headers() or []}
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers_of(message) or []}

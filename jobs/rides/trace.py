@@ -15,7 +15,7 @@ from google.cloud import storage
 
 from jobs.kafka.claim import Claim, bounds, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import error_text
+from jobs.kafka.dead_letter import error_text, headers_of
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -46,8 +46,8 @@ def trace(
                             continue
                         if topic == settings.result_topic:
                             hours |= _hour(text)
-                        reason = error_text(message.headers(), "exception.class.name")
-                        why = f"{reason}: {error_text(message.headers(), 'exception.message')} — " if reason else ""
+                        reason = error_text(headers_of(message), "exception.class.name")
+                        why = f"{reason}: {error_text(headers_of(message), 'exception.message')} — " if reason else ""
                         yield Sighting(topic, f"partition {partition}, offset {message.offset()}", why + text)
     with elasticsearch_explained(elasticsearch, "looking a ride up"):
         found = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)

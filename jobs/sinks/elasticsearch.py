@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from elastic_transport import TransportError
-from elasticsearch import ApiError, Elasticsearch
+from elasticsearch import ApiError, BadRequestError, Elasticsearch
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
@@ -33,8 +33,15 @@ _BULK_HEADERS = {
 # One line for every request is too much for a log that people read.
 logging.getLogger("elastic_transport.transport").setLevel(logging.WARNING)
 
+# What is wrong with the document itself. Other faults are the cluster's (a closed index, a limit on shards) and pass.
+_DOCUMENT_FAULTS = {
+    "strict_dynamic_mapping_exception",
+    "mapper_parsing_exception",
+    "document_parsing_exception",
+    "illegal_argument_exception",
+    "action_request_validation_exception",
+}
 _VERSION_CONFLICT = 409  # a newer version is there already
-_BAD_DOCUMENT = 400
 _FORBIDDEN = (401, 403)
 
 
@@ -42,14 +49,30 @@ class _RefusedForNowError(Exception):
     """Elasticsearch asks to try again: too many requests, a shard that is away, a disk over its flood stage."""
 
 
-def ensure_template(client: Elasticsearch, name: str, path: Path) -> None:
-    """Apply the index template of a file; it changes nothing where the cluster holds the same one.
+def ensure_template(client: Elasticsearch, index: str, path: Path) -> None:
+    """Apply the index template of a file to an index; it changes nothing where the cluster holds the same one.
+
+    A template acts when an index is made, so an index that is there gets the mapping's new fields as well.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: it could not be applied.
+        ConfigurationError: the index cannot take the mapping, or is an alias that cannot be written to.
+        ServiceUnavailableError: it could not be applied.
     """
-    with explained(client, f"applying index template {name}"):
-        client.indices.put_index_template(name=name, body=json.loads(path.read_text()))
+    template = json.loads(path.read_text())
+    with explained(client, f"applying the template of index {index}"):
+        client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
+        if not client.indices.exists(index=index):
+            return
+        held = client.indices.get(index=index)
+        if len(held) > 1 and not any(found["aliases"].get(index, {}).get("is_write_index") for found in held.values()):
+            raise ConfigurationError(f"{index} is an alias of several indices and none of them is its write index.")
+        try:
+            client.indices.put_mapping(index=index, **template["template"]["mappings"])
+        except BadRequestError as error:
+            raise ConfigurationError(
+                f"Index {index} holds another mapping than {path.name} and cannot take it ({error.message}: "
+                f"{error.info['error']['reason']}). Delete the index or rebuild it under another RIDES_INDEX."
+            ) from error
 
 
 def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
@@ -101,7 +124,7 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
             again = []
             for row, item in zip(left.tolist(), items, strict=True):
                 result = item["index"]
-                if result["status"] == _BAD_DOCUMENT:
+                if result.get("error", {}).get("type") in _DOCUMENT_FAULTS:
                     refusals[row] = _describe(result["error"])
                 elif result["status"] in _FORBIDDEN and result["error"]["type"] != "cluster_block_exception":
                     raise ConfigurationError(f"Elasticsearch forbids writing to {index}: {_describe(result['error'])}")

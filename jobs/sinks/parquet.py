@@ -75,9 +75,8 @@ def export(client: storage.Client, bucket: str, rows: pa.RecordBatch, name: Call
     parts = [(name(hour), part) for hour, part in by_hour(rows)]
     target = client.bucket(bucket)
     with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, explained(client, f"writing to bucket {bucket}"):
-        uploads = [pool.submit(_upload, target, name, part) for name, part in parts]
-        for upload in uploads:
-            upload.result()
+        for _ in pool.map(lambda part: _upload(target, *part), parts):  # the first failure cancels the rest
+            pass
     return [name for name, _ in parts]
 
 
@@ -85,9 +84,12 @@ def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of each hour of ts, in the order of their offsets."""
     # strftime would print the years before 1000 without leading zeros.
     hours = rows.column("ts").cast(pa.int64()).to_numpy() // 3_600_000_000
-    for hour in np.unique(hours).tolist():
+    in_order = np.argsort(hours, kind="stable")
+    found, begins, counts = np.unique(hours[in_order], return_index=True, return_counts=True)
+    ordered = rows.take(pa.array(in_order))
+    for hour, begin, count in zip(found.tolist(), begins.tolist(), counts.tolist(), strict=True):
         at = np.datetime64(hour, "h").item()
-        yield f"{at.year:04d}/{at:%m/%d/%H}", rows.filter(pa.array(hours == hour))
+        yield f"{at.year:04d}/{at:%m/%d/%H}", ordered.slice(begin, count)
 
 
 def _upload(target: storage.Bucket, name: str, rows: pa.RecordBatch) -> None:

@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from hooks.kafka_hook import KafkaHook
-from jobs.errors import ConfigurationError
+from jobs.errors import ConfigurationError, StagedFilesGoneError
 from jobs.kafka.consume import group_offsets
 from jobs.settings import Settings, load
 from jobs.staging import Folder, Manifest, read_manifest
@@ -35,6 +35,8 @@ class DatastreamOperator(BaseOperator):
             return self.work(context, load())
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
+        except StagedFilesGoneError as error:
+            raise AirflowSkipException(str(error)) from error
 
     @cached_property
     def kafka(self) -> dict[str, Any]:

@@ -33,13 +33,13 @@ class CommitOffsetsOperator(DatastreamOperator):
     def work(self, context: Context, settings: Settings) -> None:
         from jobs.rides.commit import Rejects, commit_offsets
 
-        transformed = self.unfinished(self.transformed)
+        transformed = read_manifest(self.transformed)
         rejects = [
             Rejects(transformed, "TransformJSON", "VALUE_CONVERTER"),
             Rejects(read_manifest(self.indexed), "PutElasticSearch", "TASK_PUT"),
         ]
         refused = commit_offsets(self.kafka, transformed, rejects, self.dlq_topic, self.dag_id)
-        self.run_folder(context, settings).delete_chunks()
+        self.run_folder(context, settings).delete()
         self.log.info("Committed %s; refused: %d", transformed.ends, refused.total())
         for reason, count in refused.items():
             Stats.incr(f"datastream.rides.refused.{reason}", count)

@@ -11,7 +11,7 @@ from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
 from jobs.kafka.claim import holds_messages
-from jobs.kafka.consume import Limits, stage, sweep
+from jobs.kafka.consume import Limits, stage
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -53,6 +53,8 @@ class ConsumeKafkaOperator(DatastreamOperator):
         self.gcp_conn_id = gcp_conn_id
 
     def work(self, context: Context, settings: Settings) -> str:
+        # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
+        self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
         staged = stage(
             self.kafka,
             self.topic,
@@ -63,20 +65,17 @@ class ConsumeKafkaOperator(DatastreamOperator):
             is_planned=self.is_planned,
             has_output=self._has_output,
         )
-        sweep(self.kafka, self.topic, self.group, self.dag_folder(context, settings))
-        if staged is None:
+        Stats.gauge(f"datastream.lag.{self.topic}", staged.lag)
+        if staged.manifest is None:
             raise AirflowSkipException(f"Nothing new on {self.topic}.")
-        url, manifest = staged
-        offsets = sum(claim.end - claim.start for claim in manifest.claims)
         self.log.info(
-            "Staged %d messages of %s in %d chunks (%d offsets)",
-            manifest.records,
+            "Staged %d messages of %s in %d chunks; the group was %d offsets behind",
+            staged.manifest.records,
             self.topic,
-            len(manifest.chunks),
-            offsets,
+            len(staged.manifest.chunks),
+            staged.lag,
         )
-        Stats.gauge(f"datastream.claimed.{self.topic}", manifest.records)
-        return url
+        return staged.url
 
     def _has_output(self, client: Consumer) -> bool:
         if any(holds_messages(client, topic) for topic in self.output_topics):
