@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,21 @@ import pytest
 
 from infra.local import elasticsearch, environment, gcs, kafka, ports
 from infra.local import stack as services
-from jobs.settings import Settings, load
+from jobs.settings import ROOT, Settings, load
 
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
 DLQ_MAX_MESSAGE_BYTES = 2 * 2**20
+
+# Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
+GUARDIAN = """
+import shutil, sys
+from infra.local import stack
+from jobs.settings import Settings
+
+sys.stdin.read()
+stack.down(Settings(datastream_state=sys.argv[1]))
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,9 @@ def stack() -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
+        guardian = subprocess.Popen(
+            [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
+        )
         try:
             services.up(wanted, only=NAMES)
             settings = load()
@@ -90,7 +105,7 @@ def stack() -> Iterator[Stack]:
             )
         finally:
             services.down(wanted)
-            shutil.rmtree(state, ignore_errors=True)
+            guardian.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")

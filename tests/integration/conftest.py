@@ -27,7 +27,7 @@ def pricing(
 
 
 @pytest.fixture
-def sinking(
+def sinking(  # noqa: PLR0917 (fixtures)
     stack: Stack,
     topic_factory: Callable[..., str],
     fresh_name: Callable[[str], str],

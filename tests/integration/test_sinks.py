@@ -1,0 +1,412 @@
+"""rides_result → Elasticsearch and Parquet: the same thing at every try; what cannot go on is a dead letter."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pyarrow.parquet as pq
+import pytest
+from elasticsearch import Elasticsearch
+
+from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.kafka.consume import Limits
+from jobs.rides.transform import SINK_SCHEMA
+from jobs.sinks import elasticsearch as elasticsearch_sink
+from jobs.sinks import parquet as parquet_sink
+from jobs.sinks.parquet import holds_objects
+from tests.conftest import Stack
+from tests.helpers import Raw, encode, keyed, produce, result
+from tests.integration.flow import Pricing, Sinking
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def results(count: int, **changes: Any) -> list[dict[str, Any]]:
+    return [result(**changes) for _ in range(count)]
+
+
+def send(sinking: Sinking, contents: list[dict[str, Any]]) -> None:
+    produce(sinking.config, sinking.source, map(keyed, contents))
+
+
+def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
+    return [row for content in objects.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+
+
+# --- The plain way -----------------------------------------------------------------------------
+
+
+def test_both_sinks_hold_every_ride(sinking: Sinking) -> None:
+    hours = ["2026-01-05T08:15:30.123456Z", "2026-01-05T09:00:00.000000Z", "0001-01-01T00:00:00.000000Z"]
+    contents = [content for hour in hours for content in results(20, ts=hour)]
+    send(sinking, contents)
+    assert sinking.run() == {}
+    documents, objects = sinking.documents(), sinking.objects()
+    rows = {row["ride_id"]: row for row in rows_of(objects)}
+    assert set(documents) == set(rows) == {content["ride_id"] for content in contents}
+    assert len(rows_of(objects)) == len(contents)
+    stamps = {document["agent_timestamp"] for document in documents.values()}
+    assert len(stamps) == 1, "stamped once, the same in both sinks"
+    for content in contents:
+        document, row = documents[content["ride_id"]], rows[content["ride_id"]]
+        assert {name: document[name] for name in content} == content
+        assert row["ts"].isoformat(timespec="microseconds").replace("+00:00", "Z") == content["ts"]
+        assert row["agent_timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z") in stamps
+        assert (row["origin_lat"], row["destination_lon"]) == (content["origin"]["lat"], content["destination"]["lon"])
+        assert all(row[name] == document[name] for name in ("price_total", "kafka_partition", "kafka_offset"))
+        assert document["_version"] == document["kafka_offset"]
+    for name, content in objects.items():
+        folder, hour = name.removeprefix(sinking.prefix).rsplit("/", 1)[0], hours
+        assert folder in {"2026/01/05/08", "2026/01/05/09", "0001/01/01/00"}, hour
+        assert pq.read_schema(io.BytesIO(content)).equals(SINK_SCHEMA)
+        assert "//" not in name
+    assert sinking.stage() is None
+
+
+def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking) -> None:
+    from tests.helpers import ride
+
+    rides = [ride(comfort="eco") for _ in range(30)]
+    produce(pricing.config, pricing.source, map(keyed, rides))
+    pricing.run()
+    sinking.source = pricing.result
+    assert sinking.run() == {}
+    assert set(sinking.documents()) == {content["ride_id"] for content in rides}
+    assert {row["comfort"] for row in rows_of(sinking.objects())} == {"low"}
+
+
+def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
+    near, far = result(), result(origin={"lat": 48.85, "lon": 2.35})
+    send(sinking, [near, far])
+    sinking.run()
+    sinking.elasticsearch.indices.refresh(index=sinking.index)
+    query = {"geo_distance": {"distance": "5km", "origin": {"lat": 48.86, "lon": 2.35}}}
+    hits = sinking.elasticsearch.search(index=sinking.index, query=query)["hits"]["hits"]
+    assert [hit["_id"] for hit in hits] == [far["ride_id"]]
+    mapping = sinking.elasticsearch.indices.get_mapping(index=sinking.index)[sinking.index]["mappings"]
+    assert mapping["dynamic"] == "strict"
+    assert mapping["properties"]["price_total"] == {"type": "double"}
+
+
+# --- The same thing again ----------------------------------------------------------------------
+
+
+def test_a_replay_writes_the_same_objects_and_documents(sinking: Sinking) -> None:
+    send(sinking, results(120))
+    sinking.write()
+    objects, documents = sinking.objects(), sinking.documents()
+    assert len(objects) > 10
+    send(sinking, results(33))  # the topic grows while the run fails
+    written = sinking.write()
+    assert sinking.objects() == objects, "the same names, the same bytes"
+    assert sinking.documents() == documents
+    sinking.commit(*written)
+    assert sinking.run() == {}
+    assert len(rows_of(sinking.objects())) == len(sinking.documents()) == 153
+    assert all(sinking.objects()[name] == content for name, content in objects.items())
+
+
+def test_duplicates_are_one_document_and_two_rows(sinking: Sinking) -> None:
+    content = result()
+    others = results(20)
+    send(sinking, [content, *others, content | {"price_total": 99.5}])
+    sinking.run()
+    document = sinking.documents()[content["ride_id"]]
+    assert document["price_total"] == 99.5
+    assert len(sinking.documents()) == 21
+    assert len(rows_of(sinking.objects())) == 22
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_the_newest_offset_wins_in_any_order(sinking: Sinking, order: tuple[int, ...]) -> None:
+    content = result()
+    sinking.limits = Limits(run_records=100, chunk_records=1, chunk_bytes=2**20)
+    send(sinking, [content | {"price_total": float(number)} for number in range(3)])
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    import msgspec
+
+    for number in order:
+        one = msgspec.structs.replace(transformed, chunks=(transformed.chunks[number],))
+        assert sinking.index_rides(staged, one).rejects == 0
+    (document,) = sinking.documents().values()
+    assert (document["price_total"], document["_version"]) == (2.0, 2)
+
+
+def test_many_workers_at_once_do_no_harm(sinking: Sinking) -> None:
+    send(sinking, results(200))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(sinking.index_rides, staged, transformed) for _ in range(4)]
+        assert [future.result().rejects for future in futures] == [0] * 4
+        assert len({tuple(names) for names in pool.map(lambda _: sinking.export(transformed), range(4))}) == 1
+    assert len(sinking.documents()) == len(rows_of(sinking.objects())) == 200
+
+
+# --- What cannot go on -------------------------------------------------------------------------
+
+
+def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking) -> None:
+    # A double that does not fit this field is refused; the others are taken.
+    properties = {"price_base": {"type": "byte"}}
+    sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
+    good, bad = results(15, price_base=2.0), results(7, price_base=5000.0)
+    contents = [*good, *bad]
+    random.Random(7).shuffle(contents)
+    headers = [("trace", b"\x00\xff")]
+    produce(sinking.config, sinking.source, [keyed(content)._replace(headers=headers) for content in contents])
+    transformed, indexed = sinking.write()
+    assert indexed.rejects == 7
+    assert sinking.commit(transformed, indexed) == {"refused_by_elasticsearch": 7}
+
+    dead = sinking.dead_letters()
+    assert Counter(letter.key for letter in dead) == Counter(content["ride_id"].encode() for content in bad)
+    by_id = {content["ride_id"].encode(): encode(content) for content in bad}
+    for letter in dead:
+        assert letter.value == by_id[letter.key or b""]
+        assert (letter.headers or [])[:1] == headers
+        error = letter.error
+        assert (error["topic"], error["stage"]) == (sinking.source, "TASK_PUT")
+        assert (error["connector.name"], error["task.id"]) == ("dag_index_and_export", "PutElasticSearch")
+        assert error["exception.class.name"] == "refused_by_elasticsearch"
+        assert "price_base" in error["exception.message"]
+    assert set(sinking.documents()) == {content["ride_id"] for content in good}
+    assert len(rows_of(sinking.objects())) == 22, "Parquet holds them all"
+
+
+def test_an_index_that_knows_no_such_field_refuses_all(sinking: Sinking) -> None:
+    sinking.elasticsearch.indices.create(
+        index=sinking.index, settings={"index.mapping.total_fields.limit": 1000}, mappings={"dynamic": "strict"}
+    )
+    sinking.elasticsearch.indices.put_mapping(index=sinking.index, properties={"extra": {"type": "keyword"}})
+    send(sinking, results(3))
+    assert sinking.run() in ({}, {"refused_by_elasticsearch": 3})
+
+
+def test_values_that_are_no_result_are_dead_letters(sinking: Sinking) -> None:
+    good = results(5)
+    bad = [None, b"", b"\xff", b"{}", encode(result(price_total=-1)), encode(result(comfort="eco"))]
+    produce(sinking.config, sinking.source, [*map(keyed, good), *(Raw(value, b"k") for value in bad)])
+    assert sinking.run() == {"invalid_result": 6}
+    dead = sinking.dead_letters()
+    assert Counter(letter.value for letter in dead) == Counter(bad)
+    for letter in dead:
+        error = letter.error
+        assert (error["topic"], error["stage"], error["task.id"]) == (
+            sinking.source,
+            "VALUE_CONVERTER",
+            "TransformJSON",
+        )
+    assert len(sinking.documents()) == len(rows_of(sinking.objects())) == 5
+
+
+def test_a_missing_bucket_stops_before_anything_is_written(sinking: Sinking) -> None:
+    send(sinking, results(5))
+    transformed = sinking.transform(sinking.staged())
+    sinking.bucket = "no-such-bucket"
+    with pytest.raises(ConfigurationError, match=r"no bucket 'no-such-bucket' at http://127\.0\.0\.1:.*GCS_BUCKET"):
+        sinking.export(transformed)
+    with pytest.raises(ConfigurationError, match="no-such-bucket"):
+        holds_objects(sinking.gcs, "no-such-bucket", sinking.prefix)
+    assert "no-such-bucket" not in {bucket.name for bucket in sinking.gcs.list_buckets()}
+
+
+def test_whether_a_prefix_holds_objects(sinking: Sinking) -> None:
+    assert not holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
+    neighbour = sinking.prefix.rstrip("/") + "-other/x.parquet"
+    sinking.gcs.bucket(sinking.bucket).blob(neighbour).upload_from_string(b"x")
+    assert not holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
+    send(sinking, results(1))
+    sinking.run()
+    assert holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
+    assert holds_objects(sinking.gcs, sinking.bucket, f"/{sinking.prefix}/")
+
+
+# --- Elasticsearch away for a while (a fake stands in front of the real one) -------------------
+
+
+class FakeGateway(ThreadingHTTPServer):
+    """Passes requests on to the real Elasticsearch, after refusing as many bulk requests as it was told to."""
+
+    refusals: list[int | str]
+    asked = 0
+    target = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeGateway
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
+        first: dict[str, Any] | None = None
+        if "_bulk" in self.path:
+            self.server.asked += 1
+            refusal = self.server.refusals.pop(0) if self.server.refusals else None
+            if refusal == "hang up":
+                self.close_connection = True
+                return None
+            if refusal == "first document":
+                first = {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "-"}}}
+                body = b"".join(body.splitlines(keepends=True)[2:])
+            elif refusal is not None:
+                return self._reply(int(refusal), b'{"error":{"type":"fake","reason":"not now"},"status":%d}' % refusal)
+        request = Request(self.server.target + self.path, body or None, headers, method=self.command)  # noqa: S310
+        with urlopen(request, timeout=30) as response:  # noqa: S310
+            status, content = response.status, response.read()
+        if first:
+            content = json.dumps({"items": [first, *json.loads(content)["items"]]}).encode()
+        return self._reply(status, content)
+
+    def _reply(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/vnd.elasticsearch+json;compatible-with=9")
+        self.send_header("x-elastic-product", "Elasticsearch")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_HEAD = _answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway(stack: Stack) -> Iterator[FakeGateway]:
+    server = FakeGateway(("127.0.0.1", 0), _Handler)
+    server.refusals, server.target = [], stack.settings.es_url
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def _through(sinking: Sinking, server: FakeGateway) -> str:
+    host, port = server.server_address[:2]
+    address = f"http://{host}:{port}"
+    sinking.elasticsearch = Elasticsearch(address)
+    return address
+
+
+@pytest.mark.parametrize(
+    "refusals", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
+)
+def test_fake_gateway_refuses_for_now_and_nothing_is_lost(
+    sinking: Sinking, gateway: FakeGateway, refusals: list[int | str]
+) -> None:
+    contents = results(25)
+    send(sinking, contents)
+    real = sinking.elasticsearch
+    _through(sinking, gateway)
+    gateway.refusals = list(refusals)
+    sinking.limits = Limits(run_records=100, chunk_records=100, chunk_bytes=2**20)
+    assert sinking.run() == {}
+    assert gateway.refusals == []
+    sinking.elasticsearch = real
+    assert set(sinking.documents()) == {content["ride_id"] for content in contents}
+
+
+@pytest.mark.parametrize("refusal", [429, 503, "first document"])
+def test_fake_gateway_refuses_too_long(
+    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: int | str
+) -> None:
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    produce(sinking.config, sinking.source, [keyed(content)._replace(partition=0) for content in results(5)])
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    real = sinking.elasticsearch
+    address = _through(sinking, gateway)
+    gateway.refusals = [refusal] * 1000
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}.*make local-status"):
+        sinking.index_rides(staged, transformed)
+    assert gateway.asked > 1
+    assert sinking.offsets()[0] == 0, "nothing is committed"
+    gateway.refusals = []
+    indexed = sinking.index_rides(staged, transformed)
+    sinking.commit(transformed, indexed)
+    sinking.elasticsearch = real
+    assert len(sinking.documents()) == 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_fake_gateway_forbids_and_the_task_fails_at_once(sinking: Sinking, gateway: FakeGateway, status: int) -> None:
+    send(sinking, results(1))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    _through(sinking, gateway)
+    gateway.refusals = [status] * 1000
+    with pytest.raises(ConfigurationError, match="Elasticsearch at"):
+        sinking.index_rides(staged, transformed)
+    assert gateway.asked == 1
+
+
+def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a full disk does to an index: retried, then a failed task, and no dead letters."""
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    sinking.elasticsearch.indices.create(index=sinking.index)
+    block = "index.blocks.read_only_allow_delete"
+    sinking.elasticsearch.indices.put_settings(index=sinking.index, settings={block: True})
+    with pytest.raises(ServiceUnavailableError, match="cluster_block_exception"):
+        sinking.index_rides(staged, transformed)
+    sinking.elasticsearch.indices.put_settings(index=sinking.index, settings={block: None})
+    assert sinking.index_rides(staged, transformed).rejects == 0
+    assert len(sinking.documents()) == 5
+
+
+# --- Services that are away --------------------------------------------------------------------
+
+
+def _closed_port() -> int:
+    import socket
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    address = f"http://127.0.0.1:{_closed_port()}"
+    sinking.elasticsearch = Elasticsearch(address)
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}"):
+        sinking.index_rides(staged, transformed)
+
+
+def test_cloud_storage_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    monkeypatch.setattr(parquet_sink, "_RETRY", parquet_sink._RETRY.with_timeout(1))
+    send(sinking, results(5))
+    transformed = sinking.transform(sinking.staged())
+    address = f"http://127.0.0.1:{_closed_port()}"
+    sinking.gcs = storage.Client(
+        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": address}
+    )
+    with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
+        sinking.export(transformed)
+    with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
+        holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
+    assert sinking.offsets()[0] == 0
