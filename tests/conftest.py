@@ -16,10 +16,11 @@ import pytest
 
 from infra.local import elasticsearch, environment, gcs, kafka, ports
 from infra.local import stack as services
+from jobs.kafka.topics import declared
 from jobs.settings import ROOT, Settings, load
+from tests.helpers import until
 
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
-DLQ_MAX_MESSAGE_BYTES = 2 * 2**20
 
 # Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
 GUARDIAN = """
@@ -110,15 +111,22 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def topic_factory(stack: Stack) -> Callable[..., str]:
-    """Makes a topic of six partitions and a name of its own; one whose prefix has `dlq` in it takes 2 MiB."""
+    """Makes a topic with a name of its own, otherwise as topics.yml declares the one that its prefix means.
+
+    The prefix says raw, result or dlq; any other one is taken for raw.
+    """
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient(stack.kafka)
+    settings = {topic.setting: topic for topic in declared(ROOT / "infra" / "kafka" / "topics.yml", {})}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"
-        config = {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)} if "dlq" in prefix else {}
+        setting = next((it for it in settings if it.split("_")[0].lower() in prefix), "RAW_TOPIC")
+        config = {key: str(value) for key, value in settings[setting].config.items()}
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        # The controller has it; the broker hears of it a moment later.
+        until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
         return name
 
     return make

@@ -44,7 +44,7 @@ class Flow:
         return read_all(self.config, self.dlq)
 
     def _stage(self, *, is_planned: bool, wait_s: float) -> Manifest | None:
-        staged = stage(
+        return stage(
             self.config,
             self.source,
             self.group,
@@ -53,8 +53,7 @@ class Flow:
             wait_s=wait_s,
             is_planned=is_planned,
             has_output=lambda _: self.has_output,
-        )
-        return staged and staged[1]
+        ).manifest
 
 
 @dataclass

@@ -241,7 +241,7 @@ def test_an_empty_topic_is_a_skipped_run_without_an_event(dags: Dags) -> None:
 
 
 def test_refusals_carry_the_names_of_dag_and_task(dags: Dags) -> None:
-    properties = {"price_base": {"type": "byte"}}
+    properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     dags.stack.elasticsearch.indices.create(index=dags.index, mappings={"properties": properties})
     produce(dags.stack.kafka, dags.result, [keyed(result(price_base=5000.0)), Raw(b"no result", b"k")])
     assert dags.index_and_export() == all_("success", INDEX)

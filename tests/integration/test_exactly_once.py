@@ -176,6 +176,18 @@ def test_the_largest_message_fits_the_dead_letters(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
+def test_what_was_small_only_because_it_was_compressed_fits_too(pricing: Pricing) -> None:
+    """The limit of a topic is on compressed batches: rides_raw takes 20 MiB of zeros from a producer with zstd."""
+    huge = b"\xff" + bytes(20 * 2**20)
+    producer = Producer({**pricing.config, "compression.type": "zstd", "message.max.bytes": 2**25})
+    producer.produce(pricing.source, huge, b"key")
+    assert producer.flush(DEADLINE_S) == 0
+    produce(pricing.config, pricing.source, rides(3))
+    assert pricing.run().results == 3
+    (letter,) = pricing.dead_letters()
+    assert letter.value == huge
+
+
 def test_chunks_end_at_records_or_bytes(pricing: Pricing) -> None:
     sent = [Raw(encode(ride(note="x" * size)), b"k", partition=1) for size in (10, 10, 3000, 10, 10, 10, 10, 10)]
     produce(pricing.config, pricing.source, sent)
@@ -339,7 +351,7 @@ def test_a_zombie_that_has_initialised_is_fenced(pricing: Pricing, monkeypatch: 
         send_all(writer, *arguments)
 
     monkeypatch.setattr(GroupWriter, "send_all", asleep)
-    with pytest.raises(ServiceUnavailableError, match=f"newer worker of group {pricing.group} has taken over"):
+    with pytest.raises(ServiceUnavailableError, match=f"group {pricing.group} failed: a newer worker has taken over"):
         pricing.publish(computed)
     assert_once(pricing, sent)
 

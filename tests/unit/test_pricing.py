@@ -214,12 +214,8 @@ def test_the_columns_agree_with_the_contract(values: list[bytes | None]) -> None
     "zero",
     [
         "-0.0",
-        pytest.param(
-            "-0",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the fast path reads the integer -0 as 0.0, parse_ride reads it as -0.0"
-            ),
-        ),
+        "-0",
+        "-0e1",
     ],
 )
 def test_a_negative_zero_is_the_same_on_both_paths(zero: str) -> None:

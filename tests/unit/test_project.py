@@ -102,7 +102,8 @@ def test_topics_are_as_designed() -> None:
     days = {setting: int(topic.config["retention.ms"]) / DAY_MS for setting, topic in topics.items()}
     assert days == {"RAW_TOPIC": 7, "RESULT_TOPIC": 7, "DLQ_TOPIC": 14}
     largest = {setting: int(topic.config["max.message.bytes"]) for setting, topic in topics.items()}
-    assert largest == {"RAW_TOPIC": 1_048_588, "RESULT_TOPIC": 1_048_588, "DLQ_TOPIC": 2 * 2**20}
+    assert largest["RAW_TOPIC"] == largest["RESULT_TOPIC"] >= 2**20
+    assert largest["DLQ_TOPIC"] >= 2 * largest["RAW_TOPIC"], "the largest bad message and its headers fit"
 
 
 def test_topics_take_their_names_from_settings() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from jobs.errors import OffsetsError
+from jobs.errors import StagedFilesGoneError
 from jobs.kafka.claim import Claim
 from jobs.settings import Settings
 from jobs.staging import (
@@ -30,9 +27,8 @@ from jobs.staging import (
 )
 from tests.helpers import messages
 
-CHUNK = Chunk(partition=1, first=5, last=8, next=9, records=3, url="")
+CHUNK = Chunk(partition=1, first=5, last=8, records=3, url="")
 MANIFEST = Manifest("raw", "group", "2026-01-05T08:15:30.000000Z", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,))
-DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -129,61 +125,38 @@ def test_a_claim_is_passed_when_all_its_partitions_are(offsets: dict[int, int | 
     assert MANIFEST.is_passed_by(offsets) is passed
 
 
-def test_a_swept_manifest_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OffsetsError, match=r"gone/manifest.json were swept.*Clear the run from ConsumeKafka"):
+def test_a_manifest_that_is_gone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json is gone.*clear the run from ConsumeKafka"):
         read_manifest(f"file://{tmp_path}/gone/manifest.json")
 
 
-def test_chunks_go_and_manifests_stay(folder: Folder, tmp_path: Path) -> None:
-    for task in ("ConsumeKafka", "ComputeCostTravel"):
-        place = folder.child("run", task, "1")
-        place.write_table("chunk", [messages([b"a"])], MESSAGE_SCHEMA)
-        place.write_manifest(MANIFEST)
-    other = folder.child("other").write_table("chunk", [], MESSAGE_SCHEMA)
-    folder.child("run").delete_chunks()
-    assert files(tmp_path) == {
-        "staging/run/ConsumeKafka/1/manifest.json",
-        "staging/run/ComputeCostTravel/1/manifest.json",
-        "staging/other/chunk.arrow",
-    }
-    assert list(read_batches(other)) == []
-    folder.child("run").delete_chunks()
-    folder.child("never made").delete_chunks()
+def _populate(folder: Folder, *runs: str) -> None:
+    for run in runs:
+        for task in ("ConsumeKafka", "ComputeCostTravel"):
+            place = folder.child(run, task, "1")
+            place.write_table("chunk", [messages([b"a"])], MESSAGE_SCHEMA)
+            place.write_manifest(MANIFEST)
 
 
-def old(path: Path) -> None:
-    then = time.time() - 2 * 86400
-    for file in [path, *path.rglob("*")]:
-        os.utime(file, (then, then))
+def test_a_run_that_is_done_leaves_nothing(folder: Folder, tmp_path: Path) -> None:
+    _populate(folder, "run", "other")
+    folder.child("run").delete()
+    assert {path.name for path in (tmp_path / "staging").iterdir()} == {"other"}
+    folder.child("run").delete()
+    folder.child("never made").delete()
+    assert len(files(tmp_path)) == 4
 
 
-def test_only_old_runs_that_the_group_has_passed_are_swept(folder: Folder, tmp_path: Path) -> None:
-    def run(name: str, end: int) -> Path:
-        place = folder.child(name, "ConsumeKafka", "1")
-        place.write_table("chunk", [messages([b"a"])], MESSAGE_SCHEMA)
-        place.write_manifest(msgspec.structs.replace(MANIFEST, claims=(Claim(0, 0, end),)))
-        return tmp_path / "staging" / name
-
-    old(run("old-passed", 10))
-    old(run("old-pending", 11))
-    run("new-passed", 10)
-    old(run("old-but-busy", 10))
-    folder.child("old-but-busy", "PublishKafka", "1").write_table("chunk", [], MESSAGE_SCHEMA)
-    folder.child("old-without-manifest").write_table("chunk", [], MESSAGE_SCHEMA)
-    old(tmp_path / "staging" / "old-without-manifest")
-    asked: list[Manifest] = []
-
-    def passed(manifest: Manifest) -> bool:
-        asked.append(manifest)
-        return manifest.is_passed_by({0: 10})
-
-    assert folder.sweep(DAY, passed) == 2
-    assert {path.name for path in (tmp_path / "staging").iterdir()} == {"old-pending", "new-passed", "old-but-busy"}
-    assert len(asked) == 2
-
-
-def test_sweeping_where_nothing_was_staged(folder: Folder) -> None:
-    assert folder.sweep(DAY, lambda _: True) == 0
+def test_only_the_run_at_work_is_kept(folder: Folder, tmp_path: Path) -> None:
+    _populate(folder.child("dag"), "run", "older", "oldest")
+    _populate(folder.child("another dag"), "run")
+    folder.child("dag").delete_all_but(folder.child("dag", "run"))
+    assert {path.name for path in (tmp_path / "staging" / "dag").iterdir()} == {"run"}
+    assert len(files(tmp_path)) == 8
+    folder.child("dag").delete_all_but(folder.child("dag", "another"))
+    assert {path.name for path in (tmp_path / "staging").rglob("*.json")} == {"manifest.json"}
+    assert len(files(tmp_path)) == 4
+    folder.child("never made").delete_all_but(folder.child("never made", "run"))
 
 
 def test_rejects_keep_the_message() -> None:

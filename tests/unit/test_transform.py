@@ -197,7 +197,7 @@ def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:
     for values in chunks:
         url = folder.write_table(f"{first}", [messages(values, first)], MESSAGE_SCHEMA)
         last = first + len(values) - 1
-        made.append(Chunk(4, first, last, last + 1, len(values), url))
+        made.append(Chunk(4, first, last, len(values), url))
         first = last + 1
     return Manifest("result", "group", STAMP, (Claim(4, 0, first),), tuple(made))
 
