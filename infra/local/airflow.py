@@ -33,10 +33,6 @@ COMPONENTS = {
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
 
-# SQLite has one writer: wait for it instead of failing with "database is locked" after 5 s.
-# Airflow takes the import path of this dictionary.
-SQLITE_ARGUMENTS = {"timeout": 60}
-
 _TUNING = {
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -105,7 +101,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     home = where.airflow
     database = home / "airflow.db"
     url = f"http://localhost:{settings.airflow_port}"
-    arguments = f"{__name__}.SQLITE_ARGUMENTS"
+    arguments = "infra.local.sqlite.ARGUMENTS"
     return {
         **environment.of_settings(settings),
         **_TUNING,

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
-from confluent_kafka import Message
+from confluent_kafka import Consumer, Message
 
-from jobs.kafka.claim import Claim, bounds, committed, partitions, read, starting_offsets
+from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read, starting_offsets
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of, replay_headers, times_replayed
 from jobs.kafka.transaction import group_writer
@@ -29,9 +29,19 @@ def latest(config: Config, topic: str, count: int) -> list[Message]:
     found: list[Message] = []
     with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
         for partition, within in bounds(client, topic, partitions(client, topic)).items():
-            for messages in read(client, topic, Claim(partition, max(within.low, within.end - count), within.end)):
-                found += messages
+            found += _last(client, topic, partition, within, count)
     return sorted(found, key=lambda message: message.timestamp()[1], reverse=True)[:count]
+
+
+def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: int) -> list[Message]:
+    """The last messages of a partition. Transaction markers take offsets too, so it looks ever further back."""
+    span = 2 * count
+    while True:
+        start = max(within.low, within.end - span)
+        found = [it for messages in read(client, topic, Claim(partition, start, within.end)) for it in messages]
+        if len(found) >= count or start == within.low:
+            return found[-count:]
+        span *= 4
 
 
 def replay(config: Config, topic: str, sources: tuple[str, ...], max_replays: int) -> Replayed:

@@ -49,8 +49,6 @@ COMFORTS = {
     "comfort": "medium",
     "business": "high",
 }
-POINTS = ("origin", "destination")
-AMOUNTS = ("duration_min", "price_base", "price_per_km", "price_per_min")
 
 # RFC 3339 (section 5.6), with at most microseconds. Python's datetime knows no leap second, so :60 is turned away.
 _TIMESTAMP = re.compile(

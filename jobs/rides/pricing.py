@@ -131,13 +131,15 @@ def _try_decode(value: bytes) -> Ride | None:
 
 
 def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
-    numbers = np.fromiter(chain.from_iterable(map(_numbers_of, rides)), dtype=np.float64, count=8 * len(rides))
+    numbers = np.fromiter(
+        chain.from_iterable(map(_numbers_of, rides)), dtype=np.float64, count=len(_NUMBERS) * len(rides)
+    )
     columns = [
         pa.array([ride.ride_id for ride in rides], pa.string()),
         pa.array([ride.ts for ride in rides], pa.string()),
         pa.array([ride.comfort for ride in rides], pa.string()),
     ]
-    columns += [pa.array(column) for column in np.ascontiguousarray(numbers.reshape(-1, 8).T)]
+    columns += [pa.array(column) for column in np.ascontiguousarray(numbers.reshape(-1, len(_NUMBERS)).T)]
     return pa.record_batch(columns, schema=_RIDES_SCHEMA)
 
 
@@ -159,8 +161,8 @@ def _normalise(raw: pa.BinaryArray, rides: pa.RecordBatch) -> tuple[pa.RecordBat
 def _without_repeated_members(raw: pa.BinaryArray, ts: pa.StringArray) -> Mask:
     """Where a decoded ride certainly repeats no key: the decoder keeps the last one silently.
 
-    All members are there and no other (the decoder saw to that), so a further one shows as a further colon, unless
-    an escape (\\u003a) hides or adds one.
+    All members are there and no other (the decoder saw to that, because no member of Ride has a default), so a
+    further one shows as a further colon, unless an escape (\\u003a) hides or adds one.
     """
     offsets = np.frombuffer(raw.buffers()[1], dtype=np.int32)[raw.offset : raw.offset + len(raw) + 1]
     data = np.frombuffer(raw.buffers()[2] or b"", dtype=np.uint8)[: offsets[-1]]
