@@ -49,7 +49,7 @@ def make_rides() -> list[dict[str, Any]]:
 
 
 def index_rides(client: Elasticsearch, index: str, rides: list[dict[str, Any]]) -> None:
-    ensure_template(client, "rides", TEMPLATE)
+    ensure_template(client, index, TEMPLATE)
     documents = [
         {"_index": index, "_id": ride["ride_id"], "_source": ride | {"ts": ride["ts"].isoformat()}} for ride in rides
     ]
