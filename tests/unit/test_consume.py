@@ -197,9 +197,7 @@ def test_what_retention_took_is_counted() -> None:
 
 
 def test_an_offset_behind_the_end_is_named() -> None:
-    with pytest.raises(
-        OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"
-    ):
+    with pytest.raises(OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"):
         starting_offsets("raw", "g", at(10), {0: Bounds(0, 9)}, has_output=False)
 
 
