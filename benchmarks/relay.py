@@ -20,6 +20,7 @@ def relay(bootstrap_servers: str, source: str, target: str, group: str) -> int:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "queued.min.messages": 100_000,
+            "fetch.queue.backoff.ms": 10,
             "fetch.message.max.bytes": 8 * 2**20,
         }
     )

@@ -7,8 +7,9 @@ is whole.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -193,16 +194,16 @@ def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: l
     )
 
 
-def prefetched(load: Callable[[Chunk], T], chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, T]]:
-    """Each chunk with what `load` makes of it, the next one being loaded while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: list[tuple[Chunk, Any]] = []
+def prefetched(load: Callable[[Chunk], T], chunks: Iterable[Chunk], *, ahead: int = 1) -> Iterator[tuple[Chunk, T]]:
+    """Each chunk with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
+    with ThreadPoolExecutor(max_workers=ahead) as pool:
+        loading: deque[tuple[Chunk, Future[T]]] = deque()
         for chunk in chunks:
-            ahead.append((chunk, pool.submit(load, chunk)))
-            if len(ahead) == 2:
-                ready, future = ahead.pop(0)
+            loading.append((chunk, pool.submit(load, chunk)))
+            if len(loading) > ahead:
+                ready, future = loading.popleft()
                 yield ready, future.result()
-        for ready, future in ahead:
+        for ready, future in loading:
             yield ready, future.result()
 
 
@@ -210,16 +211,25 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
     """Messages as a batch of MESSAGE_SCHEMA."""
     return pa.record_batch(
         [
-            pa.array([message.offset() for message in messages], pa.int64()),
-            pa.array([message.timestamp()[1] for message in messages], pa.int64()),
-            pa.array([message.key() for message in messages], pa.binary()),
-            pa.array([message.value() for message in messages], pa.binary()),
-            pa.array([_headers(message) for message in messages], MESSAGE_SCHEMA.field("headers").type),
+            pa.array(list(map(Message.offset, messages)), pa.int64()),
+            pa.array([milliseconds for _, milliseconds in map(Message.timestamp, messages)], pa.int64()),
+            pa.array(list(map(Message.key, messages)), pa.binary()),
+            pa.array(list(map(Message.value, messages)), pa.binary()),
+            _headers(messages),
         ],
         schema=MESSAGE_SCHEMA,
     )
 
 
-def _headers(message: Message) -> list[dict[str, Any]] | None:
-    headers = headers_of(message)
-    return None if headers is None else [{"key": key, "value": value} for key, value in headers]
+def _headers(messages: list[Message]) -> pa.ListArray:
+    kind = MESSAGE_SCHEMA.field("headers").type
+    all_headers = list(map(headers_of, messages))
+    if not any(all_headers):
+        return pa.nulls(len(messages), kind)
+    return pa.array(
+        [
+            None if headers is None else [{"key": key, "value": value} for key, value in headers]
+            for headers in all_headers
+        ],
+        kind,
+    )

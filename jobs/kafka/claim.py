@@ -228,6 +228,8 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
 
 def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
     """The messages before `end`, and whether the partition's position has reached it."""
+    if not any(map(Message.error, batch)) and batch[-1].offset() < end - 1:
+        return batch, False
     messages = []
     for message in batch:
         error = message.error()

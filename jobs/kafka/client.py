@@ -45,6 +45,8 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             "fetch.message.max.bytes": 8 * 2**20,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 64 * 1024,
+            # The default is to stop fetching for a whole second once so much is queued.
+            "fetch.queue.backoff.ms": 10,
             # A reader that goes from partition to partition waits out the last one's fetch each time.
             "fetch.wait.max.ms": 10,
         }

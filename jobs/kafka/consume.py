@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -181,10 +182,19 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
 
 
 def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
-    with closing(read(client, topic, claim)) as messages:
-        for first, last, records, batches in cut(messages, limits.chunk_records, limits.chunk_bytes):
-            url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
-            yield Chunk(claim.partition, first, last, records, url)
+
+    def write(first: int, last: int, records: int, batches: list[pa.RecordBatch]) -> Chunk:
+        url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
+        return Chunk(claim.partition, first, last, records, url)
+
+    with closing(read(client, topic, claim)) as messages, ThreadPoolExecutor(1) as pool:
+        writing: Future[Chunk] | None = None
+        for chunk in cut(messages, limits.chunk_records, limits.chunk_bytes):
+            if writing:
+                yield writing.result()
+            writing = pool.submit(write, *chunk)  # while the next one is read
+        if writing:
+            yield writing.result()
 
 
 def cut(

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_chunk
+from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_batches
 
 # What became of a chunk's messages: a result with its key, or, where there is a reason, the message as it was.
 OUTCOME_SCHEMA = pa.schema(
@@ -85,16 +85,19 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
 
 def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[bytes], list[bytes], list[dict[str, Any]]]:
     """Keys and values of the results, and the rejects, behind the committed offset."""
-    outcomes = read_chunk(chunk.url)
-    if committed is not None and committed > chunk.first:
-        outcomes = outcomes.filter(pc.greater_equal(outcomes.column("offset"), committed))
-    is_good = pc.is_null(outcomes.column("reason"))
-    good = outcomes.filter(is_good)
-    return (
-        good.column("key").to_pylist(),
-        good.column("value").to_pylist(),
-        outcomes.filter(pc.invert(is_good)).to_pylist(),
-    )
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    rejects: list[dict[str, Any]] = []
+    for batch in read_batches(chunk.url):
+        outcomes = batch
+        if committed is not None and committed > chunk.first:
+            outcomes = batch.filter(pc.greater_equal(batch.column("offset"), committed))
+        is_good = pc.is_null(outcomes.column("reason"))
+        good = outcomes.filter(is_good)
+        keys += good.column("key").to_pylist()
+        values += good.column("value").to_pylist()
+        rejects += outcomes.filter(pc.invert(is_good)).to_pylist()
+    return keys, values, rejects
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:

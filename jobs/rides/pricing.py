@@ -93,16 +93,21 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     for row in rows[~finite].tolist():
         faults[row] = Reason.NOT_FINITE, "price_total is too large a number", None
     results = _encode(rides, pa.array(distance_km), pa.array(price_total))
-    return _assemble(len(values), rows[finite], rides.column("ride_id").filter(finite), results.filter(finite), faults)
+    return _assemble(len(values), rows, rides.column("ride_id"), results, faults)
 
 
 def _parse(values: pa.BinaryArray) -> tuple[NDArray[np.int64], pa.RecordBatch, dict[int, Fault]]:
-    """Return the rows of good rides, those rides as columns, and the faults of all other rows."""
-    decoded = [_try_decode(value) for value in values.fill_null(b"").to_pylist()]
-    rows = np.array([row for row, ride in enumerate(decoded) if ride is not None], dtype=np.int64)
-    rides = _columns([ride for ride in decoded if ride is not None])
-    raw = values if len(rows) == len(values) else values.take(pa.array(rows))
-    rides, certain = _normalise(raw, rides)
+    """Return the rows of good rides (in any order), those rides as columns, and the faults of all other rows."""
+    decoded: list[Ride] = []
+    undecoded: list[int] = []
+    for row, value in enumerate(values.fill_null(b"").to_pylist()):
+        try:
+            decoded.append(_decode(value))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            undecoded.append(row)
+    rows = np.delete(np.arange(len(values)), undecoded)
+    raw = values.take(pa.array(rows)) if undecoded else values
+    rides, certain = _normalise(raw, _columns(decoded))
     if len(rows) == len(values) and certain.all():
         return rows, rides, {}
 
@@ -119,32 +124,25 @@ def _parse(values: pa.BinaryArray) -> tuple[NDArray[np.int64], pa.RecordBatch, d
             faults[row] = Reason.UNEXPECTED, f"{type(error).__name__}: {error}", traceback.format_exc()
     rows = np.concatenate([rows[certain], np.fromiter(parsed, dtype=np.int64, count=len(parsed))])
     rides = pa.concat_batches([rides.filter(pa.array(certain)), _columns(list(parsed.values()))])
-    in_order = np.argsort(rows)
-    return rows[in_order], rides.take(pa.array(in_order)), faults
-
-
-def _try_decode(value: bytes) -> Ride | None:
-    try:
-        return _decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+    return rows, rides, faults
 
 
 def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
+    """Rides as columns, comfort without aliases (null where it is none)."""
     numbers = np.fromiter(
         chain.from_iterable(map(_numbers_of, rides)), dtype=np.float64, count=len(_NUMBERS) * len(rides)
     )
     columns = [
         pa.array([ride.ride_id for ride in rides], pa.string()),
         pa.array([ride.ts for ride in rides], pa.string()),
-        pa.array([ride.comfort for ride in rides], pa.string()),
+        pa.array([COMFORTS.get(ride.comfort) for ride in rides], pa.string()),
     ]
     columns += [pa.array(column) for column in np.ascontiguousarray(numbers.reshape(-1, len(_NUMBERS)).T)]
     return pa.record_batch(columns, schema=_RIDES_SCHEMA)
 
 
 def _normalise(raw: pa.BinaryArray, rides: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask]:
-    """Return the rides with normalised ts and comfort, and where that is certainly what `parse_ride` returns."""
+    """Return the rides with normalised ts, and where they are certainly what `parse_ride` returns."""
     certain = _without_repeated_members(raw, rides.column("ts"))
     certain &= _mask(pc.match_substring_regex(rides.column("ride_id"), CANONICAL_RIDE_ID))
     for name, limit in (("lat", 90), ("lon", 180)):
@@ -153,9 +151,8 @@ def _normalise(raw: pa.BinaryArray, rides: pa.RecordBatch) -> tuple[pa.RecordBat
     for name in _NUMBERS[4:]:
         certain &= rides.column(name).to_numpy() >= 0
     ts = normalised_timestamps(rides.column("ts"))
-    comfort = pa.array(map(COMFORTS.get, rides.column("comfort").to_pylist()), pa.string())
-    certain &= _mask(ts.is_valid()) & _mask(comfort.is_valid())
-    return rides.set_column(1, "ts", ts).set_column(2, "comfort", comfort), certain
+    certain &= _mask(ts.is_valid()) & _mask(rides.column("comfort").is_valid())
+    return rides.set_column(1, "ts", ts), certain
 
 
 def _without_repeated_members(raw: pa.BinaryArray, ts: pa.StringArray) -> Mask:
@@ -237,16 +234,27 @@ def _encode(rides: pa.RecordBatch, distance_km: pa.DoubleArray, price_total: pa.
 def _assemble(
     count: int, rows: NDArray[np.int64], keys: pa.StringArray, results: pa.StringArray, faults: dict[int, Fault]
 ) -> pa.RecordBatch:
-    """Lay good rides and faults out as one batch of PRICED_SCHEMA in the order of the messages."""
+    """Lay good rides and faults out as one batch of PRICED_SCHEMA in the order of the messages.
+
+    Args:
+        rows: the message of each key and result; one that is among the faults counts as a fault.
+    """
     keys, results = keys.cast(pa.binary()), results.cast(pa.binary())
-    if not faults:
+    if not faults and (rows[:-1] < rows[1:]).all():
         no_text = pa.nulls(count, pa.string())
         return pa.record_batch([keys, results, no_text, no_text, no_text], schema=PRICED_SCHEMA)
     position = np.full(count, -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))
+    position[list(faults)] = -1
     index = pa.array(position, mask=position < 0)
-    fault_columns = [
-        pa.array([faults[row][field] if row in faults else None for row in range(count)], pa.string())
+    reasons, messages, stacktraces = (
+        pc.replace_with_mask(
+            pa.nulls(count, pa.string()),
+            np.isin(np.arange(count), list(faults)),
+            pa.array([faults[row][field] for row in sorted(faults)], pa.string()),
+        )
         for field in range(3)
-    ]
-    return pa.record_batch([keys.take(index), results.take(index), *fault_columns], schema=PRICED_SCHEMA)
+    )
+    return pa.record_batch(
+        [keys.take(index), results.take(index), reasons, messages, stacktraces], schema=PRICED_SCHEMA
+    )
