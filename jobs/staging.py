@@ -113,7 +113,7 @@ class Folder:
 
     def child(self, *names: str) -> Folder:
         """A folder below this one; names are made safe for a path."""
-        return Folder("/".join([self.url, *(re.sub(r"[^\w.:+-]", "_", name) for name in names)]))
+        return Folder("/".join([self.url, *(re.sub(r"^\.+|[^\w.:+-]", "_", name) for name in names)]))
 
     def write_table(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
         """Write batches as an Arrow IPC file; its URL."""

@@ -62,13 +62,14 @@ def partitions(client: Consumer, topic: str) -> list[int]:
     """The partitions of a topic.
 
     Raises:
-        ConfigurationError: there is no such topic.
+        ConfigurationError: there is no such topic, or there cannot be one of that name.
     """
     metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
     if metadata.error is not None:
-        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        if metadata.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
             raise ConfigurationError(
-                f"There is no topic {topic!r}. `make topics` creates what infra/kafka/topics.yml says."
+                f"There is no topic {topic!r}: {metadata.error.str()}. `make topics` makes what infra/kafka/topics.yml "
+                "says; the names are RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC."
             )
         raise KafkaException(metadata.error)
     return sorted(metadata.partitions)

@@ -9,6 +9,7 @@ import msgspec
 import yaml
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
@@ -71,9 +72,21 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
+        for name in created:
+            _wait_until_known(admin, name)
         return created, [
             difference for topic in topics if topic.name not in created for difference in _differences(admin, topic)
         ]
+
+
+def _wait_until_known(admin: AdminClient, name: str) -> None:
+    """Wait until the broker, which has taken a new topic, gives its partitions out."""
+    until_known = Retrying(
+        retry=retry_if_result(lambda error: error is not None),
+        stop=stop_after_delay(REQUEST_TIMEOUT_S),
+        wait=wait_fixed(0.05),
+    )
+    until_known(lambda: admin.list_topics(name, timeout=REQUEST_TIMEOUT_S).topics[name].error)
 
 
 def _differences(admin: AdminClient, topic: Topic) -> list[Difference]:

@@ -94,7 +94,7 @@ def parse_ride(value: bytes | None) -> Ride:
         The ride with ride_id in lower case, ts as `YYYY-MM-DDTHH:MM:SS.ffffffZ` and comfort without aliases.
 
     Raises:
-        RejectedError: the first fault found, in the order of `Reason`.
+        RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
     fields = _parse_object(value)
     return Ride(

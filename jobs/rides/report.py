@@ -218,6 +218,8 @@ def price_bins(highest: float) -> tuple[float, float]:
     width = next(float(f"{step * power:.3g}") for step in (1, 2, 5, 10) if step * power >= rough * 0.999)
     # Divided and cut as Elasticsearch does it: `//` would put 1.0 below the bin of width 0.02 that begins there.
     top = width * (math.floor(highest / width) + 1)
+    if float(f"{top:.12g}") <= highest:  # 1.9 / 0.05 is a little less than 38
+        top += width
     return width, float(f"{top:.12g}") if math.isfinite(top) else sys.float_info.max
 
 

@@ -103,10 +103,6 @@ def test_a_topic_that_is_not_there(pricing: Pricing) -> None:
         pricing.stage()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="partitions() takes an invalid topic name for a broker that is away",
-)
 @pytest.mark.parametrize("name", ["", "rides raw"])
 def test_a_topic_name_that_kafka_does_not_allow_is_a_wrong_setting(pricing: Pricing, name: str) -> None:
     """An empty RESULT_TOPIC gets here by way of output_topics, and is tried three times."""

@@ -79,7 +79,8 @@ def run(state: Path) -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def demo(run: Run) -> str:
     """What the first `make demo` printed."""
-    return run("make", "demo", f"RIDES={RIDES}").stdout
+    done = run("make", "demo", f"RIDES={RIDES}")
+    return done.stdout + done.stderr
 
 
 def ledger(state: Path) -> dict[str, object]:

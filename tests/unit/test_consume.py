@@ -1,4 +1,4 @@
-"""Where claims start and end, and where chunks are cut. Messages here are stand-ins: the broker is in integration."""
+"""Where claims start and end, and where chunks are cut. The broker is in integration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,37 +19,20 @@ from jobs.staging import MESSAGE_SCHEMA
 often = settings(max_examples=200, deadline=None)
 
 
-class FakeMessage(NamedTuple):
-    """What of a confluent_kafka.Message is read."""
-
-    at: int
-    content: bytes | None = b"value"
-    name: bytes | None = None
-    fault: Any = None
-
-    def topic(self) -> str:
-        return "raw"
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, 1000 + self.at
-
-    def key(self) -> bytes | None:
-        return self.name
-
-    def value(self) -> bytes | None:
-        return self.content
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return [("number", b"%d" % self.at), ("nothing", None)] if self.at % 2 else None
-
-    def error(self) -> Any:
-        return self.fault
+def message(
+    at: int, content: bytes | None = b"value", name: bytes | None = None, fault: KafkaError | None = None
+) -> Message:
+    """A message of the client's own, as a consumer would give it."""
+    return Message(
+        topic="raw",
+        partition=0,
+        offset=at,
+        timestamp=(1, 1000 + at),
+        key=name,
+        value=content,
+        headers=[("number", b"%d" % at), ("nothing", None)] if at % 2 else None,
+        error=fault,
+    )
 
 
 class Cut(NamedTuple):
@@ -59,7 +42,7 @@ class Cut(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def cuts(arriving: list[list[FakeMessage]], max_records: int, max_bytes: int) -> list[Cut]:
+def cuts(arriving: list[list[Message]], max_records: int, max_bytes: int) -> list[Cut]:
     lists = cast("Iterator[list[Any]]", iter(arriving))
     return [
         Cut(first, last, records, [row for batch in batches for row in batch.to_pylist()])
@@ -67,21 +50,21 @@ def cuts(arriving: list[list[FakeMessage]], max_records: int, max_bytes: int) ->
     ]
 
 
-def size(message: FakeMessage) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in message.headers() or [])
-    return len(message.content or b"") + len(message.name or b"") + headers
+def size(of: Message) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in of.headers() or [])
+    return len(of.value() or b"") + len(of.key() or b"") + headers
 
 
 @st.composite
-def streams(draw: Any) -> list[FakeMessage]:
+def streams(draw: Any) -> list[Message]:
     """Messages whose offsets have gaps, as markers and aborted messages leave them."""
     gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
     offsets = [sum(gaps[: at + 1]) for at in range(len(gaps))]
     content = st.one_of(st.none(), st.integers(0, 30).map(lambda length: b"x" * length))
-    return [FakeMessage(offset, draw(content), draw(content)) for offset in offsets]
+    return [message(offset, draw(content), draw(content)) for offset in offsets]
 
 
-def split(messages: list[FakeMessage], at: list[int]) -> list[list[FakeMessage]]:
+def split(messages: list[Message], at: list[int]) -> list[list[Message]]:
     edges = [0, *sorted(at), len(messages)]
     return [messages[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
@@ -89,7 +72,7 @@ def split(messages: list[FakeMessage], at: list[int]) -> list[list[FakeMessage]]
 @often
 @given(streams(), st.lists(st.integers(0, 40), max_size=6), st.integers(1, 12), st.integers(1, 120))
 def test_cuts_depend_on_the_messages_alone(
-    messages: list[FakeMessage], borders: list[int], max_records: int, max_bytes: int
+    messages: list[Message], borders: list[int], max_records: int, max_bytes: int
 ) -> None:
     at_once = cuts([messages], max_records, max_bytes)
     assert cuts(split(messages, borders), max_records, max_bytes) == at_once
@@ -97,14 +80,14 @@ def test_cuts_depend_on_the_messages_alone(
 
     # Every message is in one chunk, in order and as it was.
     rows = [row for chunk in at_once for row in chunk.rows]
-    assert [row["offset"] for row in rows] == [message.at for message in messages]
+    assert [row["offset"] for row in rows] == [message.offset() for message in messages]
     assert [(row["key"], row["value"], row["timestamp"]) for row in rows] == [
-        (message.name, message.content, 1000 + message.at) for message in messages
+        (message.key(), message.value(), 1000 + message.offset()) for message in messages
     ]
     # A chunk ends with the message that reaches a limit, and only there.
     for number, chunk in enumerate(at_once):
-        own = [message for message in messages if chunk.first <= message.at <= chunk.last]
-        assert (chunk.first, chunk.last, chunk.records) == (own[0].at, own[-1].at, len(own))
+        own = [message for message in messages if chunk.first <= message.offset() <= chunk.last]
+        assert (chunk.first, chunk.last, chunk.records) == (own[0].offset(), own[-1].offset(), len(own))
         assert len(own) <= max_records
         assert sum(map(size, own[:-1])) < max_bytes
         if number < len(at_once) - 1:
@@ -114,7 +97,7 @@ def test_cuts_depend_on_the_messages_alone(
 @often
 @given(streams(), st.integers(1, 12), st.integers(1, 120), st.data())
 def test_growth_behind_a_claim_moves_no_border_before_it(
-    messages: list[FakeMessage], max_records: int, max_bytes: int, data: Any
+    messages: list[Message], max_records: int, max_bytes: int, data: Any
 ) -> None:
     held = data.draw(st.integers(0, len(messages)))
     before = cuts([messages[:held]], max_records, max_bytes)
@@ -122,7 +105,7 @@ def test_growth_behind_a_claim_moves_no_border_before_it(
 
 
 def test_headers_are_kept_as_they_were() -> None:
-    (chunk,) = cuts([[FakeMessage(4), FakeMessage(5)]], 10, 1000)
+    (chunk,) = cuts([[message(4), message(5)]], 10, 1000)
     assert [row["headers"] for row in chunk.rows] == [
         None,
         [{"key": "number", "value": b"5"}, {"key": "nothing", "value": None}],
@@ -130,7 +113,7 @@ def test_headers_are_kept_as_they_were() -> None:
 
 
 def test_a_message_larger_than_a_chunk_is_a_chunk() -> None:
-    found = cuts([[FakeMessage(1, b"x"), FakeMessage(2, b"x" * 500), FakeMessage(3, b"x")]], 10, 100)
+    found = cuts([[message(1, b"x"), message(2, b"x" * 500), message(3, b"x")]], 10, 100)
     assert [(chunk.first, chunk.last) for chunk in found] == [(1, 2), (3, 3)]
 
 
@@ -140,7 +123,7 @@ def test_nothing_arrives() -> None:
 
 
 def test_batches_have_the_schema() -> None:
-    lists = cast("Iterator[list[Any]]", iter([[FakeMessage(1), FakeMessage(2, None)]]))
+    lists = cast("Iterator[list[Any]]", iter([[message(1), message(2, None)]]))
     ((*_, batches),) = cut(lists, 10, 100)
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
 
@@ -205,18 +188,18 @@ def _fault(code: int) -> KafkaError:
     return KafkaError(code)
 
 
-def until(end: int, *batch: FakeMessage) -> tuple[list[int], bool]:
+def until(end: int, *batch: Message) -> tuple[list[int], bool]:
     messages, ended = _until(end, cast("list[Any]", list(batch)))
-    return [message.offset() for message in messages], ended
+    return [found.offset() for found in messages], ended
 
 
 def test_the_end_is_where_the_position_says() -> None:
     eof = KafkaError._PARTITION_EOF
-    assert until(10, FakeMessage(3), FakeMessage(8)) == ([3, 8], False)
-    assert until(10, FakeMessage(8), FakeMessage(9), FakeMessage(10)) == ([8, 9], True)
-    assert until(10, FakeMessage(8), FakeMessage(12)) == ([8], True)  # 9 is a marker
-    assert until(10, FakeMessage(8), FakeMessage(10, fault=_fault(eof))) == ([8], True)
-    assert until(10, FakeMessage(8), FakeMessage(9, fault=_fault(eof))) == ([8], False)
-    assert until(10, FakeMessage(11, fault=_fault(eof))) == ([], True)
+    assert until(10, message(3), message(8)) == ([3, 8], False)
+    assert until(10, message(8), message(9), message(10)) == ([8, 9], True)
+    assert until(10, message(8), message(12)) == ([8], True)  # 9 is a marker
+    assert until(10, message(8), message(10, fault=_fault(eof))) == ([8], True)
+    assert until(10, message(8), message(9, fault=_fault(eof))) == ([8], False)
+    assert until(10, message(11, fault=_fault(eof))) == ([], True)
     with pytest.raises(KafkaException):
-        until(10, FakeMessage(8), FakeMessage(9, fault=_fault(KafkaError._ALL_BROKERS_DOWN)))
+        until(10, message(8), message(9, fault=_fault(KafkaError._ALL_BROKERS_DOWN)))

@@ -30,7 +30,8 @@ class DatastreamOperator(BaseOperator):
     def execute(self, context: Context) -> str | None:
         try:
             for name in self.template_fields:
-                if getattr(self, name) in (None, ""):
+                value = getattr(self, name)
+                if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
             return self.work(context, load())
         except ConfigurationError as error:
