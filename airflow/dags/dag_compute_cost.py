@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG, Asset
 
 from callbacks.deadline import done_within
+from operators.base import DEFAULT_ARGS
 from operators.compute_cost_operator import ComputeCostOperator
 from operators.consume_kafka_operator import ConsumeKafkaOperator
 from operators.publish_kafka_operator import PublishKafkaOperator
@@ -28,14 +29,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     max_active_runs=1,
     catchup=False,
-    default_args={
-        "owner": "datastream",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(seconds=60),
-        "execution_timeout": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
     deadline=done_within(timedelta(minutes=15)),
     tags=["datastream", "rides", "kafka"],
     doc_md=__doc__,

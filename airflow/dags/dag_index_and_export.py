@@ -17,6 +17,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
 from callbacks.deadline import done_within
+from operators.base import DEFAULT_ARGS
 from operators.commit_offsets_operator import CommitOffsetsOperator
 from operators.consume_kafka_operator import ConsumeKafkaOperator
 from operators.put_elasticsearch_operator import PutElasticsearchOperator
@@ -32,14 +33,7 @@ with DAG(
     ),
     max_active_runs=1,
     catchup=False,
-    default_args={
-        "owner": "datastream",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(seconds=60),
-        "execution_timeout": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
     deadline=done_within(timedelta(minutes=15)),
     tags=["datastream", "rides", "elasticsearch", "gcs"],
     doc_md=__doc__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,16 @@ from jobs.errors import ConfigurationError, StagedFilesGoneError
 from jobs.kafka.consume import group_offsets
 from jobs.settings import Settings, load
 from jobs.staging import Folder, Manifest, read_manifest
+
+# How every DAG of the stack treats its tasks: what passes is tried again soon, what hangs is ended.
+DEFAULT_ARGS = {
+    "owner": "datastream",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(seconds=60),
+    "execution_timeout": timedelta(hours=1),
+}
 
 
 class DatastreamOperator(BaseOperator):

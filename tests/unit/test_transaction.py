@@ -1,0 +1,34 @@
+"""Calls of Kafka's client that do not come back."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from jobs.errors import ServiceUnavailableError
+from jobs.kafka import transaction
+
+
+def test_a_call_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "_GRACE_S", 0.1)
+    released = threading.Event()
+
+    def send_offsets_to_transaction(_seconds: float) -> None:
+        released.wait()
+
+    started = time.monotonic()
+    with pytest.raises(ServiceUnavailableError, match="did not come back from send_offsets_to_transaction"):
+        transaction._answered(send_offsets_to_transaction, 0.1)
+    assert time.monotonic() - started < 5
+    released.set()
+
+
+def test_the_error_of_a_call_is_its_own() -> None:
+    def commit_transaction(_seconds: float) -> None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    with pytest.raises(KafkaException):
+        transaction._answered(commit_transaction, 1)
