@@ -268,11 +268,11 @@ def _read_dead_letters(
     dead = _DeadLetters()
     for message in _messages(client, settings.dlq_topic, within, progress):
         headers = headers_of(message)
-        dead.by_reason[error_text(headers, "exception.class.name")] += 1
         if len(dead.sample) < _SAMPLE:
             dead.sample.append(message)
         if error_text(headers, "topic") == settings.raw_topic:
             dead.of_raw += 1
+            dead.by_reason[error_text(headers, "exception.class.name")] += 1
         elif error_text(headers, "topic") == settings.result_topic:
             dead.refusals += 1
             texts = error_text(headers, "partition"), error_text(headers, "offset")

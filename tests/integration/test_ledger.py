@@ -135,6 +135,7 @@ def test_refused_results_are_not_missed(books: Books) -> None:
     found = books.ledger()
     # The odd message is a result that no raw message stands behind; the sinks themselves add up.
     assert (found.refused, found.parquet, found.elasticsearch) == (1, 5, 5)
+    assert (found.dlq, found.dlq_by_reason) == (0, {})
     assert [fault for fault in found.faults if "raw messages" not in fault] == []
 
 
