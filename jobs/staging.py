@@ -125,6 +125,10 @@ class Folder:
 
         return self._write(f"{name}.arrow", write)
 
+    def write_chunk(self, partition: int, first: int, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
+        """Write the chunk of a partition that starts at the offset `first`; its URL."""
+        return self.write_table(f"{partition:05d}-{first:020d}", batches, schema)
+
     def write_manifest(self, manifest: msgspec.Struct) -> str:
         return self._write(_MANIFEST, lambda stream: stream.write(msgspec.json.encode(manifest)))
 

@@ -184,7 +184,7 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
 def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
 
     def write(first: int, last: int, records: int, batches: list[pa.RecordBatch]) -> Chunk:
-        url = folder.write_table(f"{claim.partition:05d}-{first:020d}", batches, MESSAGE_SCHEMA)
+        url = folder.write_chunk(claim.partition, first, batches, MESSAGE_SCHEMA)
         return Chunk(claim.partition, first, last, records, url)
 
     with closing(read(client, topic, claim)) as messages, ThreadPoolExecutor(1) as pool:

@@ -6,26 +6,15 @@ from collections import Counter
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_batches
+from jobs.staging import REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches
 
 # What became of a chunk's messages: a result with its key, or, where there is a reason, the message as it was.
-OUTCOME_SCHEMA = pa.schema(
-    [
-        MESSAGE_SCHEMA.field("offset"),
-        MESSAGE_SCHEMA.field("key"),
-        MESSAGE_SCHEMA.field("value"),
-        MESSAGE_SCHEMA.field("headers"),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("stacktrace", pa.string()),
-    ]
-)
+OUTCOME_SCHEMA = REJECT_SCHEMA.remove(REJECT_SCHEMA.get_field_index("partition"))
 
 
 class Published(msgspec.Struct):
@@ -58,7 +47,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     most = max((chunk.records for chunk in manifest.chunks), default=0)
     with group_writer(config, manifest.group, manifest.topic, most) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
-        at = {partition: found.offset for partition, found in writer.committed().items()}
+        at = writer.offsets()
         if manifest.is_passed_by(at):
             return published
         ends = manifest.ends_behind(at)

@@ -51,8 +51,9 @@ def _answered(call: Callable[..., object], *arguments: Any) -> None:
     except FutureTimeoutError:
         name, seconds = getattr(call, "__name__", "a call"), arguments[-1] + _GRACE_S
         raise _NoAnswerError(
-            f"Kafka's client did not come back from {name} within {seconds:.0f} s: the broker went away under it. Its "
-            "transaction will be aborted. Is the broker up? `make local-status` tells."
+            f"Kafka's client did not come back from {name} within {seconds:.0f} s: the broker went away under it. The "
+            "transaction counts as a whole or not at all; the next try looks. Is the broker up? `make local-status` "
+            "tells."
         ) from None
 
 
@@ -67,6 +68,10 @@ class GroupWriter:
     def committed(self) -> dict[int, Committed]:
         """The group's committed offsets, by partition of the source topic."""
         return committed(self._consumer, self.topic, partitions(self._consumer, self.topic))
+
+    def offsets(self) -> dict[int, int | None]:
+        """The group's committed offsets without their metadata; None where it never committed."""
+        return {partition: found.offset for partition, found in self.committed().items()}
 
     @contextmanager
     def transaction(self, offsets: Mapping[int, int], metadata: Mapping[int, str] | None = None) -> Iterator[None]:

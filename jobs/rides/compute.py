@@ -26,7 +26,7 @@ def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str
         messages = read_chunk(chunk.url)
         slices = (messages.slice(start, _SLICE_RECORDS) for start in range(0, len(messages), _SLICE_RECORDS))
         priced = (outcomes(part, distance) for part in slices)
-        url = folder.write_table(f"{chunk.partition:05d}-{chunk.first:020d}", priced, OUTCOME_SCHEMA)
+        url = folder.write_chunk(chunk.partition, chunk.first, priced, OUTCOME_SCHEMA)
         return msgspec.structs.replace(chunk, url=url)
 
     # Two at a time: half of the work is Arrow's, which needs no interpreter lock.

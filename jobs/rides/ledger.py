@@ -28,6 +28,7 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_d
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.consume import group_offsets
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
@@ -193,9 +194,7 @@ def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot
     """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together."""
 
     def offsets(topic: str, group: str) -> dict[int, int]:
-        with consumer(config, group) as groups:
-            found = committed(groups, topic, partitions(groups, topic))
-        return {partition: at.offset or 0 for partition, at in found.items()}
+        return {partition: at or 0 for partition, at in group_offsets(config, topic, group).items()}
 
     def look() -> tuple[dict[int, int], dict[int, int]]:
         return offsets(settings.raw_topic, COMPUTE_GROUP), offsets(settings.result_topic, INDEX_GROUP)

@@ -84,7 +84,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     def rejected() -> Iterator[pa.RecordBatch]:
         for chunk, messages in prefetched(lambda chunk: read_chunk(chunk.url), manifest.chunks):
             rows, rejects = flatten(messages, chunk.partition, manifest.planned_at)
-            url = folder.write_table(f"{chunk.partition:05d}-{chunk.first:020d}", [rows], SINK_SCHEMA)
+            url = folder.write_chunk(chunk.partition, chunk.first, [rows], SINK_SCHEMA)
             chunks.append(msgspec.structs.replace(chunk, url=url, records=len(rows)))
             yield rejects
 
