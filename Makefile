@@ -85,7 +85,8 @@ dlq-replay: install  ## Send dead letters back to their source topic, each once
 	@$(PY) -m jobs dlq-replay
 
 ##@ Development
-.PHONY: install install-dev lint format test test-unit bench requirements
+.PHONY: install install-tools install-dev lint format test test-unit bench requirements
+install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
 
@@ -108,9 +109,11 @@ bench: install-dev  ## Measure rides per second beside a relay that only copies:
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES)
 
 requirements: .venv/bin/uv  ## Pin all dependencies anew
-	@for set in airflow: local:--extra=local "dev:--extra=local --extra=dev"; do \
+	@for set in dev local image tools; do \
+		test $$set = dev && also="" || also="--constraints requirements/dev.txt"; \
+		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-			--python-version 3.11 $${set#*:} pyproject.toml --output-file requirements/$${set%%:*}.txt; done
+			--python-version 3.11 $$extra $$also pyproject.toml --output-file requirements/$$set.txt; done
 
 .venv/bin/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
@@ -121,7 +124,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@touch $@
 
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv
-	@echo "Installing $< (the first time this downloads about 600 MB)"
+	@echo "Installing $< (the first time this takes a while)"
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
