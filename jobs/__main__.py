@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from jobs import airflow_api
 from jobs import settings as configuration
-from jobs.clients import elasticsearch_client, kafka_config, storage_client
+from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config, storage_client
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
@@ -29,7 +29,8 @@ from jobs.rides.ledger import CANNOT_BE_TOLD, COMPUTE_GROUP, INDEX_GROUP, Ledger
 from jobs.rides.ledger import lag as group_lag
 from jobs.rides.trace import trace as trace_ride
 from jobs.settings import ROOT, Settings
-from jobs.sinks.elasticsearch import ensure_template
+from jobs.sinks.elasticsearch import apply_template
+from jobs.sinks.parquet import check_bucket, create_bucket
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -62,8 +63,19 @@ def topics() -> None:
 def template() -> None:
     """Apply the Elasticsearch index template of infra/elasticsearch."""
     settings = configuration.load()
-    ensure_template(elasticsearch_client(settings), settings.rides_index, TEMPLATE)
+    apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
     console.print(f"Index template {settings.rides_index} is applied.")
+
+
+@app.command()
+def bucket() -> None:
+    """Create the emulator's bucket; at Google, see that it is there."""
+    settings = configuration.load()
+    client = storage_client(settings)
+    if settings.gcs_endpoint:
+        create_bucket(client, settings.bucket)
+    check_bucket(client, settings.bucket)
+    console.print(f"Bucket {settings.bucket} is there.")
 
 
 @app.command()

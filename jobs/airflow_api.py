@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import requests
 
-from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
 
 DAGS = ("dag_compute_cost", "dag_index_and_export")
@@ -32,6 +32,4 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
             )
             answer.raise_for_status()
     except requests.RequestException as error:
-        raise ServiceUnavailableError(
-            f"Airflow at {url}: {error}. Is it up? `make local-status` tells, `make local-up` starts it."
-        ) from error
+        raise ServiceUnavailableError(f"Airflow at {url}: {error}. {IS_IT_UP}") from error

@@ -1,13 +1,20 @@
-"""Clients of the stack's services for the command line, by the settings. (The DAGs get theirs from Airflow's hooks.)"""
+"""Clients of the stack's services by the settings, for the command line and for setting services up."""
 
 from __future__ import annotations
 
+import google.auth
+import google.auth.exceptions
 from elasticsearch import Elasticsearch
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
+from jobs.errors import ConfigurationError
 from jobs.kafka.client import Config
 from jobs.settings import Settings
+
+ADMIN = "elastic"
+WRITER = "datastream_writer"
+READER = "datastream_reader"
 
 
 def kafka_config(settings: Settings) -> Config:
@@ -16,14 +23,34 @@ def kafka_config(settings: Settings) -> Config:
 
 
 def elasticsearch_client(settings: Settings) -> Elasticsearch:
-    """A client of Elasticsearch."""
-    return Elasticsearch(settings.es_url, request_timeout=30)
+    """A client that may only read. (Where Elasticsearch has no security, it takes anybody.)"""
+    return _elasticsearch(settings, READER, settings.elasticsearch_reader_password)
+
+
+def elasticsearch_admin(settings: Settings) -> Elasticsearch:
+    """A client that may do anything."""
+    return _elasticsearch(settings, ADMIN, settings.elastic_password)
+
+
+def _elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
+    return Elasticsearch(settings.es_url, basic_auth=(user, password), request_timeout=30)
 
 
 def storage_client(settings: Settings) -> storage.Client:
-    """A client of the emulator, or of Google's own Cloud Storage with the default credentials."""
-    if settings.gcs_endpoint is None:
-        return storage.Client()
-    return storage.Client(
-        project="datastream", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
-    )
+    """A client of the emulator, or of Google's own Cloud Storage.
+
+    Raises:
+        ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
+    """
+    if settings.gcs_endpoint is not None:
+        options = {"api_endpoint": settings.gcs_endpoint}
+        return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)
+    file = settings.gcs_credentials_file
+    try:
+        credentials, project = google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
+        return storage.Client(project=project or "datastream", credentials=credentials)
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        raise ConfigurationError(
+            f"Google Cloud Storage: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an "
+            "absolute path or one from infra/."
+        ) from error

@@ -1,5 +1,8 @@
 """Errors that name the thing, the place and the remedy."""
 
+# The remedy when a service does not answer.
+IS_IT_UP = "Is it up? `make ps` tells of the Docker stack, `make local-status` of the one without Docker."
+
 
 class DatastreamError(Exception):
     """Base of every error that this project raises on purpose; its text is fit to be shown to a user."""

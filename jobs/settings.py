@@ -29,21 +29,32 @@ class Settings(BaseSettings):
     kafka_port: Port = 29092
     elasticsearch_port: Port = 9200
     gcs_port: Port = 4443
+    kibana_port: Port = 5601
+    kafka_ui_port: Port = 8080
     airflow_port: Port = 8081
+
+    # The documented development defaults, for services on the loopback only. `make up` generates others.
     airflow_user: Name = "admin"
-    airflow_password: Name = "admin"  # noqa: S105 (the documented development default, loopback only)
+    airflow_password: Name = "admin"  # noqa: S105
+    elastic_password: Name = "changeme"  # noqa: S105
+    kibana_system_password: Name = "changeme"  # noqa: S105
+    elasticsearch_writer_password: Name = "changeme"  # noqa: S105
+    elasticsearch_reader_password: Name = "changeme"  # noqa: S105
 
     # Where the services are, when not on this machine's ports above.
     kafka_bootstrap_servers: str = ""
     elasticsearch_url: str = ""
-    # Empty for the local emulator; "none" for Google's own Cloud Storage.
-    storage_emulator_host: str = ""
+    kibana_url: str = ""
+    # auto: Google's own when GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS are set, else the emulator.
+    cloud_storage: Literal["auto", "emulator", "google"] = "auto"
+    gcs_emulator_url: str = ""
+    google_application_credentials: str = ""
 
     raw_topic: Name = "rides_raw"
     result_topic: Name = "rides_result"
     dlq_topic: Name = "rides_dlq"
     rides_index: Name = "rides"
-    gcs_bucket: Name = "datastream"
+    gcs_bucket: str = ""
     gcs_prefix: Name = "rides/processed/"
 
     distance_method: DistanceMethod = "haversine"
@@ -67,11 +78,27 @@ class Settings(BaseSettings):
         return self.elasticsearch_url or f"http://{LOOPBACK}:{self.elasticsearch_port}"
 
     @property
+    def kibana_address(self) -> str:
+        return self.kibana_url or f"http://{LOOPBACK}:{self.kibana_port}"
+
+    @property
+    def bucket(self) -> str:
+        return self.gcs_bucket or "datastream"
+
+    @property
     def gcs_endpoint(self) -> str | None:
         """The emulator's URL, or None for Google's own Cloud Storage."""
-        if self.storage_emulator_host == "none":
+        is_given = bool(self.gcs_bucket and self.google_application_credentials)
+        if self.cloud_storage == "google" or (self.cloud_storage == "auto" and is_given):
             return None
-        return self.storage_emulator_host or f"http://{LOOPBACK}:{self.gcs_port}"
+        return self.gcs_emulator_url or f"http://{LOOPBACK}:{self.gcs_port}"
+
+    @property
+    def gcs_credentials_file(self) -> Path | None:
+        """The key file, or None for what the environment offers (gcloud's login, a workload identity)."""
+        # From infra/, as Docker Compose takes relative paths.
+        path = self.google_application_credentials
+        return ROOT / "infra" / path if path else None
 
     @property
     def staging(self) -> str:

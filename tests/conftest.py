@@ -17,7 +17,9 @@ import pytest
 from infra.local import elasticsearch, environment, gcs, kafka, ports
 from infra.local import stack as services
 from jobs.kafka.topics import declared
+from jobs.rides.index import TEMPLATE
 from jobs.settings import ROOT, Settings, load
+from jobs.sinks.elasticsearch import apply_template
 from tests.helpers import until
 
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
@@ -49,7 +51,7 @@ class Stack:
 
     @property
     def bucket(self) -> str:
-        return self.settings.gcs_bucket
+        return self.settings.bucket
 
 
 def free_ports(count: int) -> list[int]:
@@ -77,7 +79,8 @@ def stack() -> Iterator[Stack]:
         airflow_port=airflow_port,
         kafka_bootstrap_servers="",
         elasticsearch_url="",
-        storage_emulator_host="",
+        gcs_emulator_url="",
+        cloud_storage="emulator",
         staging_url="",
         gcs_bucket="datastream-tests",
         poll_wait_s=1,
@@ -139,9 +142,11 @@ def fresh_name() -> Callable[[str], str]:
 
 
 @pytest.fixture
-def index(fresh_name: Callable[[str], str]) -> str:
-    """A new index that the template covers; it is made by the first write."""
-    return fresh_name("rides")
+def index(stack: Stack, fresh_name: Callable[[str], str]) -> str:
+    """A new index with the template applied; it is made by the first write."""
+    name = fresh_name("rides")
+    apply_template(stack.elasticsearch, name, TEMPLATE)
+    return name
 
 
 @pytest.fixture

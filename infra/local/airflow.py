@@ -127,14 +127,13 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW_VAR_RAW_TOPIC": settings.raw_topic,
         "AIRFLOW_VAR_RESULT_TOPIC": settings.result_topic,
         "AIRFLOW_VAR_DLQ_TOPIC": settings.dlq_topic,
-        "AIRFLOW_VAR_GCS_BUCKET": settings.gcs_bucket,
+        "AIRFLOW_VAR_GCS_BUCKET": settings.bucket,
         "AIRFLOW_VAR_GCS_PREFIX": settings.gcs_prefix,
     }
 
 
 def _connections(settings: Settings) -> dict[str, str]:
     elasticsearch = urllib.parse.urlsplit(settings.es_url)
-    anonymous = {"extra": {"is_anonymous": True}} if settings.gcs_endpoint else {}
     connections = {
         "KAFKA_LOCAL": {"conn_type": "kafka", "extra": {"bootstrap.servers": settings.bootstrap_servers}},
         "ES_LOCAL": {
@@ -143,7 +142,7 @@ def _connections(settings: Settings) -> dict[str, str]:
             "port": elasticsearch.port or 9200,
             "schema": elasticsearch.scheme,
         },
-        "GCP_DEFAULT": {"conn_type": "google_cloud_platform", **anonymous},
+        "GCP_DEFAULT": {"conn_type": "google_cloud_platform"},
     }
     return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in connections.items()}
 

@@ -16,7 +16,7 @@ _KEPT = (
     "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT",
+    "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT",
 )  # fmt: skip
 
 
@@ -45,10 +45,12 @@ def of_settings(settings: Settings) -> dict[str, str]:
     values |= {
         "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "ELASTICSEARCH_URL": settings.es_url,
+        "KIBANA_URL": settings.kibana_address,
+        "CLOUD_STORAGE": "emulator" if settings.gcs_endpoint else "google",
+        "GCS_EMULATOR_URL": settings.gcs_endpoint or "",
+        "GCS_BUCKET": settings.bucket,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(settings.gcs_credentials_file or ""),
         "STAGING_URL": settings.staging,
     }
-    # Google's clients read this one themselves and would take "none" for a host: absent, it is read from .env.
-    values.pop("STORAGE_EMULATOR_HOST")
-    if settings.gcs_endpoint is not None:
-        values["STORAGE_EMULATOR_HOST"] = settings.gcs_endpoint
-    return values | {"PYTHONPATH": str(ROOT)}
+    # Google's clients take an empty one for a file without a name.
+    return {name: value for name, value in values.items() if value} | {"PYTHONPATH": str(ROOT)}

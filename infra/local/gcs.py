@@ -55,8 +55,8 @@ def _fault(settings: Settings) -> str | None:
 def _create_bucket(settings: Settings) -> None:
     buckets = f"{_url(settings)}/storage/v1/b"
     try:
-        http.call(f"{buckets}/{urllib.parse.quote(settings.gcs_bucket, safe='')}")
+        http.call(f"{buckets}/{urllib.parse.quote(settings.bucket, safe='')}")
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
-        http.call(f"{buckets}?project=local", {"name": settings.gcs_bucket})
+        http.call(f"{buckets}?project=local", {"name": settings.bucket})

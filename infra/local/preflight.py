@@ -55,7 +55,6 @@ def findings(settings: Settings, services: Iterable[Service]) -> list[Finding]:
         _memory(sum(service.memory_mib for service in services)),
         *_distinct(services),
         *(_port(where, service) for service in services),
-        *_storage(settings),
         *(_zstd() for service in services if service.name == elasticsearch.NAME),
     ]
 
@@ -155,21 +154,3 @@ def _zstd() -> Finding:
     library = elasticsearch.find_zstd()
     without = "none found: indices with best_compression would not work (install libzstd1, or zstd with Homebrew)"
     return Finding("zstd library", True, str(library or without))
-
-
-def _storage(settings: Settings) -> list[Finding]:
-    """Google's clients read STORAGE_EMULATOR_HOST too, and tasks are not handed "none": it must be in the file."""
-    if settings.gcs_endpoint is not None:
-        return []
-    file = ROOT / ".env"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    if any(line.replace(" ", "") == "STORAGE_EMULATOR_HOST=none" for line in lines):
-        return [Finding("Cloud Storage", True, "Google's own (STORAGE_EMULATOR_HOST=none)")]
-    return [
-        Finding(
-            "Cloud Storage",
-            False,
-            "STORAGE_EMULATOR_HOST=none must be written in .env: as an environment variable, Google's clients take it "
-            "for a host called none.",
-        )
-    ]

@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka.client import REQUEST_TIMEOUT_S
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
             elif time.monotonic() > deadline:
                 raise ServiceUnavailableError(
                     f"No message of {topic}[{claim.partition}] came for {REQUEST_TIMEOUT_S:.0f} s although the claim "
-                    f"ends at {claim.end}. Is the broker up? `make local-status` tells."
+                    f"ends at {claim.end}. {IS_IT_UP}"
                 )
             else:
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException
 
-from jobs.errors import ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ServiceUnavailableError
 
 Config = Mapping[str, Any]
 
@@ -65,5 +65,5 @@ def broker_errors(config: Config, doing: str) -> Iterator[None]:
     except KafkaException as error:
         raise ServiceUnavailableError(
             f"Kafka at {config['bootstrap.servers']}: {doing} failed: {error.args[0].str()}. "
-            "Nothing was committed. Is the broker up? `make local-status` tells, `make local-up` starts it."
+            f"Nothing was committed. {IS_IT_UP}"
         ) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.kafka.claim import Committed, committed, partitions
 from jobs.kafka.client import MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config, consumer
 from jobs.kafka.dead_letter import Headers
@@ -52,8 +52,8 @@ def _answered(call: Callable[..., object], *arguments: Any) -> None:
         name, seconds = getattr(call, "__name__", "a call"), arguments[-1] + _GRACE_S
         raise _NoAnswerError(
             f"Kafka's client did not come back from {name} within {seconds:.0f} s: the broker went away under it. The "
-            "transaction counts as a whole or not at all; the next try looks. Is the broker up? `make local-status` "
-            "tells."
+            "transaction counts as a whole or not at all; the next try looks. "
+            f"{IS_IT_UP}"
         ) from None
 
 
@@ -176,6 +176,5 @@ def group_writer(
                 "(infra/kafka/topics.yml, docs/runbook_kafka.md)."
             ) from error
         raise ServiceUnavailableError(
-            f"{where}: {fault.str()}. The transaction counts as a whole or not at all; the next try looks. "
-            "Is the broker up? `make local-status` tells, `make local-up` starts it."
+            f"{where}: {fault.str()}. The transaction counts as a whole or not at all; the next try looks. {IS_IT_UP}"
         ) from error

@@ -12,7 +12,7 @@ from elasticsearch import Elasticsearch
 from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
 from jobs.settings import ROOT
-from jobs.sinks.elasticsearch import actions, bulk, ensure_template
+from jobs.sinks.elasticsearch import actions, bulk, verify_template
 from jobs.staging import REJECT_SCHEMA, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
@@ -30,7 +30,7 @@ def put_elasticsearch(
     Returns:
         URL and content of a manifest whose rejects are what Elasticsearch will never take as it is.
     """
-    ensure_template(client, index, TEMPLATE)
+    verify_template(client, index, TEMPLATE)
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
     refused = 0
 

@@ -326,10 +326,10 @@ def _read_parquet(
     def positions(blob: storage.Blob) -> pa.Table:
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
 
-    with storage_explained(client, f"reading bucket {settings.gcs_bucket}"):
+    with storage_explained(client, f"reading bucket {settings.bucket}"):
         blobs = [
             blob
-            for blob in client.list_blobs(settings.gcs_bucket, prefix=join(settings.gcs_prefix, ""))
+            for blob in client.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))
             if blob.name.endswith(".parquet")
         ]
         tables = []

@@ -54,12 +54,12 @@ def trace(
         if found.get("found"):
             position = f"_id {ride_id}, version {found['_version']}"
             yield Sighting(f"Elasticsearch {settings.rides_index}", position, json.dumps(found["_source"]))
-    with storage_explained(gcs, f"reading bucket {settings.gcs_bucket}"):
+    with storage_explained(gcs, f"reading bucket {settings.bucket}"):
         for hour in sorted(hours):
-            for blob in gcs.list_blobs(settings.gcs_bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
+            for blob in gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
                 table = pq.read_table(io.BytesIO(blob.download_as_bytes()))
                 for row in table.filter(pc.equal(table["ride_id"], ride_id)).to_pylist():
-                    yield Sighting("Parquet", f"gs://{settings.gcs_bucket}/{blob.name}", _json(row))
+                    yield Sighting("Parquet", f"gs://{settings.bucket}/{blob.name}", _json(row))
 
 
 def _hour(result: str) -> set[str]:

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from elastic_transport import TransportError
-from elasticsearch import ApiError, BadRequestError, Elasticsearch
+from elasticsearch import ApiError, BadRequestError, Elasticsearch, NotFoundError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 
 # Requests of so many documents, two at a time: half a bulk queue, and no gain beyond it on 2 cores.
 _DOCUMENTS_PER_REQUEST = 5_000
@@ -43,13 +43,14 @@ _DOCUMENT_FAULTS = {
 }
 _VERSION_CONFLICT = 409  # a newer version is there already
 _FORBIDDEN = (401, 403)
+_APPLY = "Apply it: `make template`."
 
 
 class _RefusedForNowError(Exception):
     """Elasticsearch asks to try again: too many requests, a shard that is away, a disk over its flood stage."""
 
 
-def ensure_template(client: Elasticsearch, index: str, path: Path) -> None:
+def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
     """Apply the index template of a file to an index; it changes nothing where the cluster holds the same one.
 
     A template acts when an index is made, so an index that is there gets the mapping's new fields as well.
@@ -73,6 +74,37 @@ def ensure_template(client: Elasticsearch, index: str, path: Path) -> None:
                 f"Index {index} holds another mapping than {path.name} and cannot take it ({error.message}: "
                 f"{error.info['error']['reason']}). Delete the index or rebuild it under another RIDES_INDEX."
             ) from error
+
+
+def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
+    """See that an index, or the template that will make it, has the mapping of a file. Needs no right to change either.
+
+    Raises:
+        ConfigurationError: there is none, or fields are missing or of another type.
+        ServiceUnavailableError: it could not be read.
+    """
+    wanted = json.loads(path.read_text())["template"]["mappings"]
+    with explained(client, f"reading the mapping of index {index}"):
+        try:
+            if client.indices.exists(index=index):
+                # Of an alias, the newest of its indices.
+                held = max(client.indices.get_mapping(index=index).body.items())[1]["mappings"]
+            else:
+                (template,) = client.indices.get_index_template(name=index)["index_templates"]
+                held = template["index_template"]["template"]["mappings"]
+        except NotFoundError as error:
+            raise ConfigurationError(f"Index {index} has no template. {_APPLY}") from error
+    properties = held.get("properties", {})
+    unlike = [
+        f"{field} is {properties[field].get('type', 'object') if field in properties else 'missing'}"
+        for field, declared in wanted["properties"].items()
+        if properties.get(field, {}).get("type") != declared["type"]
+    ]
+    dynamic = str(held.get("dynamic", True)).lower()
+    if dynamic != wanted["dynamic"]:
+        unlike.append(f"dynamic is {dynamic}")
+    if unlike:
+        raise ConfigurationError(f"The mapping of index {index} is not {path.name}'s: {', '.join(unlike)}. {_APPLY}")
 
 
 def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
@@ -167,13 +199,12 @@ def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
         yield
     except (TransportError, _RefusedForNowError) as error:
         raise ServiceUnavailableError(
-            f"Elasticsearch at {where}: {doing} failed: {error}. It is safe to try again. "
-            "Is it up? `make local-status` tells, `make local-up` starts it."
+            f"Elasticsearch at {where}: {doing} failed: {error}. It is safe to try again. {IS_IT_UP}"
         ) from error
     except ApiError as error:
         if error.status_code in _FORBIDDEN:
             raise ConfigurationError(
-                f"Elasticsearch at {where}: {doing}: not allowed ({error.status_code}). Check user and password of the "
-                "connection es_local."
+                f"Elasticsearch at {where}: {doing}: not allowed ({error.status_code}). Check user and password: in a "
+                "task those of the connection es_local, on the command line those in .env."
             ) from error
         raise ServiceUnavailableError(f"Elasticsearch at {where}: {doing} failed: {error}") from error

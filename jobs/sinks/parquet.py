@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import google.api_core.exceptions
 import google.auth.exceptions
@@ -16,7 +16,7 @@ import requests
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.staging import Chunk
 
 _PARALLEL_UPLOADS = 4
@@ -39,9 +39,19 @@ def check_bucket(client: storage.Client, bucket: str) -> None:
             return  # may write objects but not look at buckets: the first upload will tell
     if not is_there:
         raise ConfigurationError(
-            f"There is no bucket {bucket!r} at {client._connection.API_BASE_URL}. Create it (`make local-up` does for "
-            "the emulator) or set GCS_BUCKET."
+            f"There is no bucket {bucket!r} at {client._connection.API_BASE_URL}. Create it (for the emulator, "
+            "`make bucket` does) or set GCS_BUCKET."
         )
+
+
+def create_bucket(client: storage.Client, bucket: str) -> None:
+    """Create a bucket unless it is there.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError
+    """
+    with explained(client, f"creating bucket {bucket}"), suppress(google.api_core.exceptions.Conflict):
+        client.create_bucket(bucket, timeout=_UPLOAD_TIMEOUT_S)
 
 
 def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
@@ -121,6 +131,5 @@ def explained(client: storage.Client, doing: str) -> Iterator[None]:
         requests.RequestException,
     ) as error:
         raise ServiceUnavailableError(
-            f"Cloud Storage at {where}: {doing} failed: {error}. It is safe to try again. "
-            "Is it up? `make local-status` tells, `make local-up` starts it."
+            f"Cloud Storage at {where}: {doing} failed: {error}. It is safe to try again. {IS_IT_UP}"
         ) from error

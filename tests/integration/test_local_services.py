@@ -46,7 +46,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         gcs_port=gcs_port,
         kafka_bootstrap_servers="",
         elasticsearch_url="",
-        storage_emulator_host="",
+        gcs_emulator_url="",
+        cloud_storage="emulator",
     )
     try:
         stack.up(chosen, only=SERVICES)
@@ -90,7 +91,7 @@ def test_official_clients_get_answers(settings: Settings) -> None:
     cloud = storage.Client(
         project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
     )
-    bucket = cloud.bucket(settings.gcs_bucket)
+    bucket = cloud.bucket(settings.bucket)
     assert bucket.exists()
     bucket.blob("probe/one").upload_from_string(b"kept")
 
@@ -139,7 +140,7 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     cloud = storage.Client(
         project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
     )
-    assert cloud.bucket(settings.gcs_bucket).blob("probe/one").download_as_bytes() == b"kept"
+    assert cloud.bucket(settings.bucket).blob("probe/one").download_as_bytes() == b"kept"
 
 
 def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:

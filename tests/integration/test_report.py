@@ -20,7 +20,7 @@ from elasticsearch.helpers import bulk
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.index import TEMPLATE
 from jobs.rides.report import number, write_report
-from jobs.sinks.elasticsearch import ensure_template
+from jobs.sinks.elasticsearch import apply_template
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 RIDES = 800
@@ -49,7 +49,7 @@ def make_rides() -> list[dict[str, Any]]:
 
 
 def index_rides(client: Elasticsearch, index: str, rides: list[dict[str, Any]]) -> None:
-    ensure_template(client, index, TEMPLATE)
+    apply_template(client, index, TEMPLATE)
     documents = [
         {"_index": index, "_id": ride["ride_id"], "_source": ride | {"ts": ride["ts"].isoformat()}} for ride in rides
     ]
@@ -172,7 +172,7 @@ def test_without_rides_the_remedy_is_named(stack: Any, index: str, tmp_path: Pat
     path = tmp_path / "report.html"
     path.write_text("old")
     if exists:
-        ensure_template(stack.elasticsearch, "rides", TEMPLATE)
+        apply_template(stack.elasticsearch, "rides", TEMPLATE)
         stack.elasticsearch.indices.create(index=index, wait_for_active_shards="1")
     with pytest.raises(DatastreamError, match=rf"{index}.*`make demo`.*un-pause.*`make produce`") as raised:
         write_report(stack.elasticsearch, index, path)

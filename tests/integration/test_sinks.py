@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,9 +22,11 @@ from elasticsearch import Elasticsearch
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.kafka.consume import Limits
+from jobs.rides.index import TEMPLATE
 from jobs.rides.transform import SINK_SCHEMA
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
+from jobs.sinks.elasticsearch import apply_template
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, result
@@ -197,13 +199,36 @@ def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Si
     assert sinking.documents() == {}
 
 
-def test_an_older_index_gets_new_fields(sinking: Sinking) -> None:
+def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
     """The mapping of before a field was added: applied to the index that is there, not only to new ones."""
+    sinking.index = fresh_name("rides")
     properties = {"ride_id": {"type": "keyword"}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"dynamic": "strict", "properties": properties})
     send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*ts is missing.*make template"):
+        sinking.write()
+    apply_template(sinking.elasticsearch, sinking.index, TEMPLATE)
     assert sinking.run() == {}
     assert len(sinking.documents()) == 3
+
+
+def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+    sinking.index = fresh_name("rides")
+    send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index} has no template.*make template"):
+        sinking.write()
+    assert not sinking.elasticsearch.indices.exists(index=sinking.index)
+
+
+def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
+    template = json.loads(TEMPLATE.read_text())
+    template["template"]["mappings"] |= {"dynamic": True}
+    sinking.elasticsearch.indices.put_index_template(
+        name=sinking.index, body={**template, "index_patterns": [sinking.index]}
+    )
+    send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*dynamic is true"):
+        sinking.write()
 
 
 def test_values_that_are_no_result_are_dead_letters(sinking: Sinking) -> None:

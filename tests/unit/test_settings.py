@@ -63,15 +63,38 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:2")
     monkeypatch.setenv("ELASTICSEARCH_URL", "https://search:9200")
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://gcs:4443")
+    monkeypatch.setenv("GCS_EMULATOR_URL", "http://gcs:4443")
     found = load()
     assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
         "a:1,b:2",
         "https://search:9200",
         "http://gcs:4443",
     )
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "none")
-    assert load().gcs_endpoint is None
+
+
+@pytest.mark.parametrize(
+    ("given", "is_google"),
+    [
+        ({}, False),
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, False),  # it may be there for something else
+        ({"GCS_BUCKET": "mine"}, False),
+        ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, True),
+        ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json", "CLOUD_STORAGE": "emulator"}, False),
+        ({"CLOUD_STORAGE": "google"}, True),
+    ],
+)
+def test_googles_own_storage_is_used_when_bucket_and_credentials_are_given(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], is_google: bool
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert (load().gcs_endpoint is None) == is_google
+
+
+def test_a_key_is_found_from_the_infra_folder() -> None:
+    assert Settings(google_application_credentials="./key.json").gcs_credentials_file == ROOT / "infra" / "key.json"
+    assert Settings(google_application_credentials="/key.json").gcs_credentials_file == Path("/key.json")
+    assert Settings().gcs_credentials_file is None
 
 
 def test_the_environment_wins_over_the_file_and_empty_means_default(

@@ -82,9 +82,8 @@ class ConsumeKafkaOperator(DatastreamOperator):
             return True
         if not self.output_objects:
             return False
-        from airflow.providers.google.cloud.hooks.gcs import GCSHook
-
+        from hooks.cloud_storage_hook import CloudStorageHook
         from jobs.sinks.parquet import holds_objects
 
         bucket, prefix = self.output_objects
-        return holds_objects(GCSHook(self.gcp_conn_id).get_conn(), bucket, prefix)
+        return holds_objects(CloudStorageHook(self.gcp_conn_id).get_conn(), bucket, prefix)

@@ -31,11 +31,10 @@ class PutGCPOperator(DatastreamOperator):
         self.gcp_conn_id = gcp_conn_id
 
     def work(self, context: Context, settings: Settings) -> None:
-        from airflow.providers.google.cloud.hooks.gcs import GCSHook
-
+        from hooks.cloud_storage_hook import CloudStorageHook
         from jobs.rides.export import put_gcs
 
         manifest = self.unfinished(self.transformed)
-        names = put_gcs(GCSHook(self.gcp_conn_id).get_conn(), self.bucket, self.prefix, manifest)
+        names = put_gcs(CloudStorageHook(self.gcp_conn_id).get_conn(), self.bucket, self.prefix, manifest)
         self.log.info("Wrote %d rides as %d objects to gs://%s", manifest.records, len(names), self.bucket)
         Stats.incr("datastream.rides.exported", manifest.records)

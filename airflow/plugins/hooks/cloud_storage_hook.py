@@ -1,0 +1,17 @@
+"""The Cloud Storage connection, or the emulator where the settings name one."""
+
+from __future__ import annotations
+
+from airflow.providers.google.cloud.hooks.gcs import GCSHook
+from google.cloud import storage
+
+from jobs.clients import storage_client
+from jobs.settings import load
+
+
+class CloudStorageHook(GCSHook):
+    """GCSHook that needs no connection for the emulator."""
+
+    def get_conn(self) -> storage.Client:
+        settings = load()
+        return super().get_conn() if settings.gcs_endpoint is None else storage_client(settings)

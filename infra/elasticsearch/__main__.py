@@ -1,0 +1,81 @@
+"""Give Elasticsearch its users, roles and index template: `python -m infra.elasticsearch`. Harmless to repeat."""
+
+from __future__ import annotations
+
+import sys
+
+from elastic_transport import TransportError
+from elasticsearch import ApiError, AuthenticationException, Elasticsearch
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from jobs.clients import ADMIN, READER, WRITER
+from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
+from jobs.rides.index import TEMPLATE
+from jobs.settings import Settings, load
+from jobs.sinks.elasticsearch import apply_template, explained
+
+DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
+READY_S = 120
+
+
+def main() -> None:
+    settings = load()
+    client = sign_in(settings)
+    with explained(client, "setting up users"):
+        client.security.change_password(username=ADMIN, password=settings.elastic_password)
+        client = client.options(basic_auth=(ADMIN, settings.elastic_password))
+        client.security.change_password(username="kibana_system", password=settings.kibana_system_password)
+        give_role(client, WRITER, settings.elasticsearch_writer_password, settings.rides_index, _WRITE)
+        give_role(client, READER, settings.elasticsearch_reader_password, settings.rides_index, _READ)
+    apply_template(client, settings.rides_index, TEMPLATE)
+    print(f"Users {ADMIN}, kibana_system, {WRITER}, {READER} and the template of {settings.rides_index} are set.")
+
+
+# `create_index`, because the first document makes the index by its template; `monitor` lets the template be read.
+_WRITE = {"cluster": ["monitor"], "privileges": ["create_index", "index", "view_index_metadata"]}
+_READ = {"cluster": [], "privileges": ["read", "view_index_metadata"]}
+
+
+def sign_in(settings: Settings) -> Elasticsearch:
+    """A client as `elastic`, whichever password the volume holds: the wanted one, or the development default.
+
+    Raises:
+        ConfigurationError: it holds another one.
+        ServiceUnavailableError: no answer within READY_S seconds.
+    """
+    for password in dict.fromkeys([settings.elastic_password, DEVELOPMENT_PASSWORD]):
+        client = Elasticsearch(settings.es_url, basic_auth=(ADMIN, password), max_retries=0, request_timeout=10)
+        try:
+            Retrying(
+                retry=retry_if_exception(_passes), stop=stop_after_delay(READY_S), wait=wait_fixed(1), reraise=True
+            )(client.security.authenticate)
+        except AuthenticationException:
+            continue
+        except (ApiError, TransportError) as error:
+            raise ServiceUnavailableError(f"Elasticsearch at {settings.es_url}: not ready: {error}") from error
+        return client
+    raise ConfigurationError(
+        f"Elasticsearch at {settings.es_url} takes neither ELASTIC_PASSWORD nor the development default for the user "
+        f"{ADMIN}: its volume was set up with another password. Put that one into .env, or set a new one with "
+        "`docker compose exec elasticsearch bin/elasticsearch-reset-password -i -u elastic`, or delete all data with "
+        "`make clean-docker`."
+    )
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the node is just not ready yet."""
+    return isinstance(error, TransportError) or (isinstance(error, ApiError) and error.status_code >= 500)
+
+
+def give_role(client: Elasticsearch, user: str, password: str, index: str, rights: dict[str, list[str]]) -> None:
+    """Make a user with a role of the same name that reaches `<index>*` only."""
+    indices = [{"names": [f"{index}*"], "privileges": rights["privileges"]}]
+    client.security.put_role(name=user, cluster=rights["cluster"], indices=indices)
+    client.security.put_user(username=user, password=password, roles=[user])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DatastreamError as error:
+        sys.exit(f"error: {error}")
