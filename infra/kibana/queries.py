@@ -116,7 +116,7 @@ class Rides:
 
     def _documents(self, fields: list[str], **body: Any) -> list[Row]:
         answer = self._search(fields=[{"field": field} for field in fields], source=False, **body)
-        return [{field: values[0] for field, values in hit["fields"].items()} for hit in answer["hits"]["hits"]]
+        return [{field: hit["fields"][field][0] for field in fields} for hit in answer["hits"]["hits"]]
 
     def _query(self, query: Json, filters: list[Json]) -> Json:
         if query["query"] or filters:
