@@ -13,7 +13,6 @@ from rich.markup import escape
 from infra.kibana import saved_objects
 from infra.kibana.saved_objects import Key, Kibana
 from jobs import settings as configuration
-from jobs.clients import elasticsearch_client
 from jobs.errors import DatastreamError
 from jobs.settings import ROOT
 
@@ -73,7 +72,9 @@ def picture(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")] = ROOT / "docs" / "dashboard.png",
 ) -> None:
     """Draw the dashboard from its own aggregations, as Elasticsearch answers them now. Needs chromium."""
-    from infra.kibana.picture import draw  # noqa: PLC0415 (plotly takes a second to load)
+    # What only this command needs takes a second to load.
+    from infra.kibana.picture import draw  # noqa: PLC0415
+    from jobs.clients import elasticsearch_client  # noqa: PLC0415
 
     settings = configuration.load()
     draw(elasticsearch_client(settings), settings.rides_index, saved_objects.read(), target)

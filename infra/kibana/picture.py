@@ -28,8 +28,8 @@ WIDTH_PX, ROW_PX = 1_440, 20
 COLUMNS = 48
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-_MAP_ZOOM = 11
 _SHOWN_ROWS = 10
+_BROWSER_S = 120
 # Kibana's names of colour scales, and plotly's.
 _SCALES = {"Blues": "Blues", "Yellow to Red": "YlOrRd"}
 _COLOURS = ("#54b399", "#6092c0", "#d36086", "#9170b8")
@@ -68,6 +68,7 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder, "dashboard.html"), Path(folder, "dashboard.png")
         html.write_text(content, encoding="utf-8")
+        # The sandbox does not start as root, in containers for instance; the page is ours and loads nothing.
         options = [
             "--headless",
             "--no-sandbox",
@@ -76,7 +77,11 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
             f"--user-data-dir={folder}/profile",
         ]
         size = [f"--window-size={WIDTH_PX},{height}", "--virtual-time-budget=10000", f"--screenshot={png}"]
-        done = subprocess.run([browser, *options, *size, html.as_uri()], capture_output=True, text=True, check=False)
+        command = [browser, *options, *size, html.as_uri()]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BROWSER_S)
+        except subprocess.TimeoutExpired as error:
+            raise DatastreamError(f"{browser} drew nothing within {_BROWSER_S} s. Try again.") from error
         if not png.exists():
             raise DatastreamError(f"{browser} drew nothing (exit code {done.returncode}): {done.stderr[-500:].strip()}")
         shutil.copyfile(png, target)
@@ -200,7 +205,7 @@ def _map(rides: Rides, saved: SavedObject, width: int, height: int) -> go.Figure
     layer: Json = next(it for it in map_layers(saved) if it["sourceDescriptor"]["type"] == "ES_GEO_GRID")
     style = layer["style"]["properties"]
     size, colour = (style[it]["options"]["field"]["name"] for it in ("iconSize", "fillColor"))
-    cells = rides.of_cells(saved, layer, _MAP_ZOOM)
+    cells = rides.of_cells(saved, layer, saved["attributes"]["mapStateJSON"]["zoom"])
     most = max(cell[size] for cell in cells)
     smallest, largest = (style["iconSize"]["options"][it] for it in ("minSize", "maxSize"))
     latitude = sum(cell["lat"] for cell in cells) / len(cells)
