@@ -18,6 +18,7 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
+from infra.kibana.picture import latest, page
 from infra.kibana.queries import Rides, lens_layers, map_layers
 from infra.kibana.saved_objects import SavedObject, read
 from jobs.rides.index import TEMPLATE
@@ -259,3 +260,16 @@ def test_the_latest_rides(shown: Rides, rides: list[Ride]) -> None:
             assert row[field] == ride[field]
         for field in ("origin", "destination"):
             assert row[field]["coordinates"] == [ride[field]["lon"], ride[field]["lat"]]
+
+
+def test_the_picture_shows_every_panel(shown: Rides, everything: list[Ride]) -> None:
+    rides = latest(shown.client, shown.index)
+    assert rides.end == max(ride["ts"] for ride in everything)
+    html, height = page(rides, OBJECTS.values())
+    assert html.count("<section ") == len(OBJECTS) - 2, "all but the dashboard and the data view"
+    assert f"<b>{len(everything):,}</b>" in html
+    assert f"<b>{math.fsum(ride['price_total'] for ride in everything):,.2f}</b>" in html
+    newest = max(everything, key=milliseconds)
+    assert html.index(newest["ride_id"]) < html.index(sorted(everything, key=milliseconds)[-2]["ride_id"])
+    assert "not a screenshot of Kibana" in html
+    assert height > 1_000
