@@ -25,12 +25,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .PHONY: help demo
 help:  ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: install  ## Install, start everything, send RIDES=20000 rides through it, and prove that all arrived
-	@$(PY) -m infra.local up
-	@$(PY) -m jobs topics
-	@$(PY) -m jobs template
+demo: local-up  ## Install, start everything without Docker, send RIDES=20000 rides through it, prove that all arrived
 	@$(PY) -m jobs unpause
 	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
 	@$(PY) -m jobs wait
@@ -38,10 +35,46 @@ demo: install  ## Install, start everything, send RIDES=20000 rides through it, 
 	@$(PY) -m jobs report
 	@$(PY) -m jobs where
 
-##@ Services (without Docker)
-.PHONY: local-up local-status local-down clean doctor
+##@ The stack in Docker
+.PHONY: up down ps logs smoke doctor clean dashboard-import dashboard-export
+up: install-tools  ## Make an .env with generated secrets if there is none, check, start all and wait until it is healthy
+	@$(PY) -m infra.docker up
+
+down:  ## Stop and remove the containers; the data stays
+	@docker compose --profile '*' down
+
+ps:  ## Show the containers and their health
+	@docker compose --profile '*' ps --all
+
+logs:  ## Follow the logs: SERVICE=kafka (default: all)
+	@docker compose --profile '*' logs --follow --tail 100 $(SERVICE)
+
+smoke: install-tools  ## Send RIDES=20000 rides through the running stack, and prove that all arrived
+	@$(PY) -m infra.docker check
+	@$(PY) -m jobs unpause
+	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
+	@$(PY) -m jobs wait
+	@$(PY) -m jobs ledger
+
+doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
+	@$(PY) -m infra.docker doctor
+
+clean: install-tools  ## Delete all data, of the stack in Docker and of the one without, after asking for each
+	@! command -v docker >/dev/null || $(PY) -m infra.docker clean
+	@test ! -f .venv/.local.stamp || $(PY) -m infra.local clean
+
+dashboard-import: install-tools  ## Put the dashboard of infra/kibana back into Kibana, whatever was changed there
+	@$(PY) -m infra.kibana import --overwrite
+
+dashboard-export: install-tools  ## Write the dashboard as it is in Kibana to infra/kibana
+	@$(PY) -m infra.kibana export
+
+##@ The services without Docker
+.PHONY: local-up local-status local-down local-doctor
 local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; harmless to repeat
 	@$(PY) -m infra.local up
+	@$(PY) -m jobs topics
+	@$(PY) -m jobs template
 
 local-status: install  ## Show what runs, where, and whether it is healthy
 	@$(PY) -m infra.local status
@@ -49,39 +82,42 @@ local-status: install  ## Show what runs, where, and whether it is healthy
 local-down: install  ## Stop them all; the data stays
 	@$(PY) -m infra.local down
 
-clean: install  ## Stop them all and delete their data, after asking
-	@$(PY) -m infra.local clean
-
-doctor: install  ## Check memory, disk and ports without starting anything
+local-doctor: install  ## Check memory, disk and ports without starting anything
 	@$(PY) -m infra.local doctor
 
 ##@ Rides
-.PHONY: topics produce produce-help lag ledger report trace dlq dlq-replay
-topics: install  ## Create the topics of infra/kafka/topics.yml; report what differs
+.PHONY: topics template bucket produce produce-help lag ledger report trace dlq dlq-replay
+topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs
 	@$(PY) -m jobs topics
 
-produce: install  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=100 a second (0: as fast as it goes)
+template: install-tools  ## Apply the Elasticsearch index template
+	@$(PY) -m jobs template
+
+bucket: install-tools  ## Create the bucket in the emulator; at Google, see that it is there
+	@$(PY) -m jobs bucket
+
+produce: install-tools  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=100 a second (0: as fast as it goes)
 	@$(PY) -m jobs produce --rate $(RATE) $(if $(COUNT),--count $(COUNT))
 
-produce-help: install
+produce-help: install-tools
 	@$(PY) -m jobs produce --help
 
-lag: install  ## Watch what each group has still to do
+lag: install-tools  ## Watch what each group has still to do
 	@$(PY) -m jobs lag
 
-ledger: install  ## Count every ride at every system and hold the figures against each other
+ledger: install-tools  ## Count every ride at every system and hold the figures against each other
 	@$(PY) -m jobs ledger
 
-report: install  ## Write .local/report.html
+report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
 
-trace: install  ## Follow one ride: RIDE=<ride_id>
+trace: install-tools  ## Follow one ride: RIDE=<ride_id>
 	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>))
 
-dlq: install  ## Show the latest dead letters and why they are there: COUNT=20
+dlq: install-tools  ## Show the latest dead letters and why they are there: COUNT=20
 	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT))
 
-dlq-replay: install  ## Send dead letters back to their source topic, each once
+dlq-replay: install-tools  ## Send dead letters back to their source topic, each once
 	@$(PY) -m jobs dlq-replay
 
 ##@ Development

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -24,13 +24,11 @@ from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
 from jobs.kafka.replay import count_replayable, latest, replay
-from jobs.rides.index import TEMPLATE
-from jobs.rides.ledger import CANNOT_BE_TOLD, COMPUTE_GROUP, INDEX_GROUP, Ledger, take_ledger
-from jobs.rides.ledger import lag as group_lag
-from jobs.rides.trace import trace as trace_ride
 from jobs.settings import ROOT, Settings
-from jobs.sinks.elasticsearch import apply_template
-from jobs.sinks.parquet import check_bucket, create_bucket
+
+# What takes long to load (pyarrow, the clients of the sinks) is imported by the commands that need it.
+if TYPE_CHECKING:
+    from jobs.rides.ledger import Ledger
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -62,6 +60,9 @@ def topics() -> None:
 @app.command()
 def template() -> None:
     """Apply the Elasticsearch index template of infra/elasticsearch."""
+    from jobs.rides.index import TEMPLATE
+    from jobs.sinks.elasticsearch import apply_template
+
     settings = configuration.load()
     apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
     console.print(f"Index template {settings.rides_index} is applied.")
@@ -70,6 +71,8 @@ def template() -> None:
 @app.command()
 def bucket() -> None:
     """Create the emulator's bucket; at Google, see that it is there."""
+    from jobs.sinks.parquet import check_bucket, create_bucket
+
     settings = configuration.load()
     client = storage_client(settings)
     if settings.gcs_endpoint:
@@ -141,6 +144,9 @@ def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.
 
 
 def _lag_table(settings: Settings) -> Table:
+    from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP
+    from jobs.rides.ledger import lag as group_lag
+
     table = Table("group", "topic", "offsets to do")
     for group, topic in ((COMPUTE_GROUP, settings.raw_topic), (INDEX_GROUP, settings.result_topic)):
         table.add_row(group, topic, f"{group_lag(kafka_config(settings), topic, group):,}")
@@ -150,6 +156,9 @@ def _lag_table(settings: Settings) -> Table:
 @app.command()
 def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
     """Wait until both groups have passed all there is."""
+    from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP
+    from jobs.rides.ledger import lag as group_lag
+
     settings = configuration.load()
     config = kafka_config(settings)
     deadline = time.monotonic() + timeout
@@ -182,6 +191,8 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
 @app.command()
 def ledger() -> None:
     """Count every ride at every system. Exit code 0 balanced, 1 lost or doubled, 2 on its way, 3 cannot be told."""
+    from jobs.rides.ledger import CANNOT_BE_TOLD, take_ledger
+
     settings = configuration.load()
     with _progress() as progress:
         bars = {}
@@ -240,7 +251,7 @@ def _print_ledger(found: Ledger, path: Path) -> None:
 @app.command()
 def report() -> None:
     """Write the report page from Elasticsearch's aggregations."""
-    from jobs.rides.report import write_report  # noqa: PLC0415 (plotly is slow to import, and only needed here)
+    from jobs.rides.report import write_report
 
     settings = configuration.load()
     path = settings.datastream_state / "report.html"
@@ -252,6 +263,8 @@ def report() -> None:
 @app.command()
 def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
     """Show where a ride is: raw, result, dlq, Elasticsearch, Parquet."""
+    from jobs.rides.trace import trace as trace_ride
+
     settings = configuration.load()
     table = Table("place", Column("position", overflow="fold"), Column("content", overflow="fold"), show_lines=True)
     clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)

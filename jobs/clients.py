@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import google.auth
-import google.auth.exceptions
-from elasticsearch import Elasticsearch
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
+from typing import TYPE_CHECKING
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import Config
 from jobs.settings import Settings
+
+# Each function imports its own library: they are slow and large, and most commands need one of them.
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
+    from google.cloud import storage
 
 ADMIN = "elastic"
 WRITER = "datastream_writer"
@@ -33,6 +34,8 @@ def elasticsearch_admin(settings: Settings) -> Elasticsearch:
 
 
 def _elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
+    from elasticsearch import Elasticsearch
+
     return Elasticsearch(settings.es_url, basic_auth=(user, password), request_timeout=30)
 
 
@@ -42,6 +45,11 @@ def storage_client(settings: Settings) -> storage.Client:
     Raises:
         ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
     """
+    import google.auth
+    import google.auth.exceptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
     if settings.gcs_endpoint is not None:
         options = {"api_endpoint": settings.gcs_endpoint}
         return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     result_topic: Name = "rides_result"
     dlq_topic: Name = "rides_dlq"
     rides_index: Name = "rides"
+    es_version: Name = "9.5.3"
     gcs_bucket: str = ""
     gcs_prefix: Name = "rides/processed/"
 

@@ -5,6 +5,7 @@ The database's password, the database itself, secrets that another Fernet key en
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def set_database_password(url: URL) -> None:
 
 def rotate_fernet_key(key: str) -> None:
     """Encrypt what the development key encrypted (a first start without .env) with the wanted key."""
+    if key == DEVELOPMENT_FERNET_KEY:
+        return
     keys = dict.fromkeys([*key.split(","), DEVELOPMENT_FERNET_KEY])
     try:
         airflow("rotate-fernet-key", AIRFLOW__CORE__FERNET_KEY=",".join(keys))
@@ -64,6 +67,8 @@ def rotate_fernet_key(key: str) -> None:
 def set_administrator(user: str, password: str) -> None:
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder  # noqa: PLC0415
 
+    # It tells of each of its 200 permissions.
+    logging.getLogger("airflow.providers.fab").setLevel(logging.WARNING)
     with get_application_builder() as builder:
         users = builder.sm
         found = users.find_user(username=user)

@@ -22,6 +22,7 @@ if _missing or sys.platform == "win32":
     sys.exit(f"{sys.executable} {why}" if _missing else "The services without Docker run on Linux and macOS.")
 
 from infra.local import airflow, paths, preflight, processes, stack, supervisor  # noqa: E402
+from infra.preflight import show  # noqa: E402
 from jobs import settings as configuration  # noqa: E402
 from jobs.errors import DatastreamError  # noqa: E402
 from jobs.settings import Settings  # noqa: E402
@@ -112,9 +113,7 @@ def doctor(only: Only = None) -> None:
     """Check whether this machine can run the services, and change nothing."""
     settings = _settings()
     findings = preflight.findings(settings, stack.chosen(settings, only or ()))
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.fits else "[red]✗[/]"
-        console.print(f"{mark} {finding.check}: {escape(finding.text)}", highlight=False)
+    show(findings, console)
     if not all(finding.fits for finding in findings):
         raise typer.Exit(1)
 

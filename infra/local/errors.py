@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.errors import ConfigurationError, ServiceUnavailableError
-
-
-class PreflightError(ConfigurationError):
-    """This machine or a setting does not allow a start. Nothing was downloaded and nothing was started."""
+from jobs.errors import ServiceUnavailableError
 
 
 class DownloadError(ServiceUnavailableError):

@@ -6,15 +6,14 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from infra.local import elasticsearch, jars, paths, ports, processes
-from infra.local.errors import PreflightError
 from infra.local.paths import Paths
 from infra.local.service import Service
+from infra.preflight import Finding
 from jobs.settings import ROOT, Settings
 
 PYTHONS = ((3, 11), (3, 13))
@@ -23,25 +22,6 @@ FREE_DISK_GB = 3.0
 MOST_SOCKET_BYTES = 104 - 1 - len(".4194304")
 # What class paths, Kafka's and Elasticsearch's lists, database URLs and the supervisor's comments take for their own.
 UNFIT = frozenset(",:;#?%\"'\\\n")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check; a fault's text names the remedy."""
-
-    check: str
-    fits: bool
-    text: str
-
-
-def demand(findings: Iterable[Finding]) -> None:
-    """
-    Raises:
-        PreflightError: names every fault at once.
-    """
-    faults = [finding.text for finding in findings if not finding.fits]
-    if faults:
-        raise PreflightError("\n".join(f"- {fault}" for fault in faults))
 
 
 def findings(settings: Settings, services: Iterable[Service]) -> list[Finding]:
@@ -145,7 +125,8 @@ def _port(where: Paths, service: Service) -> Finding:
         name,
         False,
         f"{name} {service.port} is in use by {who}. Stop that, or set {service.setting} in .env to a free port. "
-        "The Docker Compose stack and another checkout's services use the same ports by default: only one can run.",
+        "The stack in Docker (`make down` stops it) and the services of another checkout use the same ports by "
+        "default: only one can run.",
     )
 
 

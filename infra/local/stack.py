@@ -32,6 +32,7 @@ from infra.local import (
 from infra.local.errors import BusyError, ServiceFailedError
 from infra.local.paths import Paths, private_folder
 from infra.local.service import Process, Service
+from infra.preflight import demand
 from jobs.errors import ConfigurationError
 from jobs.settings import LOOPBACK, Settings
 
@@ -103,10 +104,10 @@ def up(
     """
     where = paths.of(settings)
     services = chosen(settings, only)
-    preflight.demand(preflight.placement(where))
+    demand(preflight.placement(where))
     with _lock(where, console):
         pending = [service for service in services if not _is_up(where, service)]
-        preflight.demand(preflight.findings(settings, pending))
+        demand(preflight.findings(settings, pending))
         jars.fetch({name for service in pending for name in service.jars}, console.print)
         _start_supervisor(where, console)
         starter = _Starter(where, console, ready_s)
