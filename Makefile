@@ -121,7 +121,7 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-unit bench requirements
+.PHONY: install install-tools install-dev lint format test test-stack test-unit bench requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -136,7 +136,10 @@ format: install-dev  ## Format the code
 	@.venv/bin/ruff format .
 
 test: install-dev  ## Run all tests, against real services that they start and stop themselves
-	@.venv/bin/pytest tests
+	@.venv/bin/pytest
+
+test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, kill parts of it, and remove it
+	@.venv/bin/pytest -x tests/stack
 
 test-unit: install-dev  ## Run the tests that need no service
 	@.venv/bin/pytest tests/unit

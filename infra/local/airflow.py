@@ -13,6 +13,7 @@ import urllib.parse
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from dotenv import dotenv_values
 
 from infra.local import environment, http, paths
 from infra.local.errors import ServiceFailedError
@@ -33,25 +34,8 @@ COMPONENTS = {
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
 
-_TUNING = {
-    "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
-    # The default forks 32 workers in advance; 2 stalls for 5 s at times.
-    "AIRFLOW__CORE__PARALLELISM": "4",
-    "AIRFLOW__API__WORKERS": "1",
-    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-    "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-    # A task starts in 0.4 s instead of 1.4 s.
-    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-    # How long a killed task or scheduler goes unnoticed; the defaults are 300 s.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
-    "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-}
+# The image for Docker reads the same file.
+TUNING = ROOT / "infra" / "airflow" / "airflow.env"
 
 
 def service(settings: Settings) -> Service:
@@ -104,7 +88,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     arguments = "infra.local.sqlite.ARGUMENTS"
     return {
         **environment.of_settings(settings),
-        **_TUNING,
+        **{name: value or "" for name, value in dotenv_values(TUNING).items()},
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "airflow" / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "airflow" / "plugins"),

@@ -19,6 +19,28 @@ NAME = "kafka"
 CLUSTER_ID = "ZGF0YXN0cmVhbS1sb2NhbA"
 OFFSETS_RETENTION_MINUTES = 60 * 24 * 60
 
+# How the broker works, with and without Docker (infra/docker-compose.yml).
+BROKER = {
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": 0,
+    # A killed broker may only register again when its old session has run out: by default 9 s after its start.
+    "broker.session.timeout.ms": 4000,
+    "broker.heartbeat.interval.ms": 500,
+    # One broker: nothing can have a second copy.
+    "default.replication.factor": 1,
+    "min.insync.replicas": 1,
+    "offsets.topic.replication.factor": 1,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    # The defaults of 50 are for clusters; each costs files and start time.
+    "offsets.topic.num.partitions": 8,
+    "transaction.state.log.num.partitions": 8,
+    "share.coordinator.state.topic.num.partitions": 8,
+    "offsets.retention.minutes": OFFSETS_RETENTION_MINUTES,
+}
+
 LOG4J = """\
 Configuration:
   Appenders:
@@ -99,24 +121,7 @@ def _properties(settings: Settings) -> str:
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
         "log.dirs": where.kafka / "data",
-        "auto.create.topics.enable": "false",
-        "group.initial.rebalance.delay.ms": 0,
-        # A killed broker may only register again when its old session has run out: by default 9 s after its start.
-        "broker.session.timeout.ms": 4000,
-        "broker.heartbeat.interval.ms": 500,
-        # One broker: nothing can have a second copy.
-        "default.replication.factor": 1,
-        "min.insync.replicas": 1,
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        # The defaults of 50 are for clusters; each costs files and start time.
-        "offsets.topic.num.partitions": 8,
-        "transaction.state.log.num.partitions": 8,
-        "share.coordinator.state.topic.num.partitions": 8,
-        "offsets.retention.minutes": OFFSETS_RETENTION_MINUTES,
+        **BROKER,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
 

@@ -29,9 +29,11 @@ def example() -> Iterator[tuple[str, str]]:
 
 def test_the_example_has_every_setting_once_with_its_default() -> None:
     names = [name for name, _ in example()]
-    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+    assert len(names) == len(set(names))
+    assert set(names) >= {name.upper() for name in Settings.model_fields}
     defaults = Settings()
-    for name, value in example():
+    # What only containers read is held by test_compose.py.
+    for name, value in ((name, value) for name, value in example() if name.lower() in Settings.model_fields):
         field = Settings.model_fields[name.lower()]
         if name == "DATASTREAM_STATE":
             assert ROOT / value == field.default

@@ -1,0 +1,229 @@
+"""The whole stack in Docker: brought up, used, killed, taken down and up again, given other passwords, removed.
+
+The tests are one story and run in this order: `make test-stack`. Project, ports and volumes are their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+
+from infra.docker import environment
+from infra.docker.preflight import PORTS
+from jobs.clients import READER, WRITER
+from jobs.settings import ROOT, Settings
+from tests.conftest import free_ports
+from tests.helpers import until
+
+HEALTHY_WITHIN_S = 180
+COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")
+
+pytestmark = pytest.mark.timeout(900)
+
+
+class Stack:
+    """One compose project, with the settings of its own in the environment."""
+
+    def __init__(self) -> None:
+        names = [line.split("=")[0] for line in environment.EXAMPLE.read_text().splitlines() if line[:1].isalpha()]
+        # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
+        development = {name.upper(): str(field.default) for name, field in Settings.model_fields.items()}
+        ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        self.variables = dict.fromkeys(names, "") | development | ports
+        self.variables |= {
+            "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
+            "KAFKA_BOOTSTRAP_SERVERS": f"localhost:{ports['KAFKA_PORT']}",
+            "CLOUD_STORAGE": "emulator",
+            "GCS_BUCKET": "datastream",
+            "GCS_EMULATOR_URL": f"http://127.0.0.1:{ports['GCS_PORT']}",
+            "GOOGLE_APPLICATION_CREDENTIALS": "",
+            "ELASTICSEARCH_URL": f"http://127.0.0.1:{ports['ELASTICSEARCH_PORT']}",
+            "KIBANA_URL": f"http://127.0.0.1:{ports['KIBANA_PORT']}",
+            "STAGING_URL": "",
+            "PRODUCER_RATE": "50",
+            "POLL_WAIT_S": "2",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def run(self, *command: str, timeout_s: float = 600, fails: bool = False) -> str:
+        """Run a command at the root; returns what it prints."""
+        result = subprocess.run(
+            command, cwd=ROOT, env=os.environ | self.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False, timeout=timeout_s,
+        )  # fmt: skip
+        assert (result.returncode != 0) == fails, f"{' '.join(command)} → {result.returncode}\n{result.stdout}"
+        return result.stdout
+
+    def compose(self, *arguments: str, timeout_s: float = 600) -> str:
+        return self.run("docker", "compose", *arguments, timeout_s=timeout_s)
+
+    def jobs(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "jobs", *arguments)
+
+    def up(self) -> float:
+        """Start and wait until all is healthy; returns how many seconds that took."""
+        begun = time.monotonic()
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "300")
+        return time.monotonic() - begun
+
+    def ledger(self) -> dict[str, int]:
+        """The ledger's counts; it must be balanced."""
+        self.jobs("wait")
+        assert "balanced" in self.jobs("ledger")
+        found = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
+        return {name: found[name] for name in COUNTS}
+
+    def elasticsearch(self, path: str, user: str = "", password: str = "") -> requests.Response:
+        login = (user, password) if user else None
+        return requests.get(f"{self.variables['ELASTICSEARCH_URL']}/{path}", auth=login, timeout=30)
+
+    def airflow_token(self, password: str) -> requests.Response:
+        login = {"username": self.variables["AIRFLOW_USER"], "password": password}
+        url = f"http://127.0.0.1:{self.variables['AIRFLOW_PORT']}/auth/token"
+        return requests.post(url, json=login, timeout=30)
+
+    def container(self, service: str) -> dict[str, Any]:
+        name = self.compose("ps", "--quiet", service).strip()
+        (found,) = json.loads(self.run("docker", "inspect", name))
+        return dict(found)
+
+    def kill(self, service: str) -> None:
+        """SIGKILL to its process, and wait until Docker has started it again and it is healthy.
+
+        From a container in the host's process namespace: `docker kill` would count as a stop by hand, and would not be
+        followed by a restart.
+        """
+        before = self.container(service)
+        pid, image = str(before["State"]["Pid"]), before["Config"]["Image"]
+        self.run("docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", image, "-9", pid)
+
+        def is_back() -> bool:
+            now = self.container(service)
+            return now["RestartCount"] > before["RestartCount"] and now["State"]["Health"]["Status"] == "healthy"
+
+        until(is_back, f"{service} is back", seconds=120)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    found = Stack()
+    found.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
+    try:
+        found.compose("--profile", "*", "build", timeout_s=900)
+        yield found
+    finally:
+        found.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
+        project = f"label=com.docker.compose.project={found.variables['COMPOSE_PROJECT_NAME']}"
+        for kind in ("container", "volume", "network"):
+            left = found.run("docker", kind, "ls", "--quiet", "--filter", project)
+            assert left == "", f"{kind}s are left: {left}"
+
+
+def test_it_comes_up_with_nothing_set(stack: Stack) -> None:
+    took = stack.up()
+    assert took < HEALTHY_WITHIN_S, f"healthy after {took:.0f} s"
+    assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
+
+
+def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
+    assert stack.elasticsearch("rides/_search").status_code == 401
+    assert stack.elasticsearch("rides/_search", "elastic", "wrong").status_code == 401
+    # What the roles are; that they are obeyed is Elasticsearch's own affair.
+    roles = stack.elasticsearch(f"_security/role/{WRITER},{READER}", "elastic", "changeme").json()
+    (writes,), (reads,) = roles[WRITER]["indices"], roles[READER]["indices"]
+    assert (writes["names"], set(writes["privileges"])) == (
+        ["rides*"],
+        {"create_index", "index", "view_index_metadata"},
+    )
+    assert (reads["names"], set(reads["privileges"])) == (["rides*"], {"read", "view_index_metadata"})
+    assert roles[WRITER]["cluster"] == ["monitor"]
+    assert roles[READER]["cluster"] == []
+
+
+def test_rides_come_from_both_sides_of_kafka(stack: Stack) -> None:
+    stack.jobs("unpause")
+    stack.jobs("produce", "--rate", "0", "--count", "300")
+    assert stack.ledger()["raw"] == 300
+    options = ("--rate", "0", "--count", "200")
+    stack.compose("--profile", "demo", "run", "--rm", "--no-deps", "producer", *options)
+    assert stack.ledger()["raw"] == 500
+
+
+def test_smoke(stack: Stack) -> None:
+    printed = stack.run("make", "smoke", "RIDES=5000")
+    assert "✓ balanced" in printed
+    assert "rides*, by ts" in printed
+    assert "Rides, with" in printed
+    assert stack.ledger()["raw"] == 5500
+
+
+def test_broker_and_search_node_are_killed_in_the_middle(stack: Stack) -> None:
+    count, rate = 40_000, 800
+    before = stack.ledger()["raw"]
+    command = [sys.executable, "-m", "jobs", "produce", "--count", str(count), "--rate", str(rate), "--faulty", "0.01"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | stack.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as producer:
+        try:
+            until(lambda: documents(stack) > 5_500, "some of the new rides are indexed", seconds=120)
+            stack.kill("kafka")
+            stack.kill("elasticsearch")
+            assert producer.poll() is None, "both were killed while rides came"
+            printed, _ = producer.communicate(timeout=300)
+        finally:
+            producer.kill()
+    assert producer.returncode == 0, printed
+    assert stack.ledger()["raw"] == before + count
+
+
+def documents(stack: Stack) -> int:
+    answer = stack.elasticsearch("rides/_count", READER, stack.variables["ELASTICSEARCH_READER_PASSWORD"])
+    return int(answer.json()["count"])
+
+
+def test_data_survives_down_and_up(stack: Stack) -> None:
+    before = stack.ledger()
+    stack.compose("down")
+    stack.up()
+    assert stack.ledger() == before
+
+
+def test_generated_secrets_replace_those_of_development(stack: Stack) -> None:
+    api = f"http://127.0.0.1:{stack.variables['AIRFLOW_PORT']}/api/v2"
+    old = {"Authorization": f"Bearer {stack.airflow_token('admin').json()['access_token']}"}
+    stored = {"connection_id": "stored", "conn_type": "http", "host": "example", "password": "kept"}
+    assert requests.post(f"{api}/connections", json=stored, headers=old, timeout=30).status_code == 201
+    before = stack.ledger()
+
+    stack.variables |= {name: generate() for name, generate in environment.GENERATED.items()}
+    stack.up()
+
+    assert stack.ledger() == before
+    assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
+    for user in ("elastic", "kibana_system", WRITER, READER):
+        assert stack.elasticsearch("_security/_authenticate", user, "changeme").status_code == 401, user
+    assert stack.airflow_token("admin").status_code == 401
+    assert stack.airflow_token(stack.variables["AIRFLOW_PASSWORD"]).status_code == 201
+    assert requests.get(f"{api}/connections", headers=old, timeout=30).status_code == 401, "the old key's token"
+    read = "from airflow.models import Connection; print(Connection.get_connection_from_secrets('stored').password)"
+    assert stack.compose("exec", "airflow-scheduler", "python", "-c", read).splitlines()[-1] == "kept"
+
+    stack.jobs("produce", "--rate", "0", "--count", "100")
+    assert stack.ledger()["raw"] == before["raw"] + 100
+
+
+def test_a_lost_password_is_explained(stack: Stack) -> None:
+    known = stack.variables["ELASTIC_PASSWORD"]
+    stack.variables["ELASTIC_PASSWORD"] = "another"
+    printed = stack.run("docker", "compose", "run", "--rm", "--no-deps", "elasticsearch-init", fails=True)
+    assert "elasticsearch-reset-password" in printed
+    assert known not in printed

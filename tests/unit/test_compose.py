@@ -1,0 +1,342 @@
+"""The compose files, as far as they can be judged without starting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.docker import environment
+from infra.local import kafka
+from jobs.settings import ROOT, Settings
+
+STACK = ROOT / "infra" / "docker-compose.yml"
+MAX_MIB = 6 * 1024
+VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?-([^${}]*))?")
+EXACT = re.compile(r":v?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
+
+
+@cache
+def stack() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(STACK.read_text())
+    return found
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = stack()["services"]
+    return found
+
+
+def one_shots() -> dict[str, dict[str, Any]]:
+    return {name: it for name, it in services().items() if it["restart"] == "no"}
+
+
+def long_running() -> dict[str, dict[str, Any]]:
+    return {name: it for name, it in services().items() if it["restart"] == "unless-stopped"}
+
+
+def environment_of(service: dict[str, Any]) -> dict[str, str]:
+    """Its environment; a value of None means: as it is outside, if it is set there."""
+    found: dict[str, str] = service.get("environment", {})
+    return found
+
+
+def default(text: str) -> str:
+    """The text with every variable replaced by its default, the innermost ones first."""
+    while (found := re.search(r"\$\{[A-Z_]+(?::?[-+]([^${}]*))?\}", text)) is not None:
+        text = text.replace(found[0], "" if ":+" in found[0] else found[1] or "")
+    return text
+
+
+def mib(limit: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([mg])", limit).groups()  # type: ignore[union-attr]
+    return int(number) * (1024 if unit == "g" else 1)
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def used_variables() -> set[str]:
+    found = {match[1] for match in VARIABLE.finditer(STACK.read_text())}
+    return found | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
+
+
+# --- One stack, however it is called ------------------------------------------------------------
+
+
+def test_the_file_at_the_root_is_the_same_stack() -> None:
+    root = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    assert root == {"name": stack()["name"], "include": [str(STACK.relative_to(ROOT))]}
+
+
+needs_compose = pytest.mark.skipif(
+    not shutil.which("docker")
+    or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0,
+    reason="docker compose is not here",
+)
+
+
+def config(*options: str, **variables: str) -> Any:
+    """What `docker compose config` makes of the files, without the .env of this checkout."""
+    cleared = dict.fromkeys(example(), "")
+    result = subprocess.run(
+        ["docker", "compose", *options, "--profile", "*", "config", "--format", "json"],
+        cwd=ROOT, env=os.environ | cleared | {"COMPOSE_DISABLE_ENV_FILE": "1"} | variables,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    # Anchors of the file itself are shown only where it is not included.
+    return {name: it for name, it in json.loads(result.stdout).items() if not name.startswith("x-")}
+
+
+@needs_compose
+@pytest.mark.parametrize("variables", [{}, dict.fromkeys(("KAFKA_PORT", "ES_VERSION", "GCS_BUCKET"), "31000")])
+def test_compose_reads_both_files_alike(variables: dict[str, str]) -> None:
+    assert config(**variables) == config("-f", str(STACK), **variables)
+
+
+@needs_compose
+def test_bucket_and_key_lead_to_google() -> None:
+    def of_scheduler(**variables: str) -> tuple[Any, ...]:
+        service = config(**variables)["services"]["airflow-scheduler"]
+        (key,) = [it["source"] for it in service["volumes"] if it["target"] == "/run/secrets/gcp.json"]
+        return service["environment"]["GOOGLE_APPLICATION_CREDENTIALS"], service["environment"]["GCS_BUCKET"], key
+
+    assert of_scheduler()[0] == ""
+    assert of_scheduler(GOOGLE_APPLICATION_CREDENTIALS="/elsewhere.json")[0] == "", "it may be there for something else"
+    assert of_scheduler(GCS_BUCKET="mine", GOOGLE_APPLICATION_CREDENTIALS="./datastream-sa-key.json") == (
+        "/run/secrets/gcp.json",
+        "mine",
+        str(ROOT / "infra" / "datastream-sa-key.json"),
+    )
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+def test_every_variable_is_explained_and_every_setting_is_used() -> None:
+    settings = {name.upper() for name in Settings.model_fields}
+    assert used_variables() <= set(example())
+    assert set(example()) <= used_variables() | settings
+
+
+def test_defaults_are_those_of_the_example() -> None:
+    for match in VARIABLE.finditer(STACK.read_text()):
+        documented = example()[match[1]]
+        if documented and match[2] is not None:
+            assert match[2] == documented, match[1]
+
+
+def test_secrets_are_generated_for_all_that_have_a_known_default() -> None:
+    secret = re.compile("PASSWORD|SECRET|KEY")
+    known = {name for name in used_variables() if secret.search(name)}
+    assert set(environment.GENERATED) == known
+    text = STACK.read_text()
+    key = re.search(r"AIRFLOW_FERNET_KEY:-([^}]+)", text)
+    password = re.search(r"POSTGRES_PASSWORD:-([^}]+)", text)
+    assert key
+    assert password
+    module = (ROOT / "infra" / "airflow" / "__main__.py").read_text()
+    assert f'DEVELOPMENT_FERNET_KEY = "{key[1]}"' in module
+    assert f'DEVELOPMENT_PASSWORD = "{password[1]}"' in module
+
+
+def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "infra").mkdir()
+    monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
+    monkeypatch.setattr(environment, "LINK", tmp_path / "infra" / ".env")
+    assert environment.make()
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    text = (tmp_path / "infra" / ".env").read_text()
+    made = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    assert set(made) == set(example())
+    assert all(made[name] != example()[name] for name in environment.GENERATED)
+    assert len({made[name] for name in environment.GENERATED}) == len(environment.GENERATED)
+    # The YAML, the JSON of a connection and a URL take them as they are.
+    assert all(re.fullmatch(r"[A-Za-z0-9_=-]+", made[name]) for name in environment.GENERATED)
+    assert not environment.make(), "what is there stays"
+    assert (tmp_path / ".env").read_text() == text
+
+
+def test_airflows_services_share_their_keys() -> None:
+    names = [
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__API_AUTH__JWT_SECRET",
+        "AIRFLOW__API__SECRET_KEY",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    ]
+    airflow = {name: environment_of(it) for name, it in services().items() if name.startswith("airflow-")}
+    assert len(airflow) == 5
+    for name in names:
+        assert len({it[name] for it in airflow.values()}) == 1, name
+    assert len(default(airflow["airflow-init"]["AIRFLOW__API_AUTH__JWT_SECRET"])) >= 64
+
+
+def test_only_what_runs_tasks_has_the_connections() -> None:
+    having = {name for name, it in services().items() if any("AIRFLOW_CONN" in key for key in environment_of(it))}
+    assert having == {"airflow-scheduler"}
+    text = json.dumps(environment_of(services()["airflow-scheduler"]))
+    assert "ELASTIC_PASSWORD" not in text, "tasks write with a user of their own"
+
+
+# --- Services -----------------------------------------------------------------------------------
+
+
+def test_every_service_either_stays_or_ends() -> None:
+    assert set(one_shots()) | set(long_running()) == set(services())
+    assert all(name.endswith("-init") for name in one_shots())
+
+
+def test_long_running_services_have_a_health_check() -> None:
+    for name, service in long_running().items():
+        check = service["healthcheck"]
+        assert check["test"][0] in {"CMD", "CMD-SHELL"}, name
+        assert {"interval", "timeout", "retries", "start_period"} <= set(check), name
+
+
+def test_services_wait_for_what_they_need() -> None:
+    waited_for = set()
+    for name, service in services().items():
+        for needed, how in service.get("depends_on", {}).items():
+            wanted = "service_completed_successfully" if needed in one_shots() else "service_healthy"
+            assert how["condition"] == wanted, f"{name} → {needed}"
+            waited_for.add(needed)
+    assert waited_for >= set(one_shots()), "`up --wait` fails for a one-shot service that nothing waits for"
+
+
+def test_images_have_exact_versions() -> None:
+    images = {default(service["image"]) for service in services().values()}
+    for file in ROOT.glob("infra/*/Dockerfile"):
+        images |= set(re.findall(r"(?m)^FROM (\S+)", file.read_text()))
+    assert len(images) >= 9
+    for image in images:
+        assert EXACT.search(image), image
+
+
+def test_versions_agree() -> None:
+    from importlib.metadata import version
+
+    images = {default(service["image"]) for service in services().values()}
+    elastic = {image.rsplit(":")[-1] for image in images if "elastic.co" in image}
+    assert elastic == {Settings.model_fields["es_version"].default}
+    dockerfile = (ROOT / "infra" / "airflow" / "Dockerfile").read_text()
+    assert f"apache/airflow:{version('apache-airflow')}-python" in dockerfile
+    assert f"datastream-airflow:{version('apache-airflow')}" in images
+    jars = (ROOT / "infra" / "local" / "jars.lock").read_text()
+    for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
+        (tag,) = {found.rsplit(":")[-1] for found in images if image in found}
+        assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (
+            f"{artifact} {tag}"
+        )
+
+
+def test_requirement_sets_agree() -> None:
+    versions: dict[str, set[str]] = defaultdict(set)
+    for name in ("tools", "image", "local", "dev"):
+        for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
+            if match := re.match(r"([a-z0-9._-]+)==([^ ;\\]+)( ; [^\\]+)?", line):
+                versions[match[1] + (match[3] or "").strip()].add(match[2])
+    assert len(versions) > 200
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_ports_are_variables_on_the_loopback() -> None:
+    published = {}
+    for name, service in services().items():
+        for port in service.get("ports", []):
+            match = re.fullmatch(r"127\.0\.0\.1:\$\{([A-Z_]+):-\d+\}:\d+", port)
+            assert match, f"{name}: {port}"
+            published[match[1]] = name
+    from infra.docker.preflight import PORTS
+
+    assert set(published) == set(PORTS), "what the preflight looks at"
+    assert "postgres" not in published.values()
+
+
+def test_memory_is_limited_and_fits_the_budget() -> None:
+    limits = {name: mib(service["mem_limit"]) for name, service in services().items() if "profiles" not in service}
+    assert sum(limits.values()) <= MAX_MIB
+    for name, variable in (("kafka", "KAFKA_HEAP_OPTS"), ("elasticsearch", "ES_JAVA_OPTS"), ("kafka-ui", "JAVA_OPTS")):
+        heap = re.search(r"-Xmx(\d+m)", environment_of(services()[name])[variable])
+        assert heap
+        assert mib(heap[1]) <= 0.55 * limits[name], f"{name} needs as much again beside its heap"
+
+
+def test_nothing_hinders_a_second_stack() -> None:
+    for name, service in services().items():
+        assert "container_name" not in service, name
+        assert "network_mode" not in service, name
+    assert not any("name" in (it or {}) for kind in ("volumes", "networks") for it in stack()[kind].values())
+
+
+def test_networks_separate_what_need_not_talk() -> None:
+    members: dict[str, set[str]] = defaultdict(set)
+    for name, service in services().items():
+        for network in service["networks"]:
+            members[network].add(name)
+    assert set(members) == set(stack()["networks"])
+    assert stack()["networks"]["postgres"] == {"internal": True}
+    assert {name for name in members["postgres"] if not name.startswith("airflow-")} == {"postgres"}
+    assert {"elasticsearch", "kibana"}.isdisjoint(members["kafka"])
+    assert {"kafka", "kafka-ui", "producer"}.isdisjoint(members["elasticsearch"])
+    assert members["gcs"] == {"gcs", "gcs-init", "airflow-scheduler"}
+
+
+def test_data_is_in_named_volumes_and_files_are_read_only() -> None:
+    for name, service in services().items():
+        for volume in service.get("volumes", []):
+            source = default(volume).split(":")[0]
+            if source.startswith((".", "/")):
+                assert volume.endswith(":ro"), f"{name}: {volume}"
+                if source.startswith("."):
+                    assert (STACK.parent / source).exists(), volume
+            else:
+                assert source in stack()["volumes"], f"{name}: {volume}"
+    for name in ("kafka", "elasticsearch", "gcs", "postgres"):
+        assert [volume.split(":")[0] for volume in services()[name]["volumes"]] == [f"{name}-data"]
+
+
+def test_no_service_gains_privileges_and_no_log_grows_without_end() -> None:
+    for name, service in services().items():
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert "privileged" not in service, name
+        assert service["logging"]["options"].keys() >= {"max-size", "max-file"}, name
+
+
+def test_elasticsearch_asks_who_is_there() -> None:
+    settings = environment_of(services()["elasticsearch"])
+    assert settings["xpack.security.enabled"] == "true"
+    assert settings["discovery.type"] == "single-node"
+    assert all(re.fullmatch(r"\d+[gm]b", value) for name, value in settings.items() if "watermark" in name)
+    assert sum("watermark" in name for name in settings) == 3
+    assert environment_of(services()["kibana"])["ELASTICSEARCH_USERNAME"] == "kibana_system"
+
+
+def test_kafka_is_set_up_as_without_docker() -> None:
+    found = {
+        name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)
+        for name, value in environment_of(services()["kafka"]).items()
+        if name.startswith("KAFKA_")
+    }
+    assert {name: found.get(name) for name in kafka.BROKER} == {name: str(it) for name, it in kafka.BROKER.items()}
+    assert environment_of(services()["kafka"])["CLUSTER_ID"] == kafka.CLUSTER_ID
+    advertised = default(found["advertised.listeners"])
+    assert advertised == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:29092"
+
+
+def test_only_what_images_need_is_sent_to_the_engine() -> None:
+    allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert allowed[0] == "*"
+    copied = re.findall(r"(?m)^COPY (\S+) ", "\n".join(f.read_text() for f in ROOT.glob("infra/*/Dockerfile")))
+    assert {line.removeprefix("!") for line in allowed[1:]} == set(copied)
