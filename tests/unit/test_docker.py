@@ -1,0 +1,178 @@
+"""The check before the Docker stack starts, and what a failed start tells; a fake stands in for the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.docker import compose, preflight
+from infra.preflight import Finding, PreflightError, demand, show
+from jobs.errors import ServiceUnavailableError
+from jobs.settings import Settings
+
+FakeDocker = Callable[..., None]
+GIB = 2**30
+
+
+@pytest.fixture
+def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    """Puts a `docker` on the PATH that prints what it is told to, by the start of its arguments; else it fails."""
+
+    def make(**answers: str) -> None:
+        cases = [
+            f"  {json.dumps(start.replace('_', ' '))}*) printf '%s\\n' '{text}' ;;" for start, text in answers.items()
+        ]
+        script = "\n".join(["#!/bin/sh", 'case "$*" in', *cases, "  *) echo no >&2; exit 1 ;;", "esac", ""])
+        file = tmp_path / "docker"
+        file.write_text(script)
+        file.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin:/bin")
+    return make
+
+
+def settings(**changes: object) -> Settings:
+    return Settings(_env_file=None, **changes)  # type: ignore[arg-type]
+
+
+def finding(name: str, found: list[Finding]) -> Finding:
+    (one,) = [it for it in found if it.check == name]
+    return one
+
+
+def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = preflight.findings(settings())
+    assert "make demo" in finding("Docker", found).text
+    assert not finding("Docker", found).fits
+    assert not finding("Compose", found).fits
+    with pytest.raises(PreflightError, match="No Docker engine answers"):
+        demand(found)
+
+
+@pytest.mark.parametrize(
+    ("engine", "plugin", "memory", "faults"),
+    [
+        ("28.2.2", "v2.39.4", 8 * GIB, []),
+        ("20.10.24+dfsg1", "5.5.1", 8 * GIB, []),
+        ("19.03.1", "2.39.4", 8 * GIB, ["Docker"]),
+        ("28.2.2", "2.3.3", 8 * GIB, ["Compose"]),
+        ("28.2.2", "1.29.2", 8 * GIB, ["Compose"]),
+        ("28.2.2", "2.39.4", 2 * GIB, ["Memory"]),
+    ],
+)
+def test_versions_and_memory(fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]) -> None:
+    fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
+    found = preflight.findings(settings())
+    assert [it.check for it in found if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+
+
+def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_docker(version="28.2.2", **{"info --format {{.DockerRootDir}}": str(tmp_path)})
+    assert finding("Disk", preflight.findings(settings())).fits
+    monkeypatch.setattr(preflight, "DISK_GB", 10**6)
+    fault = finding("Disk", preflight.findings(settings()))
+    assert not fault.fits
+    assert "docker system df" in fault.text
+
+
+@pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="not Linux")
+def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 1)
+    assert not finding("vm.max_map_count", preflight.findings(settings())).is_advice
+    monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 10**12)
+    advice = finding("vm.max_map_count", preflight.findings(settings()))
+    assert advice.fits
+    assert advice.is_advice
+    assert "sudo sysctl -w vm.max_map_count=1000000000000" in advice.text
+
+
+@pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
+def test_the_client_speaks_to_one_major_version(version: str, fits: bool) -> None:
+    found = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
+    assert found.fits == fits
+    if not fits:
+        assert f"ES_VERSION={version}" in found.text
+
+
+def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        assert not fault.fits
+        assert f"port {port}" in fault.text
+        assert f"pid {os.getpid()}" in fault.text
+        assert "set KIBANA_PORT in .env" in fault.text
+        assert "make local-down" in fault.text
+
+        fake_docker(compose_config='{"name": "mine"}', ps="other other-kibana-1")
+        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        assert not fault.fits
+        assert "the container other-kibana-1" in fault.text
+
+        fake_docker(compose_config='{"name": "mine"}', ps="mine mine-kibana-1")
+        assert finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port))).fits
+
+
+def test_two_settings_with_one_port() -> None:
+    fault = finding("Ports", preflight.findings(settings(kibana_port=8080, kafka_ui_port=8080)))
+    assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
+
+
+def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+    key = tmp_path / "key.json"
+    given = settings(gcs_bucket="mine", google_application_credentials=str(key))
+    assert not finding("Cloud Storage", preflight.findings(given)).fits
+    key.write_text("{}")
+    assert "gs://mine" in finding("Cloud Storage", preflight.findings(given)).text
+
+
+def test_findings_are_shown_with_their_weight() -> None:
+    console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123 (as long as the test)
+    show([Finding("a", True, "b"), Finding("c", True, "d", is_advice=True), Finding("e", False, "[f]")], console)
+    assert console.export_text() == "✓ a: b\n! c: d\n✗ e: [f]\n"
+
+
+# --- A failed start -----------------------------------------------------------------------------
+
+
+def container(service: str, state: str, health: str = "", exit_code: int = 0) -> str:
+    return json.dumps({"Service": service, "State": state, "Health": health, "ExitCode": exit_code})
+
+
+def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
+    containers = [
+        container("kafka", "running", "healthy"),
+        container("elasticsearch", "running", "starting"),
+        container("topics", "exited"),
+        container("airflow-init", "exited", exit_code=1),
+        container("airflow-scheduler", "created"),
+    ]
+    fake_docker(
+        **{
+            "compose ps --all": "\n".join(containers),
+            "compose logs --no-log-prefix --tail 15 airflow-init": "why it failed",
+        }
+    )
+    with pytest.raises(ServiceUnavailableError) as failure:
+        compose.up()
+    text = str(failure.value)
+    assert "airflow-init (exited with 1). The end of its log:\n  why it failed" in text
+    assert "elasticsearch" not in text, "it was only still starting"
+
+
+def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:
+    fake_docker(
+        **{
+            "compose ps --all": container("kibana", "running", "starting"),
+            "compose logs --no-log-prefix --tail 15 kibana": "waiting",
+        }
+    )
+    with pytest.raises(ServiceUnavailableError, match=r"kibana \(starting\). The end of its log:\n  waiting"):
+        compose.up()
