@@ -5,6 +5,7 @@ The tests are one story and run in this order: `make test-stack`. Project, ports
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ from uuid import uuid4
 
 import pytest
 import requests
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 
 from infra.docker import environment
 from infra.docker.preflight import PORTS
@@ -104,7 +107,8 @@ class Stack:
         """
         before = self.container(service)
         pid, image = str(before["State"]["Pid"]), before["Config"]["Image"]
-        self.run("docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", image, "-9", pid)
+        killer = ("docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=bash", image)
+        self.run(*killer, "-c", f"kill -9 {pid}")
 
         def is_back() -> bool:
             now = self.container(service)
@@ -154,6 +158,18 @@ def test_rides_come_from_both_sides_of_kafka(stack: Stack) -> None:
     options = ("--rate", "0", "--count", "200")
     stack.compose("--profile", "demo", "run", "--rm", "--no-deps", "producer", *options)
     assert stack.ledger()["raw"] == 500
+
+
+def test_the_storage_emulator_takes_large_objects(stack: Stack) -> None:
+    endpoint = {"api_endpoint": stack.variables["GCS_EMULATOR_URL"]}
+    client = storage.Client(project="test", credentials=AnonymousCredentials(), client_options=endpoint)
+    content = os.urandom(32 * 2**20)
+    for number in range(3):
+        blob = client.bucket("datastream").blob(f"large/{number}")
+        blob.upload_from_file(io.BytesIO(content), size=len(content))
+        assert blob.download_as_bytes() == content
+        blob.delete()
+    assert stack.container("gcs")["RestartCount"] == 0
 
 
 def test_smoke(stack: Stack) -> None:
