@@ -46,7 +46,7 @@ def set_database_password(url: URL) -> None:
         return
     sys.exit(
         f"error: PostgreSQL takes neither POSTGRES_PASSWORD nor the development default: {fault}Put the password that "
-        "its volume was set up with into .env, or delete all data with `make clean-docker`."
+        "its volume was set up with into .env, or delete all data with `make clean`."
     )
 
 

@@ -1,11 +1,10 @@
-"""The settings file: `.env`, made from `.env.example` with generated secrets."""
+"""The settings file `.env`, with generated secrets."""
 
 from __future__ import annotations
 
 import base64
 import os
 import platform
-import re
 import secrets
 from collections.abc import Callable
 
@@ -13,7 +12,6 @@ from infra.local.paths import write_private
 from jobs.settings import ROOT
 
 FILE = ROOT / ".env"
-EXAMPLE = ROOT / ".env.example"
 # Read by `docker compose -f infra/docker-compose.yml`, which does not look at the root.
 LINK = ROOT / "infra" / ".env"
 
@@ -47,16 +45,20 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def make() -> bool:
-    """Write .env, readable by its owner only, unless there is one; returns whether it was written."""
+    """Write .env, readable by its owner only, unless there is one; returns whether it was written.
+
+    What is not in it keeps its default, also when an upgrade changes that.
+    """
     if not LINK.is_symlink() and not LINK.exists():
         LINK.symlink_to("../.env")
     if FILE.exists():
         return False
     values = {name: generate() for name, generate in GENERATED.items()} | _of_this_machine()
-    text = EXAMPLE.read_text(encoding="utf-8")
-    for name, value in values.items():
-        text = re.sub(rf"(?m)^{name}=.*$", f"{name}={value}", text)
-    write_private(FILE, text)
+    lines = [
+        "# Generated. Every other setting, and what these are: .env.example",
+        *(f"{k}={v}" for k, v in values.items()),
+    ]
+    write_private(FILE, "\n".join(lines) + "\n")
     return True
 
 

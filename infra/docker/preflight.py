@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.local import ports
 from infra.preflight import Finding
-from jobs.settings import Settings
+from jobs.settings import ROOT, Settings
 
 ENGINE = (20, 10)
 COMPOSE = (2, 20)  # `include`
@@ -114,9 +114,10 @@ def _key(settings: Settings) -> list[Finding]:
     if settings.gcs_endpoint is not None:
         return []
     file = settings.gcs_credentials_file
-    if file is None or not file.is_file():
+    if file is not None and not file.is_file():
         return [Finding("Cloud Storage", False, f"GOOGLE_APPLICATION_CREDENTIALS: there is no file {file}.")]
-    return [Finding("Cloud Storage", True, f"Google's own, gs://{settings.bucket}, with the key {file}")]
+    how = f"the key {file}" if file else "what this machine offers its containers as credentials"
+    return [Finding("Cloud Storage", True, f"Google's own, gs://{settings.bucket}, with {how}")]
 
 
 def _distinct(settings: Settings) -> list[Finding]:
@@ -139,10 +140,18 @@ def _ports(settings: Settings) -> list[Finding]:
 def _port(setting: str, what: str, port: int, project: str) -> Finding:
     if ports.is_free(port):
         return Finding(setting, True, f"{port} is free")
-    label = '{{.Label "com.docker.compose.project"}} {{.Names}}'
-    owner, _, container = (_docker("ps", "--filter", f"publish={port}", "--format", label) or "").partition(" ")
+    labels = "\t".join(f'{{{{.Label "com.docker.compose.project{part}"}}}}' for part in ("", ".working_dir"))
+    found = _docker("ps", "--filter", f"publish={port}", "--format", f"{labels}\t{{{{.Names}}}}") or "\t\t"
+    owner, folder, container = found.split("\t")
     if container and owner == project:
-        return Finding(setting, True, f"{port} is held by this stack ({container})")
+        if Path(folder) in {ROOT, ROOT / "infra"}:
+            return Finding(setting, True, f"{port} is held by this stack ({container})")
+        return Finding(
+            setting, False,
+            f"{what}'s port {port} is in use by the stack of another checkout, {folder}, which is the same project "
+            f"({project}): starting this one would take its containers and data over. Stop it there, or set "
+            "COMPOSE_PROJECT_NAME and the ports in .env here.",
+        )  # fmt: skip
     who = f"the container {container}"
     if not container:
         process = ports.holder(port)

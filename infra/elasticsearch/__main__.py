@@ -58,7 +58,7 @@ def sign_in(settings: Settings) -> Elasticsearch:
         f"Elasticsearch at {settings.es_url} takes neither ELASTIC_PASSWORD nor the development default for the user "
         f"{ADMIN}: its volume was set up with another password. Put that one into .env, or set a new one with "
         "`docker compose exec elasticsearch bin/elasticsearch-reset-password -i -u elastic`, or delete all data with "
-        "`make clean-docker`."
+        "`make clean`."
     )
 
 

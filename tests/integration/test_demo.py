@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from jobs.settings import ROOT
+from jobs.settings import ROOT, Settings
 from tests.conftest import free_ports
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,14 +52,22 @@ def run(state: Path) -> Iterator[Run]:
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
-    environment = inherited | {
-        "DATASTREAM_STATE": str(state),
-        "KAFKA_PORT": str(kafka),
-        "ELASTICSEARCH_PORT": str(elasticsearch),
-        "GCS_PORT": str(gcs),
-        "AIRFLOW_PORT": str(airflow),
-        "COLUMNS": "200",
-    }
+    # Nor what the .env of this checkout says.
+    defaults = {name.upper(): str(field.default) for name, field in Settings.model_fields.items() if field.default}
+    environment = (
+        inherited
+        | defaults
+        | {
+            "GCS_BUCKET": "datastream",
+            "CLOUD_STORAGE": "emulator",
+            "DATASTREAM_STATE": str(state),
+            "KAFKA_PORT": str(kafka),
+            "ELASTICSEARCH_PORT": str(elasticsearch),
+            "GCS_PORT": str(gcs),
+            "AIRFLOW_PORT": str(airflow),
+            "COLUMNS": "200",
+        }
+    )
 
     def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

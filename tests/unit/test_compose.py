@@ -107,6 +107,16 @@ def test_compose_reads_both_files_alike(variables: dict[str, str]) -> None:
 
 
 @needs_compose
+def test_what_kafka_advertises_can_be_changed() -> None:
+    def advertised(**variables: str) -> str:
+        return str(config(**variables)["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"])
+
+    assert advertised(KAFKA_PORT="31000") == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:31000"
+    other = "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://broker.example:29092"
+    assert advertised(KAFKA_ADVERTISED_LISTENERS=other) == other
+
+
+@needs_compose
 def test_bucket_and_key_lead_to_google() -> None:
     def of_scheduler(**variables: str) -> tuple[Any, ...]:
         service = config(**variables)["services"]["airflow-scheduler"]
@@ -128,7 +138,7 @@ def test_bucket_and_key_lead_to_google() -> None:
 def test_every_variable_is_explained_and_every_setting_is_used() -> None:
     settings = {name.upper() for name in Settings.model_fields}
     assert used_variables() <= set(example())
-    assert set(example()) <= used_variables() | settings
+    assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 
 
 def test_defaults_are_those_of_the_example() -> None:
@@ -156,11 +166,15 @@ def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: p
     (tmp_path / "infra").mkdir()
     monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
     monkeypatch.setattr(environment, "LINK", tmp_path / "infra" / ".env")
+    monkeypatch.setattr(environment.os, "getuid", lambda: 1234)
+    monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
     assert environment.make()
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     text = (tmp_path / "infra" / ".env").read_text()
     made = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
-    assert set(made) == set(example())
+    assert made.keys() - environment.GENERATED == {"AIRFLOW_UID", "ES_EXTRA_JAVA_OPTS"}
+    assert made.keys() <= example().keys()
+    assert (made["AIRFLOW_UID"], made["ES_EXTRA_JAVA_OPTS"]) == ("1234", "-XX:UseSVE=0")
     assert all(made[name] != example()[name] for name in environment.GENERATED)
     assert len({made[name] for name in environment.GENERATED}) == len(environment.GENERATED)
     # The YAML, the JSON of a connection and a URL take them as they are.
@@ -296,6 +310,10 @@ def test_networks_separate_what_need_not_talk() -> None:
 def test_data_is_in_named_volumes_and_files_are_read_only() -> None:
     for name, service in services().items():
         for volume in service.get("volumes", []):
+            if isinstance(volume, dict):
+                assert volume["read_only"], f"{name}: {volume}"
+                assert volume["bind"] == {"create_host_path": False}
+                continue
             source = default(volume).split(":")[0]
             if source.startswith((".", "/")):
                 assert volume.endswith(":ro"), f"{name}: {volume}"

@@ -14,7 +14,7 @@ from rich.console import Console
 from infra.docker import compose, preflight
 from infra.preflight import Finding, PreflightError, demand, show
 from jobs.errors import ServiceUnavailableError
-from jobs.settings import Settings
+from jobs.settings import ROOT, Settings
 
 FakeDocker = Callable[..., None]
 GIB = 2**30
@@ -111,13 +111,19 @@ def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> Non
         assert "set KIBANA_PORT in .env" in fault.text
         assert "make local-down" in fault.text
 
-        fake_docker(compose_config='{"name": "mine"}', ps="other other-kibana-1")
+        fake_docker(compose_config='{"name": "mine"}', ps=f"other\t{ROOT}\tother-kibana-1")
         fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
         assert not fault.fits
         assert "the container other-kibana-1" in fault.text
 
-        fake_docker(compose_config='{"name": "mine"}', ps="mine mine-kibana-1")
+        fake_docker(compose_config='{"name": "mine"}', ps=f"mine\t{ROOT}\tmine-kibana-1")
         assert finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port))).fits
+
+        fake_docker(compose_config='{"name": "mine"}', ps="mine\t/elsewhere\tmine-kibana-1")
+        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        assert not fault.fits
+        assert "another checkout, /elsewhere" in fault.text
+        assert "COMPOSE_PROJECT_NAME" in fault.text
 
 
 def test_two_settings_with_one_port() -> None:

@@ -16,7 +16,22 @@ from jobs.settings import ROOT
 
 DAY_MS = 24 * 60 * 60 * 1000
 TEXT = {
-    *(".py", ".md", ".toml", ".yml", ".yaml", ".json", ".sql", ".sh", ".tf", ".txt", ".in", ".java", ".lock"),
+    *(
+        ".py",
+        ".md",
+        ".ndjson",
+        ".toml",
+        ".yml",
+        ".yaml",
+        ".json",
+        ".sql",
+        ".sh",
+        ".tf",
+        ".txt",
+        ".in",
+        ".java",
+        ".lock",
+    ),
     *(".example", ".env", ".properties", ".cfg", ".editorconfig", ".gitattributes", ".gitignore", ".dockerignore"),
 }
 
@@ -32,7 +47,7 @@ def tracked() -> list[Path]:
 
 
 def texts() -> list[Path]:
-    return [path for path in tracked() if path.suffix in TEXT or path.name in {*TEXT, "Makefile", "Dockerfile"}]
+    return [path for path in tracked() if path.suffix in TEXT or path.name in {*TEXT, "Makefile", "Dockerfile", "run"}]
 
 
 def modules(folder: str) -> list[Path]:
