@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import requests
+
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import Config
 from jobs.settings import Settings
@@ -57,8 +59,15 @@ def storage_client(settings: Settings) -> storage.Client:
     try:
         credentials, project = google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
         return storage.Client(project=project or "datastream", credentials=credentials)
-    except google.auth.exceptions.DefaultCredentialsError as error:
+    except (google.auth.exceptions.DefaultCredentialsError, OSError) as error:
         raise ConfigurationError(
             f"Google Cloud Storage: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an "
-            "absolute path or one from infra/."
+            "absolute path or one from infra/. In Docker, the user AIRFLOW_UID or its group 0 must be able to read it."
         ) from error
+
+
+def local_session() -> requests.Session:
+    """HTTP to services on this machine, past any proxy that the environment names."""
+    session = requests.Session()
+    session.trust_env = False
+    return session

@@ -13,10 +13,12 @@ import sys
 import psycopg2
 from psycopg2 import sql
 from sqlalchemy.engine import URL, make_url
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from jobs.settings import load
 
 DEVELOPMENT_PASSWORD = "airflow"  # noqa: S105 (POSTGRES_PASSWORD's default in docker-compose.yml)
+READY_S = 60
 DEVELOPMENT_FERNET_KEY = "ZGF0YXN0cmVhbS1kZXZlbG9wbWVudC1vbmx5LWtleSE="
 
 
@@ -31,13 +33,18 @@ def main() -> None:
 
 def set_database_password(url: URL) -> None:
     """PostgreSQL takes POSTGRES_PASSWORD for an empty volume only: sign in with the old one and set the new one."""
+    attempts = Retrying(
+        retry=retry_if_exception(_is_away), stop=stop_after_delay(READY_S), wait=wait_fixed(1), reraise=True
+    )
     for password in dict.fromkeys([url.password, DEVELOPMENT_PASSWORD]):
         try:
-            connection = psycopg2.connect(
-                host=url.host, port=url.port, dbname=url.database, user=url.username, password=password
-            )
+            connection = attempts(
+                psycopg2.connect,
+                host=url.host, port=url.port, dbname=url.database, user=url.username, password=password,
+            )  # fmt: skip
         except psycopg2.OperationalError as error:
-            fault = error
+            if _is_away(error):
+                sys.exit(f"error: PostgreSQL did not answer within {READY_S} s: {error}")
             continue
         with connection, connection.cursor() as cursor:
             role = sql.Identifier(url.username)
@@ -45,9 +52,14 @@ def set_database_password(url: URL) -> None:
         connection.close()
         return
     sys.exit(
-        f"error: PostgreSQL takes neither POSTGRES_PASSWORD nor the development default: {fault}Put the password that "
-        "its volume was set up with into .env, or delete all data with `make clean`."
+        "error: PostgreSQL takes neither POSTGRES_PASSWORD nor the development default. Put the password that its "
+        "volume was set up with into .env, or delete all data with `make clean`."
     )
+
+
+def _is_away(error: BaseException) -> bool:
+    """Anything but a refused password; the server's codes do not reach Python before there is a connection."""
+    return "password authentication failed" not in str(error)
 
 
 def rotate_fernet_key(key: str) -> None:

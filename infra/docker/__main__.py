@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import requests
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from infra.docker import compose, environment, preflight
 from infra.kibana.saved_objects import Key, Kibana
 from infra.preflight import demand, show
 from jobs import settings as configuration
+from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
 
@@ -51,17 +52,21 @@ def doctor() -> None:
 @app.command()
 def up() -> None:
     """Start the stack and wait until it is healthy. Harmless to repeat."""
+    # Before .env is written: a running stack would not know the new secrets if this fails.
+    demand(preflight.findings(configuration.load()))
     env()
-    settings = configuration.load()
-    demand(preflight.findings(settings))
     compose.up()
-    where(settings)
+    where(configuration.load())
 
 
 @app.command()
 def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
     """Remove the stack's containers, networks and volumes: all its data."""
-    volumes = compose.volumes()
+    try:
+        volumes = compose.volumes()
+    except ServiceUnavailableError as error:
+        console.print(f"Docker's part is left as it is: {escape(str(error))}")
+        return
     if not volumes and not compose.containers():
         console.print("Docker holds nothing of this stack.")
         return
@@ -73,7 +78,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 
 @app.command()
 def check() -> None:
-    """See that every container is well, that Kibana has its dashboard, and that Kafka-UI sees the broker."""
+    """Wait until every container is well, then see that Kibana has its dashboard and Kafka-UI sees the broker."""
     settings = configuration.load()
     table = Table("what", "state")
     faults = []
@@ -90,11 +95,12 @@ def check() -> None:
 
 
 def _containers(settings: Settings) -> str:
-    found = compose.containers()
-    ill = [f"{it.service} is {it.health or it.state}" for it in found if not it.is_well]
-    if ill or not found:
-        raise ServiceUnavailableError(", ".join(ill) or "none is there: `make up` starts them")
-    return f"{len(found)}, all healthy or done"
+    attempts = Retrying(retry=retry_if_result(bool), stop=stop_after_delay(compose.HEALTHY_S), wait=wait_fixed(2))
+    try:
+        attempts(compose.faults)
+    except RetryError as error:
+        raise ServiceUnavailableError(f"{', '.join(compose.faults())}.\n{compose.culprits()}") from error
+    return f"{len(compose.services())}, all healthy or done"
 
 
 def _data_view(settings: Settings) -> str:
@@ -108,15 +114,17 @@ def _dashboard(settings: Settings) -> str:
 
 
 def _kafka_ui(settings: Settings) -> str:
-    return str(_get(f"http://{LOOPBACK}:{settings.kafka_ui_port}/actuator/health")["status"])
+    (cluster,) = _get(f"http://{LOOPBACK}:{settings.kafka_ui_port}/api/clusters")
+    if cluster["status"] != "online":
+        raise ServiceUnavailableError(f"its cluster {cluster['name']} is {cluster['status']}")
+    return f"{cluster['name']} is online"
 
 
-def _get(url: str, login: tuple[str, str] | None = None) -> dict[str, dict[str, str]]:
-    answer = requests.get(url, auth=login, timeout=30)
+def _get(url: str, login: tuple[str, str] | None = None) -> Any:
+    answer = local_session().get(url, auth=login, timeout=30)
     if not answer.ok:
         raise ServiceUnavailableError(f"{url} answers {answer.status_code}. {IS_IT_UP}")
-    content: dict[str, dict[str, str]] = answer.json()
-    return content
+    return answer.json()
 
 
 def where(settings: Settings) -> None:
@@ -143,8 +151,6 @@ def main() -> None:
     except DatastreamError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(1)
-    except subprocess.TimeoutExpired as error:
-        sys.exit(f"error: {error}. Is the Docker engine busy?")
 
 
 if __name__ == "__main__":

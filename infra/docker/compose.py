@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import textwrap
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Container:
 
     @property
     def is_well(self) -> bool:
-        return self.health == "healthy" or (self.state == "exited" and self.exit_code == 0)
+        is_done = self.state == "exited" and self.exit_code == 0
+        return is_done if self.service.endswith("-init") else self.health == "healthy"
 
 
 def containers() -> list[Container]:
@@ -43,8 +45,25 @@ def volumes() -> list[str]:
 
 
 def down(*options: str) -> None:
-    """Stop and remove all containers, those of every profile."""
-    subprocess.run(["docker", "compose", "--profile", "*", "down", *options], cwd=ROOT, check=True)
+    """Stop and remove all containers, those of every profile.
+
+    Raises:
+        ServiceUnavailableError: that failed; docker has told why.
+    """
+    if subprocess.run(["docker", "compose", "--profile", "*", "down", *options], cwd=ROOT, check=False).returncode:
+        raise ServiceUnavailableError("The stack was not removed, or not all of it.")
+
+
+def faults() -> list[str]:
+    """What is not well of all services that should be there."""
+    found = {it.service: it for it in containers()}
+    missing = [f"{name} is not there" for name in services() if name not in found]
+    return missing + [f"{it.service} is {it.health or it.state}" for it in found.values() if not it.is_well]
+
+
+def services() -> list[str]:
+    """Every service of the default profile."""
+    return _output("config", "--services").split()
 
 
 def up() -> None:
@@ -54,11 +73,13 @@ def up() -> None:
         ServiceUnavailableError: something did not start; with its last log lines.
     """
     command = ["up", "--detach", "--build", "--wait", "--wait-timeout", str(HEALTHY_S)]
-    if subprocess.run(["docker", "compose", *command], cwd=ROOT, check=False).returncode:
-        raise ServiceUnavailableError(f"The stack did not start.\n{_culprits()}")
+    # Attestations have a time in them: every build would be another image, and every container made anew.
+    environment = os.environ | {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    if subprocess.run(["docker", "compose", *command], cwd=ROOT, env=environment, check=False).returncode:
+        raise ServiceUnavailableError(f"The stack did not start.\n{culprits()}")
 
 
-def _culprits() -> str:
+def culprits() -> str:
     """The last log lines of what ended in a failure, or else of what is not healthy yet."""
     ill = [it for it in containers() if not it.is_well and it.state != "created"]
     failed = [it for it in ill if it.exit_code or it.health == "unhealthy"]
@@ -80,7 +101,12 @@ def _run(*arguments: str) -> str:
     Raises:
         ServiceUnavailableError: it fails.
     """
-    result = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        result = subprocess.run(
+            ["docker", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceUnavailableError(f"docker {' '.join(arguments)}: {error}. Does `docker info` work?") from error
     if result.returncode:
         raise ServiceUnavailableError(f"docker {' '.join(arguments)}: {result.stderr.strip()}")
     return result.stdout

@@ -14,7 +14,7 @@ from infra.preflight import Finding
 from jobs.settings import ROOT, Settings
 
 ENGINE = (20, 10)
-COMPOSE = (2, 20)  # `include`
+COMPOSE = (2, 21)  # `include`, and `ps` with one container a line
 # The limits of docker-compose.yml add up to 6 GiB, which the stack does not reach: it was seen to take 2.6 GiB.
 MEMORY_GIB = 4.0
 DISK_GB = 12.0
@@ -36,7 +36,7 @@ def findings(settings: Settings) -> list[Finding]:
     found = [engine, _compose()]
     if engine.fits:
         found += [_memory(), _disk()]
-    return [*found, *_map_count(), _versions(settings), *_key(settings), *_distinct(settings), *_ports(settings)]
+    return [*found, *_map_count(), _versions(settings), _storage(settings), *_distinct(settings), *_ports(settings)]
 
 
 def _engine() -> Finding:
@@ -110,14 +110,24 @@ def _versions(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def _key(settings: Settings) -> list[Finding]:
+def _storage(settings: Settings) -> Finding:
+    name, file = "Cloud Storage", settings.gcs_credentials_file
     if settings.gcs_endpoint is not None:
-        return []
-    file = settings.gcs_credentials_file
-    if file is not None and not file.is_file():
-        return [Finding("Cloud Storage", False, f"GOOGLE_APPLICATION_CREDENTIALS: there is no file {file}.")]
-    how = f"the key {file}" if file else "what this machine offers its containers as credentials"
-    return [Finding("Cloud Storage", True, f"Google's own, gs://{settings.bucket}, with {how}")]
+        if settings.gcs_bucket and settings.cloud_storage == "auto":
+            advice = (
+                f"the emulator: GCS_BUCKET={settings.gcs_bucket} is set, but no key. For Google's own, put the key "
+                "into infra/datastream-sa-key.json and set GOOGLE_APPLICATION_CREDENTIALS=./datastream-sa-key.json"
+            )
+            return Finding(name, True, advice, is_advice=True)
+        return Finding(name, True, "the emulator")
+    if not settings.gcs_bucket:
+        return Finding(name, False, "CLOUD_STORAGE=google needs a bucket: set GCS_BUCKET in .env.")
+    if file is None:
+        advice = "Google's own, with what this machine offers its containers as credentials"
+        return Finding(name, True, advice, is_advice=True)
+    if not file.is_file():
+        return Finding(name, False, f"GOOGLE_APPLICATION_CREDENTIALS: there is no file {file}.")
+    return Finding(name, True, f"Google's own, gs://{settings.bucket}, with the key {file}")
 
 
 def _distinct(settings: Settings) -> list[Finding]:
@@ -133,6 +143,9 @@ def _distinct(settings: Settings) -> list[Finding]:
 
 def _ports(settings: Settings) -> list[Finding]:
     project = _docker("compose", "config", "--format", "json")
+    if project is None and _compose().fits:
+        fault = "`docker compose config` fails, and tells why. Is a setting wrong in .env?"
+        return [Finding("Compose files", False, fault)]
     name = json.loads(project)["name"] if project else ""
     return [_port(setting, what, getattr(settings, setting.lower()), name) for setting, what in PORTS.items()]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 from elastic_transport import TransportError
 from elasticsearch import ApiError, AuthenticationException, Elasticsearch
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.clients import ADMIN, READER, WRITER
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
@@ -15,7 +17,7 @@ from jobs.settings import Settings, load
 from jobs.sinks.elasticsearch import apply_template, explained
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
-READY_S = 120
+READY_S = 60
 
 
 def main() -> None:
@@ -43,28 +45,39 @@ def sign_in(settings: Settings) -> Elasticsearch:
         ConfigurationError: it holds another one.
         ServiceUnavailableError: no answer within READY_S seconds.
     """
-    for password in dict.fromkeys([settings.elastic_password, DEVELOPMENT_PASSWORD]):
-        client = Elasticsearch(settings.es_url, basic_auth=(ADMIN, password), max_retries=0, request_timeout=10)
-        try:
-            Retrying(
-                retry=retry_if_exception(_passes), stop=stop_after_delay(READY_S), wait=wait_fixed(1), reraise=True
-            )(client.security.authenticate)
-        except AuthenticationException:
-            continue
-        except (ApiError, TransportError) as error:
-            raise ServiceUnavailableError(f"Elasticsearch at {settings.es_url}: not ready: {error}") from error
-        return client
-    raise ConfigurationError(
-        f"Elasticsearch at {settings.es_url} takes neither ELASTIC_PASSWORD nor the development default for the user "
-        f"{ADMIN}: its volume was set up with another password. Put that one into .env, or set a new one with "
-        "`docker compose exec elasticsearch bin/elasticsearch-reset-password -i -u elastic`, or delete all data with "
-        "`make clean`."
+    passwords = dict.fromkeys([settings.elastic_password, DEVELOPMENT_PASSWORD])
+    clients = [
+        Elasticsearch(settings.es_url, basic_auth=(ADMIN, password), max_retries=0, request_timeout=10)
+        for password in passwords
+    ]
+    # A node that has just started refuses right passwords too: its own index of users is not there yet.
+    attempts = Retrying(
+        retry=retry_if_exception_type((ApiError, TransportError)),
+        stop=stop_after_delay(READY_S),
+        wait=wait_fixed(1),
+        reraise=True,
     )
+    try:
+        return attempts(_first_taken, clients)
+    except AuthenticationException as error:
+        raise ConfigurationError(
+            f"Elasticsearch at {settings.es_url} takes neither ELASTIC_PASSWORD nor the development default for "
+            f"{ADMIN}: its volume was set up with another password. Put that one into .env, or set a new one with "
+            "`docker compose exec elasticsearch bin/elasticsearch-reset-password -i -u elastic`, or delete all data "
+            "with `make clean`."
+        ) from error
+    except (ApiError, TransportError) as error:
+        raise ServiceUnavailableError(f"Elasticsearch at {settings.es_url}: not ready: {error}") from error
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether the node is just not ready yet."""
-    return isinstance(error, TransportError) or (isinstance(error, ApiError) and error.status_code >= 500)
+def _first_taken(clients: Sequence[Elasticsearch]) -> Elasticsearch:
+    *others, last = clients
+    for client in others:
+        with suppress(AuthenticationException):
+            client.security.authenticate()
+            return client
+    last.security.authenticate()
+    return last
 
 
 def give_role(client: Elasticsearch, user: str, password: str, index: str, rights: dict[str, list[str]]) -> None:

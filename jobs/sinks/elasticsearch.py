@@ -42,7 +42,9 @@ _DOCUMENT_FAULTS = {
     "action_request_validation_exception",
 }
 _VERSION_CONFLICT = 409  # a newer version is there already
-_FORBIDDEN = (401, 403)
+_FORBIDDEN = 403
+# Right after a node's start also the answer to a right password: its own index of users is not there yet.
+_UNKNOWN_USER = 401
 _APPLY = "Apply it: `make template`."
 
 
@@ -158,7 +160,7 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
                 result = item["index"]
                 if result.get("error", {}).get("type") in _DOCUMENT_FAULTS:
                     refusals[row] = _describe(result["error"])
-                elif result["status"] in _FORBIDDEN and result["error"]["type"] != "cluster_block_exception":
+                elif result["status"] == _FORBIDDEN and result["error"]["type"] != "cluster_block_exception":
                     raise ConfigurationError(f"Elasticsearch forbids writing to {index}: {_describe(result['error'])}")
                 elif result["status"] >= 300 and result["status"] != _VERSION_CONFLICT:
                     again.append((row, _describe(result["error"])))
@@ -180,7 +182,7 @@ def _request(client: Elasticsearch, index: str, lines: pa.StringArray) -> list[d
             body=data.slice(begin, end - begin).to_pybytes(),
         )
     except ApiError as error:
-        if error.status_code == 429 or error.status_code >= 500:
+        if error.status_code in (_UNKNOWN_USER, 429) or error.status_code >= 500:
             raise _RefusedForNowError(str(error)) from error
         raise
     items: list[dict[str, Any]] = response.body["items"]
@@ -202,9 +204,14 @@ def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
             f"Elasticsearch at {where}: {doing} failed: {error}. It is safe to try again. {IS_IT_UP}"
         ) from error
     except ApiError as error:
-        if error.status_code in _FORBIDDEN:
+        if error.status_code == _FORBIDDEN:
             raise ConfigurationError(
-                f"Elasticsearch at {where}: {doing}: not allowed ({error.status_code}). Check user and password: in a "
-                "task those of the connection es_local, on the command line those in .env."
+                f"Elasticsearch at {where}: {doing}: not allowed. Check the roles of the user: in a task that of the "
+                "connection es_local."
+            ) from error
+        if error.status_code == _UNKNOWN_USER:
+            raise ServiceUnavailableError(
+                f"Elasticsearch at {where}: {doing}: the password is not taken (401). Right after its start that "
+                "passes; else it is not the one that Elasticsearch was set up with: see docs/troubleshooting.md."
             ) from error
         raise ServiceUnavailableError(f"Elasticsearch at {where}: {doing} failed: {error}") from error

@@ -140,6 +140,12 @@ def test_it_comes_up_with_nothing_set(stack: Stack) -> None:
     assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
 
 
+def test_a_second_start_changes_nothing(stack: Stack) -> None:
+    before = stack.compose("ps", "--quiet").split()
+    stack.run(sys.executable, "-c", "from infra.docker import compose; compose.up()")
+    assert stack.compose("ps", "--quiet").split() == before
+
+
 def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
     assert stack.elasticsearch("rides/_search").status_code == 401
     assert stack.elasticsearch("rides/_search", "elastic", "wrong").status_code == 401
@@ -240,6 +246,15 @@ def test_generated_secrets_replace_those_of_development(stack: Stack) -> None:
 
     stack.jobs("produce", "--rate", "0", "--count", "100")
     assert stack.ledger()["raw"] == before["raw"] + 100
+
+
+def test_a_start_that_fails_names_the_culprit(stack: Stack) -> None:
+    stack.variables["ES_EXTRA_JAVA_OPTS"] = "-XX:+NoSuchOption"
+    printed = stack.run(sys.executable, "-c", "from infra.docker import compose; compose.up()", fails=True)
+    stack.variables["ES_EXTRA_JAVA_OPTS"] = ""
+    assert "elasticsearch (" in printed
+    assert "NoSuchOption" in printed
+    stack.up()
 
 
 def test_a_lost_password_is_explained(stack: Stack) -> None:

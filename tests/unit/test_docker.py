@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.docker import compose, preflight
+from infra.docker import compose, environment, preflight
+from infra.docker.__main__ import app
 from infra.preflight import Finding, PreflightError, demand, show
 from jobs.errors import ServiceUnavailableError
 from jobs.settings import ROOT, Settings
@@ -33,7 +34,7 @@ def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
         file.write_text(script)
         file.chmod(0o755)
 
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
     return make
 
 
@@ -131,12 +132,34 @@ def test_two_settings_with_one_port() -> None:
     assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
 
 
-def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
+    def storage(**changes: object) -> Finding:
+        return finding("Cloud Storage", preflight.findings(settings(**changes)))
+
     key = tmp_path / "key.json"
-    given = settings(gcs_bucket="mine", google_application_credentials=str(key))
-    assert not finding("Cloud Storage", preflight.findings(given)).fits
+    google = {"gcs_bucket": "mine", "google_application_credentials": str(key)}
+    assert storage().text == "the emulator"
+    assert not storage(**google).fits, "there is no such file"
     key.write_text("{}")
-    assert "gs://mine" in finding("Cloud Storage", preflight.findings(given)).text
+    assert storage(**google).fits
+    assert "gs://mine" in storage(**google).text
+    assert storage(gcs_bucket="mine").is_advice, "no key: the emulator, which may not be what was meant"
+    assert storage(gcs_bucket="mine", cloud_storage="google").is_advice, "no key: a workload's identity"
+    assert not storage(google_application_credentials=str(key), cloud_storage="google").fits, "no bucket"
+
+
+def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
+    monkeypatch.setattr(environment, "LINK", tmp_path / "link")
+    with pytest.raises(PreflightError):
+        app(["up"], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compose_files_that_cannot_be_read(fake_docker: FakeDocker) -> None:
+    fake_docker(version="28.2.2", compose_version="2.39.4")
+    assert "docker compose config" in finding("Compose files", preflight.findings(settings())).text
 
 
 def test_findings_are_shown_with_their_weight() -> None:
@@ -156,7 +179,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     containers = [
         container("kafka", "running", "healthy"),
         container("elasticsearch", "running", "starting"),
-        container("topics", "exited"),
+        container("kafka-init", "exited"),
         container("airflow-init", "exited", exit_code=1),
         container("airflow-scheduler", "created"),
     ]
@@ -171,6 +194,22 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     text = str(failure.value)
     assert "airflow-init (exited with 1). The end of its log:\n  why it failed" in text
     assert "elasticsearch" not in text, "it was only still starting"
+
+
+def test_what_is_not_well(fake_docker: FakeDocker) -> None:
+    containers = [
+        container("kafka", "running", "healthy"),
+        container("kafka-init", "exited"),
+        container("airflow-scheduler", "exited"),
+        container("kibana-init", "exited", exit_code=1),
+    ]
+    names = "kafka kafka-init kibana-init airflow-scheduler postgres"
+    fake_docker(**{"compose ps --all": "\n".join(containers), "compose config --services": names})
+    assert set(compose.faults()) == {
+        "airflow-scheduler is exited",  # stopped by hand: it ends with 0
+        "kibana-init is exited",
+        "postgres is not there",
+    }
 
 
 def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:

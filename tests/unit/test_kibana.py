@@ -481,13 +481,14 @@ def test_a_default_data_view_stays_the_default_in_the_stand_in_for_kibana(not_ki
 def test_waiting_for_the_stand_in_for_kibana(not_kibana: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved_objects, "_POLL_S", 0.01)
     played, kibana = not_kibana
-    level = {"status": {"overall": {"level": "degraded", "summary": "migrating"}}}
-    played.failures = [(503, "Kibana server is not ready yet"), (200, level)]
+    level = {"status": {"overall": {"level": "critical", "summary": "migrating"}}}
+    degraded = {"status": {"overall": {"level": "degraded", "summary": "a plugin is slow"}}}
+    played.failures = [(503, "Kibana server is not ready yet"), (200, level), (200, degraded)]
     kibana.wait(5)
     assert len(played.calls) == 3
 
     played.failures = [(200, level)] * 100
-    with pytest.raises(ServiceUnavailableError, match=r"degraded \(migrating\).*KIBANA_URL.*Gave up after 0\.05 s"):
+    with pytest.raises(ServiceUnavailableError, match=r"critical \(migrating\).*KIBANA_URL.*Gave up after 0\.05 s"):
         kibana.wait(0.05)
 
 

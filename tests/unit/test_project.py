@@ -165,3 +165,11 @@ def test_no_index_addresses_in_requirements() -> None:
     assert files
     for path in files:
         assert not re.search(r"(?m)^\s*(-i|--index-url|--extra-index-url|--find-links)\b|https?://", path.read_text())
+
+
+def test_targets_that_texts_name_are_there() -> None:
+    targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text()))
+    assert "demo" in targets
+    for path in texts():
+        named = set(re.findall(r"`make ([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
+        assert named <= targets, path
