@@ -14,22 +14,29 @@ resource "google_bigquery_dataset" "rides" {
   depends_on = [google_project_service.this]
 }
 
-# The Parquet objects where they are. With a schema given, it can be made before the first object is there.
+# The Parquet objects where they are. Its schema is given, not detected: there may be no object yet to detect it from.
 resource "google_bigquery_table" "external" {
+  count = var.external_table ? 1 : 0
+
   project     = var.project_id
   dataset_id  = google_bigquery_dataset.rides.dataset_id
   table_id    = "rides_processed_ext"
-  description = "Every Parquet object of the rides, read in place"
+  description = "Rides as PutGCP wrote them; a ride sent twice is here twice"
   labels      = var.labels
   # Not protected: it holds no data.
   deletion_protection = false
 
   external_data_configuration {
     source_format = "PARQUET"
-    source_uris   = ["gs://${google_storage_bucket.rides.name}/${local.prefix}/*"]
+    source_uris   = ["gs://${google_storage_bucket.rides.name}/${local.prefix}/*.parquet"]
     autodetect    = false
     # No REQUIRED columns: BigQuery does not check what it does not keep.
     schema = jsonencode([for column in local.columns : merge(column, { mode = "NULLABLE" })])
+  }
+
+  # infra/bigquery/02_rides_processed_ext.sql replaces it, with the columns of the files. Either is right.
+  lifecycle {
+    ignore_changes = [description, external_data_configuration, labels, schema]
   }
 }
 
@@ -37,7 +44,7 @@ resource "google_bigquery_table" "native" {
   project     = var.project_id
   dataset_id  = google_bigquery_dataset.rides.dataset_id
   table_id    = "rides_processed"
-  description = "Each ride once, loaded from the Parquet objects"
+  description = "Rides, each once, filled by MERGE from rides_distinct"
   labels      = var.labels
   schema      = jsonencode(local.columns)
   clustering  = ["comfort"]

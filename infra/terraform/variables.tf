@@ -122,6 +122,12 @@ variable "dataset_id" {
   }
 }
 
+variable "external_table" {
+  description = "Make rides_processed_ext here. Say false to leave it to the playbook's SQL, which needs the first Parquet object to be there."
+  type        = bool
+  default     = true
+}
+
 # --- Who may do what --------------------------------------------------------------------------------------------------
 variable "service_account_id" {
   description = "The part of the service account's address before the @."
@@ -173,7 +179,7 @@ variable "deletion_protection" {
 }
 
 variable "force_destroy" {
-  description = "Let terraform destroy delete the bucket's objects and whatever else is in the dataset (the model, reference_uber, views)."
+  description = "Let terraform destroy delete the bucket's objects and whatever else is in the dataset (models, tables and views of the playbook)."
   type        = bool
   default     = false
 }

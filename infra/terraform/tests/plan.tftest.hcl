@@ -34,7 +34,7 @@ run "defaults" {
     error_message = "Rides are moved or deleted without being told to."
   }
   assert {
-    condition     = google_bigquery_table.external.external_data_configuration[0].source_uris == tolist(["gs://my-project-123456-datastream/rides/processed/*"])
+    condition     = google_bigquery_table.external[0].external_data_configuration[0].source_uris == tolist(["gs://my-project-123456-datastream/rides/processed/*.parquet"])
     error_message = "The external table reads other objects than the stack writes."
   }
   assert {
@@ -106,6 +106,19 @@ run "everything_on" {
   assert {
     condition     = google_storage_bucket.rides.soft_delete_policy[0].retention_duration_seconds == 0
     error_message = "Deleted objects are kept."
+  }
+}
+
+run "external_table_left_to_sql" {
+  command = plan
+
+  variables {
+    external_table = false
+  }
+
+  assert {
+    condition     = length(google_bigquery_table.external) == 0 && google_bigquery_table.native.table_id == "rides_processed"
+    error_message = "external_table = false must leave out that table only."
   }
 }
 
