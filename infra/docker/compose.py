@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.errors import ServiceUnavailableError
@@ -50,7 +51,7 @@ def down(*options: str) -> None:
     Raises:
         ServiceUnavailableError: that failed; docker has told why.
     """
-    if subprocess.run(["docker", "compose", "--profile", "*", "down", *options], cwd=ROOT, check=False).returncode:
+    if _call("--profile", "*", "down", *options):
         raise ServiceUnavailableError("The stack was not removed, or not all of it.")
 
 
@@ -72,10 +73,13 @@ def up() -> None:
     Raises:
         ServiceUnavailableError: something did not start; with its last log lines.
     """
-    command = ["up", "--detach", "--build", "--wait", "--wait-timeout", str(HEALTHY_S)]
-    # Attestations have a time in them: every build would be another image, and every container made anew.
+    # Airflow's services share one image. One of them builds it: `up --build` would build it for each, and as Compose
+    # labels images with the service, each time another one would be the newest, and all containers made anew.
+    # Attestations have a time in them, with the same effect.
     environment = os.environ | {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    if subprocess.run(["docker", "compose", *command], cwd=ROOT, env=environment, check=False).returncode:
+    if _call("build", "airflow-init", environment=environment):
+        raise ServiceUnavailableError("Airflow's image could not be built; the reason stands above.")
+    if _call("up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S)):
         raise ServiceUnavailableError(f"The stack did not start.\n{culprits()}")
 
 
@@ -89,6 +93,11 @@ def culprits() -> str:
         logs = _output("logs", "--no-log-prefix", "--tail", str(LOG_LINES), it.service)
         parts.append(f"{it.service} ({state}). The end of its log:\n{textwrap.indent(logs, '  ')}")
     return "\n".join(parts) or "`docker compose ps --all` and `docker compose logs` may tell more."
+
+
+def _call(*arguments: str, environment: Mapping[str, str] = os.environ) -> int:
+    """Let `docker compose` print what it does; returns its exit code."""
+    return subprocess.run(["docker", "compose", *arguments], cwd=ROOT, env=environment, check=False).returncode
 
 
 def _output(*arguments: str) -> str:

@@ -124,7 +124,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     found = Stack()
     found.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
     try:
-        found.compose("--profile", "*", "build", timeout_s=900)
+        found.compose("build", "airflow-init", "producer", timeout_s=900)
         yield found
     finally:
         found.compose("--profile", "*", "down", "--volumes", "--timeout", "20")

@@ -185,6 +185,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     ]
     fake_docker(
         **{
+            "compose build airflow-init": "",
             "compose ps --all": "\n".join(containers),
             "compose logs --no-log-prefix --tail 15 airflow-init": "why it failed",
         }
@@ -215,9 +216,16 @@ def test_what_is_not_well(fake_docker: FakeDocker) -> None:
 def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:
     fake_docker(
         **{
+            "compose build airflow-init": "",
             "compose ps --all": container("kibana", "running", "starting"),
             "compose logs --no-log-prefix --tail 15 kibana": "waiting",
         }
     )
     with pytest.raises(ServiceUnavailableError, match=r"kibana \(starting\). The end of its log:\n  waiting"):
+        compose.up()
+
+
+def test_an_image_that_cannot_be_built(fake_docker: FakeDocker) -> None:
+    fake_docker()
+    with pytest.raises(ServiceUnavailableError, match="image could not be built"):
         compose.up()
