@@ -51,7 +51,7 @@ def fenced(language: str, first_words: str) -> str:
     """The guide's block of code in a language that starts with these words."""
     found = [text for text in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", GUIDE) if text.startswith(first_words)]
     assert len(found) == 1, first_words
-    return found[0]
+    return str(found[0])
 
 
 def shown_after(code: str) -> str:
