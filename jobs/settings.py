@@ -58,6 +58,13 @@ class Settings(BaseSettings):
     gcs_bucket: str = ""
     gcs_prefix: Name = "rides/processed/"
 
+    # Empty: the playbook of infra/bigquery runs on the local engine.
+    bigquery_project: Annotated[str, Field(pattern=r"^([a-z0-9.:-]+)?$")] = ""
+    bigquery_dataset: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "rides"
+    bigquery_location: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "EU"
+    bigquery_max_bytes_billed: Annotated[int, Field(ge=1)] = 10 * 2**30
+    service_area: str = "40.45,-74.30,41.00,-73.60"
+
     distance_method: DistanceMethod = "haversine"
     poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
@@ -69,6 +76,17 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path if path.is_absolute() else ROOT / path
+
+    @field_validator("service_area")
+    @classmethod
+    def _is_area(cls, text: str) -> str:
+        try:
+            south, west, north, east = map(float, text.split(","))
+        except ValueError as error:
+            raise ValueError("four numbers are needed: south,west,north,east in degrees") from error
+        if not (-90 <= south < north <= 90 and -180 <= west < east <= 180):
+            raise ValueError("south must be below north and west below east, in degrees")
+        return text
 
     @property
     def bootstrap_servers(self) -> str:
@@ -100,6 +118,12 @@ class Settings(BaseSettings):
         # From infra/, as Docker Compose takes relative paths.
         path = self.google_application_credentials
         return ROOT / "infra" / path if path else None
+
+    @property
+    def area(self) -> tuple[float, float, float, float]:
+        """The service area's south, west, north and east in degrees."""
+        south, west, north, east = map(float, self.service_area.split(","))
+        return south, west, north, east
 
     @property
     def staging(self) -> str:
