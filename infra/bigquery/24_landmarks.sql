@@ -1,0 +1,40 @@
+-- Names that people know, to call zones by. Add your own: a zone is called after the nearest.
+-- role: train
+CREATE OR REPLACE TABLE ${dataset}.landmarks AS
+SELECT *
+FROM UNNEST(ARRAY<STRUCT<name STRING, latitude FLOAT64, longitude FLOAT64>>[
+  ('Midtown', 40.7549, -73.9840),
+  ('Downtown Manhattan', 40.7130, -74.0060),
+  ('East Village', 40.7265, -73.9830),
+  ('Chelsea', 40.7465, -74.0010),
+  ('Upper East Side', 40.7736, -73.9600),
+  ('Upper West Side', 40.7870, -73.9754),
+  ('Harlem', 40.8116, -73.9465),
+  ('The Bronx', 40.8448, -73.8860),
+  ('Williamsburg', 40.7130, -73.9560),
+  ('Downtown Brooklyn', 40.6930, -73.9870),
+  ('Park Slope', 40.6710, -73.9790),
+  ('South Brooklyn', 40.6090, -73.9700),
+  ('Long Island City', 40.7447, -73.9440),
+  ('Astoria', 40.7644, -73.9200),
+  ('Forest Hills', 40.7196, -73.8448),
+  ('LaGuardia Airport', 40.7745, -73.8720),
+  ('John F. Kennedy Airport', 40.6446, -73.7850),
+  ('Newark', 40.7357, -74.1724),
+  ('Staten Island', 40.5795, -74.1502),
+  ('White Plains', 41.0340, -73.7629),
+  ('Châtelet', 48.8595, 2.3470),
+  ('Opéra', 48.8706, 2.3322),
+  ('Champs-Élysées', 48.8698, 2.3078),
+  ('Montmartre', 48.8850, 2.3410),
+  ('Bastille', 48.8533, 2.3700),
+  ('Belleville', 48.8720, 2.3800),
+  ('Bercy', 48.8385, 2.3800),
+  ('Montparnasse', 48.8420, 2.3219),
+  ('Passy', 48.8570, 2.2780),
+  ('La Défense', 48.8918, 2.2400),
+  ('Boulogne-Billancourt', 48.8380, 2.2410),
+  ('Vincennes', 48.8474, 2.4370),
+  ('Orly', 48.7290, 2.3650),
+  ('Roissy', 49.0045, 2.5600)
+]);
