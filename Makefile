@@ -86,7 +86,7 @@ local-doctor: install  ## Check memory, disk and ports without starting anything
 	@$(PY) -m infra.local doctor
 
 ##@ Rides
-.PHONY: topics template bucket produce produce-help lag ledger report trace dlq dlq-replay
+.PHONY: topics template bucket produce produce-help lag ledger report bqml trace dlq dlq-replay
 topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs
 	@$(PY) -m jobs topics
 
@@ -110,6 +110,9 @@ ledger: install-tools  ## Count every ride at every system and hold the figures 
 
 report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
+
+bqml: install-tools  ## Zones by k-means, revenue by zone and comfort: on BigQuery if BIGQUERY_PROJECT is set, else here
+	@$(PY) -m jobs bqml
 
 trace: install-tools  ## Follow one ride: RIDE=<ride_id>
 	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -258,6 +259,51 @@ def report() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_report(elasticsearch_client(settings), settings.rides_index, path)
     console.print(f"Wrote {path}", soft_wrap=True)
+
+
+@app.command()
+def bqml(
+    dry_run: Annotated[
+        bool, typer.Option(help="Only check the statements and tell the bytes they would read.")
+    ] = False,
+    scan: Annotated[bool, typer.Option(help="Try k = 4…12 as well.")] = True,
+    teardown: Annotated[bool, typer.Option(help="Delete what the playbook made, and nothing else.")] = False,
+) -> None:
+    """Run infra/bigquery: zones, revenue by zone and comfort. On BigQuery if BIGQUERY_PROJECT is set, else here."""
+    from jobs.bqml import playbook
+    from jobs.bqml import run as work
+    from jobs.bqml import zones as result
+    from jobs.bqml.show import Printer, revenue_table
+
+    settings = configuration.load()
+    values, client = playbook.parameters(settings), storage_client(settings)
+    with work.engine_of(settings, client) as engine, closing(Printer(console)) as printer:
+        console.print(f"On {engine.title}, gs://{values.bucket}/{values.prefix}", soft_wrap=True)
+        if teardown:
+            typer.confirm(f"Delete what the playbook made in the dataset {values.dataset}?", abort=True)
+            work.run(engine, playbook.steps("teardown"), values, printer)
+            return
+        steps = [step for step in playbook.steps(*playbook.USUAL) if scan or step.role != "scan"]
+        reference = work.prepare(settings, client, values)
+        console.print(f"Reference file: {reference}", soft_wrap=True)
+        if dry_run or settings.bigquery_project:
+            for step in steps:
+                for statement in step.statements(values):
+                    console.print(f"{step.name}: {escape(engine.estimate(statement))}", soft_wrap=True)
+        if dry_run:
+            return
+        answers = work.run(engine, steps, values, printer)
+        found = work.collect(answers, engine.title, str(reference))
+    path = settings.datastream_state / result.FILE
+    result.write(found, path)
+    console.print(revenue_table(found))
+    if found.outside:
+        console.print(f"{found.outside:,} of {found.rides:,} rides start outside the trained area.")
+    console.print(f"Wrote {path}", soft_wrap=True)
+    try:
+        report()
+    except DatastreamError as error:
+        console.print(f"[yellow]The report page stays as it is:[/] {escape(str(error))}", soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""The BigQuery ML playbook of infra/bigquery: one interface, on BigQuery or on a local engine."""

@@ -1,0 +1,125 @@
+"""The playbook's statements on BigQuery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import google.api_core.exceptions
+import google.auth
+import google.auth.exceptions
+import requests
+from google.cloud import bigquery
+
+from jobs.bqml.engine import Answer, RefusedError, StatementError
+from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.settings import Settings
+
+LABELS = {"app": "datastream"}
+
+_TIMEOUT_S = 60
+_MOST_ROWS = 5_000  # what a query of the playbook is read for; more stays in BigQuery
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def bigquery_client(settings: Settings) -> bigquery.Client:
+    """A client of BIGQUERY_PROJECT, signed in as for Cloud Storage.
+
+    Raises:
+        ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
+    """
+    file = settings.gcs_credentials_file
+    try:
+        credentials, _ = google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        raise ConfigurationError(
+            f"BigQuery: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an absolute "
+            "path or one from infra/."
+        ) from error
+    return bigquery.Client(settings.bigquery_project, credentials, location=settings.bigquery_location)
+
+
+class BigQueryEngine:
+    """Runs statements as query jobs of the client's project and location, labelled, with a limit on billed bytes."""
+
+    def __init__(self, client: bigquery.Client, max_bytes_billed: int) -> None:
+        self._client = client
+        self._max_bytes_billed = max_bytes_billed
+
+    @property
+    def title(self) -> str:
+        """As `Engine.title`."""
+        return f"BigQuery (project {self._client.project}, {self._client.location})"
+
+    def estimate(self, statement: str) -> str:
+        """The bytes that a dry run tells. What reads a table that no step has made yet cannot be told."""
+        config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False, labels=LABELS)
+        try:
+            with self._explained("a dry run"):
+                job = self._client.query(statement, job_config=config, timeout=_TIMEOUT_S)
+        except _MissingError as error:
+            return f"not known before earlier steps have run: {error}"
+        return f"{size(job.total_bytes_processed or 0)} to read"
+
+    def run(self, statement: str, step: str) -> Answer:
+        """As `Engine.run`; waits for the job."""
+        config = bigquery.QueryJobConfig(labels=LABELS | {"step": step}, maximum_bytes_billed=self._max_bytes_billed)
+        with self._explained(step):
+            job = self._client.query(statement, job_config=config, timeout=_TIMEOUT_S)
+            rows = job.result(max_results=_MOST_ROWS)
+            note = f"{size(job.total_bytes_billed or 0)} billed"
+            if job.statement_type == "SELECT":
+                columns = tuple(field.name for field in rows.schema)
+                values = tuple(tuple(row.values()) for row in rows)
+                return Answer(rows.total_rows or len(values), columns, values, note)
+            if job.statement_type == "CREATE_TABLE_AS_SELECT":
+                return Answer(self._client.get_table(job.destination, timeout=_TIMEOUT_S).num_rows, note=note)
+            return Answer(job.num_dml_affected_rows, note=note)
+
+    @contextmanager
+    def _explained(self, step: str) -> Iterator[None]:
+        """Turn the client's errors into ours, which name the place and the remedy."""
+        where = f"BigQuery, project {self._client.project}, {step}"
+        try:
+            yield
+        except google.api_core.exceptions.NotFound as error:
+            raise _MissingError(
+                f"{where}: {error.message}. Run the earlier steps first (`make bqml`), and check BIGQUERY_PROJECT, "
+                "BIGQUERY_DATASET and BIGQUERY_LOCATION: a dataset is found in its own location only."
+            ) from error
+        except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
+            raise ConfigurationError(
+                f"{where}: not allowed: {error.message}. The account needs the roles bigquery.jobUser on the project, "
+                "bigquery.dataEditor on the dataset and storage.objectViewer on the bucket."
+            ) from error
+        except google.api_core.exceptions.GoogleAPICallError as error:
+            reason = next((fault.get("reason") for fault in error.errors or [] if isinstance(fault, dict)), "")
+            if "Assertion failed" in error.message:
+                raise RefusedError(error.message.split("Assertion failed: ")[-1]) from error
+            if reason == "bytesBilledLimitExceeded":
+                raise ConfigurationError(
+                    f"{where}: {error.message}. Raise BIGQUERY_MAX_BYTES_BILLED ({self._max_bytes_billed}) if it may "
+                    "cost that much."
+                ) from error
+            if isinstance(error, google.api_core.exceptions.ClientError):
+                raise StatementError(f"{where}: {error.message}") from error
+            raise ServiceUnavailableError(f"{where}: {error.message}. It is safe to run it again.") from error
+        except (
+            google.api_core.exceptions.RetryError,
+            google.auth.exceptions.TransportError,
+            google.auth.exceptions.RefreshError,
+            requests.RequestException,
+        ) as error:
+            raise ServiceUnavailableError(f"{where}: no answer: {error}. It is safe to run it again.") from error
+
+
+class _MissingError(StatementError):
+    """A statement needs what is not there."""
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3407872 → `3.25 MiB`."""
+    amount, unit = float(count), 0
+    while amount >= 1024 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{amount:.3g} {_UNITS[unit]}"

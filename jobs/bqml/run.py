@@ -1,0 +1,139 @@
+"""Run steps of the playbook on an engine, and collect what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from google.cloud import storage
+
+from jobs.bqml.bigquery import BigQueryEngine, bigquery_client
+from jobs.bqml.engine import Answer, Engine
+from jobs.bqml.local import LocalEngine
+from jobs.bqml.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
+from jobs.bqml.reference import Report, ensure
+from jobs.bqml.zones import FILE, Revenue, Zone, Zones, encode
+from jobs.errors import ConfigurationError
+from jobs.settings import Settings
+from jobs.sinks.parquet import check_bucket, explained
+
+# Told a step, one of its statements and what came of it.
+Tell = Callable[[Step, str, Answer], None]
+# The answers of each step by its name, one for each statement.
+Answers = dict[str, list[Answer]]
+
+# What scoring on the local engine needs of a training, besides the model.
+_KEPT_TABLES = ["zones"]
+# The steps whose answers are the result.
+_ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "41_sample_for_the_map")
+
+
+@contextmanager
+def engine_of(settings: Settings, client: storage.Client) -> Iterator[Engine]:
+    """BigQuery where BIGQUERY_PROJECT is set, else this machine.
+
+    Raises:
+        ConfigurationError: BigQuery cannot read the bucket, or nothing offers credentials.
+    """
+    if not settings.bigquery_project:
+        with LocalEngine(client) as engine:
+            yield engine
+        return
+    if settings.gcs_endpoint is not None:
+        raise ConfigurationError(
+            f"BIGQUERY_PROJECT={settings.bigquery_project} is set, but BigQuery cannot read the emulator at "
+            f"{settings.gcs_endpoint}. Set GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS, or leave BIGQUERY_PROJECT "
+            "empty for the local engine."
+        )
+    yield BigQueryEngine(bigquery_client(settings), settings.bigquery_max_bytes_billed)
+
+
+def prepare(settings: Settings, client: storage.Client, values: Parameters) -> Report:
+    """See that bucket and reference file are there; a made-up file goes into the emulator's bucket only.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError
+    """
+    check_bucket(client, values.bucket)
+    return ensure(client, values, may_generate=settings.gcs_endpoint is not None)
+
+
+def run(engine: Engine, chosen: Iterable[Step], values: Parameters, tell: Tell) -> Answers:
+    """Run steps in their order.
+
+    Raises:
+        StatementError, RefusedError, ConfigurationError, ServiceUnavailableError: later steps did not run.
+    """
+    answers: Answers = {}
+    for step in chosen:
+        for statement in step.statements(values):
+            answer = engine.run(statement, step.name)
+            answers.setdefault(step.name, []).append(answer)
+            tell(step, statement, answer)
+    return answers
+
+
+def collect(answers: Answers, engine: str, reference: str) -> Zones:
+    """The result of a run that had RESULT_STEPS in it."""
+    (zones,), (revenue,), (sample,) = (answers[name] for name in RESULT_STEPS)
+    return Zones(
+        generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine=engine,
+        reference=reference,
+        zones=[
+            Zone(
+                centroid_id=row["centroid_id"],
+                label=row["label"],
+                longitude=row["longitude"],
+                latitude=row["latitude"],
+                reference_points=row["reference_points"],
+                radius=row["radius"],
+            )
+            for row in zones.records()
+        ],
+        revenue=[
+            Revenue(
+                centroid_id=row["cluster_id"],
+                label=row["label"],
+                comfort=row["comfort"],
+                revenue=row["revenue"],
+                rides=row["n"],
+                outside=row["n_outside"],
+            )
+            for row in revenue.records()
+        ],
+        sample=[(lon, lat, zone) for lon, lat, zone in sample.values],
+    )
+
+
+def train_locally(settings: Settings, client: storage.Client, tell: Tell) -> str:
+    """Train on the local engine and keep the model in the bucket; its URI.
+
+    Raises:
+        StatementError, ConfigurationError, ServiceUnavailableError
+    """
+    values = parameters(settings)
+    prepare(settings, client, values)
+    with LocalEngine(client) as engine:
+        run(engine, steps("setup", "train"), values, tell)
+        return engine.keep(values.bucket, values.dataset, _KEPT_TABLES)
+
+
+def score_locally(settings: Settings, client: storage.Client, tell: Tell) -> str:
+    """Score all rides with the kept model; the URI of the result, which is a `Zones` as JSON.
+
+    Raises:
+        RefusedError: the rides are of another city.
+        StatementError, ConfigurationError, ServiceUnavailableError
+    """
+    values = parameters(settings)
+    check_bucket(client, values.bucket)
+    chosen = [step for step in steps("setup", "score", "look") if step.role != "look" or step.name in RESULT_STEPS]
+    with LocalEngine(client) as engine:
+        engine.restore(values.bucket, values.dataset)
+        zones = collect(run(engine, chosen, values, tell), engine.title, "as trained")
+    name = f"{MODELS_FOLDER}{values.dataset}/{FILE}"
+    with explained(client, f"writing gs://{values.bucket}/{name}"):
+        client.bucket(values.bucket).blob(name).upload_from_string(encode(zones), "application/json")
+    return f"gs://{values.bucket}/{name}"

@@ -1,0 +1,84 @@
+"""What `python -m jobs bqml` prints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from jobs.bqml.engine import Answer
+from jobs.bqml.playbook import Step
+from jobs.bqml.zones import Zones
+
+_MOST_LINES = 9
+_COMFORTS = ("low", "medium", "high")
+
+
+class Printer:
+    """Prints each step once with its title, then what came of its statements."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._step: Step | None = None
+        self._table: Table | None = None
+        self._left = 0
+
+    def __call__(self, step: Step, statement: str, answer: Answer) -> None:
+        """Print a statement's answer; rows of a step's several queries go into one table."""
+        if step is not self._step:
+            self.close()
+            self._step = step
+            self._console.print(f"[bold]{step.name}[/]  [dim]{escape(step.title)}[/]", soft_wrap=True)
+        if not answer.columns:
+            count = "done" if answer.rows is None else f"{answer.rows:,} rows"
+            self._console.print(f"  {count}{f', {answer.note}' if answer.note else ''}")
+            return
+        if self._table is None:
+            numbers = {name for name, value in zip(answer.columns, (answer.values or ((),))[0], strict=False)
+                       if isinstance(value, int | float)}  # fmt: skip
+            columns = [Column(name, justify="right" if name in numbers else "left") for name in answer.columns]
+            self._table = Table(*columns, box=None, padding=(0, 2))
+        for row in answer.values[: _MOST_LINES - self._table.row_count]:
+            self._table.add_row(*map(text, row))
+        self._left += answer.rows or 0
+
+    def close(self) -> None:
+        """Print the last step's table."""
+        if self._table is not None:
+            self._console.print(self._table)
+            if self._left > self._table.row_count:
+                self._console.print(f"  {self._left:,} rows, {self._table.row_count} of them above")
+            else:
+                self._console.print(f"  {self._left:,} rows")
+        self._table, self._left = None, 0
+
+
+def text(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1_000 else f"{value:,.2f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def revenue_table(zones: Zones) -> Table:
+    """Revenue by zone and comfort, the zone with the highest first, with sums."""
+    found = {part.comfort for part in zones.revenue}
+    comforts = [*[name for name in _COMFORTS if name in found], *sorted(found - set(_COMFORTS))]
+    by_zone: dict[str, dict[str, float]] = {}
+    rides: dict[str, int] = {}
+    for part in zones.revenue:
+        by_zone.setdefault(part.label, {})[part.comfort] = part.revenue
+        rides[part.label] = rides.get(part.label, 0) + part.rides
+    table = Table("zone", *[Column(name, justify="right") for name in (*comforts, "revenue", "rides")])
+    for label, parts in sorted(by_zone.items(), key=lambda item: -sum(item[1].values())):
+        amounts = [parts.get(comfort, 0.0) for comfort in comforts]
+        table.add_row(escape(label), *[f"{it:,.2f}" for it in amounts], f"{sum(amounts):,.2f}", f"{rides[label]:,}")
+    sums = [sum(parts.get(comfort, 0.0) for parts in by_zone.values()) for comfort in comforts]
+    table.add_section()
+    table.add_row("all zones", *[f"{it:,.2f}" for it in sums], f"{sum(sums):,.2f}", f"{zones.rides:,}")
+    return table
