@@ -70,9 +70,7 @@ def test_a_node_that_has_just_started_is_asked_again(fake: FakeElasticsearch) ->
 def test_another_password_is_told_with_the_remedy(fake: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "READY_S", 0.1)
     fake.password = "lost"  # noqa: S105
-    with pytest.raises(
-        ConfigurationError, match=r"ELASTIC_PASSWORD .*elasticsearch-reset-password.*make clean"
-    ):
+    with pytest.raises(ConfigurationError, match=r"ELASTIC_PASSWORD .*elasticsearch-reset-password.*make clean"):
         users.sign_in(settings(fake, "wanted"))
 
 
