@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -84,26 +85,25 @@ class BigQueryEngine:
             yield
         except google.api_core.exceptions.NotFound as error:
             raise _MissingError(
-                f"{where}: {error.message}. Run the earlier steps first (`make bqml`), and check BIGQUERY_PROJECT, "
+                f"{where}: {_message(error)}. Run the earlier steps first (`make bqml`), and check BIGQUERY_PROJECT, "
                 "BIGQUERY_DATASET and BIGQUERY_LOCATION: a dataset is found in its own location only."
             ) from error
         except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
             raise ConfigurationError(
-                f"{where}: not allowed: {error.message}. The account needs the roles bigquery.jobUser on the project, "
-                "bigquery.dataEditor on the dataset and storage.objectViewer on the bucket."
+                f"{where}: not allowed: {_message(error)}. The account needs the roles bigquery.jobUser on the "
+                "project, bigquery.dataEditor on the dataset and storage.objectViewer on the bucket."
             ) from error
         except google.api_core.exceptions.GoogleAPICallError as error:
-            reason = next((fault.get("reason") for fault in error.errors or [] if isinstance(fault, dict)), "")
-            if "Assertion failed" in error.message:
-                raise RefusedError(error.message.split("Assertion failed: ")[-1]) from error
-            if reason == "bytesBilledLimitExceeded":
+            if assertion := re.search(r"Assertion failed: (.*?)(?: at \[\d+:\d+\])?$", _message(error), re.DOTALL):
+                raise RefusedError(assertion[1]) from error
+            if any(fault.get("reason") == "bytesBilledLimitExceeded" for fault in _faults(error)):
                 raise ConfigurationError(
-                    f"{where}: {error.message}. Raise BIGQUERY_MAX_BYTES_BILLED ({self._max_bytes_billed}) if it may "
+                    f"{where}: {_message(error)}. Raise BIGQUERY_MAX_BYTES_BILLED ({self._max_bytes_billed}) if it may "
                     "cost that much."
                 ) from error
             if isinstance(error, google.api_core.exceptions.ClientError):
-                raise StatementError(f"{where}: {error.message}") from error
-            raise ServiceUnavailableError(f"{where}: {error.message}. It is safe to run it again.") from error
+                raise StatementError(f"{where}: {_message(error)}") from error
+            raise ServiceUnavailableError(f"{where}: {_message(error)}. It is safe to run it again.") from error
         except (
             google.api_core.exceptions.RetryError,
             google.auth.exceptions.TransportError,
@@ -111,6 +111,15 @@ class BigQueryEngine:
             requests.RequestException,
         ) as error:
             raise ServiceUnavailableError(f"{where}: no answer: {error}. It is safe to run it again.") from error
+
+
+def _faults(error: google.api_core.exceptions.GoogleAPICallError) -> list[dict[str, str]]:
+    return [fault for fault in error.errors or [] if isinstance(fault, dict)]
+
+
+def _message(error: google.api_core.exceptions.GoogleAPICallError) -> str:
+    """What BigQuery says, without what the client puts around it (method, URL, location, job)."""
+    return str(next((fault["message"] for fault in _faults(error) if fault.get("message")), error.message)).strip()
 
 
 class _MissingError(StatementError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs.errors import DatastreamError
+from jobs.errors import ConfigurationError
 
 
-class StatementError(DatastreamError):
+class StatementError(ConfigurationError):
     """A statement is wrong or cannot run as it is."""
 
 
-class RefusedError(DatastreamError):
+class RefusedError(ConfigurationError):
     """An ASSERT of the playbook does not hold; its text names the remedy."""
 
 

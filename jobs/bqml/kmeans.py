@@ -78,6 +78,9 @@ def train(table: pa.Table, given: Mapping[str, Any]) -> Model:
     mark = options["KMEANS_INIT_COL"]
     features = [name for name in table.column_names if name != mark]
     points = _matrix(table, features)
+    # Rows have no order, but k-means++ draws by position: sorted, the same points make the same model.
+    order = np.lexsort(points.T)
+    points = points[order]
     clusters = options["NUM_CLUSTERS"]
     if len(np.unique(points, axis=0)) < clusters:
         raise StatementError(
@@ -91,7 +94,7 @@ def train(table: pa.Table, given: Mapping[str, Any]) -> Model:
     standardised = (points - mean) / scale
     start: Any = _INITS.get(options["KMEANS_INIT_METHOD"])
     if options["KMEANS_INIT_METHOD"] == "CUSTOM":
-        start = standardised[table[mark].to_numpy(zero_copy_only=False).astype(bool)]
+        start = standardised[table[mark].to_numpy(zero_copy_only=False).astype(bool)[order]]
         if len(start) != clusters:
             raise StatementError(f"CREATE MODEL: {mark} marks {len(start)} rows, NUM_CLUSTERS is {clusters}.")
     elif start is None:

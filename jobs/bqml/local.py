@@ -212,13 +212,13 @@ class LocalEngine:
         with ThreadPoolExecutor(_DOWNLOADS) as pool, explained(self._client, f"reading {options['uris'][0]}"):
             for _ in pool.map(lambda blob, file: blob.download_to_filename(file), found.values(), files):
                 pass
-        self._make(f"{name}_objects", pa.table({"filename": files, "_FILE_NAME": list(found)}))
+        self._make(f"main.objects_{folder.name}", pa.table({"filename": files, "_FILE_NAME": list(found)}))
         pattern = str(folder / "*.parquet").replace("'", "''")
         self._connection.execute(
             f"CREATE OR REPLACE VIEW {name} AS "  # noqa: S608 (the name is a parsed identifier)
             f"SELECT rides.* EXCLUDE (filename), objects._FILE_NAME "
             f"FROM read_parquet('{pattern}', filename = true, hive_partitioning = false) AS rides "
-            f"JOIN {name}_objects AS objects ON objects.filename = rides.filename"
+            f"JOIN main.objects_{folder.name} AS objects ON objects.filename = rides.filename"
         )
         return int(self._value(f"SELECT COUNT(*) FROM {name}"))  # noqa: S608
 
