@@ -19,9 +19,11 @@ from uuid import uuid4
 import pytest
 
 from infra.local import airflow as airflow_service
+from jobs.bqml import playbook
 from jobs.kafka.consume import group_offsets
 from jobs.settings import ROOT
 from jobs.staging import Folder
+from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 from tests.helpers import Raw, commit, encode, keyed, produce, read_all, result, ride
 
@@ -67,10 +69,18 @@ def bag(airflow: None) -> Any:
 
 def test_dags_import(bag: Any) -> None:
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["dag_compute_cost", "dag_index_and_export"]
+    assert sorted(bag.dags) == ["dag_bqml_score", "dag_bqml_train", "dag_compute_cost", "dag_index_and_export"]
 
 
-@pytest.mark.parametrize(("dag_id", "tasks"), [("dag_compute_cost", COMPUTE), ("dag_index_and_export", INDEX)])
+@pytest.mark.parametrize(
+    ("dag_id", "tasks"),
+    [
+        ("dag_compute_cost", COMPUTE),
+        ("dag_index_and_export", INDEX),
+        ("dag_bqml_train", ["TrainLocally"]),
+        ("dag_bqml_score", ["ScoreLocally"]),
+    ],
+)
 def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> None:
     from airflow.sdk import DeadlineReference
 
@@ -89,6 +99,48 @@ def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> No
     (deadline,) = deadlines
     assert type(deadline.reference) is type(DeadlineReference.DAGRUN_QUEUED_AT)
     assert deadline.interval == timedelta(minutes=15)
+
+
+def test_zones_are_learnt_daily_and_scored_every_quarter_of_an_hour_at_most(bag: Any) -> None:
+    for dag_id, schedule in (("dag_bqml_train", "2 3 * * *"), ("dag_bqml_score", "*/15 * * * *")):
+        dag = bag.dags[dag_id]
+        assert dag.timetable.expression == schedule
+        assert dag.is_paused_upon_creation is True
+        (task,) = dag.tasks
+        assert (task.bucket, task.prefix) == ("{{ var.value.GCS_BUCKET }}", "{{ var.value.GCS_PREFIX }}")
+
+
+def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.providers.google.cloud.operators.bigquery import BigQueryInsertJobOperator
+
+    for name, value in (("PROJECT", "a-project"), ("DATASET", "mine"), ("LOCATION", "europe-west9")):
+        monkeypatch.setenv(f"BIGQUERY_{name}", value)
+    found = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    assert found.import_errors == {}
+    expected = {
+        "dag_bqml_train": playbook.steps("setup", "train"),
+        "dag_bqml_score": playbook.steps("setup", "score"),
+    }
+    for dag_id, steps in expected.items():
+        tasks = found.dags[dag_id].topological_sort()
+        assert [task.task_id for task in tasks] == [step.name for step in steps]
+        for upstream, downstream in itertools.pairwise(tasks):
+            assert upstream.downstream_task_ids == {downstream.task_id}
+        for task in tasks:
+            assert isinstance(task, BigQueryInsertJobOperator)
+            assert (task.gcp_conn_id, task.project_id, task.location) == ("gcp_default", "a-project", "europe-west9")
+            query = task.configuration["query"]
+            assert query["useLegacySql"] is False
+            assert int(query["maximumBytesBilled"]) > 0
+            assert "$" not in query["query"]
+            assert "mine." in query["query"] or "a-project.mine" in query["query"]
+            assert not any(mark in query["query"] for mark in ("{{", "{%", "{#")), (
+                "Airflow would take it for a template"
+            )
+            assert (task.retries, task.owner) == (2, "datastream")
+    names = {task.task_id for dag_id in expected for task in found.dags[dag_id].tasks}
+    assert not names & {step.name for step in playbook.steps("look", "scan", "teardown")}
 
 
 def test_the_order_of_tasks(bag: Any) -> None:
@@ -356,6 +408,31 @@ def test_an_old_run_that_is_executed_again_does_nothing(
     assert dags.held() == before
     assert dags.offsets(dag_id) == offsets
     assert events() == asset_events
+
+
+def test_zones_are_learnt_and_rides_scored(
+    dags: Dags, stack: Stack, fresh_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = fresh_name("bqml")
+    stack.gcs.create_bucket(bucket)
+    monkeypatch.setenv("AIRFLOW_VAR_GCS_BUCKET", bucket)
+    monkeypatch.setenv("AIRFLOW_VAR_GCS_PREFIX", "rides/processed/")
+    rides = ride_rows(300)
+    put(stack.gcs, bucket, "rides/processed/", rides)
+    # There is nothing to score with yet: it fails at once, and says what to do.
+    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "failed"}
+    assert dags.run("dag_bqml_train")[0] == {"TrainLocally": "success"}
+    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "success"}
+    held = {blob.name for blob in stack.gcs.list_blobs(bucket)}
+    assert {"models/rides/kmeans8.json", "models/rides/zones.json", "reference/uber-split2.csv"} <= held
+    found = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
+    assert len(found["zones"]) == 8
+    revenue = sum(part["revenue"] for part in found["revenue"])
+    assert revenue == pytest.approx(sum(ride["price_total"] for ride in rides), rel=1e-9)
+    # Rides of another city: refused, and the last result stays.
+    put(stack.gcs, bucket, "rides/processed/", ride_rows(400, city="paris", first_offset=1_000))
+    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "failed"}
+    assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == found
 
 
 def test_hooks_take_their_connections(airflow: None, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
