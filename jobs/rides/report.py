@@ -20,6 +20,8 @@ from elasticsearch import Elasticsearch, NotFoundError
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from jobs.bqml import zones as playbook
+from jobs.bqml.zones import Zones
 from jobs.errors import DatastreamError
 from jobs.sinks.elasticsearch import explained
 
@@ -47,6 +49,7 @@ _SNAPSHOT = "2m"
 
 # Colours of Okabe and Ito, which colour-blind people can tell apart (https://jfly.uni-koeln.de/color/).
 COMFORT_COLOURS = {"low": "#0072B2", "medium": "#E69F00", "high": "#009E73"}
+_ZONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900", "#3d4a5c")
 _OTHER_COLOUR = "#999999"  # a comfort that the contract does not know
 _ALL_COLOUR = "#3d4a5c"  # all rides, whatever their comfort
 _GRID_COLOUR = "#e9edf2"
@@ -146,6 +149,8 @@ class Answers:
 def write_report(client: Elasticsearch, index: str, path: Path) -> Path:
     """Write the page of an index's rides: one HTML file that loads nothing else.
 
+    The zones of the playbook are shown if their file (`zones.json`, by `make bqml`) lies beside the page.
+
     Returns:
         The path. A page that is there already is replaced at once, never half written.
 
@@ -154,7 +159,7 @@ def write_report(client: Elasticsearch, index: str, path: Path) -> Path:
         ServiceUnavailableError, ConfigurationError: Elasticsearch does not answer, or not to this user.
     """
     answers = ask(client, index)
-    content = page(answers, figures(answers), datetime.now(UTC))
+    content = page(answers, figures(answers, playbook.read(path.with_name(playbook.FILE))), datetime.now(UTC))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_text(content, encoding="utf-8")
@@ -266,8 +271,9 @@ def _chart_aggregations(interval: int, price_bin: float, price_top: float) -> di
     }
 
 
-def figures(answers: Answers) -> list[Figure]:
-    """The page's figures in their order; the first one takes the whole width."""
+def figures(answers: Answers, zones: Zones | None = None) -> list[Figure]:
+    """The page's figures in their order; the first one takes the whole width. Those of zones come last."""
+    of_zones = [("Zones", _zones(zones)), ("Revenue by zone and comfort", _revenue_by_zone(zones))] if zones else []
     return [
         ("Rides per minute", _rides_per_minute(answers)),
         ("Average distance", _average_distance(answers)),
@@ -275,6 +281,7 @@ def figures(answers: Answers) -> list[Figure]:
         ("Rides and revenue by comfort", _by_comfort(answers)),
         ("Origins of rides", _origins(answers)),
         ("Price distribution", _price_distribution(answers)),
+        *of_zones,
     ]
 
 
@@ -485,6 +492,79 @@ def _origins(answers: Answers) -> go.Figure:
         title += f"<br>({left:,} rides in the emptiest cells are not shown)"
     figure.update_xaxes(title_text=title, range=lon_range)
     return figure.update_yaxes(title_text="latitude (°)", range=lat_range, scaleanchor="x", scaleratio=stretch)
+
+
+def _zones(zones: Zones) -> go.Figure:
+    figure = _figure(height=TALL_PX, hovermode="closest", showlegend=False, margin={"l": 70, "t": 14, "b": 92})
+    for position, zone in enumerate(zones.zones):
+        colour = _ZONE_COLOURS[position % len(_ZONE_COLOURS)]
+        members = [(lon, lat) for lon, lat, member_of in zones.sample if member_of == zone.centroid_id]
+        figure.add_scatter(
+            x=[lon for lon, _ in members],
+            y=[lat for _, lat in members],
+            mode="markers",
+            marker={"size": 4, "color": colour, "opacity": 0.55},
+            hoverinfo="skip",
+            name=f"rides in {zone.label}",
+        )
+    revenue: dict[int, float] = {}
+    for part in zones.revenue:
+        revenue[part.centroid_id] = revenue.get(part.centroid_id, 0.0) + part.revenue
+    figure.add_scatter(
+        x=[zone.longitude for zone in zones.zones],
+        y=[zone.latitude for zone in zones.zones],
+        mode="markers+text",
+        marker={
+            "size": 11,
+            "color": [_ZONE_COLOURS[position % len(_ZONE_COLOURS)] for position in range(len(zones.zones))],
+            "line": {"width": 2, "color": "#1c2736"},
+        },
+        text=[f"<b>{escape(zone.label)}</b>" for zone in zones.zones],
+        textposition="top center",
+        textfont={"size": 12, "color": "#1c2736"},
+        customdata=[[revenue.get(zone.centroid_id, 0.0), zone.reference_points] for zone in zones.zones],
+        hovertemplate="%{text}<br>revenue %{customdata[0]:,.2f}<br>%{customdata[1]:,} reference points<br>"
+        "%{y:.4f}° lat, %{x:.4f}° lon<extra></extra>",
+        name="zones",
+    )
+    places = [(lon, lat) for lon, lat, _ in zones.sample] + [(zone.longitude, zone.latitude) for zone in zones.zones]
+    lon_range, lat_range = (_usual_extent([place[axis] for place in places], [1] * len(places)) for axis in (0, 1))
+    room = 0.08 * (lon_range[1] - lon_range[0])  # names are wider than the zones at the edge
+    stretch = 1 / max(0.1, math.cos(math.radians(sum(lat_range) / 2)))
+    title = (
+        f"longitude (°); zones by k-means on {escape(zones.engine)},<br>"
+        f"origins of {len(zones.sample):,} of {zones.rides:,} rides, {zones.outside:,} start outside the trained area"
+    )
+    if "GENERATED" in zones.reference:
+        title += "<br>learnt from made-up reference points"
+    figure.update_xaxes(title_text=title, range=[lon_range[0] - room, lon_range[1] + room])
+    return figure.update_yaxes(title_text="latitude (°)", range=lat_range, scaleanchor="x", scaleratio=stretch)
+
+
+def _revenue_by_zone(zones: Zones) -> go.Figure:
+    by_zone: dict[str, float] = {}
+    for part in zones.revenue:
+        by_zone[part.label] = by_zone.get(part.label, 0.0) + part.revenue
+    labels = sorted(by_zone, key=by_zone.__getitem__)
+    found = {part.comfort for part in zones.revenue}
+    figure = _figure(height=TALL_PX, barmode="stack", hovermode="y unified", bargap=0.3, margin={"l": 160})
+    for comfort in [*(it for it in COMFORT_COLOURS if it in found), *sorted(found - COMFORT_COLOURS.keys())]:
+        parts = {part.label: part for part in zones.revenue if part.comfort == comfort}
+        figure.add_bar(
+            x=[parts[label].revenue if label in parts else 0.0 for label in labels],
+            y=labels,
+            orientation="h",
+            name=comfort,
+            marker={"color": _colour(comfort), "line": {"width": 0}},
+            customdata=[parts[label].rides if label in parts else 0 for label in labels],
+            hovertemplate="%{x:,.2f} (%{customdata:,} rides)",
+        )
+    total = sum(by_zone.values())
+    title = (
+        f"revenue (sum of prices) of rides that start in the zone; {number(total)} in all, as of {zones.generated_at}"
+    )
+    figure.update_xaxes(title_text=title, rangemode="tozero")
+    return figure.update_yaxes(showgrid=False)
 
 
 def _figure(**layout: Any) -> go.Figure:

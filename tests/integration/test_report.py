@@ -17,6 +17,7 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
+from jobs.bqml.zones import Revenue, Zone, Zones, write
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.index import TEMPLATE
 from jobs.rides.report import number, write_report
@@ -142,6 +143,21 @@ def test_the_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path)
     assert mean_lat == pytest.approx(fmean(ride["origin"]["lat"] for ride in rides), abs=1e-5)
 
 
+def test_the_page_shows_the_zones_that_lie_beside_it(stack: Any, index: str, tmp_path: Path) -> None:
+    index_rides(stack.elasticsearch, index, make_rides())
+    path = tmp_path / "report.html"
+    assert "Zones" not in figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+    zone = Zone(1, "Midtown", -73.98, 40.75, 900, 1.0)
+    part = Revenue(1, "Midtown", "low", 12_345.5, 7, 0)
+    write(Zones("2026-01-05", "here", "a file", [zone], [part], [(-73.99, 40.76, 1)]), tmp_path / "zones.json")
+    figures = figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+    assert figures["Zones"]["zones"]["text"] == ["<b>Midtown</b>"]
+    assert figures["Revenue by zone and comfort"]["low"]["x"] == [12_345.5]
+    # What another version wrote is no reason to have no page.
+    (tmp_path / "zones.json").write_text("{}")
+    assert "Zones" not in figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+
+
 def test_one_ride_is_enough(stack: Any, index: str, tmp_path: Path) -> None:
     index_rides(stack.elasticsearch, index, make_rides()[:1])
     html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
@@ -183,5 +199,5 @@ def test_without_rides_the_remedy_is_named(stack: Any, index: str, tmp_path: Pat
 
 def test_without_elasticsearch_the_address_is_named(tmp_path: Path) -> None:
     client = Elasticsearch("http://127.0.0.1:9", max_retries=0)
-    with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9\b.*`make local-up`"):
+    with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9\b.*`make local-status`"):
         write_report(client, "rides", tmp_path / "report.html")

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
+from jobs.bqml.zones import Revenue, Zone, Zones
 from jobs.rides.report import (
     COMFORT_COLOURS,
     MOST_BUCKETS,
@@ -255,6 +256,60 @@ def test_the_map_shows_where_nearly_all_rides_begin() -> None:
     assert layout.yaxis.range == pytest.approx((40.645, 40.755))
     assert layout.yaxis.scaleratio == pytest.approx(1.3188, abs=1e-3)  # 1 / cos(40.7°)
     assert "9 rides in the emptiest cells are not shown" in layout.xaxis.title.text
+
+
+def zones(**changes: Any) -> Zones:
+    content: dict[str, Any] = {
+        "generated_at": "2026-01-05T09:00:00+00:00",
+        "engine": "the <local> engine",
+        "reference": "form, no header",
+        "zones": [
+            Zone(1, "Midtown", -73.98, 40.75, 900, 1.0),
+            Zone(2, "Kennedy & co", -73.78, 40.65, 100, 2.0),
+        ],
+        "revenue": [
+            Revenue(2, "Kennedy & co", "low", 70.0, 3, 1),
+            Revenue(1, "Midtown", "low", 50.0, 5, 0),
+            Revenue(1, "Midtown", "high", 30.0, 1, 0),
+        ],
+        "sample": [(-73.981, 40.751, 1), (-73.982, 40.752, 1), (-73.781, 40.651, 2)],
+    }
+    return Zones(**content | changes)
+
+
+def test_without_zones_the_page_has_none() -> None:
+    assert not {"Zones", "Revenue by zone and comfort"} & drawn().keys()
+
+
+def test_the_map_of_zones() -> None:
+    figure = dict(figures(answers(), zones()))["Zones"]
+    centres = traces(figure)["zones"]
+    assert list(centres.x) == [-73.98, -73.78]
+    assert list(centres.y) == [40.75, 40.65]
+    assert [list(it) for it in centres.customdata] == [[80.0, 900], [70.0, 100]]
+    assert centres.text == ("<b>Midtown</b>", "<b>Kennedy &amp; co</b>")
+    midtown = traces(figure)["rides in Midtown"]
+    assert list(midtown.x) == [-73.981, -73.982]
+    assert midtown.marker.color == centres.marker.color[0] != centres.marker.color[1]
+    title = figure.layout.xaxis.title.text
+    assert "3 of 9 rides, 1 start outside" in title
+    assert "&lt;local&gt;" in title
+    assert "made-up" not in title
+    made_up = dict(figures(answers(), zones(reference="a GENERATED stand-in")))["Zones"]
+    assert "made-up" in made_up.layout.xaxis.title.text
+
+
+def test_revenue_by_zone_and_comfort() -> None:
+    figure = dict(figures(answers(), zones()))["Revenue by zone and comfort"]
+    bars = traces(figure)
+    assert list(bars) == ["low", "high"]
+    assert list(bars["low"].y) == ["Kennedy & co", "Midtown"], "the highest at the top"
+    assert list(bars["low"].x) == [70.0, 50.0]
+    assert list(bars["high"].x) == [0.0, 30.0]
+    assert list(bars["low"].customdata) == [3, 5]
+    assert {name: bar.marker.color for name, bar in bars.items()} == {
+        name: COMFORT_COLOURS[name] for name in ("low", "high")
+    }
 
 
 class Loads(HTMLParser):
