@@ -297,8 +297,7 @@ def bqml(
     path = settings.datastream_state / result.FILE
     result.write(found, path)
     console.print(revenue_table(found))
-    if found.outside:
-        console.print(f"{found.outside:,} of {found.rides:,} rides start outside the trained area.")
+    console.print(f"{found.outside:,} of {found.rides:,} rides start outside the trained area.")
     console.print(f"Wrote {path}", soft_wrap=True)
     try:
         report()

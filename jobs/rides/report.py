@@ -507,6 +507,8 @@ def _zones(zones: Zones) -> go.Figure:
             hoverinfo="skip",
             name=f"rides in {zone.label}",
         )
+    # Names above and below their places in turn, so that neighbours' names do not meet.
+    rank = sorted(zones.zones, key=lambda zone: zone.latitude)
     revenue: dict[int, float] = {}
     for part in zones.revenue:
         revenue[part.centroid_id] = revenue.get(part.centroid_id, 0.0) + part.revenue
@@ -520,7 +522,7 @@ def _zones(zones: Zones) -> go.Figure:
             "line": {"width": 2, "color": "#1c2736"},
         },
         text=[f"<b>{escape(zone.label)}</b>" for zone in zones.zones],
-        textposition="top center",
+        textposition=["bottom center" if rank.index(zone) % 2 else "top center" for zone in zones.zones],
         textfont={"size": 12, "color": "#1c2736"},
         customdata=[[revenue.get(zone.centroid_id, 0.0), zone.reference_points] for zone in zones.zones],
         hovertemplate="%{text}<br>revenue %{customdata[0]:,.2f}<br>%{customdata[1]:,} reference points<br>"
@@ -547,7 +549,7 @@ def _revenue_by_zone(zones: Zones) -> go.Figure:
         by_zone[part.label] = by_zone.get(part.label, 0.0) + part.revenue
     labels = sorted(by_zone, key=by_zone.__getitem__)
     found = {part.comfort for part in zones.revenue}
-    figure = _figure(height=TALL_PX, barmode="stack", hovermode="y unified", bargap=0.3, margin={"l": 160})
+    figure = _figure(height=TALL_PX, barmode="stack", hovermode="y unified", bargap=0.3, margin={"l": 160, "b": 72})
     for comfort in [*(it for it in COMFORT_COLOURS if it in found), *sorted(found - COMFORT_COLOURS.keys())]:
         parts = {part.label: part for part in zones.revenue if part.comfort == comfort}
         figure.add_bar(
@@ -559,9 +561,9 @@ def _revenue_by_zone(zones: Zones) -> go.Figure:
             customdata=[parts[label].rides if label in parts else 0 for label in labels],
             hovertemplate="%{x:,.2f} (%{customdata:,} rides)",
         )
-    total = sum(by_zone.values())
     title = (
-        f"revenue (sum of prices) of rides that start in the zone; {number(total)} in all, as of {zones.generated_at}"
+        f"revenue (sum of prices) of rides that start in the zone;<br>{number(sum(by_zone.values()))} in all, "
+        f"as of {escape(zones.generated_at)}"
     )
     figure.update_xaxes(title_text=title, rangemode="tozero")
     return figure.update_yaxes(showgrid=False)

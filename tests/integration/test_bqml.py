@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -29,6 +30,10 @@ from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 
 RIDES = 1_500
+ZONES = (
+    "Midtown|Downtown Manhattan|Upper East Side|Williamsburg|Park Slope|Harlem|LaGuardia Airport|"
+    "John F. Kennedy Airport"
+)
 
 
 def quiet(step: Step, statement: str, answer: Answer) -> None:
@@ -370,6 +375,15 @@ def test_a_bucket_that_is_away_is_named(stack: Stack, settings: Settings) -> Non
         work.train_locally(away, stack.gcs, quiet)
 
 
+def shape(line: str) -> str:
+    """A line without what differs from run to run: figures, the widths of columns, paths, which zone comes first."""
+    line = re.sub(r"\S*/(report\.html|zones\.json)|gs://\S+", r"\1", line)
+    line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐├┤┼╈╀┬]+", " ", line)
+    line = re.sub(r"\bNone\b|-?\d[\d,.:/-]*", "#", line)
+    line = re.sub(ZONES, "ZONE", re.sub(r"\b(low|medium|high)\b(?= +#)", "COMFORT", line))
+    return re.sub(r"\s+", " ", line).strip()
+
+
 def command(settings: Settings, state: Path, *options: str) -> subprocess.CompletedProcess[str]:
     given = {"GCS_BUCKET": settings.bucket, "GCS_PREFIX": "rides/processed/", "DATASTREAM_STATE": str(state)}
     return subprocess.run(
@@ -391,6 +405,14 @@ def test_the_command_prints_steps_and_ends_with_the_revenue(
     assert f"{sum(part.revenue for part in found.revenue):,.2f} │ {RIDES:,}" in table
     for zone in found.zones:
         assert zone.label in table
+    # The page of the playbook shows what is printed, but for the figures.
+    page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
+    block = re.search(r"```text\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    printed = {shape(line) for line in done.stdout.splitlines()}
+    shown = [line for line in block[1].splitlines() if line.strip() and "report.html" not in line]
+    assert len(shown) > 100
+    assert [line for line in shown if shape(line) not in printed] == []
     dry = command(settings, tmp_path / "dry", "--dry-run")
     assert dry.returncode == 0
     assert "20_kmeans8: parsed" in dry.stdout

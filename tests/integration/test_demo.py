@@ -127,6 +127,15 @@ def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
     assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
 
 
+def test_the_playbook_runs_on_the_rides_that_just_flowed(demo: str, run: Run, state: Path) -> None:
+    printed = run("make", "bqml").stdout
+    found = json.loads((state / "zones.json").read_text())
+    assert sum(part["rides"] for part in found["revenue"]) == ledger(state)["elasticsearch"]
+    assert f"{sum(part['revenue'] for part in found['revenue']):,.2f}" in printed
+    assert len(found["zones"]) == 8
+    assert "<h2>Revenue by zone and comfort</h2>" in (state / "report.html").read_text()
+
+
 def test_one_ride_is_found_at_every_place(demo: str, run: Run, state: Path) -> None:
     ride_id = ledger(state)["sample_result"]["ride_id"]
     traced = run(sys.executable, "-m", "jobs", "trace", ride_id).stdout
