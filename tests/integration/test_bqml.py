@@ -131,6 +131,12 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
 
     # Each ride is in the zone whose centre is nearest in the model's space; all its columns passed through.
     model = engine._models["rides.kmeans8"]
+    learnt = select(engine, "SELECT longitude, latitude FROM rides.reference_uber")
+    points = (np.array([[row["longitude"], row["latitude"]] for row in learnt]) - model.mean) / model.scale
+    reach = np.linalg.norm(points[:, None] - np.array(model.centroids), axis=2)
+    for zone in found.zones:
+        own = reach.min(axis=1)[reach.argmin(axis=1) == zone.centroid_id - 1]
+        assert (zone.reference_points, zone.radius) == (len(own), pytest.approx(own.max(), rel=1e-9))
     placed = {row["ride_id"]: row for row in select(engine, "SELECT * FROM rides.ride_zones")}
     for ride_id, row in latest.items():
         place = placed[ride_id]
