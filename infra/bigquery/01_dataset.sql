@@ -1,5 +1,5 @@
 -- The dataset that holds everything below. Bucket and dataset must be in the same location.
--- role: setup
+-- role: dataset
 CREATE SCHEMA IF NOT EXISTS `${project}.${dataset}`
 OPTIONS (
   location = '${location}',

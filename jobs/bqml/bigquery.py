@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import google.api_core.exceptions
 import google.auth
@@ -18,6 +18,7 @@ from jobs.settings import Settings
 
 LABELS = {"app": "datastream"}
 
+_CREATE_SCHEMA = re.compile(r"CREATE SCHEMA IF NOT EXISTS `([^`]+)`")
 _TIMEOUT_S = 60
 _MOST_ROWS = 5_000  # what a query of the playbook is read for; more stays in BigQuery
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -64,6 +65,9 @@ class BigQueryEngine:
 
     def run(self, statement: str, step: str) -> Answer:
         """As `Engine.run`; waits for the job."""
+        # To create datasets is a right on the whole project: not needed where this one is there.
+        if (schema := _CREATE_SCHEMA.search(statement)) and self._has_dataset(schema[1]):
+            return Answer(note="is there")
         config = bigquery.QueryJobConfig(labels=LABELS | {"step": step}, maximum_bytes_billed=self._max_bytes_billed)
         with self._explained(step):
             job = self._client.query(statement, job_config=config, timeout=_TIMEOUT_S)
@@ -76,6 +80,12 @@ class BigQueryEngine:
             if job.statement_type == "CREATE_TABLE_AS_SELECT":
                 return Answer(self._client.get_table(job.destination, timeout=_TIMEOUT_S).num_rows, note=note)
             return Answer(job.num_dml_affected_rows, note=note)
+
+    def _has_dataset(self, name: str) -> bool:
+        with suppress(_MissingError), self._explained("looking for the dataset"):
+            self._client.get_dataset(name, timeout=_TIMEOUT_S)
+            return True
+        return False
 
     @contextmanager
     def _explained(self, step: str) -> Iterator[None]:

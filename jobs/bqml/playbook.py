@@ -20,11 +20,11 @@ from jobs.sinks.parquet import join
 
 FOLDER = ROOT / "infra" / "bigquery"
 
-# setup: what needs no data; train: reference file to zones; score: rides to revenue; look: only reads;
-# scan: trains other numbers of zones; teardown: deletes, and runs only when it is asked for.
-Role = Literal["setup", "train", "score", "look", "scan", "teardown"]
+# dataset: once, by somebody who may create datasets; setup: what needs no data; train: reference file to zones; score:
+# rides to revenue; look: only reads; scan: trains other numbers of zones; teardown: deletes, only when it is asked for.
+Role = Literal["dataset", "setup", "train", "score", "look", "scan", "teardown"]
 
-USUAL: tuple[Role, ...] = ("setup", "train", "score", "look", "scan")
+USUAL: tuple[Role, ...] = ("dataset", "setup", "train", "score", "look", "scan")
 
 REFERENCE_FOLDER = "reference/"
 MODELS_FOLDER = "models/"

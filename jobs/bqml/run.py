@@ -116,7 +116,7 @@ def train_locally(settings: Settings, client: storage.Client, tell: Tell) -> str
     values = parameters(settings)
     prepare(settings, client, values)
     with LocalEngine(client) as engine:
-        run(engine, steps("setup", "train"), values, tell)
+        run(engine, steps("dataset", "setup", "train"), values, tell)
         return engine.keep(values.bucket, values.dataset, _KEPT_TABLES)
 
 
@@ -129,7 +129,8 @@ def score_locally(settings: Settings, client: storage.Client, tell: Tell) -> str
     """
     values = parameters(settings)
     check_bucket(client, values.bucket)
-    chosen = [step for step in steps("setup", "score", "look") if step.role != "look" or step.name in RESULT_STEPS]
+    of_roles = steps("dataset", "setup", "score", "look")
+    chosen = [step for step in of_roles if step.role != "look" or step.name in RESULT_STEPS]
     with LocalEngine(client) as engine:
         engine.restore(values.bucket, values.dataset)
         zones = collect(run(engine, chosen, values, tell), engine.title, "as trained")

@@ -14,6 +14,7 @@ from google.cloud import bigquery
 
 from jobs.bqml.bigquery import BigQueryEngine, bigquery_client, size
 from jobs.bqml.engine import RefusedError, StatementError
+from jobs.bqml.playbook import parameters, steps
 from jobs.bqml.run import engine_of
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import Settings
@@ -28,6 +29,7 @@ class FakeBigQuery(ThreadingHTTPServer):
     statistics: dict[str, Any]
     rows: list[list[str]]
     fault: tuple[int, str, str] | None = None
+    has_dataset = False
 
     @property
     def address(self) -> str:
@@ -65,14 +67,17 @@ class _Handler(BaseHTTPRequestHandler):
                     "numDmlAffectedRows": self.server.statistics.get("numDmlAffectedRows"),
                 }
             )
+        elif self.path.split("?")[0].endswith("/datasets/rides"):
+            found = {"datasetReference": {"projectId": "a-project", "datasetId": "rides"}}
+            missing = {"error": {"code": 404, "message": "Not found", "errors": [{"reason": "notFound"}]}}
+            self._reply(found if self.server.has_dataset else missing, 200 if self.server.has_dataset else 404)
         elif "/tables/" in self.path:
             reference = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
             self._reply({"tableReference": reference, "numRows": "8"})
         else:
             self._reply(self.server.job(self.server.jobs[-1]))
 
-    def _reply(self, content: dict[str, Any]) -> None:
-        status = 200
+    def _reply(self, content: dict[str, Any], status: int = 200) -> None:
         if self.server.fault:
             status, reason, message = self.server.fault
             content = {
@@ -105,6 +110,17 @@ def engine(address: str) -> BigQueryEngine:
     options = {"api_endpoint": address}
     client = bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
     return BigQueryEngine(client, LIMIT)
+
+
+@pytest.mark.parametrize("has_dataset", [True, False])
+def test_fake_bigquery_is_asked_for_a_dataset_only_if_it_is_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
+    """An account that may fill a dataset may not create any."""
+    fake.has_dataset = has_dataset
+    (step,) = steps("dataset")
+    values = parameters(Settings(_env_file=None, bigquery_project="a-project"))
+    (statement,) = step.statements(values)
+    engine(fake.address).run(statement, step.name)
+    assert len(fake.jobs) == (0 if has_dataset else 1)
 
 
 def test_fake_bigquery_is_asked_for_a_dry_run(fake: FakeBigQuery) -> None:

@@ -12,7 +12,8 @@ from operators.base import DatastreamOperator
 
 Work = Literal["train", "score"]
 
-# The roles of the steps that a DAG runs; `look` is for people.
+# The roles of the steps that a DAG runs. `look` is for people; so is the dataset: to create one is a right on the whole
+# project, which the account of the tasks should not have.
 _ROLES = {"train": ("setup", "train"), "score": ("setup", "score")}
 _LOCAL_TASKS = {"train": "TrainLocally", "score": "ScoreLocally"}
 
