@@ -176,7 +176,7 @@ def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
     everything = "SELECT * FROM rides.rides_processed ORDER BY ride_id"
 
     def merged() -> int | None:
-        return work.run(engine, [*playbook.steps("setup"), merge], values, quiet)["30_merge_rides"][0].rows
+        return work.run(engine, [*playbook.steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][0].rows
 
     assert merged() == RIDES
     before = select(engine, everything)
@@ -199,7 +199,7 @@ def test_a_merge_from_duplicates_would_double_rides(
 ) -> None:
     """Why the view stands under it."""
     (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
-    work.run(engine, playbook.steps("setup"), values, quiet)
+    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
     (statement,) = merge.statements(values)
     engine.run(statement.replace("rides.rides_distinct", "rides.rides_processed_ext"), "test")
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed") == [{"n": RIDES + 40}]
@@ -211,7 +211,7 @@ def test_only_rides_under_the_prefix_are_read(
     for prefix in ("rides/processed-other/", "staging/", "models/"):
         put(stack.gcs, bucket, prefix, ride_rows(5, seed=7))
     stack.gcs.bucket(bucket).blob("rides/processed/2026/01/05/22/notes.txt").upload_from_string("no ride")
-    work.run(engine, playbook.steps("setup"), values, quiet)
+    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed_ext") == [{"n": RIDES + 40}]
     by_file = select(engine, "SELECT DISTINCT _FILE_NAME AS name FROM rides.rides_processed_ext ORDER BY name")
     assert len(by_file) > 3
@@ -280,7 +280,7 @@ def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
     content = reference.generated(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
     stack.gcs.bucket(settings.bucket).blob(reference.OBJECT).upload_from_string(content)
     values = playbook.parameters(settings)
-    answers = work.run(engine, playbook.steps("setup", "train", "look")[:8], values, quiet)
+    answers = work.run(engine, playbook.steps("dataset", "setup", "train", "look")[:8], values, quiet)
     (counted,) = answers["12_reference_report"][0].records()
     assert counted == {
         "line_count": 2_000 + (form != "no header"),
