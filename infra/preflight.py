@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,18 @@ class Finding:
     fits: bool
     text: str
     is_advice: bool = False  # it works, but could be better
+
+
+def distinct_ports(ports: Iterable[tuple[str, int]]) -> list[Finding]:
+    """A fault for each port that more than one setting names."""
+    by_port = defaultdict(list)
+    for setting, port in ports:
+        by_port[port].append(setting)
+    return [
+        Finding("Ports", False, f"{' and '.join(settings)} are both {port}: give each its own in .env.")
+        for port, settings in by_port.items()
+        if len(settings) > 1
+    ]
 
 
 def demand(findings: Iterable[Finding]) -> None:

@@ -13,6 +13,7 @@ from jobs.settings import Settings
 # Each function imports its own library: they are slow and large, and most commands need one of them.
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
+    from google.auth.credentials import Credentials
     from google.cloud import storage
 
 ADMIN = "elastic"
@@ -47,27 +48,40 @@ def storage_client(settings: Settings) -> storage.Client:
     Raises:
         ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
     """
-    import google.auth
-    import google.auth.exceptions
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
     if settings.gcs_endpoint is not None:
         options = {"api_endpoint": settings.gcs_endpoint}
         return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)
+    credentials, project = google_credentials(settings, "Google Cloud Storage")
+    return storage.Client(project=project or "datastream", credentials=credentials)
+
+
+def google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
+    """Credentials of GOOGLE_APPLICATION_CREDENTIALS, or what the machine offers; with their project, if they know it.
+
+    Raises:
+        ConfigurationError: they name no usable file, or nothing offers any; the text begins with the service.
+    """
+    import google.auth
+    import google.auth.exceptions
+
     file = settings.gcs_credentials_file
     try:
-        credentials, project = google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
-        return storage.Client(project=project or "datastream", credentials=credentials)
+        found: tuple[Credentials, str | None] = (
+            google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
+        )
     except (google.auth.exceptions.DefaultCredentialsError, OSError) as error:
         raise ConfigurationError(
-            f"Google Cloud Storage: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an "
-            "absolute path or one from infra/. In Docker, the user AIRFLOW_UID or its group 0 must be able to read it."
+            f"{service}: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an absolute "
+            "path or one from infra/. In Docker, the user AIRFLOW_UID or its group 0 must be able to read it."
         ) from error
+    return found
 
 
 def local_session() -> requests.Session:
-    """HTTP to services on this machine, past any proxy that the environment names."""
+    """HTTP to services on this machine: neither a proxy nor the credentials of ~/.netrc are meant for them."""
     session = requests.Session()
     session.trust_env = False
     return session

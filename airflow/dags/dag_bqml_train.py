@@ -7,8 +7,8 @@ them into eight zones by k-means, and names the zones. Centroid ids change at ea
 they mean.
 
 With `BIGQUERY_PROJECT` set, each step of infra/bigquery is a query job on BigQuery; the dataset must be there
-(Terraform or `make bqml` creates it). Otherwise one task runs the same
-SQL on the local engine and keeps the model as JSON under the bucket's **models/**.
+(Terraform or `make bqml` creates it). Otherwise one task runs the same SQL on the local engine and keeps the model as
+JSON under the bucket's **models/**.
 
 Trigger it once by hand before dag_bqml_score is toggled on: scoring needs a model. Training costs: it is paused until
 somebody wants it.

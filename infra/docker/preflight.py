@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from infra.local import ports
-from infra.preflight import Finding
+from infra.preflight import Finding, distinct_ports
 from jobs.settings import ROOT, Settings
 
 ENGINE = (20, 10)
@@ -36,7 +36,14 @@ def findings(settings: Settings) -> list[Finding]:
     found = [engine, _compose()]
     if engine.fits:
         found += [_memory(), _disk()]
-    return [*found, *_map_count(), _versions(settings), _storage(settings), *_distinct(settings), *_ports(settings)]
+    return [
+        *found,
+        *_map_count(),
+        _versions(settings),
+        _storage(settings),
+        *distinct_ports((name, getattr(settings, name.lower())) for name in PORTS),
+        *_ports(settings),
+    ]
 
 
 def _engine() -> Finding:
@@ -128,17 +135,6 @@ def _storage(settings: Settings) -> Finding:
     if not file.is_file():
         return Finding(name, False, f"GOOGLE_APPLICATION_CREDENTIALS: there is no file {file}.")
     return Finding(name, True, f"Google's own, gs://{settings.bucket}, with the key {file}")
-
-
-def _distinct(settings: Settings) -> list[Finding]:
-    taken: dict[int, list[str]] = {}
-    for name in PORTS:
-        taken.setdefault(getattr(settings, name.lower()), []).append(name)
-    return [
-        Finding("Ports", False, f"{' and '.join(names)} are both {port}: give each its own in .env.")
-        for port, names in taken.items()
-        if len(names) > 1
-    ]
 
 
 def _ports(settings: Settings) -> list[Finding]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import requests
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from jobs.clients import local_session
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings
 
@@ -218,9 +219,7 @@ class Kibana:
 
     def __init__(self, settings: Settings) -> None:
         self.address = settings.kibana_address.rstrip("/")
-        self._session = requests.Session()
-        # Kibana stands beside this program: neither a proxy nor the credentials of ~/.netrc are meant for it.
-        self._session.trust_env = False
+        self._session = local_session()
         self._session.auth = (USER, settings.elastic_password)
         self._session.headers["kbn-xsrf"] = "datastream"  # any value; without one, Kibana refuses to be changed
 

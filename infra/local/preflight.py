@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import psutil
 from infra.local import elasticsearch, jars, paths, ports, processes
 from infra.local.paths import Paths
 from infra.local.service import Service
-from infra.preflight import Finding
+from infra.preflight import Finding, distinct_ports
 from jobs.settings import ROOT, Settings
 
 PYTHONS = ((3, 11), (3, 13))
@@ -33,7 +32,7 @@ def findings(settings: Settings, services: Iterable[Service]) -> list[Finding]:
         *placement(where),
         _disk(where),
         _memory(sum(service.memory_mib for service in services)),
-        *_distinct(services),
+        *distinct_ports((service.setting, service.port) for service in services),
         *(_port(where, service) for service in services),
         *(_zstd() for service in services if service.name == elasticsearch.NAME),
     ]
@@ -100,17 +99,6 @@ def _free_memory_mib() -> int:
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free // 2**20
-
-
-def _distinct(services: list[Service]) -> list[Finding]:
-    by_port = defaultdict(list)
-    for service in services:
-        by_port[service.port].append(service.setting)
-    return [
-        Finding("Ports", False, f"{' and '.join(names)} are both {port}: give each its own in .env.")
-        for port, names in by_port.items()
-        if len(names) > 1
-    ]
 
 
 def _port(where: Paths, service: Service) -> Finding:

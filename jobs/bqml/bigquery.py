@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import google.api_core.exceptions
-import google.auth
 import google.auth.exceptions
 import requests
 from google.cloud import bigquery
 
 from jobs.bqml.engine import Answer, RefusedError, StatementError
+from jobs.clients import google_credentials
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import Settings
 
@@ -30,14 +30,7 @@ def bigquery_client(settings: Settings) -> bigquery.Client:
     Raises:
         ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
     """
-    file = settings.gcs_credentials_file
-    try:
-        credentials, _ = google.auth.load_credentials_from_file(str(file)) if file else google.auth.default()
-    except google.auth.exceptions.DefaultCredentialsError as error:
-        raise ConfigurationError(
-            f"BigQuery: {error}. Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, as an absolute "
-            "path or one from infra/."
-        ) from error
+    credentials, _ = google_credentials(settings, "BigQuery")
     return bigquery.Client(settings.bigquery_project, credentials, location=settings.bigquery_location)
 
 

@@ -185,9 +185,7 @@ def _matrix(table: pa.Table, features: list[str]) -> Matrix:
     for name in features:
         try:
             column = table[name].cast(pa.float64())
-        except pa.ArrowInvalid as error:
-            raise StatementError(f"Column {name} is not a number: {error}") from error
-        except pa.ArrowNotImplementedError as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise StatementError(f"Column {name} is not a number: {error}") from error
         if column.null_count:
             raise StatementError(f"Column {name} has NULLs, which the local engine does not impute.")
