@@ -86,7 +86,7 @@ local-doctor: install  ## Check memory, disk and ports without starting anything
 	@$(PY) -m infra.local doctor
 
 ##@ Rides
-.PHONY: topics template bucket produce produce-help lag ledger report bqml trace dlq dlq-replay
+.PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
 topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs
 	@$(PY) -m jobs topics
 
@@ -104,6 +104,9 @@ produce-help: install-tools
 
 lag: install-tools  ## Watch what each group has still to do
 	@$(PY) -m jobs lag
+
+export: install-tools  ## Export at once what waits for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
+	@$(PY) -m jobs export
 
 ledger: install-tools  ## Count every ride at every system and hold the figures against each other
 	@$(PY) -m jobs ledger

@@ -145,38 +145,46 @@ def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.
 
 
 def _lag_table(settings: Settings) -> Table:
-    from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP
+    from jobs.rides.ledger import groups
     from jobs.rides.ledger import lag as group_lag
 
     table = Table("group", "topic", "offsets to do")
-    for group, topic in ((COMPUTE_GROUP, settings.raw_topic), (INDEX_GROUP, settings.result_topic)):
+    for group, topic in groups(settings).items():
         table.add_row(group, topic, f"{group_lag(kafka_config(settings), topic, group):,}")
     return table
 
 
 @app.command()
+def export() -> None:
+    """Export at once what waits for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S, through Airflow's API."""
+    airflow_api.export_now(configuration.load())
+    console.print("A run of dag_index_and_export exports all that waits. `make lag` shows when it has.")
+
+
+@app.command()
 def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
-    """Wait until both groups have passed all there is."""
-    from jobs.rides.ledger import COMPUTE_GROUP, INDEX_GROUP
+    """Wait until all groups have passed all there is; what is indexed and only waits to be exported is exported."""
+    from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, groups
     from jobs.rides.ledger import lag as group_lag
 
     settings = configuration.load()
     config = kafka_config(settings)
     deadline = time.monotonic() + timeout
     with _progress() as progress:
-        bars = {
-            COMPUTE_GROUP: (settings.raw_topic, progress.add_task("priced", total=None)),
-            INDEX_GROUP: (settings.result_topic, progress.add_task("indexed and exported", total=None)),
-        }
+        titles = {COMPUTE_GROUP: "priced", INDEX_GROUP: "indexed", EXPORT_GROUP: "exported"}
+        bars = {group: progress.add_task(title, total=None) for group, title in titles.items()}
         most = dict.fromkeys(bars, 0)
-        last, moved = None, time.monotonic()
+        last, moved, asked = None, time.monotonic(), 0
         while True:
-            left = {group: group_lag(config, topic, group) for group, (topic, _) in bars.items()}
-            for group, (_, bar) in bars.items():
+            left = {group: group_lag(config, topic, group) for group, topic in groups(settings).items()}
+            for group, bar in bars.items():
                 most[group] = max(most[group], left[group])
                 progress.update(bar, total=most[group], completed=most[group] - left[group])
             if not any(left.values()):
                 return
+            if not (left[COMPUTE_GROUP] or left[INDEX_GROUP]) and left[EXPORT_GROUP] != asked:
+                airflow_api.export_now(settings)
+                asked = left[EXPORT_GROUP]
             if left != last:
                 last, moved = left, time.monotonic()
             stalled = time.monotonic() - moved > _STALLED_S

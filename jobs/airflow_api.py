@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import requests
 
 from jobs.clients import local_session
@@ -19,6 +22,25 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
         ServiceUnavailableError: Airflow does not answer, or does not know a DAG yet.
         ConfigurationError: it does not take AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
+    with _session(settings) as (session, url):
+        for dag in dags:
+            session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
+
+
+def export_now(settings: Settings) -> None:
+    """Start a run of dag_index_and_export that exports all that waits; queued while another one is active.
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: as `unpause`.
+    """
+    with _session(settings) as (session, url):
+        run = {"logical_date": None, "conf": {"export_now": True}}
+        session.post(f"{url}/dag_index_and_export/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
+
+
+@contextmanager
+def _session(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
+    """A session that is signed in, and the URL of the DAGs."""
     url = f"http://{LOOPBACK}:{settings.airflow_port}"
     try:
         login = {"username": settings.airflow_user, "password": settings.airflow_password}
@@ -27,11 +49,7 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
         if token.status_code in (400, 401, 403):
             raise ConfigurationError(f"Airflow at {url} does not take AIRFLOW_USER and AIRFLOW_PASSWORD.")
         token.raise_for_status()
-        headers = {"Authorization": f"Bearer {token.json()['access_token']}"}
-        for dag in dags:
-            answer = session.patch(
-                f"{url}/api/v2/dags/{dag}", json={"is_paused": False}, headers=headers, timeout=_TIMEOUT_S
-            )
-            answer.raise_for_status()
+        session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+        yield session, f"{url}/api/v2/dags"
     except requests.RequestException as error:
         raise ServiceUnavailableError(f"Airflow at {url}: {error}. {IS_IT_UP}") from error

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
     chunk_records: Annotated[int, Field(ge=1)] = 50_000
     chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
+    export_target_records: Annotated[int, Field(ge=1)] = 500_000
+    export_max_age_s: Annotated[float, Field(ge=0)] = 300
     staging_url: str = ""
 
     @field_validator("datastream_state")

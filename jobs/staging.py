@@ -64,12 +64,11 @@ class Chunk(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What a run works on, where its chunks are, and the messages that cannot go on.
 
-    `planned_at` is an RFC 3339 time in UTC; `rejects_url` is an Arrow file of REJECT_SCHEMA.
+    `rejects_url` is an Arrow file of REJECT_SCHEMA.
     """
 
     topic: str
     group: str
-    planned_at: str
     claims: tuple[Claim, ...]
     chunks: tuple[Chunk, ...]
     rejects_url: str | None = None

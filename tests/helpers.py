@@ -77,13 +77,13 @@ def result(**changes: Any) -> dict[str, Any]:
     return ride(distance_km=21.5, price_total=51.2) | changes
 
 
-def messages(values: Sequence[bytes | None], first: int = 0) -> pa.RecordBatch:
-    """Values as a batch of MESSAGE_SCHEMA with consecutive offsets."""
+def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -> pa.RecordBatch:
+    """Values as a batch of MESSAGE_SCHEMA with consecutive offsets, all sent at one millisecond since 1970."""
     count = len(values)
     return pa.record_batch(
         [
             pa.array(range(first, first + count), pa.int64()),
-            pa.array([0] * count, pa.int64()),
+            pa.array([sent_at] * count, pa.int64()),
             pa.array([b"key"] * count, pa.binary()),
             pa.array(values, pa.binary()),
             pa.nulls(count, MESSAGE_SCHEMA.field("headers").type),

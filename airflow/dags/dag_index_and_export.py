@@ -3,9 +3,11 @@
 `ConsumeKafka` → `TransformJSON` → `PutElasticSearch` ∥ `PutGCP` → `CommitOffsets`
 
 Takes what has arrived on **rides_result**, flattens and stamps it, and writes it to the Elasticsearch index
-**rides** (one document per ride) and as **Parquet** to Cloud Storage (by the hour of the ride). Both sinks write the
-same thing again when a task is tried again. The group's offsets move when both hold the claim; what Elasticsearch
-refuses for good goes to **rides_dlq**.
+**rides** (one document per ride), at every run. What Elasticsearch refuses for good goes to **rides_dlq**.
+
+As **Parquet** it goes to Cloud Storage (by the hour of the ride) when EXPORT_TARGET_RECORDS wait or the first of them
+has waited EXPORT_MAX_AGE_S: for that, PutGCP has a consumer group of its own. Trigger a run with `export_now` to have
+it at once. Both sinks write the same thing again when a task is tried again.
 
 Starts when dag_compute_cost has published, and every minute besides. `make lag` shows what is left to do.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
 from callbacks.deadline import done_within
 from operators.base import DEFAULT_ARGS
@@ -35,6 +37,7 @@ with DAG(
     catchup=False,
     default_args=DEFAULT_ARGS,
     deadline=done_within(timedelta(minutes=15)),
+    params={"export_now": Param(False, type="boolean", description="Export all that waits, whatever its size or age")},
     tags=["datastream", "rides", "elasticsearch", "gcs"],
     doc_md=__doc__,
 ):
@@ -42,8 +45,7 @@ with DAG(
         task_id="ConsumeKafka",
         topic="{{ var.value.RESULT_TOPIC }}",
         group="dag_index_and_export",
-        output_objects=("{{ var.value.GCS_BUCKET }}", "{{ var.value.GCS_PREFIX }}"),
-        is_planned=True,
+        output_topics=["{{ var.value.DLQ_TOPIC }}"],
     )
     transform = TransformJSONOperator(task_id="TransformJSON", staged=consume.output)
     put_elasticsearch = PutElasticsearchOperator(
@@ -51,7 +53,11 @@ with DAG(
     )
     put_gcp = PutGCPOperator(
         task_id="PutGCP",
-        transformed=transform.output,
+        # What waits for its age is exported in a run that has nothing new, too.
+        trigger_rule="none_failed",
+        topic="{{ var.value.RESULT_TOPIC }}",
+        group="dag_index_and_export.PutGCP",
+        staged=consume.output,
         bucket="{{ var.value.GCS_BUCKET }}",
         prefix="{{ var.value.GCS_PREFIX }}",
     )

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from jobs.errors import IS_IT_UP, ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka.client import REQUEST_TIMEOUT_S
+from jobs.kafka.dead_letter import error_text, headers_of
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +113,14 @@ def bounds(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Bounds]
     return {partition: Bounds(lows[partition], ends[partition]) for partition in of}
 
 
-def holds_messages(client: Consumer, topic: str) -> bool:
-    """Whether a topic has a committed message. Offsets alone do not tell: aborted messages take some too."""
+def holds_output(client: Consumer, topic: str, source: str) -> bool:
+    """Whether a topic has a committed message that was made of one of `source`: a result, or a dead letter of it.
+
+    Offsets alone do not tell: aborted messages take some too.
+    """
     for partition, within in bounds(client, topic, partitions(client, topic)).items():
         with closing(read(client, topic, Claim(partition, within.low, within.end))) as messages:
-            if any(messages):
+            if any(error_text(headers_of(message), "topic") in ("", source) for batch in messages for message in batch):
                 return True
     return False
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -39,14 +38,13 @@ log = logging.getLogger(__name__)
 class Plan(msgspec.Struct, frozen=True):
     """How one partition of a claim is cut: kept in the metadata of its committed offset until the claim is done.
 
-    A later run that finds it cuts the same chunks, so that sinks which name their objects by chunk write the same
-    objects again, with the same time stamp.
+    A later run that finds it cuts the same chunks, so that a sink which names its objects by chunk writes the same
+    objects again.
     """
 
     end: int
     chunk_records: int
     chunk_bytes: int
-    planned_at: str
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -96,14 +94,8 @@ def stage(
         if plan is not None:
             limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
         chunks = tuple(chunk for claim in claims for chunk in _stage_claim(client, topic, claim, folder, limits))
-    planned_at = plan.planned_at if plan is not None else now()
-    manifest = Manifest(topic, group, planned_at, tuple(claims), chunks)
+    manifest = Manifest(topic, group, tuple(claims), chunks)
     return Staged(lag, folder.write_manifest(manifest), manifest)
-
-
-def now() -> str:
-    """The time in UTC with six digits of a second."""
-    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
@@ -130,7 +122,7 @@ def _claim(
         claims, plan = found
         for claim in claims:
             check_end(topic, group, claim.partition, claim.end, within[claim.partition])
-        log.info("Taking up the plan of %s for %s", plan.planned_at, topic)
+        log.info("Taking up the plan that an earlier run of %s has made for %s", group, topic)
         return claims, plan, _lag(starts, within)
     claims = limited(starts, within, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
@@ -164,8 +156,7 @@ def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
 
 def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: Limits) -> tuple[list[Claim], Plan]:
     """Commit the unchanged offsets with the plan, unless another worker has planned meanwhile: then its plan counts."""
-    planned_at = now()
-    plans = {claim.partition: Plan(claim.end, limits.chunk_records, limits.chunk_bytes, planned_at) for claim in claims}
+    plans = {claim.partition: Plan(claim.end, limits.chunk_records, limits.chunk_bytes) for claim in claims}
     with group_writer(config, group, topic, limits.chunk_records) as writer:
         at = writer.committed()
         if found := _planned(at):

@@ -1,8 +1,9 @@
-"""CommitOffsets' work: the group moves on once both sinks hold its claim."""
+"""CommitOffsets' work: a group moves on once its sink holds its claim."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,9 +24,12 @@ class Rejects(msgspec.Struct, frozen=True):
 
 
 def commit_offsets(
-    config: Config, manifest: Manifest, rejects: list[Rejects], dlq_topic: str, dag_id: str
+    config: Config, manifest: Manifest, rejects: Sequence[Rejects] = (), dlq_topic: str = "", dag_id: str = ""
 ) -> Counter[str]:
     """Publish what could not go on and commit the claim's ends, in one transaction.
+
+    Args:
+        rejects: where there are none, neither dlq_topic nor dag_id is needed.
 
     Returns:
         How many were rejected, by reason; empty if another worker has committed this claim already.
@@ -40,12 +44,13 @@ def commit_offsets(
     with group_writer(
         config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
     ) as writer:
-        writer.check_topics(dlq_topic)
+        if rejects:
+            writer.check_topics(dlq_topic)
         at = writer.offsets()
         if manifest.is_passed_by(at):
             return counts
         for claim in manifest.claims:
-            if at[claim.partition] != claim.start:
+            if at[claim.partition] not in (None, claim.start):
                 raise OffsetsError(
                     f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {at[claim.partition]}, not at "
                     f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "

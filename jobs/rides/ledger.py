@@ -37,6 +37,7 @@ from jobs.sinks.parquet import join
 
 COMPUTE_GROUP = "dag_compute_cost"
 INDEX_GROUP = "dag_index_and_export"
+EXPORT_GROUP = "dag_index_and_export.PutGCP"
 CANNOT_BE_TOLD = 3
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
@@ -80,10 +81,11 @@ class Ledger(msgspec.Struct):
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
-    """Offsets that belong together: what was committed, and the ends of the topics at that very moment."""
+    """Offsets that belong together: what each group had committed, and the ends of the topics at that very moment."""
 
     priced: dict[int, int]
-    sunk: dict[int, int]
+    indexed: dict[int, int]
+    exported: dict[int, int]
     raw: dict[int, Bounds]
     result: dict[int, Bounds]
     dlq: dict[int, Bounds]
@@ -94,7 +96,8 @@ class _Results(msgspec.Struct):
 
     count: int = 0
     replayed: int = 0
-    sunk: int = 0
+    exported: int = 0
+    sunk: int = 0  # exported and indexed
     by_ride: list[pa.RecordBatch] = msgspec.field(default_factory=list)
     sample: list[Message] = msgspec.field(default_factory=list)
 
@@ -145,11 +148,13 @@ def take_ledger(
             f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
             f"{dead.of_raw} dead letters of them"
         )
-    parquet, sunk_rows, doubled = _read_parquet(settings, gcs, snapshot.sunk, progress)
-    expected_rows = results.sunk - len(dead.unreadable)
-    if sunk_rows != expected_rows or doubled:
-        faults.append(f"Parquet holds {sunk_rows} of {expected_rows} results, {doubled} of them more than once")
-    least, most = _expected_documents(rides, dead.refused | dead.unreadable, snapshot.sunk)
+    parquet, rows, doubled = _read_parquet(settings, gcs, snapshot.exported, progress)
+    most_rows = results.exported - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
+    # What is exported and not yet indexed may turn out to be no result.
+    least_rows = most_rows - (results.exported - results.sunk)
+    if not least_rows <= rows <= most_rows or doubled:
+        faults.append(f"Parquet holds {rows} of {most_rows} results, {doubled} of them more than once")
+    least, most = _expected_documents(rides, dead.refused | dead.unreadable, snapshot.indexed)
     documents = _count_documents(settings, elasticsearch, least, most)
     if not least <= documents <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
@@ -177,6 +182,15 @@ def take_ledger(
     )
 
 
+def groups(settings: Settings) -> dict[str, str]:
+    """The consumer groups in the order of a ride's way, each with the topic that it reads."""
+    return {
+        COMPUTE_GROUP: settings.raw_topic,
+        INDEX_GROUP: settings.result_topic,
+        EXPORT_GROUP: settings.result_topic,
+    }
+
+
 def lag(config: Config, topic: str, group: str) -> int:
     """How many offsets of a topic the group has still to pass."""
     with broker_errors(config, f"reading the lag of {group}"), consumer(config, group) as client:
@@ -196,8 +210,9 @@ def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot
     def offsets(topic: str, group: str) -> dict[int, int]:
         return {partition: at or 0 for partition, at in group_offsets(config, topic, group).items()}
 
-    def look() -> tuple[dict[int, int], dict[int, int]]:
-        return offsets(settings.raw_topic, COMPUTE_GROUP), offsets(settings.result_topic, INDEX_GROUP)
+    def look() -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        priced, indexed, exported = (offsets(topic, group) for group, topic in groups(settings).items())
+        return priced, indexed, exported
 
     def attempt() -> _Snapshot | None:
         before = look()
@@ -246,8 +261,12 @@ def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: P
     for message in _messages(client, topic, snapshot.result, progress):
         results.count += 1
         results.replayed += times_replayed(headers_of(message)) > 0
-        results.sunk += message.offset() < snapshot.sunk.get(message.partition(), 0)
-        if len(results.sample) < _SAMPLE:
+        is_exported = message.offset() < snapshot.exported.get(message.partition(), 0)
+        is_indexed = message.offset() < snapshot.indexed.get(message.partition(), 0)
+        results.exported += is_exported
+        results.sunk += is_exported and is_indexed
+        # What is not indexed yet may turn out to be no result.
+        if is_indexed and len(results.sample) < _SAMPLE:
             results.sample.append(message)
         try:
             ride_id = bytes.fromhex(_decode_ride_id(message.value() or b"").ride_id.replace("-", ""))
@@ -283,7 +302,7 @@ def _read_dead_letters(
     return dead
 
 
-def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], sunk: Mapping[int, int]) -> tuple[int, int]:
+def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed: Mapping[int, int]) -> tuple[int, int]:
     """Least and most rides that Elasticsearch may hold: those of results that it has for sure, and of all results."""
     if not len(rides):
         return 0, 0
@@ -291,15 +310,15 @@ def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], sunk: Ma
     # A position as one integer, so that looking up refusals stays linear.
     position = partition.astype(np.int64) << 48 | offset
     is_taken = ~np.isin(position, np.array([at << 48 | by for at, by in refused], dtype=np.int64))
-    is_sunk = np.zeros(len(rides), dtype=bool)
-    for sunk_partition, end in sunk.items():
-        is_sunk |= (partition == sunk_partition) & (offset < end)
+    is_indexed = np.zeros(len(rides), dtype=bool)
+    for indexed_partition, end in indexed.items():
+        is_indexed |= (partition == indexed_partition) & (offset < end)
 
     def distinct(mask: np.ndarray[Any, Any]) -> int:
         count: int = pc.count_distinct(rides.filter(pa.array(mask))["ride_id"]).as_py()
         return count
 
-    return distinct(is_taken & is_sunk), distinct(is_taken)
+    return distinct(is_taken & is_indexed), distinct(is_taken)
 
 
 def _count_documents(settings: Settings, client: Elasticsearch, least: int, most: int) -> int:
@@ -319,7 +338,7 @@ def _count_documents(settings: Settings, client: Elasticsearch, least: int, most
 
 
 def _read_parquet(
-    settings: Settings, client: storage.Client, sunk: Mapping[int, int], progress: Progress
+    settings: Settings, client: storage.Client, exported: Mapping[int, int], progress: Progress
 ) -> tuple[int, int, int]:
     """Rows in all, rows of results that the group has passed, and how many of those are there more than once."""
 
@@ -340,10 +359,12 @@ def _read_parquet(
     if not tables:
         return 0, 0, 0
     table = pa.concat_tables(tables)
-    is_sunk = np.zeros(len(table), dtype=bool)
-    for partition, position in sunk.items():
-        is_sunk |= (table["kafka_partition"].to_numpy() == partition) & (table["kafka_offset"].to_numpy() < position)
-    rows = table.filter(pa.array(is_sunk))
+    is_exported = np.zeros(len(table), dtype=bool)
+    for partition, position in exported.items():
+        is_exported |= (table["kafka_partition"].to_numpy() == partition) & (
+            table["kafka_offset"].to_numpy() < position
+        )
+    rows = table.filter(pa.array(is_exported))
     distinct = len(rows.group_by(["kafka_partition", "kafka_offset"]).aggregate([]))
     return len(table), len(rows), len(rows) - distinct
 

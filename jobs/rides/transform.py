@@ -41,6 +41,8 @@ _TYPES = (
 )
 SINK_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES])
 
+_LAST_MILLISECOND = 253_402_300_799_999
+
 Amount = Annotated[float, Meta(ge=0)]
 
 
@@ -74,8 +76,6 @@ _numbers_of = attrgetter(*_NUMBERS.values())
 def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     """Flatten and stamp every staged chunk.
 
-    Every row gets the time of the plan as agent_timestamp, so that a later try writes the very same rows.
-
     Returns:
         URL and content of a manifest whose chunks hold rows of SINK_SCHEMA; its rejects are no rides_result.
     """
@@ -83,7 +83,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
 
     def rejected() -> Iterator[pa.RecordBatch]:
         for chunk, messages in prefetched(lambda chunk: read_chunk(chunk.url), manifest.chunks):
-            rows, rejects = flatten(messages, chunk.partition, manifest.planned_at)
+            rows, rejects = flatten(messages, chunk.partition)
             url = folder.write_chunk(chunk.partition, chunk.first, [rows], SINK_SCHEMA)
             chunks.append(msgspec.structs.replace(chunk, url=url, records=len(rows)))
             yield rejects
@@ -94,8 +94,12 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     return folder.write_manifest(transformed), transformed
 
 
-def flatten(messages: pa.RecordBatch, partition: int, agent_timestamp: str) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Turn messages (MESSAGE_SCHEMA) of one partition into rows of SINK_SCHEMA and of REJECT_SCHEMA."""
+def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Turn messages (MESSAGE_SCHEMA) of one partition into rows of SINK_SCHEMA and of REJECT_SCHEMA.
+
+    agent_timestamp is the time at which Kafka has the result from: whoever reads the message again, for either sink,
+    stamps the very same row.
+    """
     rides: list[PricedRide] = []
     faults: list[str | None] = []
     for value in messages.column("value").fill_null(b"").to_pylist():
@@ -114,15 +118,14 @@ def flatten(messages: pa.RecordBatch, partition: int, agent_timestamp: str) -> t
         faults[row] = "ride_id is not a UUID in lower case, or ts not a time in UTC with six digits of a second"
     is_fault = pa.array([fault is not None for fault in faults], pa.bool_())
 
-    count = len(rides)
     rows = pa.record_batch(
         [
             ride_id,
             ts,
-            pa.repeat(pa.scalar(agent_timestamp).cast(_UTC), count),
+            _agent_timestamps(messages.column("timestamp").take(pa.array(read))),
             comfort,
             *map(pa.array, np.ascontiguousarray(numbers.reshape(-1, len(_NUMBERS)).T)),
-            pa.repeat(pa.scalar(partition, pa.int32()), count),
+            pa.repeat(pa.scalar(partition, pa.int32()), len(rides)),
             messages.column("offset").take(pa.array(read)),
         ],
         schema=SINK_SCHEMA,
@@ -136,6 +139,12 @@ def _timestamps(texts: pa.StringArray) -> pa.TimestampArray:
     """Times of results; null where a text is not one in its canonical form."""
     is_canonical = pc.equal(normalised_timestamps(texts), texts)
     return pc.cast(pc.if_else(is_canonical, texts, pa.scalar(None, pa.string())), _UTC)
+
+
+def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
+    """Times of Kafka, held within the years 1970–9999: a foreign producer may have set any."""
+    kept = np.clip(milliseconds.to_numpy(), 0, _LAST_MILLISECOND)
+    return pa.array(kept * 1000, pa.int64()).cast(_UTC)
 
 
 def documents(rows: pa.RecordBatch) -> pa.StringArray:

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.staging import Folder
 from tests.conftest import Stack
-from tests.integration.flow import Pricing, Sinking
+from tests.integration.flow import Exporting, Pricing, Sinking
 
 
 @pytest.fixture
@@ -27,12 +27,11 @@ def pricing(
 
 
 @pytest.fixture
-def sinking(  # noqa: PLR0917 (fixtures)
+def sinking(
     stack: Stack,
     topic_factory: Callable[..., str],
     fresh_name: Callable[[str], str],
     index: str,
-    prefix: str,
     tmp_path: Path,
 ) -> Sinking:
     return Sinking(
@@ -43,6 +42,17 @@ def sinking(  # noqa: PLR0917 (fixtures)
         folder=Folder(f"file://{tmp_path}/staging"),
         elasticsearch=stack.elasticsearch,
         index=index,
+    )
+
+
+@pytest.fixture
+def exporting(stack: Stack, sinking: Sinking, prefix: str) -> Exporting:
+    return Exporting(
+        config=stack.kafka,
+        group=f"{sinking.group}.PutGCP",
+        source=sinking.source,
+        dlq=sinking.dlq,
+        folder=sinking.folder.child("PutGCP"),
         gcs=stack.gcs,
         bucket=stack.bucket,
         prefix=prefix,

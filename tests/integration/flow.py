@@ -12,7 +12,7 @@ from jobs.kafka.publish import Outlet, Published, publish
 from jobs.rides.commit import Rejects, commit_offsets
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
-from jobs.rides.export import put_gcs
+from jobs.rides.export import Backlog, backlog, put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import transform
 from jobs.staging import Folder, Manifest
@@ -43,7 +43,7 @@ class Flow:
     def dead_letters(self) -> list[Record]:
         return read_all(self.config, self.dlq)
 
-    def _stage(self, *, is_planned: bool, wait_s: float) -> Manifest | None:
+    def stage(self, wait_s: float = 0, *, is_planned: bool = False) -> Manifest | None:
         return stage(
             self.config,
             self.source,
@@ -55,6 +55,11 @@ class Flow:
             has_output=lambda _: self.has_output,
         ).manifest
 
+    def staged(self) -> Manifest:
+        manifest = self.stage()
+        assert manifest is not None, f"nothing new on {self.source}"
+        return manifest
+
 
 @dataclass
 class Pricing(Flow):
@@ -65,14 +70,6 @@ class Pricing(Flow):
     @property
     def outlet(self) -> Outlet:
         return Outlet(self.result, self.dlq, "dag_compute_cost", "ComputeCostTravel", "TRANSFORMATION")
-
-    def stage(self, wait_s: float = 0) -> Manifest | None:
-        return self._stage(is_planned=False, wait_s=wait_s)
-
-    def staged(self) -> Manifest:
-        manifest = self.stage()
-        assert manifest is not None, f"nothing new on {self.source}"
-        return manifest
 
     def compute(self, manifest: Manifest) -> Manifest:
         return compute(manifest, haversine, self.next_folder())[1]
@@ -91,31 +88,47 @@ class Pricing(Flow):
 
 
 @dataclass
-class Sinking(Flow):
-    """dag_index_and_export."""
+class Exporting(Flow):
+    """PutGCP of dag_index_and_export."""
 
-    elasticsearch: Any = None
-    index: str = ""
     gcs: Any = None
     bucket: str = ""
     prefix: str = ""
 
-    def stage(self) -> Manifest | None:
-        return self._stage(is_planned=True, wait_s=0)
+    def stage(self, wait_s: float = 0, *, is_planned: bool = True) -> Manifest | None:
+        return super().stage(wait_s, is_planned=is_planned)
 
-    def staged(self) -> Manifest:
-        manifest = self.stage()
-        assert manifest is not None, f"nothing new on {self.source}"
-        return manifest
+    def write(self, staged: Manifest) -> list[str]:
+        return put_gcs(self.gcs, self.bucket, self.prefix, staged)
+
+    def commit(self, staged: Manifest) -> None:
+        commit_offsets(self.config, staged)
+
+    def run(self) -> None:
+        staged = self.staged()
+        self.write(staged)
+        self.commit(staged)
+
+    def backlog(self, max_age_s: float = 300) -> Backlog:
+        return backlog(self.config, self.source, self.group, max_age_s)
+
+    def objects(self) -> dict[str, bytes]:
+        """The objects under the prefix by name."""
+        return {blob.name: blob.download_as_bytes() for blob in self.gcs.list_blobs(self.bucket, prefix=self.prefix)}
+
+
+@dataclass
+class Sinking(Flow):
+    """dag_index_and_export without PutGCP."""
+
+    elasticsearch: Any = None
+    index: str = ""
 
     def transform(self, manifest: Manifest) -> Manifest:
         return transform(manifest, self.next_folder())[1]
 
     def index_rides(self, staged: Manifest, transformed: Manifest) -> Manifest:
         return put_elasticsearch(self.elasticsearch, self.index, staged, transformed, self.next_folder())[1]
-
-    def export(self, transformed: Manifest) -> list[str]:
-        return put_gcs(self.gcs, self.bucket, self.prefix, transformed)
 
     def commit(self, transformed: Manifest, indexed: Manifest) -> Counter[str]:
         rejects = [
@@ -129,7 +142,6 @@ class Sinking(Flow):
         staged = self.staged()
         transformed = self.transform(staged)
         indexed = self.index_rides(staged, transformed)
-        self.export(transformed)
         return transformed, indexed
 
     def run(self) -> Counter[str]:
@@ -140,7 +152,3 @@ class Sinking(Flow):
         self.elasticsearch.indices.refresh(index=self.index)
         found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
         return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
-
-    def objects(self) -> dict[str, bytes]:
-        """The objects under the prefix by name."""
-        return {blob.name: blob.download_as_bytes() for blob in self.gcs.list_blobs(self.bucket, prefix=self.prefix)}

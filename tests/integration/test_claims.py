@@ -10,12 +10,12 @@ from confluent_kafka.admin import AdminClient
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka import consume
-from jobs.kafka.claim import holds_messages
+from jobs.kafka.claim import holds_output
 from jobs.kafka.client import consumer
 from jobs.kafka.consume import Limits
 from jobs.kafka.transaction import GroupWriter
 from tests.helpers import DEADLINE_S, Raw, aborted, commit, encode, keyed, produce, result, ride
-from tests.integration.flow import Pricing, Sinking
+from tests.integration.flow import Exporting, Pricing, Sinking
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,20 +56,26 @@ def test_output_is_not_asked_for_while_there_are_offsets(pricing: Pricing) -> No
     assert pricing.run().results == 5
 
 
-def test_whether_a_topic_holds_messages(pricing: Pricing) -> None:
-    with consumer(pricing.config, "looker") as client:
-        assert not holds_messages(client, pricing.result)
-        produce(pricing.config, pricing.result, [b"x"])
-        assert holds_messages(client, pricing.result)
-        with pytest.raises(ConfigurationError, match=r"There is no topic 'nowhere'.*make topics"):
-            holds_messages(client, "nowhere")
+def test_whether_a_topic_holds_output(pricing: Pricing) -> None:
+    def holds(topic: str, source: str = pricing.source) -> bool:
+        with consumer(pricing.config, "looker") as client:
+            return holds_output(client, topic, source)
+
+    assert not holds(pricing.result)
+    produce(pricing.config, pricing.source, [*rides(3), Raw(b"bad", b"k")])
+    pricing.run()
+    assert holds(pricing.result)
+    assert holds(pricing.dlq)
+    assert not holds(pricing.dlq, pricing.result), "a dead letter of rides_raw is nothing that came of rides_result"
+    with pytest.raises(ConfigurationError, match=r"There is no topic 'nowhere'.*make topics"):
+        holds("nowhere")
 
 
 def test_aborted_messages_are_no_output(pricing: Pricing) -> None:
     """A first publish that was killed must not stop the next run with `its output exists`."""
     aborted(pricing.config, pricing.result, rides(5))
     with consumer(pricing.config, "looker") as client:
-        assert not holds_messages(client, pricing.result)
+        assert not holds_output(client, pricing.result, pricing.source)
 
 
 def test_what_retention_took_is_named_by_number(pricing: Pricing) -> None:
@@ -132,48 +138,46 @@ def cut(manifest: Any) -> list[tuple[int, int, int, int]]:
     return [(chunk.partition, chunk.first, chunk.last, chunk.records) for chunk in manifest.chunks]
 
 
-def test_a_plan_is_taken_up_although_the_topic_has_grown(sinking: Sinking) -> None:
-    produce(sinking.config, sinking.source, results(95))
-    first = sinking.staged()
-    at_plan = sinking.offsets()
-    produce(sinking.config, sinking.source, results(70))
-    sinking.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # settings changed meanwhile, too
-    again = sinking.staged()
-    assert (cut(again), again.claims, again.planned_at) == (cut(first), first.claims, first.planned_at)
-    assert sinking.offsets() == at_plan == dict.fromkeys(range(6), 0), "the plan is committed with unchanged offsets"
+def test_a_plan_is_taken_up_although_the_topic_has_grown(exporting: Exporting) -> None:
+    produce(exporting.config, exporting.source, results(95))
+    first = exporting.staged()
+    at_plan = exporting.offsets()
+    produce(exporting.config, exporting.source, results(70))
+    exporting.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # settings changed meanwhile, too
+    again = exporting.staged()
+    assert (cut(again), again.claims) == (cut(first), first.claims)
+    assert exporting.offsets() == at_plan == dict.fromkeys(range(6), 0), "the plan is committed with unchanged offsets"
 
-    transformed = sinking.transform(again)
-    sinking.commit(transformed, sinking.index_rides(again, transformed))
-    assert sinking.offsets() == first.ends
-    rest = sinking.staged()
-    assert rest.planned_at != first.planned_at
+    exporting.commit(again)
+    assert exporting.offsets() == first.ends
+    rest = exporting.staged()
     assert all(claim.start == first.ends[claim.partition] for claim in rest.claims)
     assert sum(claim.end - claim.start for claim in rest.claims) == 7
 
 
-def test_cuts_by_bytes_are_planned_too(sinking: Sinking) -> None:
-    produce(sinking.config, sinking.source, [raw._replace(partition=3) for raw in results(40)])
-    sinking.limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2000)
-    first = sinking.staged()
+def test_cuts_by_bytes_are_planned_too(exporting: Exporting) -> None:
+    produce(exporting.config, exporting.source, [raw._replace(partition=3) for raw in results(40)])
+    exporting.limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2000)
+    first = exporting.staged()
     assert len(first.chunks) > 3
-    produce(sinking.config, sinking.source, [raw._replace(partition=3) for raw in results(40)])
-    sinking.limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=10_000)
-    assert cut(sinking.staged()) == cut(first)
+    produce(exporting.config, exporting.source, [raw._replace(partition=3) for raw in results(40)])
+    exporting.limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=10_000)
+    assert cut(exporting.staged()) == cut(first)
 
 
-def test_nothing_new_is_not_planned(sinking: Sinking) -> None:
-    assert sinking.stage() is None
-    assert set(sinking.offsets().values()) == {None}
+def test_nothing_new_is_not_planned(exporting: Exporting) -> None:
+    assert exporting.stage() is None
+    assert set(exporting.offsets().values()) == {None}
 
 
-def test_a_planned_claim_of_markers_commits_its_end(sinking: Sinking) -> None:
-    aborted(sinking.config, sinking.source, [Raw(b"x", partition=5)])
-    transformed, indexed = sinking.write()
-    assert transformed.records == 0
-    assert sinking.objects() == {}
-    sinking.commit(transformed, indexed)
-    assert sinking.offsets()[5] == 2
-    assert sinking.stage() is None
+def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> None:
+    aborted(exporting.config, exporting.source, [Raw(b"x", partition=5)])
+    staged = exporting.staged()
+    assert staged.records == 0
+    assert exporting.write(staged) == []
+    exporting.commit(staged)
+    assert exporting.offsets()[5] == 2
+    assert exporting.stage() is None
 
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
@@ -188,43 +192,43 @@ def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
     monkeypatch.setattr(consume, "group_writer", late)
 
 
-def test_a_zombie_planner_cannot_move_offsets_back(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
-    produce(sinking.config, sinking.source, results(40))
-    _before_planning(monkeypatch, sinking.run)
-    with pytest.raises(OffsetsError, match=f"Another worker of group {sinking.group}"):
-        sinking.stage()
-    assert sum(offset or 0 for offset in sinking.offsets().values()) == 40
-    assert sinking.stage() is None
+def test_a_zombie_planner_cannot_move_offsets_back(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+    produce(exporting.config, exporting.source, results(40))
+    _before_planning(monkeypatch, exporting.run)
+    with pytest.raises(OffsetsError, match=f"Another worker of group {exporting.group}"):
+        exporting.stage()
+    assert sum(offset or 0 for offset in exporting.offsets().values()) == 40
+    assert exporting.stage() is None
 
 
-def test_a_zombie_planner_takes_the_newer_plan(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
-    produce(sinking.config, sinking.source, results(40))
+def test_a_zombie_planner_takes_the_newer_plan(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+    produce(exporting.config, exporting.source, results(40))
     newer = []
 
     def other() -> None:
-        produce(sinking.config, sinking.source, results(40))
-        newer.append(sinking.staged())
+        produce(exporting.config, exporting.source, results(40))
+        newer.append(exporting.staged())
 
     _before_planning(monkeypatch, other)
-    late = sinking.staged()
-    assert (cut(late), late.planned_at) == (cut(newer[0]), newer[0].planned_at)
+    late = exporting.staged()
+    assert cut(late) == cut(newer[0])
     assert late.records == 80
 
 
-def test_a_zombie_planner_in_its_transaction_is_fenced(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
-    produce(sinking.config, sinking.source, results(40))
+def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+    produce(exporting.config, exporting.source, results(40))
     committed = GroupWriter.committed
 
     def asleep(writer: GroupWriter) -> Any:
         found = committed(writer)
         monkeypatch.setattr(GroupWriter, "committed", committed)
-        sinking.run()
+        exporting.run()
         return found
 
     monkeypatch.setattr(GroupWriter, "committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
-        sinking.stage()
-    assert sum(offset or 0 for offset in sinking.offsets().values()) == 40
+        exporting.stage()
+    assert sum(offset or 0 for offset in exporting.offsets().values()) == 40
 
 
 # --- CommitOffsets -----------------------------------------------------------------------------

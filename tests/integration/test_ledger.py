@@ -13,7 +13,7 @@ from jobs.kafka.replay import replay
 from jobs.rides.ledger import Ledger, lag, take_ledger
 from tests.conftest import Stack
 from tests.helpers import Raw, keyed, produce, ride, until
-from tests.integration.flow import Pricing, Sinking
+from tests.integration.flow import Exporting, Pricing, Sinking
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Books:
     stack: Stack
     pricing: Pricing
     sinking: Sinking
+    exporting: Exporting
 
     def ledger(self) -> Ledger:
         settings = self.stack.settings.model_copy(
@@ -31,8 +32,8 @@ class Books:
                 "result_topic": self.pricing.result,
                 "dlq_topic": self.pricing.dlq,
                 "rides_index": self.sinking.index,
-                "gcs_bucket": self.sinking.bucket,
-                "gcs_prefix": self.sinking.prefix,
+                "gcs_bucket": self.exporting.bucket,
+                "gcs_prefix": self.exporting.prefix,
             }
         )
         return take_ledger(settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
@@ -44,12 +45,15 @@ class Books:
     def run(self) -> None:
         self.pricing.run()
         self.sinking.run()
+        self.exporting.run()
 
 
 @pytest.fixture
-def books(stack: Stack, pricing: Pricing, sinking: Sinking) -> Books:
+def books(stack: Stack, pricing: Pricing, sinking: Sinking, exporting: Exporting) -> Books:
     pricing = replace(pricing, group="dag_compute_cost")
-    return Books(stack, pricing, replace(sinking, group="dag_index_and_export", source=pricing.result, dlq=pricing.dlq))
+    sinking = replace(sinking, group="dag_index_and_export", source=pricing.result, dlq=pricing.dlq)
+    exporting = replace(exporting, group="dag_index_and_export.PutGCP", source=pricing.result)
+    return Books(stack, pricing, sinking, exporting)
 
 
 def test_all_through(books: Books) -> None:
@@ -71,9 +75,31 @@ def test_on_its_way_to_the_price_and_to_the_sinks(books: Books) -> None:
     books.pricing.run()
     found = books.ledger()
     assert (found.pending, found.in_flight, found.balanced, found.exit_code) == (0, 5, True, 2)
-    books.sinking.write()  # both sinks hold more than the group has committed
+    # Both sinks hold more than their groups have committed.
+    written, staged = books.sinking.write(), books.exporting.staged()
+    books.exporting.write(staged)
     found = books.ledger()
     assert (found.in_flight, found.balanced, found.exit_code) == (5, True, 2)
+    books.sinking.commit(*written)
+    found = books.ledger()
+    assert (found.in_flight, found.balanced, found.exit_code) == (5, True, 2)
+    books.exporting.commit(staged)
+    found = books.ledger()
+    assert (found.elasticsearch, found.parquet, found.in_flight, found.exit_code) == (15, 15, 0, 0)
+
+
+def test_the_export_may_be_ahead_of_the_index(books: Books) -> None:
+    books.send(good=10)
+    books.run()
+    produce(books.stack.kafka, books.pricing.result, [Raw(b"no result", b"k")])
+    books.exporting.run()
+    found = books.ledger()
+    assert (found.in_flight, found.parquet) == (1, 10)
+    assert [fault for fault in found.faults if "raw messages" not in fault] == []
+    books.sinking.run()
+    found = books.ledger()
+    assert (found.in_flight, found.parquet, found.refused) == (0, 10, 1)
+    assert [fault for fault in found.faults if "raw messages" not in fault] == []
 
 
 def test_nothing_at_all_is_balanced(books: Books) -> None:
@@ -105,8 +131,8 @@ def test_a_document_too_few(books: Books) -> None:
 def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
     books.send(good=10)
     books.run()
-    bucket = books.stack.gcs.bucket(books.sinking.bucket)
-    name, content = next(iter(books.sinking.objects().items()))
+    bucket = books.stack.gcs.bucket(books.exporting.bucket)
+    name, content = next(iter(books.exporting.objects().items()))
     if fault == "lost":
         bucket.blob(name).delete()
     else:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -29,8 +30,8 @@ from jobs.sinks import parquet as parquet_sink
 from jobs.sinks.elasticsearch import apply_template
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
-from tests.helpers import Raw, encode, keyed, produce, result
-from tests.integration.flow import Pricing, Sinking
+from tests.helpers import Raw, encode, keyed, produce, result, until
+from tests.integration.flow import Exporting, Flow, Pricing, Sinking
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,8 +40,8 @@ def results(count: int, **changes: Any) -> list[dict[str, Any]]:
     return [result(**changes) for _ in range(count)]
 
 
-def send(sinking: Sinking, contents: list[dict[str, Any]]) -> None:
-    produce(sinking.config, sinking.source, map(keyed, contents))
+def send(flow: Flow, contents: list[dict[str, Any]]) -> None:
+    produce(flow.config, flow.source, map(keyed, contents))
 
 
 def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
@@ -50,43 +51,48 @@ def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
 # --- The plain way -----------------------------------------------------------------------------
 
 
-def test_both_sinks_hold_every_ride(sinking: Sinking) -> None:
+def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> None:
     hours = ["2026-01-05T08:15:30.123456Z", "2026-01-05T09:00:00.000000Z", "0001-01-01T00:00:00.000000Z"]
     contents = [content for hour in hours for content in results(20, ts=hour)]
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
     send(sinking, contents)
+    after = datetime.now(UTC)
     assert sinking.run() == {}
-    documents, objects = sinking.documents(), sinking.objects()
+    exporting.run()
+    documents, objects = sinking.documents(), exporting.objects()
     rows = {row["ride_id"]: row for row in rows_of(objects)}
     assert set(documents) == set(rows) == {content["ride_id"] for content in contents}
     assert len(rows_of(objects)) == len(contents)
-    stamps = {document["agent_timestamp"] for document in documents.values()}
-    assert len(stamps) == 1, "stamped once, the same in both sinks"
     for content in contents:
         document, row = documents[content["ride_id"]], rows[content["ride_id"]]
         assert {name: document[name] for name in content} == content
         assert row["ts"].isoformat(timespec="microseconds").replace("+00:00", "Z") == content["ts"]
-        assert row["agent_timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z") in stamps
+        stamp = row["agent_timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z")
+        assert stamp == document["agent_timestamp"], "stamped once, the same in both sinks"
+        assert before <= row["agent_timestamp"] <= after
         assert (row["origin_lat"], row["destination_lon"]) == (content["origin"]["lat"], content["destination"]["lon"])
         assert all(row[name] == document[name] for name in ("price_total", "kafka_partition", "kafka_offset"))
         assert document["_version"] == document["kafka_offset"]
     for name, content in objects.items():
-        folder, hour = name.removeprefix(sinking.prefix).rsplit("/", 1)[0], hours
+        folder, hour = name.removeprefix(exporting.prefix).rsplit("/", 1)[0], hours
         assert folder in {"2026/01/05/08", "2026/01/05/09", "0001/01/01/00"}, hour
         assert pq.read_schema(io.BytesIO(content)).equals(SINK_SCHEMA)
         assert "//" not in name
     assert sinking.stage() is None
+    assert exporting.stage() is None
 
 
-def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking) -> None:
+def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
     from tests.helpers import ride
 
     rides = [ride(comfort="eco") for _ in range(30)]
     produce(pricing.config, pricing.source, map(keyed, rides))
     pricing.run()
-    sinking.source = pricing.result
+    sinking.source = exporting.source = pricing.result
     assert sinking.run() == {}
+    exporting.run()
     assert set(sinking.documents()) == {content["ride_id"] for content in rides}
-    assert {row["comfort"] for row in rows_of(sinking.objects())} == {"low"}
+    assert {row["comfort"] for row in rows_of(exporting.objects())} == {"low"}
 
 
 def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
@@ -105,30 +111,61 @@ def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
 # --- The same thing again ----------------------------------------------------------------------
 
 
-def test_a_replay_writes_the_same_objects_and_documents(sinking: Sinking) -> None:
+def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:
     send(sinking, results(120))
     sinking.write()
-    objects, documents = sinking.objects(), sinking.documents()
-    assert len(objects) > 10
+    documents = sinking.documents()
     send(sinking, results(33))  # the topic grows while the run fails
-    written = sinking.write()
-    assert sinking.objects() == objects, "the same names, the same bytes"
-    assert sinking.documents() == documents
-    sinking.commit(*written)
     assert sinking.run() == {}
-    assert len(rows_of(sinking.objects())) == len(sinking.documents()) == 153
-    assert all(sinking.objects()[name] == content for name, content in objects.items())
+    assert len(sinking.documents()) == 153
+    assert documents.items() <= sinking.documents().items()
 
 
-def test_duplicates_are_one_document_and_two_rows(sinking: Sinking) -> None:
+def test_a_replay_writes_the_same_objects(exporting: Exporting) -> None:
+    send(exporting, results(120))
+    exporting.write(exporting.staged())
+    objects = exporting.objects()
+    assert len(objects) > 10
+    send(exporting, results(33))  # the topic grows while the run fails
+    staged = exporting.staged()
+    exporting.write(staged)
+    assert exporting.objects() == objects, "the same names, the same bytes"
+    exporting.commit(staged)
+    exporting.run()
+    assert len(rows_of(exporting.objects())) == 153
+    assert all(exporting.objects()[name] == content for name, content in objects.items())
+
+
+def test_the_export_waits_for_size_or_age(exporting: Exporting) -> None:
+    assert not exporting.backlog(max_age_s=0).is_due(1)
+    send(exporting, results(20))
+    found = exporting.backlog()
+    assert (found.offsets, found.is_begun, found.is_old) == (20, False, False)
+    assert found.is_due(20)
+    assert not found.is_due(21)
+    until(lambda: exporting.backlog(max_age_s=0.5).is_due(21), "the first ride has waited for half a second")
+    exporting.staged()
+    assert exporting.backlog().is_due(21), "what is begun is brought to its end"
+    exporting.run()
+    found = exporting.backlog(max_age_s=0)
+    assert (found.offsets, found.is_begun, found.is_old) == (0, False, False)
+    # The age is that of the first ride that waits, in whichever partition.
+    send(exporting, results(1))
+    until(lambda: exporting.backlog(max_age_s=0.5).is_old, "one ride has waited for half a second")
+    send(exporting, results(30))
+    assert exporting.backlog(max_age_s=0.5).is_old
+
+
+def test_duplicates_are_one_document_and_two_rows(sinking: Sinking, exporting: Exporting) -> None:
     content = result()
     others = results(20)
     send(sinking, [content, *others, content | {"price_total": 99.5}])
     sinking.run()
+    exporting.run()
     document = sinking.documents()[content["ride_id"]]
     assert document["price_total"] == 99.5
     assert len(sinking.documents()) == 21
-    assert len(rows_of(sinking.objects())) == 22
+    assert len(rows_of(exporting.objects())) == 22
 
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
@@ -147,21 +184,22 @@ def test_the_newest_offset_wins_in_any_order(sinking: Sinking, order: tuple[int,
     assert (document["price_total"], document["_version"]) == (2.0, 2)
 
 
-def test_many_workers_at_once_do_no_harm(sinking: Sinking) -> None:
+def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting) -> None:
     send(sinking, results(200))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(sinking.index_rides, staged, transformed) for _ in range(4)]
         assert [future.result().rejects for future in futures] == [0] * 4
-        assert len({tuple(names) for names in pool.map(lambda _: sinking.export(transformed), range(4))}) == 1
-    assert len(sinking.documents()) == len(rows_of(sinking.objects())) == 200
+        exported = exporting.staged()
+        assert len({tuple(names) for names in pool.map(lambda _: exporting.write(exported), range(4))}) == 1
+    assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 200
 
 
 # --- What cannot go on -------------------------------------------------------------------------
 
 
-def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking) -> None:
+def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting: Exporting) -> None:
     # What does not fit the small field is refused; the mapping takes the template's all the same.
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
@@ -186,7 +224,8 @@ def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking) -> None:
         assert error["exception.class.name"] == "refused_by_elasticsearch"
         assert "price_base" in error["exception.message"]
     assert set(sinking.documents()) == {content["ride_id"] for content in good}
-    assert len(rows_of(sinking.objects())) == 22, "Parquet holds them all"
+    exporting.run()
+    assert len(rows_of(exporting.objects())) == 22, "Parquet holds them all"
 
 
 def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Sinking) -> None:
@@ -231,7 +270,7 @@ def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
         sinking.write()
 
 
-def test_values_that_are_no_result_are_dead_letters(sinking: Sinking) -> None:
+def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
     good = results(5)
     bad = [None, b"", b"\xff", b"{}", encode(result(price_total=-1)), encode(result(comfort="eco"))]
     produce(sinking.config, sinking.source, [*map(keyed, good), *(Raw(value, b"k") for value in bad)])
@@ -245,29 +284,30 @@ def test_values_that_are_no_result_are_dead_letters(sinking: Sinking) -> None:
             "VALUE_CONVERTER",
             "TransformJSON",
         )
-    assert len(sinking.documents()) == len(rows_of(sinking.objects())) == 5
+    exporting.run()
+    assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 5
 
 
-def test_a_missing_bucket_stops_before_anything_is_written(sinking: Sinking) -> None:
-    send(sinking, results(5))
-    transformed = sinking.transform(sinking.staged())
-    sinking.bucket = "no-such-bucket"
+def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting) -> None:
+    send(exporting, results(5))
+    staged = exporting.staged()
+    exporting.bucket = "no-such-bucket"
     with pytest.raises(ConfigurationError, match=r"no bucket 'no-such-bucket' at http://127\.0\.0\.1:.*GCS_BUCKET"):
-        sinking.export(transformed)
+        exporting.write(staged)
     with pytest.raises(ConfigurationError, match="no-such-bucket"):
-        holds_objects(sinking.gcs, "no-such-bucket", sinking.prefix)
-    assert "no-such-bucket" not in {bucket.name for bucket in sinking.gcs.list_buckets()}
+        holds_objects(exporting.gcs, "no-such-bucket", exporting.prefix)
+    assert "no-such-bucket" not in {bucket.name for bucket in exporting.gcs.list_buckets()}
 
 
-def test_whether_a_prefix_holds_objects(sinking: Sinking) -> None:
-    assert not holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
-    neighbour = sinking.prefix.rstrip("/") + "-other/x.parquet"
-    sinking.gcs.bucket(sinking.bucket).blob(neighbour).upload_from_string(b"x")
-    assert not holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
-    send(sinking, results(1))
-    sinking.run()
-    assert holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
-    assert holds_objects(sinking.gcs, sinking.bucket, f"/{sinking.prefix}/")
+def test_whether_a_prefix_holds_objects(exporting: Exporting) -> None:
+    assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    neighbour = exporting.prefix.rstrip("/") + "-other/x.parquet"
+    exporting.gcs.bucket(exporting.bucket).blob(neighbour).upload_from_string(b"x")
+    assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    send(exporting, results(1))
+    exporting.run()
+    assert holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    assert holds_objects(exporting.gcs, exporting.bucket, f"/{exporting.prefix}/")
 
 
 # --- Elasticsearch away for a while (a fake stands in front of the real one) -------------------
@@ -376,7 +416,7 @@ def test_fake_gateway_refuses_too_long(
     with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}.*make local-status"):
         sinking.index_rides(staged, transformed)
     assert gateway.asked > 1
-    assert sinking.offsets()[0] == 0, "nothing is committed"
+    assert sinking.offsets()[0] is None, "nothing is committed"
     gateway.refusals = []
     indexed = sinking.index_rides(staged, transformed)
     sinking.commit(transformed, indexed)
@@ -433,19 +473,19 @@ def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch
         sinking.index_rides(staged, transformed)
 
 
-def test_cloud_storage_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloud_storage_is_away(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
     monkeypatch.setattr(parquet_sink, "_RETRY", parquet_sink._RETRY.with_timeout(1))
-    send(sinking, results(5))
-    transformed = sinking.transform(sinking.staged())
+    send(exporting, results(5))
+    staged = exporting.staged()
     address = f"http://127.0.0.1:{_closed_port()}"
-    sinking.gcs = storage.Client(
+    exporting.gcs = storage.Client(
         project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": address}
     )
     with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
-        sinking.export(transformed)
+        exporting.write(staged)
     with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
-        holds_objects(sinking.gcs, sinking.bucket, sinking.prefix)
-    assert sinking.offsets()[0] == 0
+        holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    assert exporting.offsets()[0] == 0

@@ -28,7 +28,7 @@ from jobs.staging import (
 from tests.helpers import messages
 
 CHUNK = Chunk(partition=1, first=5, last=8, records=3, url="")
-MANIFEST = Manifest("raw", "group", "2026-01-05T08:15:30.000000Z", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,))
+MANIFEST = Manifest("raw", "group", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,))
 
 
 @pytest.fixture

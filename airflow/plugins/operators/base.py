@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,9 @@ DEFAULT_ARGS = {
 class DatastreamOperator(BaseOperator):
     """Runs a function of jobs/. A wrong setting fails the task at once; any other error is tried again."""
 
+    # Template fields that may be empty.
+    optional_fields: Sequence[str] = ()
+
     def __init__(self, *, kafka_conn_id: str = "kafka_local", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.kafka_conn_id = kafka_conn_id
@@ -40,7 +44,7 @@ class DatastreamOperator(BaseOperator):
 
     def execute(self, context: Context) -> str | None:
         try:
-            for name in self.template_fields:
+            for name in set(self.template_fields) - set(self.optional_fields):
                 value = getattr(self, name)
                 if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")

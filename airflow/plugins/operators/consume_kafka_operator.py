@@ -8,9 +8,8 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
-from confluent_kafka import Consumer
 
-from jobs.kafka.claim import holds_messages
+from jobs.kafka.claim import holds_output
 from jobs.kafka.consume import Limits, stage
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
@@ -22,35 +21,27 @@ class ConsumeKafkaOperator(DatastreamOperator):
     Args:
         topic: what to consume.
         group: consumer group; the DAG's id, so that it is found at once in Kafka's tools.
-        output_topics: where the group's work shows in Kafka, and
-        output_objects: in Cloud Storage (bucket, prefix). If the group has no committed offsets although there is
-            output, the task fails instead of doing everything a second time.
+        output_topics: where the group's work shows. If the group has no committed offsets although there is output,
+            the task fails instead of doing everything a second time.
         waits_for_messages: wait POLL_WAIT_S for a first message.
-        is_planned: cut the same chunks again at every later try.
     """
 
-    template_fields: Sequence[str] = ("topic", "output_topics", "output_objects")
+    template_fields: Sequence[str] = ("topic", "output_topics")
 
     def __init__(
         self,
         *,
         topic: str,
         group: str,
-        output_topics: Sequence[str] = (),
-        output_objects: tuple[str, str] | tuple[()] = (),
+        output_topics: Sequence[str],
         waits_for_messages: bool = False,
-        is_planned: bool = False,
-        gcp_conn_id: str = "gcp_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.topic = topic
         self.group = group
         self.output_topics = output_topics
-        self.output_objects = output_objects
         self.waits_for_messages = waits_for_messages
-        self.is_planned = is_planned
-        self.gcp_conn_id = gcp_conn_id
 
     def work(self, context: Context, settings: Settings) -> str:
         # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
@@ -62,8 +53,8 @@ class ConsumeKafkaOperator(DatastreamOperator):
             self.folder(context, settings),
             Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
             wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
-            is_planned=self.is_planned,
-            has_output=self._has_output,
+            is_planned=False,
+            has_output=lambda client: any(holds_output(client, topic, self.topic) for topic in self.output_topics),
         )
         Stats.gauge(f"datastream.lag.{self.topic}", staged.lag)
         if staged.manifest is None:
@@ -76,14 +67,3 @@ class ConsumeKafkaOperator(DatastreamOperator):
             staged.lag,
         )
         return staged.url
-
-    def _has_output(self, client: Consumer) -> bool:
-        if any(holds_messages(client, topic) for topic in self.output_topics):
-            return True
-        if not self.output_objects:
-            return False
-        from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.sinks.parquet import holds_objects
-
-        bucket, prefix = self.output_objects
-        return holds_objects(CloudStorageHook(self.gcp_conn_id).get_conn(), bucket, prefix)

@@ -1,4 +1,4 @@
-"""PutGCP: writes rows as Parquet to Cloud Storage."""
+"""PutGCP: writes what waits on a topic as Parquet to Cloud Storage, when it is worth an object."""
 
 from __future__ import annotations
 
@@ -6,35 +6,87 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
+from jobs.kafka.consume import Limits, stage
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
 
 class PutGCPOperator(DatastreamOperator):
-    """Writes transformed rows under gs://<bucket>/<prefix>/YYYY/MM/DD/HH/ by ride time.
+    """Writes results under gs://<bucket>/<prefix>/YYYY/MM/DD/HH/ by ride time, and commits its own group's offsets.
+
+    It waits until EXPORT_TARGET_RECORDS are there, until the first has waited EXPORT_MAX_AGE_S, or until a run has the
+    parameter export_now. If the group has no committed offsets although there are objects, the task fails instead of
+    writing everything a second time.
 
     Args:
-        transformed: URL of TransformJSON's manifest.
+        topic: what to export.
+        group: consumer group of the export.
+        staged: ConsumeKafka's manifest; None where it had nothing new.
     """
 
-    template_fields: Sequence[str] = ("transformed", "bucket", "prefix")
+    template_fields: Sequence[str] = ("topic", "staged", "bucket", "prefix")
+    optional_fields: Sequence[str] = ("staged",)
 
     def __init__(
-        self, *, transformed: Any, bucket: str, prefix: str, gcp_conn_id: str = "gcp_default", **kwargs: Any
+        self,
+        *,
+        topic: str,
+        group: str,
+        staged: Any,
+        bucket: str,
+        prefix: str,
+        gcp_conn_id: str = "gcp_default",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.transformed = transformed
+        self.topic = topic
+        self.group = group
+        self.staged = staged
         self.bucket = bucket
         self.prefix = prefix
         self.gcp_conn_id = gcp_conn_id
 
     def work(self, context: Context, settings: Settings) -> None:
-        from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.rides.export import put_gcs
+        from jobs.rides.export import backlog
 
-        manifest = self.unfinished(self.transformed)
-        names = put_gcs(CloudStorageHook(self.gcp_conn_id).get_conn(), self.bucket, self.prefix, manifest)
+        found = backlog(self.kafka, self.topic, self.group, settings.export_max_age_s)
+        target = 1 if context["params"]["export_now"] else settings.export_target_records
+        if not found.is_due(target):
+            waits = (
+                f"{found.offsets} offsets of {self.topic} wait for EXPORT_TARGET_RECORDS={target} or "
+                f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}"
+            )
+            if self.staged is None:
+                raise AirflowSkipException(waits)
+            self.log.info(waits)
+            return
+        self._export(context, settings)
+
+    def _export(self, context: Context, settings: Settings) -> None:
+        from hooks.cloud_storage_hook import CloudStorageHook
+        from jobs.rides.commit import commit_offsets
+        from jobs.rides.export import put_gcs
+        from jobs.sinks.parquet import holds_objects
+
+        client = CloudStorageHook(self.gcp_conn_id).get_conn()
+        folder = self.folder(context, settings)
+        manifest = stage(
+            self.kafka,
+            self.topic,
+            self.group,
+            folder,
+            Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
+            wait_s=0,
+            is_planned=True,
+            has_output=lambda _: holds_objects(client, self.bucket, self.prefix),
+        ).manifest
+        if manifest is None:
+            return
+        names = put_gcs(client, self.bucket, self.prefix, manifest)
+        commit_offsets(self.kafka, manifest)
+        folder.delete()
         self.log.info("Wrote %d rides as %d objects to gs://%s", manifest.records, len(names), self.bucket)
         Stats.incr("datastream.rides.exported", manifest.records)
