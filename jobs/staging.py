@@ -226,7 +226,10 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
 
 def _headers(messages: list[Message]) -> pa.ListArray:
     kind = MESSAGE_SCHEMA.field("headers").type
-    all_headers = list(map(headers_of, messages))
+    try:
+        all_headers = list(map(Message.headers, messages))
+    except (SystemError, UnicodeDecodeError):
+        all_headers = list(map(headers_of, messages))
     if not any(all_headers):
         return pa.nulls(len(messages), kind)
     return pa.array(

@@ -11,8 +11,8 @@ from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
 from jobs.staging import Chunk, Folder, Manifest, prefetched, read_chunk
 
-# So many messages at a time stay in the processor's cache.
-_SLICE_RECORDS = 4096
+# Fewer at a time stay in the processor's cache, more at a time spare the regular expressions their start.
+_SLICE_RECORDS = 25_000
 
 
 def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
@@ -29,7 +29,7 @@ def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str
         url = folder.write_chunk(chunk.partition, chunk.first, priced, OUTCOME_SCHEMA)
         return msgspec.structs.replace(chunk, url=url)
 
-    # Two at a time: half of the work is Arrow's, which needs no interpreter lock.
+    # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
     chunks = [priced for _, priced in prefetched(price_chunk, manifest.chunks, ahead=2)]
     computed = msgspec.structs.replace(manifest, chunks=tuple(chunks))
     return folder.write_manifest(computed), computed

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
+from jobs.rides.columnar import CANONICAL_RIDE_ID
 from jobs.rides.contract import Reason
-from jobs.rides.pricing import CANONICAL_RIDE_ID, normalised_timestamps
+from jobs.rides.pricing import normalised_timestamps
 from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 _UTC = pa.timestamp("us", "UTC")
@@ -112,7 +113,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
     comfort = pa.array([ride.comfort for ride in rides], pa.string())
     numbers = np.fromiter(chain.from_iterable(map(_numbers_of, rides)), float, count=len(_NUMBERS) * len(rides))
     ts = _timestamps(pa.array([ride.ts for ride in rides], pa.string()))
-    is_good = pc.and_(pc.match_substring_regex(ride_id, CANONICAL_RIDE_ID), ts.is_valid())
+    is_good = pc.and_(pc.match_substring_regex(ride_id, f"^{CANONICAL_RIDE_ID}$"), ts.is_valid())
     read = np.flatnonzero([fault is None for fault in faults])
     for row in read[~is_good.to_numpy(zero_copy_only=False)].tolist():
         faults[row] = "ride_id is not a UUID in lower case, or ts not a time in UTC with six digits of a second"
