@@ -1,0 +1,269 @@
+"""How soon a ride is searchable: `make bench-freshness`, or `python -m benchmarks.freshness --help`.
+
+Rides arrive steadily on a stack with Airflow, both DAGs on. A ride's ts is the moment at which the producer handed it
+to its Kafka client, by the producer's clock. Elasticsearch is asked every POLL_S seconds how many rides of each tenth
+of a second it finds; a ride's freshness is the time from the beginning of its tenth of a second until the first answer
+that counts it. So every ride is measured, none sampled, and the figures err by up to 0.1 s + POLL_S upwards. Between
+two refreshes Elasticsearch answers that question from its cache.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Annotated
+
+import msgspec
+import psutil
+import typer
+from elasticsearch import Elasticsearch
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from benchmarks.airflow_times import RunTimes, TaskTimes, times
+from benchmarks.counts import messages_in
+from benchmarks.machine import machine
+from benchmarks.stacks import own_stack, wide_console
+from infra.local import stack
+from jobs import airflow_api
+from jobs import settings as configuration
+from jobs.clients import elasticsearch_client, kafka_config
+from jobs.errors import ServiceUnavailableError
+from jobs.settings import ROOT, Settings
+
+POLL_S = 0.2
+TICK_MS = 100
+# Without a further ride for so long after the last was sent, something is wrong that waiting does not mend.
+STALLED_S = 120
+
+console = wide_console()
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Seconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    most: float
+
+    @classmethod
+    def of(cls, counts: Counter[float]) -> Percentiles:
+        """Of values and how often each was seen."""
+        ordered = sorted(counts.items())
+        totals = list(accumulate(count for _, count in ordered))
+
+        def at(share: float) -> float:
+            return ordered[bisect_left(totals, share * totals[-1])][0]
+
+        return cls(at(0.5), at(0.95), at(0.99), at(1))
+
+
+class Census:
+    """What Elasticsearch finds, poll by poll."""
+
+    def __init__(self, client: Elasticsearch, index: str, since: datetime) -> None:
+        self._client = client
+        self._index = index
+        self._query = {"range": {"ts": {"gte": since.isoformat()}}}
+        self._counted: Counter[int] = Counter()
+        self.seen: Counter[tuple[int, float]] = Counter()  # (sent in milliseconds since 1970, seconds until seen)
+        self.took_ms: list[int] = []
+
+    @property
+    def rides(self) -> int:
+        return self._counted.total()
+
+    def poll(self) -> None:
+        answer = self._client.search(
+            index=self._index,
+            size=0,
+            query=self._query,
+            aggs={"sent": {"date_histogram": {"field": "ts", "fixed_interval": f"{TICK_MS}ms", "min_doc_count": 1}}},
+            filter_path="took,aggregations.sent.buckets.key,aggregations.sent.buckets.doc_count",
+            ignore_unavailable=True,
+        )
+        now = time.time()
+        self.took_ms.append(answer["took"])
+        for bucket in answer.get("aggregations", {}).get("sent", {}).get("buckets", []):
+            sent_ms, count = bucket["key"], bucket["doc_count"]
+            if new := count - self._counted[sent_ms]:
+                self.seen[sent_ms, now - sent_ms / 1000] += new
+                self._counted[sent_ms] = count
+
+    def until_stamped(self) -> Counter[float]:
+        """Seconds from ts to agent_timestamp, to a tenth, of all rides."""
+        tick = {"fixed_interval": f"{TICK_MS}ms", "min_doc_count": 1}
+        answer = self._client.search(
+            index=self._index,
+            size=0,
+            query=self._query,
+            aggs={
+                "sent": {
+                    "date_histogram": {"field": "ts", **tick},
+                    "aggs": {"stamped": {"date_histogram": {"field": "agent_timestamp", **tick}}},
+                }
+            },
+        )
+        found: Counter[float] = Counter()
+        for sent in answer["aggregations"]["sent"]["buckets"]:
+            for stamped in sent["stamped"]["buckets"]:
+                found[(stamped["key"] - sent["key"]) / 1000] += stamped["doc_count"]
+        return found
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One measurement."""
+
+    seconds: int
+    rate: int
+    rides: int
+    freshness: Percentiles
+    until_stamped: Percentiles
+    runs: list[RunTimes]
+    tasks: list[TaskTimes]
+    cores_used: dict[str, float]
+    poll_ms: float
+    settings: dict[str, float]
+    machine: dict[str, str | int]
+
+
+def main(
+    seconds: Annotated[int, typer.Option(help="How long rides are measured.", min=10)] = 180,
+    rate: Annotated[int, typer.Option(help="Rides a second.", min=1)] = 1000,
+    warm_up: Annotated[int, typer.Option(help="Seconds of the same before, not counted.", min=0)] = 60,
+) -> None:
+    """Measure, print where the time goes, write .local/bench-freshness.json."""
+    with own_stack((), console) as settings:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(ServiceUnavailableError),
+            stop=stop_after_delay(60),
+            wait=wait_fixed(1),
+            reraise=True,
+        ):
+            with attempt:
+                airflow_api.unpause(settings)
+        found = _measure(settings, seconds, rate, warm_up)
+    _print(found)
+    path = configuration.load().datastream_state / "bench-freshness.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(msgspec.to_builtins(found), indent=2) + "\n")
+    console.print(f"Wrote {path}", soft_wrap=True)
+
+
+def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found:
+    started = datetime.now(UTC)
+    measured_from = started.timestamp() + warm_up
+    census = Census(elasticsearch_client(settings), settings.rides_index, started)
+    command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--seed", "1", "--rate", str(rate)]
+    command += ["--duration", str(warm_up + seconds), "--bootstrap-servers", settings.bootstrap_servers]
+    command += ["--topic", settings.raw_topic]
+    columns = (
+        TextColumn("rides searchable: {task.completed:,.0f}"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    producer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task(f"at {rate:,} a second", total=None)
+            cpu: dict[str, float] = {}
+            while producer.poll() is None:
+                census.poll()
+                progress.update(bar, completed=census.rides)
+                if not cpu and time.time() >= measured_from:
+                    cpu = _cpu_seconds(settings)
+                time.sleep(POLL_S)
+            cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu_seconds(settings).items()}
+            if producer.returncode:
+                raise SystemExit(f"The producer ended with {producer.returncode}: not every ride was delivered.")
+            sent = messages_in(kafka_config(settings), settings.raw_topic)
+            deadline = time.monotonic() + STALLED_S
+            while census.rides < sent:
+                before = census.rides
+                census.poll()
+                if census.rides > before:
+                    deadline = time.monotonic() + STALLED_S
+                progress.update(bar, completed=census.rides)
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{sent - census.rides} of {sent} rides are not searchable {STALLED_S} s later.")
+                time.sleep(POLL_S)
+    finally:
+        producer.terminate()
+        producer.wait()
+    if census.rides != sent:
+        raise SystemExit(f"No figures: {sent} rides were sent, {census.rides} are in Elasticsearch.")
+    freshness: Counter[float] = Counter()
+    for (sent_ms, seen_after), count in census.seen.items():
+        if sent_ms / 1000 >= measured_from:
+            freshness[seen_after] += count
+    runs, tasks = times(settings, airflow_api.DAGS, datetime.fromtimestamp(measured_from, UTC))
+    return Found(
+        seconds,
+        rate,
+        freshness.total(),
+        Percentiles.of(freshness),
+        Percentiles.of(census.until_stamped()),
+        runs,
+        tasks,
+        cores_used,
+        sum(census.took_ms) / len(census.took_ms),
+        {name: getattr(settings, name) for name in ("poll_wait_s", "max_records_per_run", "chunk_records")},
+        machine(),
+    )
+
+
+def _cpu_seconds(settings: Settings) -> dict[str, float]:
+    """Processor seconds of each service so far, with all that its processes have started and seen end."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for entry in stack.status(settings):
+        if entry.state.pid:
+            process = psutil.Process(entry.state.pid)
+            for one in [process, *process.children(recursive=True)]:
+                try:
+                    spent[entry.state.name] += sum(one.cpu_times()[:4])
+                except psutil.NoSuchProcess:
+                    continue
+    return dict(spent)
+
+
+def _print(found: Found) -> None:
+    table = _figures("seconds", "p50", "p95", "p99", "most")
+    for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
+        table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
+    console.print(table)
+    table = _figures("DAG", "runs", "skipped", "failed", "duration", "p95", "pause", "start to start")
+    for run in found.runs:
+        counts = (run.runs, run.skipped, run.failed)
+        table.add_row(run.dag_id, *map(str, counts), *map(_two, (run.duration, run.duration_p95, run.pause, run.cycle)))
+    console.print(table)
+    table = _figures("task", "tries", "retried", "wait", "start-up", "of it parsing", "work", "work p95", "finish")
+    for task in found.tasks:
+        phases = (task.wait, task.start_up, task.parse, task.work, task.work_p95, task.finish)
+        table.add_row(f"{task.dag_id}.{task.task_id}", str(task.tries), str(task.retried), *map(_two, phases))
+    console.print(table)
+    used = ", ".join(f"{name} {cores:.2f}" for name, cores in found.cores_used.items())
+    console.print(
+        f"{found.rides:,} rides, {found.rate:,} a second, {found.seconds} s. Medians of seconds, where not said "
+        f"otherwise. Cores used: {used}; together {sum(found.cores_used.values()):.2f} of {psutil.cpu_count()}. "
+        f"A poll took Elasticsearch {found.poll_ms:.1f} ms."
+    )
+
+
+def _figures(first: str, *columns: str) -> Table:
+    return Table(first, *(Column(name, justify="right") for name in columns))
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

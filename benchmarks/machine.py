@@ -1,0 +1,46 @@
+"""What figures were measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+
+import psutil
+
+from infra.local import lock
+from jobs.settings import ROOT
+
+_PACKAGES = ("apache-airflow-core", "confluent-kafka", "elasticsearch", "msgspec", "numpy", "pyarrow")
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores, memory in GiB, operating system, versions, and the commit that was measured."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 0,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "kafka": lock.KAFKA,
+        "elasticsearch-server": lock.ELASTICSEARCH,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"),
+    }
+
+
+def _cpu_model() -> str:
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string")
+    lines = _output("lscpu").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model name")), platform.machine())
+
+
+def _output(*command: str) -> str:
+    """What a command prints; `unknown` where it cannot be had."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
