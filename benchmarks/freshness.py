@@ -34,7 +34,7 @@ from benchmarks.stacks import own_stack, wide_console
 from infra.local import stack
 from jobs import airflow_api
 from jobs import settings as configuration
-from jobs.clients import elasticsearch_client, kafka_config
+from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
 from jobs.errors import ServiceUnavailableError
 from jobs.settings import ROOT, Settings
 
@@ -88,7 +88,6 @@ class Census:
             query=self._query,
             aggs={"sent": {"date_histogram": {"field": "ts", "fixed_interval": f"{TICK_MS}ms", "min_doc_count": 1}}},
             filter_path="took,aggregations.sent.buckets.key,aggregations.sent.buckets.doc_count",
-            ignore_unavailable=True,
         )
         now = time.time()
         self.took_ms.append(answer["took"])
@@ -159,6 +158,8 @@ def main(
 
 
 def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found:
+    # While its shard is being made, searches fail.
+    elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
     measured_from = started.timestamp() + warm_up
     census = Census(elasticsearch_client(settings), settings.rides_index, started)
@@ -266,4 +267,6 @@ def _two(value: float) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
