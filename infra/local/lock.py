@@ -13,6 +13,7 @@ from infra.local.jars import LOCK, digest_of
 
 KAFKA = "4.3.1"
 ELASTICSEARCH = "9.5.3"
+SPARK = "4.0.0"
 ROOTS = {
     "kafka": [
         f"org.apache.kafka:kafka_2.13:{KAFKA}",
@@ -24,7 +25,16 @@ ROOTS = {
         f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",
     ],
     "compiler": ["org.eclipse.jdt:ecj:3.43.0"],
+    # For benchmarks/peers/spark.py; pyproject.toml names the same version of pyspark.
+    "spark": [f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}"],
 }
+# What pyspark brings itself.
+PROVIDED = {
+    "spark": (
+        "com.google.code.findbugs", "org.apache.hadoop", "org.lz4", "org.scala-lang", "org.scala-lang.modules",
+        "org.slf4j", "org.xerial.snappy",
+    ),
+}  # fmt: skip
 HEADER = """\
 # Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
 # Written by `python -m infra.local.lock`; the versions are chosen there.
@@ -32,12 +42,12 @@ HEADER = """\
 
 
 def main() -> None:
-    lines = [f"{name} {line}\n" for name, roots in ROOTS.items() for line in _resolve(roots)]
+    lines = [f"{name} {line}\n" for name, roots in ROOTS.items() for line in _resolve(roots, PROVIDED.get(name, ()))]
     LOCK.write_text(HEADER + "".join(lines), encoding="utf-8")
 
 
-def _resolve(roots: list[str]) -> list[str]:
-    """`coordinate sha256` of each jar that the roots need at run time."""
+def _resolve(roots: list[str], provided: tuple[str, ...]) -> list[str]:
+    """`coordinate sha256` of each jar that the roots need at run time, without those of the provided groups."""
     dependencies = "".join(
         "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
             *root.split(":")
@@ -56,6 +66,7 @@ def _resolve(roots: list[str]) -> list[str]:
             [
                 "mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime",
                 "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={jars}",
+                f"-DexcludeGroupIds={','.join(provided)}",
             ],
             cwd=folder, check=True,
         )  # fmt: skip
