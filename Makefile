@@ -4,8 +4,9 @@
 RIDES ?= 20000
 COUNT ?=
 RATE ?= 100
-# How many rides `make bench` measures with.
+# How many rides `make bench` measures with, and further options (`.venv/bin/python -m benchmarks --help`).
 BENCH_RIDES ?= 1000000
+BENCH_OPTIONS ?=
 
 # The first of these that is there and that Airflow runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -127,7 +128,7 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-stack test-unit bench requirements
+.PHONY: install install-tools install-dev lint format test test-stack test-unit bench bench-freshness bench-scale requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -150,8 +151,15 @@ test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, 
 test-unit: install-dev  ## Run the tests that need no service
 	@.venv/bin/pytest tests/unit
 
-bench: install-dev  ## Measure rides per second beside a relay that only copies: BENCH_RIDES=1000000
-	@$(PY) -m benchmarks --rides $(BENCH_RIDES)
+bench: install-dev  ## Measure all parts beside their peers (20 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
+	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
+
+bench-freshness: install-dev  ## Measure the time from produce to searchable, on a stack of its own (6 minutes)
+	@$(PY) -m benchmarks.freshness
+
+bench-scale: install-dev  ## Measure 10 k, 100 k, 1 M and 10 M rides: time per ride, peak memory (10 minutes)
+	@$(PY) -m benchmarks.scale
 
 requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@for set in dev local image tools; do \
@@ -159,6 +167,8 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 $$extra $$also pyproject.toml --output-file requirements/$$set.txt; done
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --group pyproject.toml:bench --output-file requirements/bench.txt
 
 .venv/bin/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
@@ -171,6 +181,13 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv
 	@echo "Installing $< (the first time this takes a while)"
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
+	@touch $@
+
+# The peers of `make bench` want other versions than we do.
+.venv-bench/.bench.stamp: requirements/bench.txt .venv/bin/uv
+	@echo "Installing $< (the first time this takes a while)"
+	@.venv/bin/uv venv --quiet --clear --python $(PY) .venv-bench
+	@.venv/bin/uv pip install --quiet --python .venv-bench/bin/python --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
 UNREACHABLE = error: packages could not be installed (the reason stands above). If the package index cannot be \
