@@ -1,140 +1,301 @@
-"""Measures the compute-and-publish path beside a raw relay, on the same broker and data, in one run."""
+"""Measures what moves rides beside its peers, on one broker and the same data: `make bench`."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import io
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-import psutil
+import pyarrow.parquet as pq
 import typer
-from rich.console import Console
-from rich.table import Table
+from confluent_kafka.admin import AdminClient
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
-from benchmarks.measure import Pass, in_process
-from benchmarks.path import Route, compute_cost_travel, consume_kafka, publish_kafka
-from benchmarks.relay import relay
-from infra.local import kafka as kafka_service
-from infra.local import lock, ports, stack
+from benchmarks.candidates import CANDIDATES, OURS, Candidate, UnavailableError
+from benchmarks.counts import messages_in
+from benchmarks.machine import machine
+from benchmarks.measure import FailedError, Measured, run
+from benchmarks.route import Route
+from benchmarks.stacks import TOPICS, own_stack, wide_console
 from jobs import settings as configuration
+from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.kafka import topics
+from jobs.kafka.client import QUIET
+from jobs.rides.index import TEMPLATE
 from jobs.settings import ROOT, Settings
+from jobs.sinks.elasticsearch import apply_template
 
-console = Console()
+console = wide_console()
 
-
-def measure_path(route: Route) -> Pass:
-    """dag_compute_cost's three tasks, run after run, until nothing is left."""
-    found = Pass()
-    run = 0
-    while True:
-        run += 1
-        url, count = in_process(found, "ConsumeKafka", consume_kafka, route, str(run))
-        if not count:
-            return found
-        url, _ = in_process(found, "ComputeCostTravel", compute_cost_travel, route, str(run), url)
-        _, published = in_process(found, "PublishKafka", publish_kafka, route, str(run), url)
-        found.messages += published
+PARTS = ("price", "index", "export")
+# What each part is compared with, ours first.
+SINKS = {
+    "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
+    "export": {
+        "export_to_memory": "PutGCP, storage in memory",
+        "export": "PutGCP, emulator",
+        "write_table": "pyarrow, local file",
+    },
+}
 
 
-def measure_relay(route: Route) -> Pass:
-    """The relay, in one process."""
-    found = Pass()
-    arguments = route.bootstrap_servers, route.source, route.target, route.group
-    found.messages = in_process(found, "relay", relay, *arguments)
-    return found
+class Pass(msgspec.Struct, frozen=True):
+    """One pass of one candidate: `messages` were found where they should be; memory is that of its largest task."""
+
+    messages: int
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    by_task: dict[str, float]
+
+    @classmethod
+    def of(cls, messages: int, tasks: list[tuple[str, Measured]]) -> Pass:
+        by_task: dict[str, float] = {}
+        for name, task in tasks:
+            by_task[name] = by_task.get(name, 0) + task.seconds
+        cpu_seconds = sum(task.cpu_seconds for _, task in tasks)
+        return cls(messages, sum(by_task.values()), cpu_seconds, max(task.peak_mib for _, task in tasks), by_task)
+
+
+class Result(msgspec.Struct):
+    """All passes of one candidate, each of which should have moved `expected` messages."""
+
+    part: str
+    name: str
+    guarantee: str
+    expected: int
+    passes: list[Pass] = msgspec.field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.passes) and all(it.messages == self.expected for it in self.passes)
+
+    @property
+    def rate(self) -> float:
+        """Messages a second: the median."""
+        return self.median(lambda it: it.messages / it.seconds)
+
+    def median(self, figure: Callable[[Pass], float]) -> float:
+        return statistics.median(map(figure, self.passes))
+
+
+class Bench:
+    """One run on one stack."""
+
+    def __init__(self, settings: Settings, progress: Progress, rounds: int) -> None:
+        self.settings = settings
+        self.config = kafka_config(settings)
+        self.rounds = rounds
+        self.results: list[Result] = []
+        self.left_out: dict[str, str] = {}
+        self._progress = progress
+        self._admin = AdminClient({**QUIET, **self.config})
+        self._declared = next(it for it in topics.declared(TOPICS, {}) if it.setting == "DLQ_TOPIC")
+
+    def fill(self, rides: int, faulty: float) -> None:
+        """Fill rides_raw."""
+        command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
+        command += ["--count", str(rides), "--faulty", str(faulty)]
+        command += ["--bootstrap-servers", self.settings.bootstrap_servers, "--topic", self.settings.raw_topic]
+        subprocess.run(command, check=True)
+
+    def price(self, candidates: list[Candidate], rides: int, slow_rides: int) -> str:
+        """Price rides_raw by each candidate; the topic with our results."""
+        # The first transactions on a new broker wait for its internal topics.
+        self._price(CANDIDATES["relay"], "warm-up", rides)
+        results = {
+            it.name: Result("price", it.name, it.guarantee, slow_rides if it.slow else rides) for it in candidates
+        }
+        self.results += results.values()
+        bar = self._progress.add_task("price", total=self.rounds * len(candidates))
+        kept = ""
+        for number in range(1, self.rounds + 1):
+            for candidate in candidates:
+                self._progress.update(bar, description=f"price: {candidate.name}")
+                if candidate.name not in self.left_out:
+                    try:
+                        found = self._price(candidate, str(number), results[candidate.name].expected)
+                    except (UnavailableError, FailedError) as error:
+                        self.left_out[candidate.name] = str(error)
+                        self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
+                    else:
+                        self._note(results[candidate.name], found, number)
+                        if candidate.name == OURS:
+                            self._drop([kept] if kept else [])
+                            kept = _target(candidate, str(number))
+                self._progress.advance(bar)
+        return kept
+
+    def _price(self, candidate: Candidate, number: str, rides: int) -> Pass:
+        target = _target(candidate, number)
+        held = candidate.targets(target)
+        every = [*held, *candidate.scratch(target)]
+        topics.apply(self.config, [msgspec.structs.replace(self._declared, name=name) for name in every])
+        folder = self.settings.datastream_state / "staging" / target
+        folder.mkdir(parents=True)
+        route = Route(self.settings.bootstrap_servers, self.settings.raw_topic, target, rides, str(folder))
+        try:
+            tasks = candidate.work(route)
+            return Pass.of(sum(messages_in(self.config, name) for name in held), tasks)
+        finally:
+            shutil.rmtree(folder)
+            # Ours are what the sinks are measured with.
+            self._drop([name for name in every if candidate.name != OURS or name != target])
+
+    def sinks(self, topic: str, parts: list[str]) -> None:
+        """Index and export the results of a topic."""
+        folder = self.settings.datastream_state / "staging" / "sinks"
+        folder.mkdir(parents=True)
+        job = {"settings": self.settings.model_dump(mode="json"), "topic": topic, "folder": str(folder)}
+        staged, transformed, rows = self._sink("prepare", job).answer
+        job |= {"staged": staged, "transformed": transformed}
+        for part in parts:
+            works = SINKS[part]
+            results = {work: Result(part, name, "", int(rows)) for work, name in works.items()}
+            self.results += results.values()
+            bar = self._progress.add_task(part, total=self.rounds * len(works))
+            for number in range(1, self.rounds + 1):
+                for work in works:
+                    self._progress.update(bar, description=f"{part}: {works[work]}")
+                    name = f"bench-{work.replace('_', '-')}-{number}"
+                    if part == "index":
+                        apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
+                    measured = self._sink(work, job | {"name": name})
+                    count = self._held(work, name, folder, measured)
+                    self._note(results[work], Pass.of(count, [(work, measured)]), number)
+                    self._progress.advance(bar)
+
+    def _sink(self, work: str, job: dict[str, Any]) -> Measured:
+        airflow = {"AIRFLOW_HOME": str(self.settings.datastream_state / "airflow")}
+        return run("benchmarks.sinks", work, json.dumps(job), environment=airflow)
+
+    def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
+        """How many rows the target holds; what is counted is deleted."""
+        if work in SINKS["index"]:
+            client = elasticsearch_admin(self.settings)
+            client.indices.refresh(index=name)
+            documents: int = client.count(index=name)["count"]
+            client.indices.delete(index=name)
+            client.indices.delete_index_template(name=name)
+            return documents
+        if work == "export":
+            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
+            return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
+        if work == "write_table":
+            file = folder / f"{name}.parquet"
+            rows: int = pq.read_metadata(file).num_rows
+            file.unlink()
+            return rows
+        return int(measured.answer)
+
+    def _drop(self, names: list[str]) -> None:
+        if names:
+            for deleted in self._admin.delete_topics(names).values():
+                deleted.result(30)
+
+    def _note(self, result: Result, found: Pass, number: int) -> None:
+        result.passes.append(found)
+        self._progress.console.print(
+            f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
+            f"{found.messages / found.seconds:,.0f}/s, {found.peak_mib:.0f} MiB"
+        )
+
+
+def _target(candidate: Candidate, number: str) -> str:
+    return f"{candidate.name}-{number}"
 
 
 def main(
-    rides: Annotated[int, typer.Option(help="Messages in the topic.", min=1)] = 1_000_000,
+    *,
+    rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
+    slow_rides: Annotated[int, typer.Option(help="Of these, so many for Airflow's stock operators.", min=1)] = 100_000,
     rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of bad messages.", min=0, max=1)] = 0.01,
+    part: Annotated[
+        list[str] | None, typer.Option(help=f"What to measure; repeat for several: {', '.join(PARTS)}.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help=f"Who competes in pricing; repeat for several: {', '.join(CANDIDATES)}.")
+    ] = None,
 ) -> None:
     """Measure, print a table, write .local/bench.json."""
-    state = Path(tempfile.mkdtemp(prefix="datastream-bench-"))
-    try:
-        settings = _own_settings(state)
-        stack.up(settings, [kafka_service.NAME], console)
-        passes = _rounds(settings, rides, rounds, faulty)
-    finally:
-        stack.down(_own_settings(state))
-        shutil.rmtree(state)
-    _report(passes, rides, faulty)
-
-
-def _own_settings(state: Path) -> Settings:
-    port = next(port for port in range(31_000, 32_000) if ports.is_free(port))
-    return Settings(_env_file=None, datastream_state=state, kafka_port=port, kafka_bootstrap_servers="")
-
-
-def _rounds(settings: Settings, rides: int, rounds: int, faulty: float) -> dict[str, list[Pass]]:
-    config = {"bootstrap.servers": settings.bootstrap_servers}
-    declared = {topic.setting: topic for topic in topics.declared(ROOT / "infra" / "kafka" / "topics.yml", {})}
-    topics.apply(config, [declared["RAW_TOPIC"]])
-    command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
-    command += ["--count", str(rides), "--faulty", str(faulty), "--bootstrap-servers", settings.bootstrap_servers]
-    subprocess.run(command, check=True)
-    passes: dict[str, list[Pass]] = {"relay": [], "datastream": []}
-    for number in range(1, rounds + 1):
-        for name, measure in (("relay", measure_relay), ("datastream", measure_path)):
-            target = f"{name}-{number}"
-            topics.apply(config, [msgspec.structs.replace(declared["DLQ_TOPIC"], name=target)])
-            staging = f"file://{settings.datastream_state}/staging/{target}"
-            found = measure(Route(settings.bootstrap_servers, "rides_raw", target, target, staging))
-            passes[name].append(found)
-            console.print(
-                f"{name} {number}/{rounds}: {found.messages / found.seconds:,.0f} messages/s, {found.peak_mib:.0f} MiB"
-            )
-    return passes
-
-
-def _report(passes: dict[str, list[Pass]], rides: int, faulty: float) -> None:
-    wrong = [f"{name}: {found.messages}" for name, all_ in passes.items() for found in all_ if found.messages != rides]
-    if wrong:
-        raise SystemExit(f"No ratio: not every pass moved {rides} messages ({', '.join(wrong)}).")
-
-    rate = {name: _median(all_, lambda found: found.messages / found.seconds) for name, all_ in passes.items()}
-    table = Table("", "messages/s", "CPU s", "peak MiB", "seconds by task")
-    for name, all_ in passes.items():
-        by_task = [f"{task} {statistics.median(found.by_task[task] for found in all_):.2f}" for task in all_[0].by_task]
-        table.add_row(
-            name,
-            f"{rate[name]:,.0f}",
-            f"{_median(all_, lambda found: found.cpu_seconds):.1f}",
-            f"{_median(all_, lambda found: found.peak_mib):.0f}",
-            ", ".join(by_task),
-        )
-    ratio = rate["datastream"] / rate["relay"]
-    console.print(table)
-    console.print(f"{rides:,} messages, {faulty:.0%} of them bad; medians. datastream / relay = {ratio:.2f}")
-    machine = {
-        "cpu_count": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("confluent-kafka", "msgspec", "numpy", "pyarrow")},
-        "kafka": lock.KAFKA,
+    parts, peers = part or PARTS, peer or CANDIDATES
+    for names, known in ((parts, PARTS), (peers, CANDIDATES)):
+        if unknown := sorted(set(names) - set(known)):
+            raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
+    # Ours is what all are compared with, and what the sinks work on.
+    candidates = [it for name, it in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with own_stack(("kafka", "elasticsearch", "gcs"), console) as settings, Progress(*columns, console=console) as bars:
+        bench = Bench(settings, bars, rounds)
+        bench.fill(rides, faulty)
+        results = bench.price(candidates, rides, min(rides, slow_rides))
+        bench.sinks(results, [it for it in SINKS if it in parts])
+    document = {
+        "rides": rides,
+        "faulty": faulty,
+        "rounds": rounds,
+        "machine": machine(),
+        "left_out": bench.left_out,
+        "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, bench.results)} for it in bench.results],
     }
     path = configuration.load().datastream_state / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"rides": rides, "faulty": faulty, "machine": machine, "passes": passes, "ratio": ratio}
-    path.write_text(json.dumps(msgspec.to_builtins(document), indent=2) + "\n")
-    console.print(f"Wrote {path}", soft_wrap=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    _print(bench.results, bench.left_out)
+    console.print(f"{faulty:.0%} of {rides:,} rides are bad; medians of {rounds}. Wrote {path}", soft_wrap=True)
+    if not all(it.is_whole for it in bench.results if it.name not in bench.left_out):
+        raise typer.Exit(1)
 
 
-def _median(passes: list[Pass], figure: Callable[[Pass], float]) -> float:
-    return statistics.median(map(figure, passes))
+def ratio(result: Result, results: list[Result]) -> float | None:
+    """How many times faster ours is in the same part; None unless both moved all that they were given."""
+    ours = next(it for it in results if it.part == result.part)
+    return ours.rate / result.rate if ours.is_whole and result.is_whole else None
+
+
+def _print(results: list[Result], left_out: dict[str, str]) -> None:
+    right = ("messages", "a second", "CPU s per million", "peak MiB", "ours is")
+    table = Table("", "", "guarantee", *(Column(name, justify="right") for name in right))
+    last = results[0].part
+    for result in results:
+        if result.part != last:
+            table.add_section()
+            last = result.part
+        if not result.passes:
+            table.add_row(result.part, result.name, "left out: see below")
+            continue
+        found = ratio(result, results)
+        counts = sorted({it.messages for it in result.passes})
+        table.add_row(
+            result.part,
+            result.name,
+            result.guarantee,
+            ", ".join(f"{count:,}" for count in counts),
+            f"{result.rate:,.0f}",
+            f"{result.median(lambda it: it.cpu_seconds / it.messages * 1e6):.1f}",
+            f"{result.median(lambda it: it.peak_mib):,.0f}",
+            f"{found:.2f} ×" if found else f"no ratio: {result.expected:,} expected",
+        )
+    console.print(table)
+    for name, why in left_out.items():
+        console.print(f"{name} is left out: {escape(why)}", soft_wrap=True)
+    ours = results[0]
+    seconds = {task: statistics.median(it.by_task[task] for it in ours.passes) for task in ours.passes[0].by_task}
+    tasks = (f"{task} {spent:.2f} s" for task, spent in seconds.items())
+    console.print(f"{ours.name}: {', '.join(tasks)}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

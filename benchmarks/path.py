@@ -1,9 +1,19 @@
-"""The compute-and-publish path as dag_compute_cost runs it: one process per task, claim checks in between."""
+"""The compute-and-publish path as dag_compute_cost runs it: one process per task, claim checks in between.
+
+`python -m benchmarks.path TASK ROUTE RUN URL` is one task; its answer is the URL of its manifest and how many messages
+there are.
+"""
 
 from __future__ import annotations
 
-import msgspec
+import sys
+from pathlib import Path
 
+# Not used, but there in every task's process, and so part of its memory.
+import airflow.sdk  # noqa: F401
+
+from benchmarks.measured import answer, measured
+from benchmarks.route import Route, dead_letters
 from jobs.kafka.consume import Limits, stage
 from jobs.kafka.publish import Outlet, publish
 from jobs.rides.compute import compute
@@ -12,41 +22,39 @@ from jobs.settings import Settings
 from jobs.staging import Folder, read_manifest
 
 
-class Route(msgspec.Struct, frozen=True):
-    """Where one measured pass reads and writes."""
-
-    bootstrap_servers: str
-    source: str
-    target: str
-    group: str
-    staging: str
-
-    @property
-    def config(self) -> dict[str, str]:
-        return {"bootstrap.servers": self.bootstrap_servers}
-
-
-def consume_kafka(route: Route, run: str) -> tuple[str, int]:
-    """ConsumeKafka: URL of the manifest and number of messages; an empty URL when there is nothing left."""
+def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
     defaults = Settings.model_construct()
     limits = Limits(defaults.max_records_per_run, defaults.chunk_records, defaults.chunk_bytes)
-    folder = Folder(route.staging).child(run, "ConsumeKafka")
+    folder = _folder(route).child(run, "ConsumeKafka")
+    config = {"bootstrap.servers": route.bootstrap_servers}
     staged = stage(
-        route.config, route.source, route.group, folder, limits, wait_s=0, is_planned=False, has_output=lambda _: False
+        config, route.source, route.target, folder, limits, wait_s=0, is_planned=False, has_output=lambda _: False
     )
     return staged.url, staged.manifest.records if staged.manifest else 0
 
 
 def compute_cost_travel(route: Route, run: str, url: str) -> tuple[str, int]:
-    """ComputeCostTravel: URL of the manifest and number of messages."""
-    folder = Folder(route.staging).child(run, "ComputeCostTravel")
+    folder = _folder(route).child(run, "ComputeCostTravel")
     computed_url, computed = compute(read_manifest(url), distance_function("haversine"), folder)
     return computed_url, computed.records
 
 
 def publish_kafka(route: Route, run: str, url: str) -> tuple[str, int]:
-    """PublishKafka: nothing, and the number of messages published."""
-    outlet = Outlet(route.target, route.target, "benchmark", "ComputeCostTravel", "TRANSFORMATION")
-    published = publish(route.config, read_manifest(url), outlet)
-    Folder(route.staging).child(run).delete()
+    outlet = Outlet(route.target, dead_letters(route.target), "benchmark", "ComputeCostTravel", "TRANSFORMATION")
+    published = publish({"bootstrap.servers": route.bootstrap_servers}, read_manifest(url), outlet)
+    _folder(route).child(run).delete()
     return "", published.results + published.rejects.total()
+
+
+def _folder(route: Route) -> Folder:
+    return Folder(Path(route.folder).as_uri())
+
+
+TASKS = {"ConsumeKafka": consume_kafka, "ComputeCostTravel": compute_cost_travel, "PublishKafka": publish_kafka}
+
+if __name__ == "__main__":
+    name, text, run, url = sys.argv[1:]
+    task, route = TASKS[name], Route.from_json(text)
+    with measured():
+        found = task(route, run, url)
+    answer(found)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from benchmarks.measured import measured
+from benchmarks.route import Route
+
 _BATCH = 20_000
 
 
-def relay(bootstrap_servers: str, source: str, target: str, group: str) -> int:
-    """Copy all messages of a topic, one transaction per batch with the group's offsets; how many it copied."""
-    config = {"bootstrap.servers": bootstrap_servers}
+def relay(route: Route) -> None:
+    """Copy all messages of a topic, one transaction per batch with the group's offsets."""
+    config = {"bootstrap.servers": route.bootstrap_servers}
     consumer = Consumer(
         {
             **config,
-            "group.id": group,
+            "group.id": route.target,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
@@ -27,7 +31,7 @@ def relay(bootstrap_servers: str, source: str, target: str, group: str) -> int:
     producer = Producer(
         {
             **config,
-            "transactional.id": group,
+            "transactional.id": route.target,
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "compression.type": "lz4",
@@ -35,10 +39,9 @@ def relay(bootstrap_servers: str, source: str, target: str, group: str) -> int:
         }
     )
     producer.init_transactions(30)
-    partitions = consumer.list_topics(source, timeout=30).topics[source].partitions
-    consumer.assign([TopicPartition(source, partition, OFFSET_BEGINNING) for partition in partitions])
+    partitions = consumer.list_topics(route.source, timeout=30).topics[route.source].partitions
+    consumer.assign([TopicPartition(route.source, partition, OFFSET_BEGINNING) for partition in partitions])
     ended: set[int] = set()
-    copied = 0
     deadline = time.monotonic() + 600
     while len(ended) < len(partitions):
         if time.monotonic() > deadline:
@@ -54,13 +57,16 @@ def relay(bootstrap_servers: str, source: str, target: str, group: str) -> int:
                 raise KafkaException(error)
         if messages:
             producer.begin_transaction()
-            queued = producer.produce_batch(target, messages)
+            queued = producer.produce_batch(route.target, messages)
             if queued != len(messages):
                 raise BufferError(f"{len(messages) - queued} messages do not fit the queue")
             producer.send_offsets_to_transaction(
                 consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 30
             )
             producer.commit_transaction(30)
-            copied += queued
     consumer.close()
-    return copied
+
+
+if __name__ == "__main__":
+    with measured():
+        relay(Route.from_json(sys.argv[1]))

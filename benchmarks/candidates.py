@@ -1,0 +1,110 @@
+"""Who competes in pricing rides: the path of dag_compute_cost, a relay that only copies, and the peers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import Measured, run
+from benchmarks.route import Route, dead_letters
+from infra.local import jars
+from infra.local.errors import DownloadError
+from jobs.settings import ROOT
+
+PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+
+Tasks = list[tuple[str, Measured]]
+
+
+class UnavailableError(Exception):
+    """A peer cannot be had here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Moves the messages of a route; the tasks that it took, each a process of its own.
+
+    Args:
+        slow: is given fewer messages, so that the whole stays within minutes.
+        targets: the topics that together hold what was moved to a route's target.
+        scratch: topics that it needs besides.
+    """
+
+    name: str
+    guarantee: str
+    work: Callable[[Route], Tasks]
+    slow: bool = False
+    targets: Callable[[str], list[str]] = lambda target: [target]
+    scratch: Callable[[str], list[str]] = lambda target: []
+
+
+def datastream(route: Route) -> Tasks:
+    """dag_compute_cost's three tasks, run after run, until nothing is left."""
+    tasks: Tasks = []
+    for number in range(1, sys.maxsize):
+        url = ""
+        for task in ("ConsumeKafka", "ComputeCostTravel", "PublishKafka"):
+            found = run("benchmarks.path", task, route.to_json(), str(number), url, environment=_airflow(route))
+            url, records = found.answer
+            if not records:
+                break
+            tasks.append((task, found))
+        else:
+            continue
+        break
+    return tasks
+
+
+def relay(route: Route) -> Tasks:
+    return [("relay", run("benchmarks.relay", route.to_json()))]
+
+
+def stock(distance: str) -> Callable[[Route], Tasks]:
+    def work(route: Route) -> Tasks:
+        return [
+            (task, run("benchmarks.peers.stock", task, distance, route.to_json(), environment=_airflow(route)))
+            for task in ("consume", "produce")
+        ]
+
+    return work
+
+
+def quix(route: Route) -> Tasks:
+    _demand_peers()
+    return [("quix", run("benchmarks.peers.quix", route.to_json(), python=PEERS_PYTHON))]
+
+
+def spark(route: Route) -> Tasks:
+    _demand_peers()
+    try:
+        jars.fetch(["spark"])
+    except DownloadError as error:
+        raise UnavailableError(str(error)) from error
+    files = ",".join(str(jar.path) for jar in jars.locked("spark"))
+    return [("spark", run("benchmarks.peers.spark", route.to_json(), files, python=PEERS_PYTHON))]
+
+
+def _demand_peers() -> None:
+    if not PEERS_PYTHON.exists():
+        raise UnavailableError("its packages are not installed: make .venv-bench/.bench.stamp")
+
+
+def _airflow(route: Route) -> dict[str, str]:
+    """So that importing Airflow leaves nothing in the user's home."""
+    return {"AIRFLOW_HOME": str(Path(route.folder) / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+
+OURS = "datastream"
+CANDIDATES = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate(OURS, "exactly once", datastream, targets=lambda target: [target, dead_letters(target)]),
+        Candidate("relay", "exactly once; copies only", relay),
+        Candidate("stock-haversine", "at least once", stock("haversine"), slow=True),
+        Candidate("stock-geopy", "at least once", stock("geopy"), slow=True),
+        Candidate("spark", "at least once", spark, scratch=lambda target: [f"{target}-warm-up"]),
+        Candidate("quix", "exactly once", quix),
+    )
+}

@@ -1,0 +1,116 @@
+"""Airflow's stock Kafka operators, as their documentation shows them: `python -m benchmarks.peers.stock TASK ROUTE`.
+
+ConsumeFromTopicOperator prices each batch into a file, since XCom is not for data; ProduceToTopicOperator sends what
+the file holds. Set for speed: batches of 10,000, asynchronous sends with lz4 and linger, a delivery callback that logs
+failures only (the default one logs every message). At least once: the offsets are committed by the first task, the
+messages sent by the second.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
+from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+from confluent_kafka import KafkaError, Message
+from geopy.distance import geodesic
+
+from benchmarks.measured import measured
+from benchmarks.peers.pricing import Point, haversine, priced
+from benchmarks.route import Route
+
+BATCH = 10_000
+
+
+def by_geopy(origin: Point, destination: Point) -> float:
+    kilometres: float = geodesic((origin["lat"], origin["lon"]), (destination["lat"], destination["lon"])).kilometers
+    return kilometres
+
+
+DISTANCES = {"haversine": haversine, "geopy": by_geopy}
+
+
+def price_batch(messages: list[Message], distance: Callable[[Point, Point], float], file: str) -> None:
+    """Append a line for each message: its key, and the priced ride or the message as it was."""
+    with Path(file).open("a", encoding="utf-8") as lines:
+        for message in messages:
+            key, value = message.key(), message.value()
+            try:
+                line = [key.decode(), json.dumps(priced(json.loads(value), distance)), None]
+            except (AttributeError, TypeError, KeyError, ValueError):
+                line = [_text(key), None, _text(value)]
+            lines.write(json.dumps(line) + "\n")
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else b64encode(value).decode()
+
+
+def read_back(file: str) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Keys and values of the file's lines."""
+    with Path(file).open(encoding="utf-8") as lines:
+        for key, ride, raw in map(json.loads, lines):
+            if ride is not None:
+                yield key.encode(), ride.encode()
+            else:
+                yield key and b64decode(key), raw and b64decode(raw)
+
+
+def failed(error: KafkaError | None, _: Message) -> None:
+    if error is not None:
+        logging.getLogger(__name__).error("not delivered: %s", error)
+
+
+def main(task: str, distance: str, route: Route) -> None:
+    kafka = {
+        "bootstrap.servers": route.bootstrap_servers,
+        "group.id": route.target,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "queued.min.messages": 100_000,
+        "fetch.message.max.bytes": 8 * 2**20,
+    }
+    if task == "produce":
+        kafka = {
+            "bootstrap.servers": route.bootstrap_servers,
+            "linger.ms": 5,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 2**20,
+        }
+    os.environ["AIRFLOW_CONN_KAFKA_DEFAULT"] = json.dumps({"conn_type": "kafka", "extra": kafka})
+    folder = Path(route.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = str(folder / "priced.jsonl")
+    operator: ConsumeFromTopicOperator | ProduceToTopicOperator
+    if task == "consume":
+        operator = ConsumeFromTopicOperator(
+            task_id="consume",
+            topics=[route.source],
+            apply_function_batch=price_batch,
+            apply_function_kwargs={"distance": DISTANCES[distance], "file": file},
+            max_messages=route.count,
+            max_batch_size=BATCH,
+        )
+    else:
+        operator = ProduceToTopicOperator(
+            task_id="produce",
+            topic=route.target,
+            producer_function=partial(read_back, file),
+            delivery_callback=f"{__spec__.name}.failed",
+            synchronous=False,
+        )
+    with measured():
+        operator.execute({})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Route.from_json(sys.argv[3]))

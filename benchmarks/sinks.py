@@ -1,0 +1,158 @@
+"""What the sinks are measured with: `python -m benchmarks.sinks WORK JOB`, one process each."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import sys
+import urllib.parse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+# Not used, but there in every task's process, and so part of its memory.
+import airflow.sdk  # noqa: F401
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from elasticsearch import Elasticsearch
+
+from benchmarks.measured import answer, measured
+from jobs.clients import storage_client
+from jobs.kafka.consume import Limits, stage
+from jobs.rides.export import put_gcs
+from jobs.rides.index import put_elasticsearch
+from jobs.rides.transform import documents, transform
+from jobs.settings import Settings
+from jobs.sinks import elasticsearch as sink
+from jobs.staging import Folder, read_chunk, read_manifest
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What one pass works on. `staged` and `transformed` are URLs of manifests; `name` is new for each pass."""
+
+    settings: dict[str, Any]
+    topic: str
+    folder: str
+    name: str = ""
+    staged: str = ""
+    transformed: str = ""
+
+    @property
+    def at(self) -> Settings:
+        return Settings(_env_file=None, **self.settings)
+
+    @property
+    def staging(self) -> Folder:
+        return Folder(Path(self.folder).as_uri())
+
+
+def prepare(job: Job) -> list[str]:
+    """Stage and transform all results of the topic: the URLs of the manifests."""
+    config = {"bootstrap.servers": job.at.bootstrap_servers}
+    defaults = Settings.model_construct()
+    limits = Limits(sys.maxsize, defaults.chunk_records, defaults.chunk_bytes)
+    with measured():
+        staged = stage(
+            config, job.topic, "benchmark-sinks", job.staging.child("staged"), limits,
+            wait_s=0, is_planned=True, has_output=lambda _: False,
+        )  # fmt: skip
+        assert staged.manifest is not None  # noqa: S101 (the topic holds results)
+        url, transformed = transform(staged.manifest, job.staging.child("transformed"))
+    return [staged.url, url, str(transformed.records)]
+
+
+def put(job: Job) -> None:
+    """PutElasticSearch's work."""
+    staged, transformed = read_manifest(job.staged), read_manifest(job.transformed)
+    client = Elasticsearch(job.at.es_url)
+    with measured():
+        put_elasticsearch(client, job.name, staged, transformed, job.staging.child(job.name))
+
+
+def put_bare(job: Job) -> None:
+    """The same documents in requests of the same size, made beforehand, by as many threads that only send them."""
+    bodies = []
+    for chunk in read_manifest(job.transformed).chunks:
+        rows = read_chunk(chunk.url)
+        lines = sink.actions(rows.column("ride_id"), rows.column("kafka_offset"), documents(rows)).to_pylist()
+        size = sink._DOCUMENTS_PER_REQUEST
+        bodies += ["".join(lines[start : start + size]).encode() for start in range(0, len(lines), size)]
+    address = urllib.parse.urlsplit(job.at.es_url).netloc
+
+    def send(mine: list[bytes]) -> None:
+        connection = http.client.HTTPConnection(address, timeout=60)
+        for body in mine:
+            headers = {"content-type": "application/x-ndjson"}
+            connection.request("POST", f"/{job.name}/_bulk?filter_path=errors", body, headers)
+            reply = connection.getresponse().read()
+            if reply != b'{"errors":false}':
+                raise RuntimeError(f"Elasticsearch did not take a request: {reply[:500]!r}")
+
+    count = sink._PARALLEL_REQUESTS
+    with measured(), ThreadPoolExecutor(count) as pool:
+        list(pool.map(send, [bodies[first::count] for first in range(count)]))
+
+
+class MemoryBucket:
+    """Takes objects as a bucket does, and keeps them in memory."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def exists(self, **_: Any) -> bool:
+        return True
+
+    def blob(self, name: str) -> Any:
+        return SimpleNamespace(upload_from_string=lambda data, *_, **__: self.objects.update({name: data}))
+
+
+class MemoryStorage:
+    """As much of a client of Cloud Storage as PutGCP needs, without a server: shows the cost of our side alone."""
+
+    _connection = SimpleNamespace(API_BASE_URL="memory")
+
+    def __init__(self) -> None:
+        self._bucket = MemoryBucket()
+
+    def bucket(self, _: str) -> MemoryBucket:
+        return self._bucket
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self._bucket.objects
+
+
+def export(job: Job) -> None:
+    """PutGCP's work, into the emulator."""
+    transformed = read_manifest(job.transformed)
+    client = storage_client(job.at)
+    with measured():
+        put_gcs(client, job.at.bucket, job.name, transformed)
+
+
+def export_to_memory(job: Job) -> int:
+    """PutGCP's work, without a server; how many rows the objects hold."""
+    transformed = read_manifest(job.transformed)
+    client = MemoryStorage()
+    with measured():
+        put_gcs(client, "memory", job.name, transformed)
+    return sum(pq.read_metadata(io.BytesIO(data)).num_rows for data in client.objects.values())
+
+
+def write_table(job: Job) -> None:
+    """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same compression."""
+    chunks = read_manifest(job.transformed).chunks
+    table = pa.Table.from_batches([read_chunk(chunk.url) for chunk in chunks])
+    with measured():
+        pq.write_table(table, Path(job.folder) / f"{job.name}.parquet", compression="zstd", coerce_timestamps="us")
+
+
+WORK: dict[str, Callable[[Job], Any]] = {
+    function.__name__: function for function in (prepare, put, put_bare, export, export_to_memory, write_table)
+}
+
+if __name__ == "__main__":
+    answer(WORK[sys.argv[1]](msgspec.json.decode(sys.argv[2], type=Job)))
