@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,23 +12,19 @@ from typing import Annotated, Any
 import msgspec
 import pyarrow.parquet as pq
 import typer
-from confluent_kafka.admin import AdminClient
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks.candidates import CANDIDATES, OURS, Candidate, UnavailableError
-from benchmarks.counts import messages_in
+from benchmarks.candidates import CANDIDATES, OURS, Candidate, Pass, UnavailableError, compete
+from benchmarks.data import drop, fill
 from benchmarks.machine import machine
 from benchmarks.measure import FailedError, Measured, run
-from benchmarks.route import Route
-from benchmarks.stacks import TOPICS, own_stack, wide_console
+from benchmarks.stacks import own_stack, wide_console
 from jobs import settings as configuration
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
-from jobs.kafka import topics
-from jobs.kafka.client import QUIET
 from jobs.rides.index import TEMPLATE
-from jobs.settings import ROOT, Settings
+from jobs.settings import Settings
 from jobs.sinks.elasticsearch import apply_template
 
 console = wide_console()
@@ -46,24 +39,6 @@ SINKS = {
         "write_table": "pyarrow, local file",
     },
 }
-
-
-class Pass(msgspec.Struct, frozen=True):
-    """One pass of one candidate: `messages` were found where they should be; memory is that of its largest task."""
-
-    messages: int
-    seconds: float
-    cpu_seconds: float
-    peak_mib: float
-    by_task: dict[str, float]
-
-    @classmethod
-    def of(cls, messages: int, tasks: list[tuple[str, Measured]]) -> Pass:
-        by_task: dict[str, float] = {}
-        for name, task in tasks:
-            by_task[name] = by_task.get(name, 0) + task.seconds
-        cpu_seconds = sum(task.cpu_seconds for _, task in tasks)
-        return cls(messages, sum(by_task.values()), cpu_seconds, max(task.peak_mib for _, task in tasks), by_task)
 
 
 class Result(msgspec.Struct):
@@ -93,25 +68,15 @@ class Bench:
 
     def __init__(self, settings: Settings, progress: Progress, rounds: int) -> None:
         self.settings = settings
-        self.config = kafka_config(settings)
         self.rounds = rounds
         self.results: list[Result] = []
         self.left_out: dict[str, str] = {}
         self._progress = progress
-        self._admin = AdminClient({**QUIET, **self.config})
-        self._declared = next(it for it in topics.declared(TOPICS, {}) if it.setting == "DLQ_TOPIC")
-
-    def fill(self, rides: int, faulty: float) -> None:
-        """Fill rides_raw."""
-        command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
-        command += ["--count", str(rides), "--faulty", str(faulty)]
-        command += ["--bootstrap-servers", self.settings.bootstrap_servers, "--topic", self.settings.raw_topic]
-        subprocess.run(command, check=True)
 
     def price(self, candidates: list[Candidate], rides: int, slow_rides: int) -> str:
         """Price rides_raw by each candidate; the topic with our results."""
         # The first transactions on a new broker wait for its internal topics.
-        self._price(CANDIDATES["relay"], "warm-up", rides)
+        self._price(CANDIDATES["relay"], rides, "warm-up")
         results = {
             it.name: Result("price", it.name, it.guarantee, slow_rides if it.slow else rides) for it in candidates
         }
@@ -122,34 +87,23 @@ class Bench:
             for candidate in candidates:
                 self._progress.update(bar, description=f"price: {candidate.name}")
                 if candidate.name not in self.left_out:
+                    target = f"{candidate.name}-{number}"
                     try:
-                        found = self._price(candidate, str(number), results[candidate.name].expected)
+                        found = self._price(candidate, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
                         self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
                     else:
                         self._note(results[candidate.name], found, number)
                         if candidate.name == OURS:
-                            self._drop([kept] if kept else [])
-                            kept = _target(candidate, str(number))
+                            drop(kafka_config(self.settings), [kept] if kept else [])
+                            kept = target
                 self._progress.advance(bar)
         return kept
 
-    def _price(self, candidate: Candidate, number: str, rides: int) -> Pass:
-        target = _target(candidate, number)
-        held = candidate.targets(target)
-        every = [*held, *candidate.scratch(target)]
-        topics.apply(self.config, [msgspec.structs.replace(self._declared, name=name) for name in every])
-        folder = self.settings.datastream_state / "staging" / target
-        folder.mkdir(parents=True)
-        route = Route(self.settings.bootstrap_servers, self.settings.raw_topic, target, rides, str(folder))
-        try:
-            tasks = candidate.work(route)
-            return Pass.of(sum(messages_in(self.config, name) for name in held), tasks)
-        finally:
-            shutil.rmtree(folder)
-            # Ours are what the sinks are measured with.
-            self._drop([name for name in every if candidate.name != OURS or name != target])
+    def _price(self, candidate: Candidate, rides: int, target: str) -> Pass:
+        # Our results are what the sinks are measured with.
+        return compete(self.settings, candidate, self.settings.raw_topic, rides, target, keep=candidate.name == OURS)
 
     def sinks(self, topic: str, parts: list[str]) -> None:
         """Index and export the results of a topic."""
@@ -197,21 +151,12 @@ class Bench:
             return rows
         return int(measured.answer)
 
-    def _drop(self, names: list[str]) -> None:
-        if names:
-            for deleted in self._admin.delete_topics(names).values():
-                deleted.result(30)
-
     def _note(self, result: Result, found: Pass, number: int) -> None:
         result.passes.append(found)
         self._progress.console.print(
             f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
             f"{found.messages / found.seconds:,.0f}/s, {found.peak_mib:.0f} MiB"
         )
-
-
-def _target(candidate: Candidate, number: str) -> str:
-    return f"{candidate.name}-{number}"
 
 
 def main(
@@ -237,7 +182,7 @@ def main(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with own_stack(("kafka", "elasticsearch", "gcs"), console) as settings, Progress(*columns, console=console) as bars:
         bench = Bench(settings, bars, rounds)
-        bench.fill(rides, faulty)
+        fill(settings, rides, faulty)
         results = bench.price(candidates, rides, min(rides, slow_rides))
         bench.sinks(results, [it for it in SINKS if it in parts])
     document = {

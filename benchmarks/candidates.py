@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from benchmarks import data
 from benchmarks.measure import Measured, run
 from benchmarks.route import Route, dead_letters
 from infra.local import jars
 from infra.local.errors import DownloadError
-from jobs.settings import ROOT
+from jobs.clients import kafka_config
+from jobs.settings import ROOT, Settings
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
@@ -20,6 +25,24 @@ Tasks = list[tuple[str, Measured]]
 
 class UnavailableError(Exception):
     """A peer cannot be had here; the text says why."""
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """One pass of one candidate: `messages` were found where they should be; memory is that of its largest task."""
+
+    messages: int
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    by_task: dict[str, float]
+
+    @classmethod
+    def of(cls, messages: int, tasks: Tasks) -> Pass:
+        by_task: dict[str, float] = {}
+        for name, task in tasks:
+            by_task[name] = by_task.get(name, 0) + task.seconds
+        cpu_seconds = sum(task.cpu_seconds for _, task in tasks)
+        return cls(messages, sum(by_task.values()), cpu_seconds, max(task.peak_mib for _, task in tasks), by_task)
 
 
 @dataclass(frozen=True)
@@ -108,3 +131,23 @@ CANDIDATES = {
         Candidate("quix", "exactly once", quix),
     )
 }
+
+
+def compete(settings: Settings, candidate: Candidate, source: str, rides: int, target: str, *, keep: bool) -> Pass:
+    """Let a candidate price the first rides of a topic, and count what arrived; the topics are made for it.
+
+    Raises:
+        FailedError, UnavailableError: it could not.
+    """
+    config = kafka_config(settings)
+    held = candidate.targets(target)
+    every = [*held, *candidate.scratch(target)]
+    data.create(config, every)
+    folder = settings.datastream_state / "staging" / target
+    folder.mkdir(parents=True)
+    try:
+        tasks = candidate.work(Route(settings.bootstrap_servers, source, target, rides, str(folder)))
+        return Pass.of(sum(data.messages_in(config, topic) for topic in held), tasks)
+    finally:
+        shutil.rmtree(folder)
+        data.drop(config, [topic for topic in every if not (keep and topic == target)])

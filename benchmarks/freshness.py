@@ -28,7 +28,7 @@ from rich.table import Column, Table
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.airflow_times import RunTimes, TaskTimes, times
-from benchmarks.counts import messages_in
+from benchmarks.data import messages_in
 from benchmarks.machine import machine
 from benchmarks.stacks import own_stack, wide_console
 from infra.local import stack

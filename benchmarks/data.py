@@ -1,0 +1,96 @@
+"""Topics and the rides in them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import cycle, islice
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from benchmarks.stacks import TOPICS
+from jobs.clients import kafka_config
+from jobs.kafka import topics
+from jobs.kafka.claim import partitions
+from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
+from jobs.settings import ROOT, Settings
+
+_BATCH = 20_000
+_TIMEOUT_S = 60
+
+
+def create(config: Config, names: list[str]) -> None:
+    """Create topics as infra/kafka/topics.yml declares rides_dlq, which takes any message of this project."""
+    declared = next(it for it in topics.declared(TOPICS, {}) if it.setting == "DLQ_TOPIC")
+    topics.apply(config, [msgspec.structs.replace(declared, name=name) for name in names])
+
+
+def drop(config: Config, names: list[str]) -> None:
+    """Delete topics, so that the disk does not fill."""
+    if names:
+        for deleted in AdminClient({**QUIET, **config}).delete_topics(names).values():
+            deleted.result(_TIMEOUT_S)
+
+
+def fill(settings: Settings, rides: int, faulty: float) -> None:
+    """Send rides to rides_raw, always the same ones."""
+    command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
+    command += ["--count", str(rides), "--faulty", str(faulty)]
+    command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic", settings.raw_topic]
+    subprocess.run(command, check=True)
+
+
+def repeat(settings: Settings, source: str, target: str, count: int) -> None:
+    """Send the messages of a topic to another one, again from the first when they end, until it has `count`."""
+    config = kafka_config(settings)
+    messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
+    producer = Producer(
+        {
+            **QUIET,
+            **config,
+            "partitioner": PARTITIONER,
+            "compression.type": "lz4",
+            "linger.ms": 50,
+            "batch.size": 1_000_000,
+            "queue.buffering.max.messages": 2 * _BATCH,
+            "enable.idempotence": True,
+        }
+    )
+    endless = islice(cycle(messages), count)
+    while batch := list(islice(endless, _BATCH)):
+        queued = producer.produce_batch(target, batch)
+        if queued != len(batch) or producer.flush(_TIMEOUT_S):
+            raise SystemExit(f"{target}: {len(batch) - queued} messages do not fit the producer's queue.")
+
+
+def messages_in(config: Config, topic: str) -> int:
+    """How many committed messages a topic holds, read one by one: what those say who wrote them does not count."""
+    return sum(map(len, read(config, topic)))
+
+
+def read(config: Config, topic: str) -> Iterator[list[Message]]:
+    """All committed messages of a topic.
+
+    Raises:
+        TimeoutError: a minute went by without any.
+    """
+    with consumer(config, "benchmark-reader") as client:
+        left = set(partitions(client, topic))
+        client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+        while left:
+            found = client.consume(_BATCH, timeout=_TIMEOUT_S)
+            if not found:
+                raise TimeoutError(f"{topic}: nothing came for {_TIMEOUT_S} s, and partitions {left} have not ended")
+            messages = []
+            for message in found:
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+            yield messages
