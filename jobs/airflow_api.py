@@ -22,7 +22,7 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
         ServiceUnavailableError: Airflow does not answer, or does not know a DAG yet.
         ConfigurationError: it does not take AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
-    with _session(settings) as (session, url):
+    with signed_in(settings) as (session, url):
         for dag in dags:
             session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
 
@@ -33,14 +33,18 @@ def export_now(settings: Settings) -> None:
     Raises:
         ServiceUnavailableError, ConfigurationError: as `unpause`.
     """
-    with _session(settings) as (session, url):
+    with signed_in(settings) as (session, url):
         run = {"logical_date": None, "conf": {"export_now": True}}
         session.post(f"{url}/dag_index_and_export/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
 
 
 @contextmanager
-def _session(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
-    """A session that is signed in, and the URL of the DAGs."""
+def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
+    """A session that is signed in, and the URL of the DAGs.
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: as `unpause`.
+    """
     url = f"http://{LOOPBACK}:{settings.airflow_port}"
     try:
         login = {"username": settings.airflow_user, "password": settings.airflow_password}
