@@ -34,6 +34,7 @@ PARTS = ("price", "index", "export")
 SINKS = {
     "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
     "export": {
+        "write_rows": "rows to Parquet, storage in memory",
         "export_to_memory": "PutGCP, storage in memory",
         "export": "PutGCP, emulator",
         "write_table": "pyarrow, local file",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import requests
 
 from infra.local import paths
-from jobs.clients import local_session
-from jobs.settings import LOOPBACK, Settings
+from jobs.airflow_api import signed_in
+from jobs.settings import Settings
 
 _PAGE = 100
 _TIMEOUT_S = 30
@@ -64,39 +64,17 @@ class Phases(msgspec.Struct, frozen=True):
     parse_s: float
 
 
-class _Api:
-    def __init__(self, settings: Settings) -> None:
-        self._url = f"http://{LOOPBACK}:{settings.airflow_port}"
-        self._session = local_session()
-        login = {"username": settings.airflow_user, "password": settings.airflow_password}
-        answer = self._session.post(f"{self._url}/auth/token", json=login, timeout=_TIMEOUT_S)
-        answer.raise_for_status()
-        self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-
-    def all_of(self, path: str, key: str) -> Iterator[dict[str, Any]]:
-        """Every entry of a collection, page by page."""
-        offset = 0
-        while True:
-            query = {"limit": _PAGE, "offset": offset}
-            answer = self._session.get(f"{self._url}/api/v2/{path}", params=query, timeout=_TIMEOUT_S)
-            answer.raise_for_status()
-            page = answer.json()
-            yield from page[key]
-            offset += _PAGE
-            if offset >= page["total_entries"]:
-                return
-
-
 def times(settings: Settings, dag_ids: tuple[str, ...], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
     """How the runs since a moment, and their tasks, spent their time."""
-    api = _Api(settings)
     logs = paths.of(settings).logs / "airflow"
     runs, tasks = [], []
     for dag_id in dag_ids:
-        found = [run for run in api.all_of(f"dags/{dag_id}/dagRuns", "dag_runs") if run["end_date"]]
+        with signed_in(settings) as (session, url):
+            found = [run for run in _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs") if run["end_date"]]
+            entries = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances")
         found = sorted((run for run in found if _time(run["start_date"]) >= since), key=lambda run: run["start_date"])
         tries: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for entry in api.all_of(f"dags/{dag_id}/dagRuns/~/taskInstances", "task_instances"):
+        for entry in entries:
             tries[entry["dag_run_id"]].append(entry)
         # A run that found nothing is skipped as a whole.
         at_work = [run for run in found if any(it["state"] != "skipped" for it in tries[run["dag_run_id"]])]
@@ -111,6 +89,18 @@ def times(settings: Settings, dag_ids: tuple[str, ...], since: datetime) -> tupl
                     by_task[entry["task_id"]].append(_spent(run, tries[run["dag_run_id"]], entry, phases))
         tasks += [_task_times(dag_id, task_id, spent, retried[task_id]) for task_id, spent in by_task.items()]
     return runs, tasks
+
+
+def _all_of(session: requests.Session, url: str, key: str) -> list[dict[str, Any]]:
+    """Every entry of a collection, page by page."""
+    entries: list[dict[str, Any]] = []
+    while True:
+        answer = session.get(url, params={"limit": _PAGE, "offset": len(entries)}, timeout=_TIMEOUT_S)
+        answer.raise_for_status()
+        page = answer.json()
+        entries += page[key]
+        if not page[key] or len(entries) >= page["total_entries"]:
+            return entries
 
 
 def _run_times(dag_id: str, runs: list[dict[str, Any]], skipped: int) -> RunTimes:

@@ -8,6 +8,7 @@ import sys
 import urllib.parse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import documents, transform
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
+from jobs.sinks import parquet
 from jobs.staging import Folder, read_chunk, read_manifest
 
 
@@ -57,7 +59,7 @@ def prepare(job: Job) -> list[str]:
     with measured():
         staged = stage(
             config, job.topic, "benchmark-sinks", job.staging.child("staged"), limits,
-            wait_s=0, is_planned=True, has_output=lambda _: False,
+            wait_s=0, is_planned=False, has_output=lambda _: False,
         )  # fmt: skip
         assert staged.manifest is not None  # noqa: S101 (the topic holds results)
         url, transformed = transform(staged.manifest, job.staging.child("transformed"))
@@ -121,25 +123,37 @@ class MemoryStorage:
         return self._bucket
 
     @property
-    def objects(self) -> dict[str, bytes]:
-        return self._bucket.objects
+    def rows(self) -> int:
+        """How many all Parquet objects hold."""
+        return sum(pq.read_metadata(io.BytesIO(data)).num_rows for data in self._bucket.objects.values())
 
 
 def export(job: Job) -> None:
     """PutGCP's work, into the emulator."""
-    transformed = read_manifest(job.transformed)
+    staged = read_manifest(job.staged)
     client = storage_client(job.at)
     with measured():
-        put_gcs(client, job.at.bucket, job.name, transformed)
+        put_gcs(client, job.at.bucket, job.name, staged)
 
 
 def export_to_memory(job: Job) -> int:
     """PutGCP's work, without a server; how many rows the objects hold."""
-    transformed = read_manifest(job.transformed)
+    staged = read_manifest(job.staged)
     client = MemoryStorage()
     with measured():
-        put_gcs(client, "memory", job.name, transformed)
-    return sum(pq.read_metadata(io.BytesIO(data)).num_rows for data in client.objects.values())
+        put_gcs(client, "memory", job.name, staged)
+    return client.rows
+
+
+def write_rows(job: Job) -> int:
+    """The part of PutGCP's work that begins with rows, in memory beforehand; how many rows the objects hold."""
+    transformed = read_manifest(job.transformed)
+    ready = [(chunk, read_chunk(chunk.url)) for chunk in transformed.chunks]
+    client = MemoryStorage()
+    with measured():
+        for chunk, rows in ready:
+            parquet.export(client, "memory", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
+    return client.rows
 
 
 def write_table(job: Job) -> None:
@@ -151,7 +165,8 @@ def write_table(job: Job) -> None:
 
 
 WORK: dict[str, Callable[[Job], Any]] = {
-    function.__name__: function for function in (prepare, put, put_bare, export, export_to_memory, write_table)
+    function.__name__: function
+    for function in (prepare, put, put_bare, write_rows, export_to_memory, export, write_table)
 }
 
 if __name__ == "__main__":
