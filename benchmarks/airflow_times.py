@@ -85,8 +85,8 @@ def times(settings: Settings, dag_ids: tuple[str, ...], since: datetime) -> tupl
         for run in at_work:
             for entry in tries[run["dag_run_id"]]:
                 retried[entry["task_id"]] += entry["try_number"] > 1
-                if entry["state"] == "success" and (phases := _phases(logs, entry)):
-                    by_task[entry["task_id"]].append(_spent(run, tries[run["dag_run_id"]], entry, phases))
+                if entry["state"] == "success" and (found_phases := phases(_log_file(logs, entry))):
+                    by_task[entry["task_id"]].append(_spent(run, tries[run["dag_run_id"]], entry, found_phases))
         tasks += [_task_times(dag_id, task_id, spent, retried[task_id]) for task_id, spent in by_task.items()]
     return runs, tasks
 
@@ -128,26 +128,27 @@ def _task_times(
 
 
 def _spent(
-    run: dict[str, Any], others: list[dict[str, Any]], entry: dict[str, Any], phases: Phases
+    run: dict[str, Any], others: list[dict[str, Any]], entry: dict[str, Any], at: Phases
 ) -> tuple[float, float, float, float, float]:
     started, ended = _time(entry["start_date"]), _time(entry["end_date"])
     before = [_time(other["end_date"]) for other in others if other["end_date"]]
     ready = max([_time(run["queued_at"]), *(end for end in before if end <= started)])
     return (
         (started - ready).total_seconds(),
-        (phases.began - started).total_seconds(),
-        phases.parse_s,
-        (phases.ended - phases.began).total_seconds(),
-        (ended - phases.ended).total_seconds(),
+        (at.began - started).total_seconds(),
+        at.parse_s,
+        (at.ended - at.began).total_seconds(),
+        (ended - at.ended).total_seconds(),
     )
 
 
-def _phases(logs: Path, entry: dict[str, Any]) -> Phases | None:
-    """The phases of a try that ended well; None where its log does not show them."""
-    log = (
-        logs / f"dag_id={entry['dag_id']}" / f"run_id={entry['dag_run_id']}" / f"task_id={entry['task_id']}"
-        / f"attempt={entry['try_number']}.log"
-    )  # fmt: skip
+def _log_file(logs: Path, entry: dict[str, Any]) -> Path:
+    folder = logs / f"dag_id={entry['dag_id']}" / f"run_id={entry['dag_run_id']}" / f"task_id={entry['task_id']}"
+    return folder / f"attempt={entry['try_number']}.log"
+
+
+def phases(log: Path) -> Phases | None:
+    """The phases of a try by its log; None where it did not end well."""
     began = ended = None
     parse_s = 0.0
     with log.open(encoding="utf-8") as lines:

@@ -1,0 +1,149 @@
+"""What the benchmarks say is what happened: counts, seconds, memory, percentiles."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import Result, ratio
+from benchmarks.airflow_times import phases
+from benchmarks.candidates import Pass
+from benchmarks.freshness import Percentiles
+from benchmarks.measure import FailedError, run
+from benchmarks.peers import pricing
+from infra.local import lock
+from jobs.rides.distance import haversine
+from jobs.settings import ROOT
+from tests.helpers import ride
+
+BUSY = """
+import subprocess, sys, time
+from benchmarks.measured import answer, measured
+
+CHILD = "import time; held = bytearray(200 * 2**20); all(time.process_time() < 1 for _ in iter(int, 1))"
+time.sleep(1)
+with measured():
+    subprocess.run([sys.executable, "-c", CHILD], check=True)
+answer({"of": sys.argv[1]})
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the modules of tmp_path can be run."""
+    return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+
+def test_work_is_measured_with_all_that_it_starts(tmp_path: Path, module: dict[str, str]) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    found = run("busy", "mine", environment=module)
+    assert found.answer == {"of": "mine"}
+    assert found.cpu_seconds > 0.9, "the child's processor time counts"
+    assert found.seconds >= found.cpu_seconds * 0.9
+    assert found.peak_mib > 200, "the child's memory counts"
+
+
+def test_what_comes_before_the_work_is_not_measured(tmp_path: Path, module: dict[str, str]) -> None:
+    (tmp_path / "idle.py").write_text(BUSY.replace('subprocess.run([sys.executable, "-c", CHILD], check=True)', "pass"))
+    found = run("idle", "mine", environment=module)
+    assert found.seconds < 0.5
+    assert found.cpu_seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
+)
+def test_work_that_fails_or_measures_nothing_is_no_figure(
+    tmp_path: Path, module: dict[str, str], text: str, said: str
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(FailedError, match=said):
+        run("broken", environment=module)
+
+
+def result(name: str, rate: int, messages: int = 1000, part: str = "price") -> Result:
+    return Result(part, name, "", 1000, [Pass(messages, messages / rate, 1, 1, {})])
+
+
+def test_a_ratio_is_that_of_the_medians_in_the_same_part() -> None:
+    ours, peer = result("ours", 300), result("peer", 100)
+    ours.passes += result("ours", 600).passes + result("ours", 400).passes
+    others = [result("other", 1000, part="index"), ours, peer]
+    assert ratio(peer, others) == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(1000, 999), (999, 1000), (1000, 1001)])
+def test_there_is_no_ratio_of_different_counts(ours: int, theirs: int) -> None:
+    results = [result("ours", 300, ours), result("peer", 100, theirs)]
+    assert ratio(results[1], results) is None
+
+
+def test_one_pass_with_another_count_forbids_the_ratio() -> None:
+    ours, peer = result("ours", 300), result("peer", 100)
+    peer.passes.append(result("peer", 100, 999).passes[0])
+    assert ratio(peer, [ours, peer]) is None
+
+
+def test_there_is_no_ratio_with_who_is_left_out() -> None:
+    ours, peer = result("ours", 300), Result("price", "peer", "", 1000)
+    assert ratio(peer, [ours, peer]) is None
+
+
+def test_percentiles_are_those_of_every_ride() -> None:
+    rng = random.Random(1)
+    values = [round(rng.expovariate(1), 1) for _ in range(5000)]
+    found = Percentiles.of(Counter(values))
+    ordered = sorted(values)
+    assert (found.p50, found.p95, found.p99, found.most) == (ordered[2499], ordered[4749], ordered[4949], ordered[-1])
+    assert Percentiles.of(Counter({7.0: 1})) == Percentiles(7.0, 7.0, 7.0, 7.0)
+
+
+def test_peers_use_our_formula() -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        origin, destination = ({"lat": rng.uniform(-90, 90), "lon": rng.uniform(-180, 180)} for _ in range(2))
+        columns = (np.array([point[axis]]) for point in (origin, destination) for axis in ("lat", "lon"))
+        (expected,) = haversine(*columns)
+        assert pricing.haversine(origin, destination) == pytest.approx(expected, rel=1e-12)
+    priced = pricing.priced(ride(comfort="eco", price_base=2.0, price_per_km=3.0, price_per_min=0.5, duration_min=10.0))
+    assert priced["price_total"] == pytest.approx(2 + 3 * priced["distance_km"] + 5)
+    assert priced["comfort"] == "low"
+
+
+def test_a_tasks_log_tells_its_phases(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    events = {
+        0.0: {"event": "::group::Pre Execute"},
+        0.3: {"event": "Worker startup parse complete", "dag_file_parse_ms": 170},
+        0.5: {"event": "::endgroup::"},
+        2.0: {"event": "::group::Post Execute"},
+        2.1: {"event": "::endgroup::"},
+    }
+    lines = [
+        json.dumps({"timestamp": (start + timedelta(seconds=at)).isoformat(), **event}) for at, event in events.items()
+    ]
+    log = tmp_path / "attempt=1.log"
+    log.write_text("\n".join(lines))
+    found = phases(log)
+    assert found is not None
+    assert [(moment - start).total_seconds() for moment in (found.began, found.ended)] == [0.5, 2.0]
+    assert found.parse_s == 0.17
+    log.write_text("\n".join(lines[:3]))
+    assert phases(log) is None, "the task was killed at work"
+
+
+def test_spark_and_its_connector_have_one_version() -> None:
+    (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / "bench.txt").read_text())
+    assert version == lock.SPARK
+
+
+def test_peers_stay_out_of_what_users_install() -> None:
+    for name in ("tools", "local", "dev", "image"):
+        assert not re.search(r"(?m)^(pyspark|quixstreams)\b", (ROOT / "requirements" / f"{name}.txt").read_text())
