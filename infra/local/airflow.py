@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import secrets
 import sqlite3
 import subprocess
@@ -89,6 +90,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     return {
         **environment.of_settings(settings),
         **{name: value or "" for name, value in dotenv_values(TUNING).items()},
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "airflow" / "config")]),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "airflow" / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "airflow" / "plugins"),
