@@ -100,7 +100,7 @@ def _canonical(messages: pa.BinaryArray, rows: Rows) -> _Rides:
     is_canonical = columnar.is_canonical(messages)
     found = _kept(messages, is_canonical)
     rides = columnar.read(found)
-    is_good = _has_places(rides)
+    is_good = columnar.has_places(rides)
     beginnings = pc.binary_slice(found, 0, -1)
     return _Rides(rows[_mask(is_canonical)][_mask(is_good)], _kept(rides, is_good), _kept(beginnings, is_good))
 
@@ -111,7 +111,7 @@ def _plain(messages: pa.BinaryArray, rows: Rows) -> _Rides:
     rides = columnar.read(_kept(messages, is_plain))
     rides = rides.set_column(1, "ts", normalised_timestamps(rides.column("ts")))
     rides = rides.set_column(2, "comfort", _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN)))
-    is_good = pc.and_(_has_places(rides), rides.column("ts").is_valid())
+    is_good = pc.and_(columnar.has_places(rides), rides.column("ts").is_valid())
     kept = _kept(rides, is_good)
     return _Rides(rows[_mask(is_plain)][_mask(is_good)], kept, _beginnings(kept))
 
@@ -136,15 +136,6 @@ def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
     numbers = np.array(list(map(_numbers_of, rides)), dtype=np.float64).reshape(-1, len(NUMBERS))
     texts = [pa.array([getattr(ride, name) for ride in rides], pa.string()) for name in ("ride_id", "ts", "comfort")]
     return pa.record_batch([*texts, *map(pa.array, np.ascontiguousarray(numbers.T))], schema=RIDES_SCHEMA)
-
-
-def _has_places(rides: pa.RecordBatch) -> pa.BooleanArray:
-    """Where both points are on Earth."""
-    is_good = np.ones(len(rides), dtype=bool)
-    for name, limit in (("lat", 90), ("lon", 180)):
-        for point in ("origin", "destination"):
-            is_good &= np.abs(rides.column(f"{point}.{name}").to_numpy()) <= limit
-    return pa.array(is_good)
 
 
 def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:

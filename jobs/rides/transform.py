@@ -7,7 +7,6 @@ coordinates joined to a geo_point (`documents`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -17,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
-from jobs.rides.columnar import CANONICAL_RIDE_ID
+from jobs.rides import columnar
+from jobs.rides.columnar import CANONICAL_RIDE_ID, CANONICAL_TIMESTAMP, RESULTS_SCHEMA
 from jobs.rides.contract import Reason
-from jobs.rides.pricing import normalised_timestamps
 from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 _UTC = pa.timestamp("us", "UTC")
@@ -82,11 +81,15 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     """
     chunks: list[Chunk] = []
 
+    def flatten_chunk(chunk: Chunk) -> tuple[Chunk, pa.RecordBatch]:
+        rows, rejects = flatten(read_chunk(chunk.url), chunk.partition)
+        url = folder.write_chunk(chunk.partition, chunk.first, [rows], SINK_SCHEMA)
+        return msgspec.structs.replace(chunk, url=url, records=len(rows)), rejects
+
     def rejected() -> Iterator[pa.RecordBatch]:
-        for chunk, messages in prefetched(lambda chunk: read_chunk(chunk.url), manifest.chunks):
-            rows, rejects = flatten(messages, chunk.partition)
-            url = folder.write_chunk(chunk.partition, chunk.first, [rows], SINK_SCHEMA)
-            chunks.append(msgspec.structs.replace(chunk, url=url, records=len(rows)))
+        # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
+        for _, (flat, rejects) in prefetched(flatten_chunk, manifest.chunks, ahead=2):
+            chunks.append(flat)
             yield rejects
 
     rejects_url = folder.write_table("rejects", rejected(), REJECT_SCHEMA)
@@ -101,45 +104,63 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
     agent_timestamp is the time at which Kafka has the result from: whoever reads the message again, for either sink,
     stamps the very same row.
     """
+    values = messages.column("value").fill_null(b"")
+    results, is_result, faults = _columnwise(values) or _one_by_one(values)
+    offsets, sent = (messages.column(name).filter(is_result) for name in ("offset", "timestamp"))
+    rows = pa.record_batch(
+        [
+            results.column("ride_id"),
+            pc.cast(results.column("ts"), _UTC),
+            _agent_timestamps(sent),
+            results.column("comfort"),
+            *(results.column(name) for name in _NUMBERS.values()),
+            pa.repeat(pa.scalar(partition, pa.int32()), len(results)),
+            offsets,
+        ],
+        schema=SINK_SCHEMA,
+    )
+    rejects = reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
+    return rows, rejects
+
+
+_Results = tuple[pa.RecordBatch, pa.BooleanArray, list[str]]
+
+
+def _columnwise(values: pa.BinaryArray) -> _Results | None:
+    """All values as results (a batch of RESULTS_SCHEMA), if no one leaves any doubt."""
+    is_result = columnar.is_result(values)
+    if is_result.false_count:
+        return None
+    results = columnar.read(values, RESULTS_SCHEMA)
+    return (results, is_result, []) if columnar.has_places(results).false_count == 0 else None
+
+
+def _one_by_one(values: pa.BinaryArray) -> _Results:
+    """The results among values, where they are, and what is wrong with each of the others."""
     rides: list[PricedRide] = []
     faults: list[str | None] = []
-    for value in messages.column("value").fill_null(b"").to_pylist():
+    for value in values.to_pylist():
         try:
             rides.append(_decode(value))
             faults.append(None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(str(error))
     ride_id = pa.array([ride.ride_id for ride in rides], pa.string())
+    ts = pa.array([ride.ts for ride in rides], pa.string())
     comfort = pa.array([ride.comfort for ride in rides], pa.string())
-    numbers = np.fromiter(chain.from_iterable(map(_numbers_of, rides)), float, count=len(_NUMBERS) * len(rides))
-    ts = _timestamps(pa.array([ride.ts for ride in rides], pa.string()))
-    is_good = pc.and_(pc.match_substring_regex(ride_id, f"^{CANONICAL_RIDE_ID}$"), ts.is_valid())
-    read = np.flatnonzero([fault is None for fault in faults])
-    for row in read[~is_good.to_numpy(zero_copy_only=False)].tolist():
+    numbers = np.array(list(map(_numbers_of, rides)), dtype=np.float64).reshape(-1, len(_NUMBERS))
+    results = pa.record_batch(
+        [ride_id, ts, comfort, *map(pa.array, np.ascontiguousarray(numbers.T))], schema=RESULTS_SCHEMA
+    )
+    is_canonical = pc.and_(
+        pc.match_substring_regex(ride_id, f"^{CANONICAL_RIDE_ID}$"),
+        pc.match_substring_regex(ts, f"^{CANONICAL_TIMESTAMP}$"),
+    )
+    decoded = np.flatnonzero([fault is None for fault in faults])
+    for row in decoded[~is_canonical.to_numpy(zero_copy_only=False)].tolist():
         faults[row] = "ride_id is not a UUID in lower case, or ts not a time in UTC with six digits of a second"
-    is_fault = pa.array([fault is not None for fault in faults], pa.bool_())
-
-    rows = pa.record_batch(
-        [
-            ride_id,
-            ts,
-            _agent_timestamps(messages.column("timestamp").take(pa.array(read))),
-            comfort,
-            *map(pa.array, np.ascontiguousarray(numbers.reshape(-1, len(_NUMBERS)).T)),
-            pa.repeat(pa.scalar(partition, pa.int32()), len(rides)),
-            messages.column("offset").take(pa.array(read)),
-        ],
-        schema=SINK_SCHEMA,
-    ).filter(is_good)
-    texts = [fault for fault in faults if fault is not None]
-    rejects = reject_batch(partition, messages.filter(is_fault), Reason.INVALID_RESULT, texts)
-    return rows, rejects
-
-
-def _timestamps(texts: pa.StringArray) -> pa.TimestampArray:
-    """Times of results; null where a text is not one in its canonical form."""
-    is_canonical = pc.equal(normalised_timestamps(texts), texts)
-    return pc.cast(pc.if_else(is_canonical, texts, pa.scalar(None, pa.string())), _UTC)
+    is_result = pa.array([fault is None for fault in faults], pa.bool_())
+    return results.filter(is_canonical), is_result, [fault for fault in faults if fault is not None]
 
 
 def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
