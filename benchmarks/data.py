@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 
@@ -31,7 +32,7 @@ def create(config: Config, names: list[str]) -> None:
 def drop(config: Config, names: list[str]) -> None:
     """Delete topics, so that the disk does not fill."""
     if names:
-        admin = AdminClient({**QUIET, **config})  # must live until the answers are there
+        admin = AdminClient({**QUIET, **config})
         for deleted in admin.delete_topics(names).values():
             deleted.result(_TIMEOUT_S)
 
@@ -81,9 +82,13 @@ def read(config: Config, topic: str) -> Iterator[list[Message]]:
     with consumer(config, "benchmark-reader") as client:
         left = set(partitions(client, topic))
         client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+        deadline = time.monotonic() + _TIMEOUT_S
         while left:
-            found = client.consume(_BATCH, timeout=_TIMEOUT_S)
-            if not found:
+            # Returns only when it has so many, or when so much time has passed.
+            found = client.consume(_BATCH, timeout=0.1)
+            if found:
+                deadline = time.monotonic() + _TIMEOUT_S
+            elif time.monotonic() > deadline:
                 raise TimeoutError(f"{topic}: nothing came for {_TIMEOUT_S} s, and partitions {left} have not ended")
             messages = []
             for message in found:

@@ -47,7 +47,7 @@ def relay(route: Route) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("the relay did not finish within 10 minutes")
         messages = []
-        for message in consumer.consume(_BATCH, timeout=0.5):
+        for message in consumer.consume(_BATCH, timeout=0.1):
             error = message.error()
             if error is None:
                 messages.append({"key": message.key(), "value": message.value()})
