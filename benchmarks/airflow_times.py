@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
-from datetime import datetime
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 import requests
@@ -19,11 +21,14 @@ from jobs.settings import Settings
 _PAGE = 100
 _TIMEOUT_S = 30
 
+T = TypeVar("T")
+
 
 class RunTimes(msgspec.Struct, frozen=True):
-    """Runs of a DAG that did something. Seconds; medians, and the 95th percentile of the duration.
+    """Runs of a DAG in which a task was at work. Seconds; medians, and the 95th percentile of the duration.
 
-    `cycle` is from the start of one run to the start of the next, `pause` from the end of one to the start of the next.
+    `overhead` is the part of a run's duration in which none of its tasks was at work, `pause` from the end of a run to
+    the start of the next, `cycle` from the start of a run to the start of the next.
     """
 
     dag_id: str
@@ -32,6 +37,7 @@ class RunTimes(msgspec.Struct, frozen=True):
     failed: int
     duration: float
     duration_p95: float
+    overhead: float
     pause: float
     cycle: float
 
@@ -39,7 +45,7 @@ class RunTimes(msgspec.Struct, frozen=True):
 class TaskTimes(msgspec.Struct, frozen=True):
     """Successful tries of a task; median seconds of each phase.
 
-    `wait` is from the end of what the task waited for (for the first task: from when its run was queued) until its
+    `wait` is from the end of what the task waited for (for a first task: from when its run was queued) until its
     process is started, `start_up` until its work begins (`parse` of that: parsing the DAG's file), `work` is the
     operator's, `finish` until Airflow has noted the end.
     """
@@ -64,90 +70,150 @@ class Phases(msgspec.Struct, frozen=True):
     parse_s: float
 
 
-def times(settings: Settings, dag_ids: tuple[str, ...], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
-    """How the runs since a moment, and their tasks, spent their time."""
-    logs = paths.of(settings).logs / "airflow"
+class _Run(msgspec.Struct, frozen=True):
+    """A DAG run, as Airflow's API has it."""
+
+    dag_run_id: str
+    state: str
+    queued_at: datetime
+    start_date: datetime | None
+    end_date: datetime | None
+
+
+class _TaskInstance(msgspec.Struct, frozen=True):
+    """A task's last try in a run, as Airflow's API has it."""
+
+    dag_id: str
+    dag_run_id: str
+    task_id: str
+    try_number: int
+    state: str | None
+    start_date: datetime | None
+    end_date: datetime | None
+
+
+class _Try(msgspec.Struct, frozen=True):
+    """A try that ended well, its moments in their order; `ready` is the end of what it waited for."""
+
+    task_id: str
+    ready: datetime
+    started: datetime
+    phases: Phases
+    finished: datetime
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """A run in which a task was at work."""
+
+    started: datetime
+    ended: datetime
+    is_failed: bool
+    tries: list[_Try]
+
+    @property
+    def seconds(self) -> float:
+        return _seconds(self.started, self.ended)
+
+    @property
+    def overhead(self) -> float:
+        """Seconds in which no task was at work."""
+        return self.seconds - busy_seconds(it.phases for it in self.tries)
+
+
+def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
+    """How the runs that began after a moment, and their tasks, spent their time."""
     runs, tasks = [], []
     for dag_id in dag_ids:
         with signed_in(settings) as (session, url):
-            found = [run for run in _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs") if run["end_date"]]
-            entries = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances")
-        found = sorted((run for run in found if _time(run["start_date"]) >= since), key=lambda run: run["start_date"])
-        tries: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for entry in entries:
-            tries[entry["dag_run_id"]].append(entry)
-        # A run that found nothing is skipped as a whole.
-        at_work = [run for run in found if any(it["state"] != "skipped" for it in tries[run["dag_run_id"]])]
-        if at_work:
-            runs.append(_run_times(dag_id, at_work, len(found) - len(at_work)))
-        by_task: dict[str, list[tuple[float, float, float, float, float]]] = defaultdict(list)
-        retried: dict[str, int] = defaultdict(int)
-        for run in at_work:
-            for entry in tries[run["dag_run_id"]]:
-                retried[entry["task_id"]] += entry["try_number"] > 1
-                if entry["state"] == "success" and (found_phases := phases(_log_file(logs, entry))):
-                    by_task[entry["task_id"]].append(_spent(run, tries[run["dag_run_id"]], entry, found_phases))
-        tasks += [_task_times(dag_id, task_id, spent, retried[task_id]) for task_id, spent in by_task.items()]
+            found = _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
+            instances = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
+        ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]
+        of_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
+        for instance in instances:
+            if instance.dag_run_id in of_run:
+                of_run[instance.dag_run_id].append(instance)
+        works = [work for run in ended if (work := _work(run, of_run[run.dag_run_id], paths.of(settings).logs))]
+        works.sort(key=lambda work: work.started)
+        if works:
+            runs.append(_run_times(dag_id, works, len(ended) - len(works)))
+        retried = Counter(it.task_id for tried in of_run.values() for it in tried if it.try_number > 1)
+        tries: dict[str, list[_Try]] = defaultdict(list)
+        for it in (it for work in works for it in work.tries):
+            tries[it.task_id].append(it)
+        tasks += [_task_times(dag_id, task_id, of_task, retried[task_id]) for task_id, of_task in tries.items()]
     return runs, tasks
 
 
-def _all_of(session: requests.Session, url: str, key: str) -> list[dict[str, Any]]:
+def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
     """Every entry of a collection, page by page."""
-    entries: list[dict[str, Any]] = []
+    entries: list[T] = []
     while True:
         answer = session.get(url, params={"limit": _PAGE, "offset": len(entries)}, timeout=_TIMEOUT_S)
         answer.raise_for_status()
         page = answer.json()
-        entries += page[key]
+        entries += msgspec.convert(page[key], list[kind])  # type: ignore[valid-type]
         if not page[key] or len(entries) >= page["total_entries"]:
             return entries
 
 
-def _run_times(dag_id: str, runs: list[dict[str, Any]], skipped: int) -> RunTimes:
-    starts = [_time(run["start_date"]).timestamp() for run in runs]
-    ends = [_time(run["end_date"]).timestamp() for run in runs]
-    durations = [end - start for start, end in zip(starts, ends, strict=True)]
+def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
+    """The run with its tries; None where all of it was skipped."""
+    if run.start_date is None or run.end_date is None or all(task.state == "skipped" for task in tasks):
+        return None
+    tries = []
+    for task in tasks:
+        if task.state != "success" or task.start_date is None or task.end_date is None:
+            continue
+        folder = logs / "airflow" / f"dag_id={task.dag_id}" / f"run_id={task.dag_run_id}" / f"task_id={task.task_id}"
+        if found := phases_of(folder / f"attempt={task.try_number}.log"):
+            before = [other.end_date for other in tasks if other.end_date and other.end_date <= task.start_date]
+            ready = max([run.queued_at, *before])
+            tries.append(_Try(task.task_id, ready, task.start_date, found, task.end_date))
+    tries.sort(key=lambda it: it.started)
+    return _Work(run.start_date, run.end_date, run.state == "failed", tries)
+
+
+def _run_times(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
+    durations = [work.seconds for work in works]
     return RunTimes(
         dag_id,
-        len(runs),
+        len(works),
         skipped,
-        sum(run["state"] == "failed" for run in runs),
+        sum(work.is_failed for work in works),
         statistics.median(durations),
         _p95(durations),
-        _median([start - end for start, end in zip(starts[1:], ends, strict=False)]),
-        _median([later - start for later, start in zip(starts[1:], starts, strict=False)]),
+        statistics.median(work.overhead for work in works),
+        _median([_seconds(work.ended, later.started) for work, later in pairwise(works)]),
+        _median([_seconds(work.started, later.started) for work, later in pairwise(works)]),
     )
 
 
-def _task_times(
-    dag_id: str, task_id: str, spent: list[tuple[float, float, float, float, float]], retried: int
-) -> TaskTimes:
-    wait, start_up, parse, work, finish = map(list, zip(*spent, strict=True))
-    medians = (_median(wait), _median(start_up), _median(parse), _median(work))
-    return TaskTimes(dag_id, task_id, len(spent), retried, *medians, _p95(work), _median(finish))
-
-
-def _spent(
-    run: dict[str, Any], others: list[dict[str, Any]], entry: dict[str, Any], at: Phases
-) -> tuple[float, float, float, float, float]:
-    started, ended = _time(entry["start_date"]), _time(entry["end_date"])
-    before = [_time(other["end_date"]) for other in others if other["end_date"]]
-    ready = max([_time(run["queued_at"]), *(end for end in before if end <= started)])
-    return (
-        (started - ready).total_seconds(),
-        (at.began - started).total_seconds(),
-        at.parse_s,
-        (at.ended - at.began).total_seconds(),
-        (ended - at.ended).total_seconds(),
+def _task_times(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
+    work = [_seconds(it.phases.began, it.phases.ended) for it in tries]
+    return TaskTimes(
+        dag_id,
+        task_id,
+        len(tries),
+        retried,
+        _median([_seconds(it.ready, it.started) for it in tries]),
+        _median([_seconds(it.started, it.phases.began) for it in tries]),
+        _median([it.phases.parse_s for it in tries]),
+        _median(work),
+        _p95(work),
+        _median([_seconds(it.phases.ended, it.finished) for it in tries]),
     )
 
 
-def _log_file(logs: Path, entry: dict[str, Any]) -> Path:
-    folder = logs / f"dag_id={entry['dag_id']}" / f"run_id={entry['dag_run_id']}" / f"task_id={entry['task_id']}"
-    return folder / f"attempt={entry['try_number']}.log"
+def busy_seconds(phases: Iterable[Phases]) -> float:
+    """Seconds in which at least one was at work."""
+    busy, until = 0.0, datetime.min.replace(tzinfo=UTC)
+    for at in sorted(phases, key=lambda at: at.began):
+        busy += max(0.0, _seconds(max(at.began, until), at.ended))
+        until = max(until, at.ended)
+    return busy
 
 
-def phases(log: Path) -> Phases | None:
+def phases_of(log: Path) -> Phases | None:
     """The phases of a try by its log; None where it did not end well."""
     began = ended = None
     parse_s = 0.0
@@ -157,14 +223,14 @@ def phases(log: Path) -> Phases | None:
                 case "Worker startup parse complete":
                     parse_s = line["dag_file_parse_ms"] / 1000
                 case "::endgroup::" if began is None:
-                    began = _time(line["timestamp"])
+                    began = datetime.fromisoformat(line["timestamp"])
                 case "::group::Post Execute":
-                    ended = _time(line["timestamp"])
+                    ended = datetime.fromisoformat(line["timestamp"])
     return Phases(began, ended, parse_s) if began and ended else None
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _seconds(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds()
 
 
 def _median(values: list[float]) -> float:

@@ -32,7 +32,7 @@ def create(config: Config, names: list[str]) -> None:
 def drop(config: Config, names: list[str]) -> None:
     """Delete topics, so that the disk does not fill."""
     if names:
-        admin = AdminClient({**QUIET, **config})
+        admin = AdminClient({**QUIET, **config})  # must live until the answers are there
         for deleted in admin.delete_topics(names).values():
             deleted.result(_TIMEOUT_S)
 

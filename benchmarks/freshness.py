@@ -244,10 +244,11 @@ def _print(found: Found) -> None:
     for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
         table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
     console.print(table)
-    table = _figures("DAG", "runs", "skipped", "failed", "duration", "p95", "pause", "start to start")
+    table = _figures("DAG", "runs", "skipped", "failed", "duration", "p95", "overhead", "pause", "start to start")
     for run in found.runs:
         counts = (run.runs, run.skipped, run.failed)
-        table.add_row(run.dag_id, *map(str, counts), *map(_two, (run.duration, run.duration_p95, run.pause, run.cycle)))
+        spans = (run.duration, run.duration_p95, run.overhead, run.pause, run.cycle)
+        table.add_row(run.dag_id, *map(str, counts), *map(_two, spans))
     console.print(table)
     table = _figures("task", "tries", "retried", "wait", "start-up", "of it parsing", "work", "work p95", "finish")
     for task in found.tasks:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import Result, ratio
-from benchmarks.airflow_times import phases
+from benchmarks.airflow_times import Phases, busy_seconds, phases_of
 from benchmarks.candidates import Pass
 from benchmarks.freshness import Percentiles
 from benchmarks.measure import FailedError, run
@@ -131,12 +131,22 @@ def test_a_tasks_log_tells_its_phases(tmp_path: Path) -> None:
     ]
     log = tmp_path / "attempt=1.log"
     log.write_text("\n".join(lines))
-    found = phases(log)
+    found = phases_of(log)
     assert found is not None
     assert [(moment - start).total_seconds() for moment in (found.began, found.ended)] == [0.5, 2.0]
     assert found.parse_s == 0.17
     log.write_text("\n".join(lines[:3]))
-    assert phases(log) is None, "the task was killed at work"
+    assert phases_of(log) is None, "the task was killed at work"
+
+
+def test_tasks_at_work_at_the_same_time_count_once() -> None:
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+
+    def at(began: int, ended: int) -> Phases:
+        return Phases(start + timedelta(seconds=began), start + timedelta(seconds=ended), 0)
+
+    assert busy_seconds([]) == 0
+    assert busy_seconds([at(10, 12), at(0, 3), at(1, 2), at(2, 5)]) == 7
 
 
 def test_spark_and_its_connector_have_one_version() -> None:
