@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,20 +63,18 @@ class Candidate:
 
 
 def datastream(route: Route) -> Tasks:
-    """dag_compute_cost's three tasks, run after run, until nothing is left."""
+    """dag_compute_cost's three tasks, run after run, until ConsumeKafka finds nothing."""
     tasks: Tasks = []
-    for number in range(1, sys.maxsize):
+    number = 0
+    while True:
+        number += 1
         url = ""
         for task in ("ConsumeKafka", "ComputeCostTravel", "PublishKafka"):
             found = run("benchmarks.path", task, route.to_json(), str(number), url, environment=_airflow(route))
             url, records = found.answer
             if not records:
-                break
+                return tasks
             tasks.append((task, found))
-        else:
-            continue
-        break
-    return tasks
 
 
 def relay(route: Route) -> Tasks:

@@ -56,7 +56,13 @@ def run(
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
         )  # fmt: skip
         tree = _Tree(process.pid)
-        timeout = threading.Timer(_TIMEOUT_S, process.kill)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timeout = threading.Timer(_TIMEOUT_S, expire)
         timeout.start()
         try:
             found = _follow(process, tree)
@@ -68,7 +74,8 @@ def run(
         if code or found is None:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
             end = errors.read().decode(errors="replace")
-            raise FailedError(f"{' '.join(command[1:3])} ended with {code}:\n{end}")
+            why = f"did not end within {_TIMEOUT_S} s" if expired.is_set() else f"ended with {code}"
+            raise FailedError(f"{' '.join(command[1:3])} {why}:\n{end}")
         return found
 
 
