@@ -12,7 +12,6 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
-from uuid import UUID
 
 import msgspec
 
@@ -137,10 +136,7 @@ def _parse_object(value: bytes | None) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
     try:
-        # Integers become floats at once: Python refuses to read very long ones as int.
-        parsed = json.loads(
-            text, object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
-        )
+        parsed = _decode(text)
     except ValueError as error:
         raise RejectedError(Reason.INVALID_JSON, str(error)) from error
     except RecursionError as error:
@@ -151,11 +147,13 @@ def _parse_object(value: bytes | None) -> dict[str, Any]:
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in members:
-            raise RejectedError(Reason.DUPLICATE_KEY, f"key {name[:40]!r} occurs more than once")
-        members[name] = value
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise RejectedError(Reason.DUPLICATE_KEY, f"key {name[:40]!r} occurs more than once")
+            seen.add(name)
     return members
 
 
@@ -166,6 +164,12 @@ def _float(integer: str) -> float:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+# Integers become floats at once: Python refuses to read very long ones as int.
+_decode = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
+).decode
 
 
 def _member(fields: dict[str, Any], name: str, kind: type[T], path: str = "") -> T:
@@ -185,7 +189,7 @@ def _json_type(value: object) -> str:
 def _ride_id(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
-    return str(UUID(text))
+    return text.lower()
 
 
 def _point(fields: dict[str, Any], name: str) -> Point:
