@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 from confluent_kafka import Message
@@ -44,20 +45,30 @@ def headers_of(message: Message) -> Headers | None:
 
 def error_headers(origin: Origin, reason: str, message: str, stacktrace: str | None = None) -> Headers:
     """The headers that say where a message came from and why it was turned away, as UTF-8 strings."""
-    texts = {
-        "topic": origin.topic,
-        "partition": str(origin.partition),
-        "offset": str(origin.offset),
-        "connector.name": origin.dag_id,
-        "task.id": origin.task_id,
-        "stage": origin.stage,
-        "exception.class.name": reason,
-        "exception.message": message[:_MAX_MESSAGE_CHARS],
-    }
+    topic, *task = _task_headers(origin.topic, origin.dag_id, origin.task_id, origin.stage)
+    headers = [
+        topic,
+        (_PREFIX + "partition", b"%d" % origin.partition),
+        (_PREFIX + "offset", b"%d" % origin.offset),
+        *task,
+        (_PREFIX + "exception.class.name", _utf8(reason)),
+        (_PREFIX + "exception.message", _utf8(message[:_MAX_MESSAGE_CHARS])),
+    ]
     if stacktrace is not None:
-        texts["exception.stacktrace"] = stacktrace[-_MAX_STACKTRACE_CHARS:]
+        headers.append((_PREFIX + "exception.stacktrace", _utf8(stacktrace[-_MAX_STACKTRACE_CHARS:])))
+    return headers
+
+
+@lru_cache
+def _task_headers(topic: str, dag_id: str, task_id: str, stage: str) -> Headers:
+    """The headers that all dead letters of a task share."""
+    texts = {"topic": topic, "connector.name": dag_id, "task.id": task_id, "stage": stage}
+    return [(_PREFIX + name, _utf8(text)) for name, text in texts.items()]
+
+
+def _utf8(text: str) -> bytes:
     # A lone surrogate in the text must not stop the batch that reports it.
-    return [(_PREFIX + name, text.encode("utf-8", "backslashreplace")) for name, text in texts.items()]
+    return text.encode("utf-8", "backslashreplace")
 
 
 def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
