@@ -1,0 +1,72 @@
+"""Both ways of a ride for a whole module of examples, and how many of those there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from jobs.kafka.consume import Limits
+from jobs.rides.index import TEMPLATE
+from jobs.sinks.elasticsearch import apply_template
+from jobs.staging import Folder
+from tests.conftest import Stack
+from tests.fuzz.messages import PARTITIONS
+from tests.integration.flow import Pricing, Sinking
+
+# `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
+EXAMPLES = int(os.environ.get("EXAMPLES") or 12)
+
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # Shrinking takes thousands of round trips. What fails names its message, and SEED repeats it.
+    phases=[Phase.explicit, Phase.generate],
+)
+
+
+@pytest.fixture(scope="module")
+def pricing(
+    stack: Stack, topic_factory: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Pricing:
+    return Pricing(
+        config=stack.kafka,
+        group=f"pricing-{uuid4().hex[:8]}",
+        source=topic_factory("raw", PARTITIONS),
+        result=topic_factory("result", PARTITIONS),
+        dlq=topic_factory("dlq", PARTITIONS),
+        folder=_folder(tmp_path_factory),
+        limits=Limits(run_records=1_000_000, chunk_records=7, chunk_bytes=2**20),
+    )
+
+
+@pytest.fixture(scope="module")
+def sinking(
+    stack: Stack, topic_factory: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sinking]:
+    index = f"rides-{uuid4().hex[:8]}"
+    apply_template(stack.elasticsearch, index, TEMPLATE)
+    yield Sinking(
+        config=stack.kafka,
+        group=f"sinking-{uuid4().hex[:8]}",
+        source=topic_factory("result", PARTITIONS),
+        dlq=topic_factory("dlq", PARTITIONS),
+        folder=_folder(tmp_path_factory),
+        limits=Limits(run_records=1_000_000, chunk_records=7, chunk_bytes=2**20),
+        elasticsearch=stack.elasticsearch,
+        index=index,
+        gcs=stack.gcs,
+        bucket=stack.bucket,
+        prefix="",
+    )
+    stack.elasticsearch.indices.delete(index=index, ignore_unavailable=True)
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    path: Path = tmp_path_factory.mktemp("staging")
+    return Folder(path.as_uri())

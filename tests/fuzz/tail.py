@@ -1,0 +1,70 @@
+"""Reads what is new in a topic, so that thousands of examples can share one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from tests.helpers import DEADLINE_S, Config, Record
+
+
+class Tail:
+    """The committed messages of a topic behind those that it has returned before."""
+
+    def __init__(self, consumer: Consumer, topic: str) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        partitions = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
+        self._next = dict.fromkeys(partitions, 0)
+
+    def new(self) -> list[Record]:
+        """By partition and offset."""
+        self._consumer.assign([TopicPartition(self._topic, *position) for position in self._next.items()])
+        left = set(self._next)
+        records: list[Record] = []
+        deadline = time.monotonic() + DEADLINE_S
+        while left:
+            assert time.monotonic() < deadline, f"partitions {left} of {self._topic} did not end"
+            for message in self._consumer.consume(10_000, timeout=0.05):
+                error = message.error()
+                if error is None:
+                    records.append(
+                        Record(message.key(), message.value(), _headers(message), message.partition(), message.offset())
+                    )
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._next[message.partition()] = message.offset()
+                    left.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+        self._consumer.unassign()
+        return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def _headers(message):
+    try:
+        return message.headers()
+    except (SystemError, UnicodeDecodeError):
+        return None
+
+
+@contextmanager
+def tail(config: Config, topic: str) -> Iterator[Tail]:
+    consumer = Consumer(
+        {
+            **config,
+            "group.id": f"tail-{uuid4()}",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 10,
+        }
+    )
+    try:
+        yield Tail(consumer, topic)
+    finally:
+        consumer.close()
