@@ -326,9 +326,47 @@ def large(draw: Draw) -> bytes:
     return written(pairs).encode()
 
 
+@st.composite
+def results(draw: Draw) -> Pairs:
+    """The members of a message of rides_result, as PublishKafka writes them."""
+    ride = draw(members())
+    ride["ride_id"] = ride["ride_id"].lower()
+    ride["ts"] = quoted(draw(st.datetimes()).isoformat(timespec="microseconds") + "Z")
+    ride["comfort"] = quoted(draw(st.sampled_from(["low", "medium", "high"])))
+    return [*as_pairs(ride), ('"distance_km"', draw(amounts)), ('"price_total"', draw(amounts))]
+
+
+@st.composite
+def foreign_results(draw: Draw) -> bytes:
+    """What somebody else may write to rides_result: a result with members and bytes changed, added and taken away."""
+    pairs = draw(results())
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(pairs) - 1))
+        kind = draw(st.sampled_from(["missing", "twice", "else", "number", "unknown", "ts", "ride_id", "comfort"]))
+        if kind == "missing":
+            pairs = pairs[:at] + pairs[at + 1 :]
+        elif kind == "unknown":
+            pairs = [*pairs, draw(unknown)]
+        elif kind == "twice":
+            pairs = [*pairs, (pairs[at][0], draw(st.one_of(st.just(pairs[at][1]), anything)))]
+        else:
+            other = {"ts": times.map(quoted) | not_times, "ride_id": not_ride_ids, "comfort": comforts.map(quoted)}
+            changes = other.get(kind, not_numbers if kind == "number" else anything)
+            is_meant = {"ts": '"ts"', "ride_id": '"ride_id"', "comfort": '"comfort"'}.get(kind, pairs[at][0])
+            pairs = [(key, draw(changes) if key == is_meant else value) for key, value in pairs]
+    value = written(pairs).encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 4)) == 0:
+        at = draw(st.integers(0, len(value)))
+        return value[:at] + draw(st.binary(max_size=3)) + value[at + draw(st.integers(0, 3)) :]
+    return value
+
+
 nothing = st.sampled_from([None, b"", b" ", b"null", b"true", b"0", b"-0", b"1e400", b'""', b"[]", b"{}", b"[{}]", b"{"])
 values: st.SearchStrategy[bytes | None] = st.one_of(
     good(), wrong_member(), wrong_keys(), wrong_text(), nothing, st.binary(max_size=64)
+)
+foreign_values: st.SearchStrategy[bytes | None] = st.one_of(
+    foreign_results(), foreign_results(), foreign_results(), wrong_text(), nothing, st.binary(max_size=64)
 )
 extremes: st.SearchStrategy[bytes] = st.one_of(deep(), large())
 

@@ -78,6 +78,35 @@ def judge(value: bytes | None) -> Verdict:
     return Verdict(ride, frozenset(faults))
 
 
+def judge_result(value: bytes | None) -> Verdict:
+    """What has to become of a message of rides_result that anyone may have written: a row for the sinks, or a refusal.
+
+    The reader of results is laxer than the one of raw rides: what it drops it need not understand, and of a key that
+    occurs twice it may take the last one.
+    """
+    refused = _rejected("invalid_result")
+    text = (value or b"").decode("utf-8", "surrogateescape")
+    is_open = any("\ud800" <= character <= "\udfff" for character in text) or r"\ud" in text.lower()
+    depth = _depth(text)
+    if depth > CERTAINLY_TOO_DEEP:
+        return refused
+    repeated: set[str] = set()
+    try:
+        content = _parse(text, repeated)
+    except (ValueError, RecursionError):
+        return refused
+    if not isinstance(content, Members):
+        return refused
+    faults: set[str] = set()
+    ride = _read(content, faults)
+    given = dict(content)
+    for name in ("distance_km", "price_total"):
+        ride[name] = _number(_member(given, name, Number, faults), 0.0, math.inf, "negative_amount", faults)
+    if faults or any(ride[name] != given[name] for name in ("ride_id", "ts", "comfort")):
+        return refused
+    return Verdict(ride, refused.faults if is_open or repeated or depth > CERTAINLY_NOT_TOO_DEEP else frozenset())
+
+
 def is_result_of(ride: dict[str, Any], result: bytes) -> bool:
     """Whether a message of rides_result is that of a normalised ride, every number to the last digit it can have."""
     found = json.loads(result, parse_int=float, parse_constant=_no_constant)

@@ -1,0 +1,88 @@
+"""Anything on rides_dlq: what came from a topic of ours goes back there as it was, so often and no oftener."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.kafka.replay import count_replayable, replay
+from tests.conftest import Stack
+from tests.fuzz.conftest import fuzzed
+from tests.fuzz.messages import PARTITIONS, headers, keys
+from tests.fuzz.tail import Tail, tail
+from tests.helpers import Headers, Raw, Record, produce
+
+pytestmark = pytest.mark.timeout(3600)
+
+TOPIC = "__connect.errors.topic"
+MARK = "datastream.replayed"
+MAX_REPLAYS = 3
+marks = st.sampled_from([None, b"", b"0", b"1", b"2", b"3", b"007", b"-1", b"1.0", b" 1", b"\xb2", b"9" * 20, b"x", b"\xff"])
+
+
+@pytest.fixture(scope="module")
+def topics(stack: Stack, topic_factory: Callable[..., str]) -> Iterator[dict[str, tuple[str, Tail]]]:
+    """Name and tail of each topic that a dead letter may be in, come from or go to."""
+    with ExitStack() as tails:
+        names = {prefix: topic_factory(prefix, PARTITIONS) for prefix in ("raw", "result", "dlq")}
+        yield {prefix: (name, tails.enter_context(tail(stack.kafka, name))) for prefix, name in names.items()}
+
+
+@fuzzed
+@given(data=st.data())
+def test_dead_letters_of_anyone_go_back_or_stay(
+    stack: Stack, topics: dict[str, tuple[str, Tail]], data: st.DataObject
+) -> None:
+    (raw, _), (result, _), (dlq, letters) = (topics[prefix] for prefix in ("raw", "result", "dlq"))
+    of_errors = st.tuples(
+        st.just(TOPIC), st.sampled_from([raw.encode(), result.encode(), dlq.encode(), b"", b"\xff", None, b"nowhere"])
+    )
+    any_headers = st.builds(
+        lambda *parts: [header for part in parts for header in part or []],
+        headers,
+        st.lists(of_errors, max_size=2),
+        st.lists(st.tuples(st.just(MARK), marks), max_size=2),
+        headers,
+    )
+    values = st.none() | st.binary(max_size=20)
+    letter = st.builds(Raw, values, keys, any_headers, st.integers(0, PARTITIONS - 1))
+    produce(stack.kafka, dlq, data.draw(st.lists(letter, min_size=1, max_size=40)))
+
+    expected = count_replayable(stack.kafka, dlq, (raw, result), MAX_REPLAYS)
+    replayed = replay(stack.kafka, dlq, (raw, result), MAX_REPLAYS)
+    assert replayed == expected
+    wanted: Counter[Any] = Counter()
+    left = 0
+    for record in letters.new():
+        topic, times = source_of(record), times_replayed(record)
+        if topic in {raw, result} and times < MAX_REPLAYS:
+            own = [(key, value) for key, value in record.headers or [] if key != MARK and not key.startswith("__connect.errors.")]
+            wanted[topic, record.key, record.value, (*own, (MARK, b"%d" % (times + 1)))] += 1
+        else:
+            left += 1
+    found = Counter(
+        (name, record.key, record.value, tuple(record.headers or []))
+        for name, back in (topics["raw"], topics["result"])
+        for record in back.new()
+    )
+    assert found == wanted
+    assert (sum(replayed.sent.values()), replayed.left) == (wanted.total(), left)
+    assert replay(stack.kafka, dlq, (raw, result), MAX_REPLAYS).sent.total() == 0, "each once"
+
+
+def source_of(record: Record) -> str:
+    """The topic by its last header: earlier ones are of the message's earlier lives."""
+    names: Headers = [(key, value) for key, value in record.headers or [] if key == TOPIC]
+    return (names[-1][1] or b"").decode("utf-8", "replace") if names else ""
+
+
+def times_replayed(record: Record) -> int:
+    """The highest mark; one that is no number of at most nine digits counts as once."""
+    found = [value or b"" for key, value in record.headers or [] if key == MARK]
+    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in found), default=0)

@@ -1,0 +1,120 @@
+"""Anything on rides_result: both sinks hold each ride as it was written, or it is a dead letter, never both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fuzz.conftest import fuzzed
+from tests.fuzz.messages import extremes, foreign_values, good, messages
+from tests.fuzz.oracle import judge, judge_result
+from tests.fuzz.tail import Tail, tail
+from tests.fuzz.test_raw import source_of
+from tests.helpers import Raw, Record, keyed, produce, result, ride
+from tests.integration.flow import Pricing, Sinking
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(tail(sinking.config, topic)) for topic in (sinking.source, sinking.dlq))
+
+
+@fuzzed
+@given(sent=st.lists(messages(foreign_values), max_size=25))
+def test_a_result_of_anyone_is_taken_or_refused(sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]) -> None:
+    produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
+    arrive_once(sinking, tails)
+
+
+@fuzzed
+@given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
+def test_deep_and_large_results_are_taken_or_refused(
+    sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]
+) -> None:
+    produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
+    arrive_once(sinking, tails)
+
+
+@fuzzed
+@given(sent=st.lists(messages(good()), max_size=25))
+def test_what_is_priced_reaches_both_sinks(
+    pricing: Pricing, sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]
+) -> None:
+    """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
+    produce(pricing.config, pricing.source, [*sent, keyed(ride())])
+    pricing.result = sinking.source
+    pricing.run()
+    taken = arrive_once(sinking, tails)
+    # Where the last digit decides (`Verdict`), the price may be one or not.
+    certain = [judge(raw.value) for raw in sent]
+    wanted = {found.ride["ride_id"] for found in certain if found.ride and not found.faults}
+    assert wanted <= set(taken)
+
+
+def arrive_once(sinking: Sinking, tails: tuple[Tail, Tail]) -> list[str]:
+    """Run the sinks and hold what they have against rides_result; the rides that they took."""
+    sinking.prefix = f"tests/{uuid4().hex[:8]}/"
+    sinking.run()
+    results, dead = (found.new() for found in tails)
+    letters = {source_of(letter): letter for letter in dead}
+    assert len(letters) == len(dead), "no position twice"
+    rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(sinking)}
+    newest: dict[str, dict[str, Any]] = {}
+    for message in results:
+        position = message.partition, message.offset
+        verdict = judge_result(message.value)
+        letter, row = letters.pop(position, None), rows.pop(position, None)
+        assert (letter is None) == (row is not None), f"{message.value!r:.500} is {verdict}: in one of both"
+        if letter is not None:
+            assert verdict.faults, f"{message.value!r:.500} is refused: {dict(letter.headers or [])}"
+            check_letter(message, letter)
+        elif row is not None:
+            assert verdict.ride is not None, f"{message.value!r:.500} is taken as {row}"
+            assert flat(row) == verdict.ride
+            newest[row["ride_id"]] = row
+    assert not letters
+    assert not rows
+    found = sinking.elasticsearch.mget(index=sinking.index, ids=list(newest))["docs"]
+    for document, row in zip(found, newest.values(), strict=True):
+        source = document["_source"]
+        assert source["agent_timestamp"] == iso(row["agent_timestamp"])
+        assert (document["_version"], source["kafka_offset"]) == (row["kafka_offset"],) * 2
+        assert {name: source[name] for name in flat(row)} == flat(row)
+    return list(newest)
+
+
+def exported(sinking: Sinking) -> list[dict[str, Any]]:
+    return [row for content in sinking.objects().values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of Parquet by the names of rides_result."""
+    left = {name: value for name, value in row.items() if name not in {"agent_timestamp", "kafka_partition", "kafka_offset"}}
+    for point in ("origin", "destination"):
+        left[point] = {axis: left.pop(f"{point}_{axis}") for axis in ("lat", "lon")}
+    return {**left, "ts": iso(row["ts"])}
+
+
+def iso(moment: Any) -> str:
+    text: str = moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return text
+
+
+def check_letter(message: Record, letter: Record) -> None:
+    assert (letter.key, letter.value) == (message.key, message.value)
+    own = message.headers or []
+    assert (letter.headers or [])[: len(own)] == own
+    why = dict((letter.headers or [])[len(own) :])
+    assert why["__connect.errors.exception.class.name"] in {b"invalid_result", b"refused_by_elasticsearch"}
+    assert why["__connect.errors.exception.message"]
