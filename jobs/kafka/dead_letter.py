@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import methodcaller
 
 import msgspec
 from confluent_kafka import Message
@@ -32,10 +33,15 @@ class Origin(msgspec.Struct, frozen=True):
     stage: str
 
 
+# Where a key is not UTF-8 the client returns something and leaves an exception behind. The interpreter's own calls do
+# not notice, once they are specialised, and it comes up somewhere later; a call from C is checked: SystemError.
+_read_headers = methodcaller("headers")
+
+
 def headers_of(message: Message) -> Headers | None:
     """A message's headers; None where it has none, and where a key is not UTF-8: the client cannot read those."""
     try:
-        headers: Headers | None = message.headers()
+        headers: Headers | None = _read_headers(message)
     except (SystemError, UnicodeDecodeError):
         where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
         log.warning("%s: its headers cannot be read, one has a key that is not UTF-8; it goes on without them", where)
