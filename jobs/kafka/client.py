@@ -43,6 +43,9 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
             "fetch.message.max.bytes": 8 * 2**20,
+            # Bounds what a batch may hold unpacked, too: with the default of 100 MB, a message of 80 MiB that zstd made
+            # small enough for its topic could not be read, and would block its partition.
+            "receive.message.max.bytes": MAX_MESSAGE_BYTES,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 64 * 1024,
             # The default is to stop fetching for a whole second once so much is queued.
