@@ -16,6 +16,8 @@ from jobs.sinks.elasticsearch import apply_template
 from jobs.staging import Folder
 from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS
+from tests.fuzz.outcome import Tails
+from tests.fuzz.tail import tail
 from tests.integration.flow import Pricing, Sinking
 
 # `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
@@ -31,9 +33,7 @@ fuzzed = settings(
 
 
 @pytest.fixture(scope="module")
-def pricing(
-    stack: Stack, topic_factory: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Pricing:
+def pricing(stack: Stack, topic_factory: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Pricing:
     return Pricing(
         config=stack.kafka,
         group=f"pricing-{uuid4().hex[:8]}",
@@ -43,6 +43,17 @@ def pricing(
         folder=_folder(tmp_path_factory),
         limits=Limits(run_records=1_000_000, chunk_records=7, chunk_bytes=2**20),
     )
+
+
+@pytest.fixture(scope="module")
+def tails(pricing: Pricing) -> Iterator[Tails]:
+    """What is new on rides_raw, rides_result and rides_dlq."""
+    with (
+        tail(pricing.config, pricing.source) as raw,
+        tail(pricing.config, pricing.result) as result,
+        tail(pricing.config, pricing.dlq) as dlq,
+    ):
+        yield raw, result, dlq
 
 
 @pytest.fixture(scope="module")

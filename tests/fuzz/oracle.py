@@ -45,7 +45,7 @@ class Members(list[tuple[str, Any]]):
     """An object with all its members, repeated ones too."""
 
 
-def judge(value: bytes | None) -> Verdict:
+def judge(value: bytes | None) -> Verdict:  # noqa: PLR0911 (one for each fault that ends the reading)
     """What the contract says about a message of rides_raw."""
     if not value:
         return _rejected("empty_value")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tests.helpers import DEADLINE_S, Config, Record
+from tests.helpers import DEADLINE_S, Config, Headers, Record
 
 
 class Tail:
@@ -44,11 +44,13 @@ class Tail:
         return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
-def _headers(message):
+def _headers(message: Message) -> Headers | None:
+    """None where a key is not UTF-8: those the client cannot read (see `jobs.kafka.dead_letter.headers_of`)."""
     try:
-        return message.headers()
+        (headers,) = map(Message.headers, [message])
     except (SystemError, UnicodeDecodeError):
         return None
+    return headers
 
 
 @contextmanager
@@ -62,6 +64,7 @@ def tail(config: Config, topic: str) -> Iterator[Tail]:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 10,
+            "receive.message.max.bytes": 1_000_000_000,
         }
     )
     try:

@@ -1,97 +1,27 @@
-"""Anything on rides_raw: each message ends in exactly one of rides_result and rides_dlq, and holds up none behind it."""
+"""Anything on rides_raw: each message ends in one of rides_result and rides_dlq, and holds up none behind it."""
 
 from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.messages import PARTITIONS, extremes, messages, values
-from tests.fuzz.oracle import Verdict, is_result_of, judge
-from tests.fuzz.tail import Tail, tail
-from tests.helpers import Raw, Record, keyed, produce, ride
+from tests.fuzz.messages import extremes, messages, values
+from tests.fuzz.outcome import Tails, end_once
+from tests.helpers import Raw
 from tests.integration.flow import Pricing
 
 pytestmark = pytest.mark.timeout(3600)
 
-WHY = "__connect.errors."
-WHY_NAMES = (
-    *("topic", "partition", "offset", "connector.name", "task.id", "stage"),
-    *("exception.class.name", "exception.message"),
-)
-
-
-@pytest.fixture(scope="module")
-def tails(pricing: Pricing) -> Iterator[tuple[Tail, Tail, Tail]]:
-    with ExitStack() as stack:
-        raw, result, dlq = (
-            stack.enter_context(tail(pricing.config, topic)) for topic in (pricing.source, pricing.result, pricing.dlq)
-        )
-        yield raw, result, dlq
-
 
 @fuzzed
 @given(sent=st.lists(messages(values), min_size=1, max_size=40))
-def test_every_message_ends_once(pricing: Pricing, tails: tuple[Tail, Tail, Tail], sent: list[Raw]) -> None:
+def test_every_message_ends_once(pricing: Pricing, tails: Tails, sent: list[Raw]) -> None:
     end_once(pricing, tails, sent)
 
 
 @fuzzed
 @given(sent=st.lists(messages(extremes) | messages(values), min_size=1, max_size=6))
-def test_deep_and_large_messages_end_once(
-    pricing: Pricing, tails: tuple[Tail, Tail, Tail], sent: list[Raw]
-) -> None:
+def test_deep_and_large_messages_end_once(pricing: Pricing, tails: Tails, sent: list[Raw]) -> None:
     end_once(pricing, tails, sent)
-
-
-def end_once(pricing: Pricing, tails: tuple[Tail, Tail, Tail], sent: list[Raw]) -> None:
-    """Send the messages with a good ride behind them in each partition, and hold what comes out against the oracle."""
-    last = [keyed(ride())._replace(partition=partition) for partition in range(PARTITIONS)]
-    produce(pricing.config, pricing.source, [*sent, *last])
-    pricing.run()
-    raws, results, dead = (found.new() for found in tails)
-    assert len(raws) == len(sent) + PARTITIONS
-    letters = {source_of(letter): letter for letter in dead}
-    assert len(letters) == len(dead), "no position twice"
-    wanted: dict[bytes | None, list[dict[str, Any]]] = defaultdict(list)
-    for raw in raws:
-        verdict = judge(raw.value)
-        letter = letters.pop((raw.partition, raw.offset), None)
-        if letter is not None:
-            check_letter(pricing, raw, letter, verdict)
-        else:
-            assert verdict.ride is not None, f"{raw.value!r:.500} is {verdict}, and has no dead letter"
-            wanted[verdict.ride["ride_id"].encode()].append(verdict.ride)
-    assert not letters, "every dead letter is of a message that was sent"
-    for result in results:
-        rides = wanted[result.key]
-        mine = [ride for ride in rides if is_result_of(ride, result.value or b"")]
-        assert mine, f"{result.value!r} is the result of none of {rides}"
-        rides.remove(mine[0])
-    assert not any(wanted.values()), "every good ride has its result"
-    assert all(any(result.key == raw.key for result in results) for raw in last)
-
-
-def source_of(letter: Record) -> tuple[int, int]:
-    """Partition and offset that a dead letter says it comes from. Its own headers may have the same names: the last counts."""
-    why = dict(letter.headers or [])
-    return int(why[WHY + "partition"] or b""), int(why[WHY + "offset"] or b"")
-
-
-def check_letter(pricing: Pricing, raw: Record, letter: Record, verdict: Verdict) -> None:
-    """A dead letter is the message byte for byte; behind its own headers stand those that say why."""
-    assert (letter.key, letter.value) == (raw.key, raw.value)
-    own = raw.headers or []
-    assert (letter.headers or [])[: len(own)] == own
-    why = dict((letter.headers or [])[len(own) :])
-    assert set(why) == {WHY + name for name in WHY_NAMES}
-    assert why[WHY + "topic"] == pricing.source.encode()
-    assert why[WHY + "exception.message"]
-    reason = (why[WHY + "exception.class.name"] or b"").decode()
-    assert reason in verdict.faults, f"{raw.value!r:.500} is {verdict}, not {reason}"

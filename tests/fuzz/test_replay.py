@@ -23,7 +23,9 @@ pytestmark = pytest.mark.timeout(3600)
 TOPIC = "__connect.errors.topic"
 MARK = "datastream.replayed"
 MAX_REPLAYS = 3
-marks = st.sampled_from([None, b"", b"0", b"1", b"2", b"3", b"007", b"-1", b"1.0", b" 1", b"\xb2", b"9" * 20, b"x", b"\xff"])
+marks = st.sampled_from(
+    [None, b"", b"0", b"1", b"2", b"3", b"007", b"-1", b"1.0", b" 1", b"\xb2", b"9" * 20, b"x", b"\xff"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,11 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     for record in letters.new():
         topic, times = source_of(record), times_replayed(record)
         if topic in {raw, result} and times < MAX_REPLAYS:
-            own = [(key, value) for key, value in record.headers or [] if key != MARK and not key.startswith("__connect.errors.")]
+            own = [
+                (key, value)
+                for key, value in record.headers or []
+                if key != MARK and not key.startswith("__connect.errors.")
+            ]
             wanted[topic, record.key, record.value, (*own, (MARK, b"%d" % (times + 1)))] += 1
         else:
             left += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.messages import extremes, foreign_values, good, messages
 from tests.fuzz.oracle import judge, judge_result
+from tests.fuzz.outcome import source_of
 from tests.fuzz.tail import Tail, tail
-from tests.fuzz.test_raw import source_of
 from tests.helpers import Raw, Record, keyed, produce, result, ride
 from tests.integration.flow import Pricing, Sinking
 
@@ -25,48 +24,51 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
-def tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
-    with ExitStack() as stack:
-        yield tuple(stack.enter_context(tail(sinking.config, topic)) for topic in (sinking.source, sinking.dlq))
+def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
+    """What is new on rides_result and rides_dlq."""
+    with tail(sinking.config, sinking.source) as result, tail(sinking.config, sinking.dlq) as dlq:
+        yield result, dlq
 
 
 @fuzzed
 @given(sent=st.lists(messages(foreign_values), max_size=25))
-def test_a_result_of_anyone_is_taken_or_refused(sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]) -> None:
+def test_a_result_of_anyone_is_taken_or_refused(
+    sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
+) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
-    arrive_once(sinking, tails)
+    arrive_once(sinking, sink_tails)
 
 
 @fuzzed
 @given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
 def test_deep_and_large_results_are_taken_or_refused(
-    sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]
+    sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
-    arrive_once(sinking, tails)
+    arrive_once(sinking, sink_tails)
 
 
 @fuzzed
 @given(sent=st.lists(messages(good()), max_size=25))
 def test_what_is_priced_reaches_both_sinks(
-    pricing: Pricing, sinking: Sinking, tails: tuple[Tail, Tail], sent: list[Raw]
+    pricing: Pricing, sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
     produce(pricing.config, pricing.source, [*sent, keyed(ride())])
     pricing.result = sinking.source
     pricing.run()
-    taken = arrive_once(sinking, tails)
+    taken = arrive_once(sinking, sink_tails)
     # Where the last digit decides (`Verdict`), the price may be one or not.
     certain = [judge(raw.value) for raw in sent]
     wanted = {found.ride["ride_id"] for found in certain if found.ride and not found.faults}
     assert wanted <= set(taken)
 
 
-def arrive_once(sinking: Sinking, tails: tuple[Tail, Tail]) -> list[str]:
+def arrive_once(sinking: Sinking, sink_tails: tuple[Tail, Tail]) -> list[str]:
     """Run the sinks and hold what they have against rides_result; the rides that they took."""
     sinking.prefix = f"tests/{uuid4().hex[:8]}/"
     sinking.run()
-    results, dead = (found.new() for found in tails)
+    results, dead = (found.new() for found in sink_tails)
     letters = {source_of(letter): letter for letter in dead}
     assert len(letters) == len(dead), "no position twice"
     rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(sinking)}
@@ -100,7 +102,9 @@ def exported(sinking: Sinking) -> list[dict[str, Any]]:
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row of Parquet by the names of rides_result."""
-    left = {name: value for name, value in row.items() if name not in {"agent_timestamp", "kafka_partition", "kafka_offset"}}
+    left = {
+        name: value for name, value in row.items() if name not in {"agent_timestamp", "kafka_partition", "kafka_offset"}
+    }
     for point in ("origin", "destination"):
         left[point] = {axis: left.pop(f"{point}_{axis}") for axis in ("lat", "lon")}
     return {**left, "ts": iso(row["ts"])}
