@@ -7,6 +7,9 @@ RATE ?= 100
 # How many rides `make bench` measures with, and further options (`.venv/bin/python -m benchmarks --help`).
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
+# How many batches of bad input each test of `make test-input` makes, and of which seed (default: another one each time).
+EXAMPLES ?= 200
+SEED ?=
 
 # The first of these that is there and that Airflow runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -128,7 +131,7 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-stack test-unit bench bench-freshness bench-scale requirements
+.PHONY: install install-tools install-dev lint format test test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -145,6 +148,9 @@ format: install-dev  ## Format the code
 test: install-dev  ## Run all tests, against real services that they start and stop themselves
 	@.venv/bin/pytest
 
+test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches for each test, SEED=7
+	@EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/fuzz --durations 8 --hypothesis-seed $(or $(SEED),$(shell date +%s))
+
 test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, kill parts of it, and remove it
 	@.venv/bin/pytest -x tests/stack
 
@@ -160,6 +166,9 @@ bench-freshness: install-dev  ## Measure the time from produce to searchable, on
 
 bench-scale: install-dev  ## Measure 10 k, 100 k, 1 M and 10 M rides: time per ride, peak memory (10 minutes)
 	@$(PY) -m benchmarks.scale
+
+sizing: install-tools  ## Print the tables of docs/sizing.md: MESSAGES_PER_S=100000, further options: python -m benchmarks.sizing --help
+	@$(PY) -m benchmarks.sizing $(if $(MESSAGES_PER_S),--messages-per-s $(MESSAGES_PER_S))
 
 requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@for set in dev local image tools; do \

@@ -21,7 +21,7 @@ from tests.fuzz.tail import tail
 from tests.integration.flow import Pricing, Sinking
 
 # `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
-EXAMPLES = int(os.environ.get("EXAMPLES") or 12)
+EXAMPLES = int(os.environ.get("EXAMPLES") or 8)
 
 fuzzed = settings(
     max_examples=EXAMPLES,

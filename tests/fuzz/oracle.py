@@ -144,6 +144,8 @@ def _depth(text: str) -> int:
         elif character in "[{":
             depth += 1
             deepest = max(deepest, depth)
+            if deepest > CERTAINLY_TOO_DEEP:
+                break
         elif character in "]}":
             depth -= 1
     return deepest

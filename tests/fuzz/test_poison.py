@@ -76,7 +76,7 @@ def test_the_largest_message_that_the_topic_takes(pricing: Pricing, tails: Tails
 def test_large_messages_that_were_small_on_the_way(pricing: Pricing, tails: Tails, codec: str) -> None:
     """The topic limits batches as they are compressed, so what is in them may be much larger than its limit."""
     producer = Producer({**pricing.config, "message.max.bytes": 1_000_000_000, "compression.type": codec})
-    for value in (bytes(20 * 2**20), b"[" * 20 * 2**20):
+    for value in (bytes(16 * 2**20), b"[" * 16 * 2**20):
         assert is_taken(producer, pricing.source, value)
     end_once(pricing, tails, [])
 
