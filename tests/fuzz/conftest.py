@@ -18,7 +18,7 @@ from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS
 from tests.fuzz.outcome import Tails
 from tests.fuzz.tail import tail
-from tests.integration.flow import Pricing, Sinking
+from tests.integration.flow import Exporting, Pricing, Sinking
 
 # `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
 EXAMPLES = int(os.environ.get("EXAMPLES") or 8)
@@ -72,11 +72,22 @@ def sinking(
         limits=Limits(run_records=1_000_000, chunk_records=7, chunk_bytes=2**20),
         elasticsearch=stack.elasticsearch,
         index=index,
-        gcs=stack.gcs,
-        bucket=stack.bucket,
-        prefix="",
     )
     stack.elasticsearch.indices.delete(index=index, ignore_unavailable=True)
+
+
+@pytest.fixture(scope="module")
+def exporting(stack: Stack, sinking: Sinking) -> Exporting:
+    return Exporting(
+        config=stack.kafka,
+        group=f"{sinking.group}.PutGCP",
+        source=sinking.source,
+        dlq=sinking.dlq,
+        folder=sinking.folder.child("PutGCP"),
+        limits=sinking.limits,
+        gcs=stack.gcs,
+        bucket=stack.bucket,
+    )
 
 
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:

@@ -18,7 +18,7 @@ from tests.fuzz.oracle import judge, judge_result
 from tests.fuzz.outcome import source_of
 from tests.fuzz.tail import Tail, tail
 from tests.helpers import Raw, Record, keyed, produce, result, ride
-from tests.integration.flow import Pricing, Sinking
+from tests.integration.flow import Exporting, Pricing, Sinking
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -33,45 +33,46 @@ def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
 @fuzzed
 @given(sent=st.lists(messages(foreign_values), max_size=25))
 def test_a_result_of_anyone_is_taken_or_refused(
-    sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
+    sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
-    arrive_once(sinking, sink_tails)
+    arrive_once(sinking, exporting, sink_tails)
 
 
 @fuzzed
 @given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
 def test_deep_and_large_results_are_taken_or_refused(
-    sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
+    sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
-    arrive_once(sinking, sink_tails)
+    arrive_once(sinking, exporting, sink_tails)
 
 
 @fuzzed
 @given(sent=st.lists(messages(good()), max_size=25))
 def test_what_is_priced_reaches_both_sinks(
-    pricing: Pricing, sinking: Sinking, sink_tails: tuple[Tail, Tail], sent: list[Raw]
+    pricing: Pricing, sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
     produce(pricing.config, pricing.source, [*sent, keyed(ride())])
     pricing.result = sinking.source
     pricing.run()
-    taken = arrive_once(sinking, sink_tails)
+    taken = arrive_once(sinking, exporting, sink_tails)
     # Where the last digit decides (`Verdict`), the price may be one or not.
     certain = [judge(raw.value) for raw in sent]
     wanted = {found.ride["ride_id"] for found in certain if found.ride and not found.faults}
     assert wanted <= set(taken)
 
 
-def arrive_once(sinking: Sinking, sink_tails: tuple[Tail, Tail]) -> list[str]:
+def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail]) -> list[str]:
     """Run the sinks and hold what they have against rides_result; the rides that they took."""
-    sinking.prefix = f"tests/{uuid4().hex[:8]}/"
+    exporting.prefix = f"tests/{uuid4().hex[:8]}/"
     sinking.run()
+    exporting.run()
     results, dead = (found.new() for found in sink_tails)
     letters = {source_of(letter): letter for letter in dead}
     assert len(letters) == len(dead), "no position twice"
-    rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(sinking)}
+    rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(exporting)}
     newest: dict[str, dict[str, Any]] = {}
     for message in results:
         position = message.partition, message.offset
@@ -96,8 +97,8 @@ def arrive_once(sinking: Sinking, sink_tails: tuple[Tail, Tail]) -> list[str]:
     return list(newest)
 
 
-def exported(sinking: Sinking) -> list[dict[str, Any]]:
-    return [row for content in sinking.objects().values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+def exported(exporting: Exporting) -> list[dict[str, Any]]:
+    return [row for content in exporting.objects().values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

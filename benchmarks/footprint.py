@@ -1,0 +1,101 @@
+"""Measures what a ride takes on the disks of Kafka, Elasticsearch and Cloud Storage: `python -m benchmarks.footprint`.
+
+docs/sizing.md reckons with its figures.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from benchmarks.sinks import MemoryStorage
+from benchmarks.stacks import own_stack, wide_console
+from infra.local import elasticsearch, kafka
+from jobs.clients import elasticsearch_admin, kafka_config
+from jobs.kafka.consume import Limits, stage
+from jobs.kafka.publish import Outlet, publish
+from jobs.rides.compute import compute
+from jobs.rides.distance import haversine
+from jobs.rides.export import put_gcs
+from jobs.rides.index import put_elasticsearch
+from jobs.rides.transform import transform
+from jobs.settings import ROOT, Settings
+from jobs.staging import Folder, Manifest
+
+console = wide_console()
+
+
+def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them bad.", min=1000)] = 100_000) -> None:
+    """Send rides through a Kafka and an Elasticsearch of their own, and print what they take on disk."""
+    with own_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
+        _produce(settings, rides)
+        storage = MemoryStorage()
+        counts = _move(settings, storage)
+        _report(settings, storage, counts)
+
+
+def _produce(settings: Settings, rides: int) -> None:
+    command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1", "--spread", "59m"]
+    command += ["--count", str(rides), "--faulty", "0.01", "--bootstrap-servers", settings.bootstrap_servers]
+    subprocess.run(command, check=True)
+
+
+def _move(settings: Settings, storage: MemoryStorage) -> dict[str, int]:
+    """Take the rides all the way; how many messages each topic holds."""
+    config = kafka_config(settings)
+    folder = Folder(settings.staging)
+    limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
+
+    def staged(topic: str) -> Manifest:
+        found = stage(
+            config, topic, f"footprint-{topic}", folder.child(topic), limits,
+            wait_s=0, is_planned=False, has_output=lambda _: False,
+        )  # fmt: skip
+        if found.manifest is None:
+            raise SystemExit(f"There is nothing on {topic}.")
+        return found.manifest
+
+    _, computed = compute(staged(settings.raw_topic), haversine, folder.child("computed"))
+    outlet = Outlet(settings.result_topic, settings.dlq_topic, "footprint", "ComputeCostTravel", "TRANSFORMATION")
+    published = publish(config, computed, outlet)
+    results = staged(settings.result_topic)
+    _, transformed = transform(results, folder.child("transformed"))
+    put_elasticsearch(
+        elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
+    )
+    put_gcs(storage, "memory", settings.gcs_prefix, results)
+    return {
+        settings.raw_topic: computed.records,
+        settings.result_topic: published.results,
+        settings.dlq_topic: published.rejects.total(),
+    }
+
+
+def _report(settings: Settings, storage: MemoryStorage, counts: dict[str, int]) -> None:
+    table = Table("what", "count", "bytes", "bytes each")
+    row = partial(_row, table)
+    for topic, count in counts.items():
+        logs = settings.datastream_state.glob(f"kafka/**/{topic}-*/*.log")
+        row(f"{topic} on Kafka's disk", count, sum(path.stat().st_size for path in logs))
+    client = elasticsearch_admin(settings)
+    index = settings.rides_index
+    client.indices.refresh(index=index)
+    client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
+    primaries: dict[str, Any] = client.indices.stats(index=index, metric=["store", "docs"])["_all"]["primaries"]
+    row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
+    objects = storage.bucket("memory").objects
+    row(f"rows in Parquet, {len(objects)} objects", storage.rows, sum(map(len, objects.values())))
+    console.print(table)
+
+
+def _row(table: Table, what: str, count: int, size: int) -> None:
+    table.add_row(what, f"{count:,}", f"{size:,}", f"{size / count:,.1f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
