@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.kafka.claim import Claim
-from jobs.kafka.dead_letter import headers_of
+from jobs.kafka.dead_letter import headers_of_all
 
 T = TypeVar("T")
 
@@ -226,10 +226,7 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
 
 def _headers(messages: list[Message]) -> pa.ListArray:
     kind = MESSAGE_SCHEMA.field("headers").type
-    try:
-        all_headers = list(map(Message.headers, messages))
-    except (SystemError, UnicodeDecodeError):
-        all_headers = list(map(headers_of, messages))
+    all_headers = headers_of_all(messages)
     if not any(all_headers):
         return pa.nulls(len(messages), kind)
     return pa.array(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import methodcaller
 
 import msgspec
 from confluent_kafka import Message
@@ -33,20 +32,33 @@ class Origin(msgspec.Struct, frozen=True):
     stage: str
 
 
-# Where a key is not UTF-8 the client returns something and leaves an exception behind. The interpreter's own calls do
-# not notice, once they are specialised, and it comes up somewhere later; a call from C is checked: SystemError.
-_read_headers = methodcaller("headers")
-
-
 def headers_of(message: Message) -> Headers | None:
     """A message's headers; None where it has none, and where a key is not UTF-8: the client cannot read those."""
-    try:
-        headers: Headers | None = _read_headers(message)
-    except (SystemError, UnicodeDecodeError):
-        where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
-        log.warning("%s: its headers cannot be read, one has a key that is not UTF-8; it goes on without them", where)
-        return None
+    (headers,) = headers_of_all([message])
     return headers
+
+
+def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
+    """The headers of each message, as `headers_of` gives them.
+
+    Where a key is not UTF-8, confluent-kafka returns a list with holes and leaves an exception behind. A call from C,
+    as map makes it, notices (SystemError), one from Python does not. And it keeps the list: who reads the message again
+    gets it without an exception, and the interpreter crashes. So it is taken away.
+    """
+    found: list[Headers | None] = []
+    reading = map(Message.headers, messages)
+    while len(found) < len(messages):
+        try:
+            found.extend(reading)
+        except (SystemError, UnicodeDecodeError):
+            message = messages[len(found)]
+            message.set_headers(None)
+            found.append(None)
+            where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+            log.warning(
+                "%s: its headers have a key that is not UTF-8 and cannot be read; it goes on without them", where
+            )
+    return found
 
 
 def error_headers(origin: Origin, reason: str, message: str, stacktrace: str | None = None) -> Headers:

@@ -45,7 +45,7 @@ class Tail:
 
 
 def _headers(message: Message) -> Headers | None:
-    """None where a key is not UTF-8: those the client cannot read (see `jobs.kafka.dead_letter.headers_of`)."""
+    """None where a key is not UTF-8: the client has no answer then (see `jobs.kafka.dead_letter.headers_of_all`)."""
     try:
         (headers,) = map(Message.headers, [message])
     except (SystemError, UnicodeDecodeError):
