@@ -21,6 +21,7 @@ from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.kafka.claim import Claim
 from jobs.kafka.dead_letter import headers_of_all
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # A message as it was: offset, timestamp in milliseconds since 1970, key, value and headers, byte for byte.
@@ -197,12 +198,12 @@ def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: l
     )
 
 
-def prefetched(load: Callable[[Chunk], T], chunks: Iterable[Chunk], *, ahead: int = 1) -> Iterator[tuple[Chunk, T]]:
-    """Each chunk with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
+def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
+    """Each item with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
     with ThreadPoolExecutor(max_workers=ahead) as pool:
-        loading: deque[tuple[Chunk, Future[T]]] = deque()
-        for chunk in chunks:
-            loading.append((chunk, pool.submit(load, chunk)))
+        loading: deque[tuple[S, Future[T]]] = deque()
+        for item in items:
+            loading.append((item, pool.submit(load, item)))
             if len(loading) > ahead:
                 ready, future = loading.popleft()
                 yield ready, future.result()

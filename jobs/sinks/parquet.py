@@ -64,6 +64,36 @@ def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
         return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
 
 
+def objects(client: storage.Client, bucket: str, prefix: str) -> list[storage.Blob]:
+    """The Parquet objects under the prefix, by name.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError
+    """
+    with explained(client, f"listing bucket {bucket}"):
+        found = client.list_blobs(bucket, prefix=join(prefix, ""), retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+        return [blob for blob in found if blob.name.endswith(".parquet")]
+
+
+def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows of an object as one batch.
+
+    Raises:
+        ConfigurationError: it is no Parquet file with this schema.
+        ServiceUnavailableError: it could not be read.
+    """
+    url = f"gs://{blob.bucket.name}/{blob.name}"
+    with explained(blob.client, f"reading {url}"):
+        content = blob.download_as_bytes(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except pa.ArrowInvalid as error:
+        raise ConfigurationError(f"{url} is no Parquet file ({error}). Move it elsewhere.") from error
+    if not table.schema.equals(schema):
+        raise ConfigurationError(f"{url} is not of this pipeline: its columns are others. Move it elsewhere.")
+    return pa.concat_batches([pa.RecordBatch.from_pylist([], schema=schema), *table.to_batches()])
+
+
 def join(prefix: str, name: str) -> str:
     """Join with exactly one slash: `a//b` and `a/b` are two objects."""
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
