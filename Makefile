@@ -130,6 +130,11 @@ dlq: install-tools  ## Show the latest dead letters and why they are there: COUN
 dlq-replay: install-tools  ## Send dead letters back to their source topic, each once
 	@$(PY) -m jobs dlq-replay
 
+##@ Operations that repair (docs/runbook_kafka.md)
+.PHONY: reindex
+reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may run meanwhile
+	@$(PY) -m jobs reindex
+
 ##@ Development
 .PHONY: install install-tools install-dev lint format test test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements
 install-tools: .venv/.tools.stamp

@@ -258,6 +258,22 @@ def _print_ledger(found: Ledger, path: Path) -> None:
 
 
 @app.command()
+def reindex() -> None:
+    """Rebuild the Elasticsearch index from Parquet, id for id. The DAGs may run meanwhile; harmless to repeat."""
+    from jobs.rides.reindex import reindex as rebuild
+
+    settings = configuration.load()
+    with _progress() as progress:
+        bar = progress.add_task("objects read", total=None)
+        clients = elasticsearch_admin(settings), storage_client(settings)
+        done = rebuild(settings, *clients, lambda read, total: progress.update(bar, completed=read, total=total))
+    console.print(f"Indexed {done.rows - done.refused:,} rows of {done.objects:,} objects into {settings.rides_index}.")
+    console.print(f"It holds {done.documents:,} rides, each in its latest version.")
+    if done.refused:
+        console.print(f"{done.refused:,} rows were refused, for example: {escape(done.refusal)}", soft_wrap=True)
+
+
+@app.command()
 def report() -> None:
     """Write the report page from Elasticsearch's aggregations."""
     from jobs.rides.report import write_report
