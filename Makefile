@@ -131,9 +131,14 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Operations that repair (docs/runbook_kafka.md)
-.PHONY: reindex
+.PHONY: reindex cleanup
 reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may run meanwhile
 	@$(PY) -m jobs reindex
+
+cleanup: install-tools  ## Delete what is older than .env keeps (the stack does so daily); DRY_RUN=1 only tells
+	@if test -n "$$(docker compose ps --quiet --status running airflow-cleanup 2>/dev/null)"; \
+		then docker compose exec airflow-cleanup python -m infra.cleanup $(if $(DRY_RUN),--dry-run); \
+		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
 .PHONY: install install-tools install-dev lint format test test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     export_max_age_s: Annotated[float, Field(ge=0)] = 300
     staging_url: str = ""
 
+    # Days; 0 keeps everything.
+    rides_index_retention_days: Annotated[int, Field(ge=0)] = 0
+    airflow_retention_days: Annotated[int, Field(ge=0)] = 7
+
     @field_validator("datastream_state")
     @classmethod
     def _absolute(cls, path: Path) -> Path:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from types import FrameType
 from typing import Annotated
@@ -123,6 +124,17 @@ def env() -> None:
     """Print the environment of Airflow and its tasks: eval "$(python -m infra.local env)"."""
     for name, value in sorted(airflow.airflow_environment(_settings()).items()):
         print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def cleanup(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+) -> None:
+    """Delete what is older than .env keeps (*_RETENTION_DAYS), now; the stack does so once a day by itself."""
+    settings = _settings()
+    environment = os.environ | airflow.airflow_environment(settings)
+    command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
+    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 @app.command()

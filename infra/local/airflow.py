@@ -1,4 +1,4 @@
-"""Airflow on SQLite: API server, scheduler (LocalExecutor), DAG processor and triggerer."""
+"""Airflow on SQLite: API server, scheduler (LocalExecutor), DAG processor and triggerer, and what cleans up."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from jobs.settings import LOOPBACK, ROOT, Settings
 NAME = "airflow"
 MIGRATE_TIMEOUT_S = 300
 
-# Components, with what `airflow` is given to start each. None serves logs over HTTP: all share one log folder, and two
-# stacks would fight for the fixed ports.
+# Components, with what `python -m` is given to start each. None serves logs over HTTP: all share one log folder, and
+# two stacks would fight for the fixed ports.
 COMPONENTS = {
-    "api-server": ["api-server"],
-    "scheduler": ["scheduler", "--skip-serve-logs"],
-    "dag-processor": ["dag-processor"],
-    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "api-server": ["airflow", "api-server"],
+    "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
+    "dag-processor": ["airflow", "dag-processor"],
+    "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
+    "cleanup": ["infra.cleanup", "--daily"],
 }
 
 # The image for Docker reads the same file.
@@ -62,7 +63,7 @@ def _processes(settings: Settings) -> tuple[Process, ...]:
     return tuple(
         Process(
             name=f"{NAME}-{component}",
-            command=[sys.executable, "-m", "airflow", *arguments],
+            command=[sys.executable, "-m", *arguments],
             environment=variables,
             folder=where.airflow,
             files={_passwords_file(where): passwords},

@@ -32,7 +32,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Service:
-    """What a user starts: one process, or Airflow's four.
+    """What a user starts: one process, or Airflow's five.
 
     `build` makes the processes, and with them generated secrets and ports: only call it to start them. `prepare` runs
     before they start (format a disk, migrate a database); `fault` tells why the service is not ready, or None when it

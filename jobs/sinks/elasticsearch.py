@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from elastic_transport import TransportError
 from elasticsearch import ApiError, BadRequestError, Elasticsearch, NotFoundError
+from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
@@ -42,6 +43,7 @@ _DOCUMENT_FAULTS = {
     "action_request_validation_exception",
 }
 _VERSION_CONFLICT = 409  # a newer version is there already
+_GONE = 404
 _FORBIDDEN = 403
 # Right after a node's start also the answer to a right password: its own index of users is not there yet.
 _UNKNOWN_USER = 401
@@ -141,6 +143,43 @@ def bulk(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, 
         for start, refused in zip(starts, sent, strict=True):
             refusals.update({start + row: message for row, message in refused.items()})
     return refusals
+
+
+def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> int:
+    """Delete the documents that a query finds and that nobody changes meanwhile; how many those were.
+
+    (Not by _delete_by_query, which the node without Docker does not have.)
+
+    Raises:
+        ConfigurationError: the client may not delete from the index.
+        ServiceUnavailableError: not all were deleted; doing it again is harmless.
+    """
+    with explained(client, f"deleting from {index}"):
+        client.indices.refresh(index=index, ignore_unavailable=True)
+        found = scan(
+            client,
+            {"query": query, "_source": False, "seq_no_primary_term": True},
+            index=index,
+            size=_DOCUMENTS_PER_REQUEST,
+            ignore_unavailable=True,
+        )
+        deletions = (
+            {
+                "_op_type": "delete",
+                "_index": hit["_index"],
+                "_id": hit["_id"],
+                "if_seq_no": hit["_seq_no"],
+                "if_primary_term": hit["_primary_term"],
+            }
+            for hit in found
+        )
+        deleted = 0
+        answers = streaming_bulk(client, deletions, chunk_size=_DOCUMENTS_PER_REQUEST, raise_on_error=False)
+        for is_deleted, answer in answers:
+            deleted += is_deleted
+            if not is_deleted and answer["delete"]["status"] not in (_VERSION_CONFLICT, _GONE):
+                raise _RefusedForNowError(str(answer["delete"]))
+    return deleted
 
 
 def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:

@@ -478,3 +478,30 @@ def test_hooks_take_their_connections(airflow: None, stack: Stack, monkeypatch: 
     assert KafkaHook(name).config() == {"bootstrap.servers": "a:1", "client.id": "me"}
     assert KafkaHook("kafka_local").config()["bootstrap.servers"] == stack.bootstrap_servers
     assert ElasticsearchHook("es_local").get_conn.info()["version"]["number"].startswith("9.")
+
+
+# --- Cleaning up -------------------------------------------------------------------------------
+
+
+def test_old_runs_leave_the_database(dags: Dags) -> None:
+    from airflow.models import DagRun, TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select, update
+
+    from infra.cleanup import clean_database
+
+    def held() -> tuple[set[str], set[str]]:
+        with create_session() as session:
+            return set(session.scalars(select(DagRun.run_id))), set(session.scalars(select(TaskInstance.run_id)))
+
+    produce(dags.stack.kafka, dags.raw, [keyed(ride())])
+    old, new = dags.run("dag_compute_cost")[1], dags.run("dag_compute_cost")[1]
+    with create_session() as session:
+        long_ago = new.start_date - timedelta(days=8)
+        session.execute(update(DagRun).where(DagRun.run_id == old.run_id).values(start_date=long_ago))
+    assert "would delete 1 of dag_run" in clean_database(dags.stack.settings, True)
+    assert old.run_id in held()[0]
+    assert "deleted 1 of dag_run" in clean_database(dags.stack.settings, False)
+    runs, tasks = held()
+    assert old.run_id not in runs | tasks
+    assert new.run_id in runs & tasks

@@ -1,0 +1,151 @@
+"""Delete what is older than the settings keep: `python -m infra.cleanup`, in the environment of Airflow's processes.
+
+Rides in Elasticsearch, rows of Airflow's metadata database, Airflow's log files. A process of the stack and not a DAG:
+tasks of Airflow 3 have no access to its database.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.settings import Settings, load
+
+console = Console()
+
+# What grows with each run. Not `dag`: after a week's stop its rows look old, and toggles would be forgotten with them.
+_TABLES = ("dag_run", "log", "job", "asset_event", "callback", "xcom", "import_error", "session", "revoked_token")
+# A transaction of `airflow db clean`; SQLite has one writer, and the scheduler waits for it meanwhile.
+_BATCH_ROWS = 5_000
+_DATABASE_TIMEOUT_S = 3600
+
+# A stack that has just started has better things to do.
+_FIRST_AFTER_S = 600
+_DAY_S = 24 * 60 * 60
+_AGAIN_AFTER_S = 3600
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    daily: Annotated[bool, typer.Option("--daily", help="Stay, and do it once a day.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+) -> None:
+    """Delete old rides in Elasticsearch, old rows of Airflow's database and old logs, as the settings say."""
+    if not daily:
+        raise typer.Exit(not clean_up(dry_run=dry_run))
+    pause = _FIRST_AFTER_S
+    while True:
+        time.sleep(pause)
+        # In a process of its own: what stays all day holds no library that it needs for a minute.
+        command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
+        pause = _AGAIN_AFTER_S if subprocess.run(command, check=False).returncode else _DAY_S
+
+
+def clean_up(*, dry_run: bool) -> bool:
+    """Do all there is to do, and print it; whether everything succeeded. One failure does not stop the others."""
+    done = True
+    for title, work in (
+        ("Elasticsearch", clean_index),
+        ("Airflow's database", clean_database),
+        ("Airflow's logs", clean_logs),
+    ):
+        try:
+            text = work(load(), dry_run)
+        except DatastreamError as error:
+            text, done = f"[red]error:[/] {escape(str(error))}", False
+        console.print(f"{title}: {text}", soft_wrap=True, highlight=False)
+    return done
+
+
+def clean_index(settings: Settings, dry_run: bool) -> str:
+    """Rides by the time of their ingestion: see `jobs.rides.retention`."""
+    from jobs.clients import elasticsearch_admin, kafka_config  # noqa: PLC0415
+    from jobs.rides.retention import delete_expired  # noqa: PLC0415
+
+    found = delete_expired(settings, kafka_config(settings), elasticsearch_admin(settings), dry_run=dry_run)
+    if found is None:
+        return "everything is kept (RIDES_INDEX_RETENTION_DAYS=0)"
+    waiting = f"; {found.waiting:,} stay until Kafka has deleted their results" if found.waiting else ""
+    return f"{_verb(dry_run)} {found.deleted:,} rides ingested before {found.before:%F %T}Z{waiting}"
+
+
+def clean_database(settings: Settings, dry_run: bool) -> str:
+    """`airflow db clean`: what it deletes, it does not archive.
+
+    Raises:
+        ServiceUnavailableError: it failed; what it had deleted by then is deleted.
+    """
+    if not settings.airflow_retention_days:
+        return "everything is kept (AIRFLOW_RETENTION_DAYS=0)"
+    before = _before(settings)
+    command = [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure"]
+    command += ["--clean-before-timestamp", before.isoformat(), "--tables", ",".join(_TABLES)]
+    command += ["--dry-run"] if dry_run else ["--batch-size", str(_BATCH_ROWS)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DATABASE_TIMEOUT_S)
+    if result.returncode:
+        end = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
+        raise ServiceUnavailableError(f"`airflow db clean` failed. It is safe to try again.\n{end}")
+    rows = re.findall(r"Checking table (\w+)\s+Found (\d+) rows", result.stdout)
+    found = ", ".join(f"{int(count):,} of {table}" for table, count in rows if int(count)) or "no rows"
+    return f"{_verb(dry_run)} {found}, from before {before:%F %T}Z"
+
+
+def clean_logs(settings: Settings, dry_run: bool) -> str:
+    """Log files that nobody has written to since, and the folders that are empty without them."""
+    if not settings.airflow_retention_days:
+        return "everything is kept (AIRFLOW_RETENTION_DAYS=0)"
+    before = _before(settings)
+    files = size = 0
+    for bytes_of_file in _old_files(_log_folder(), before, delete=not dry_run):
+        files += 1
+        size += bytes_of_file
+    return f"{_verb(dry_run)} {files:,} files ({size / 1e6:.1f} MB) last written before {before:%F %T}Z"
+
+
+def _old_files(root: Path, before: datetime, *, delete: bool) -> Iterator[int]:
+    """The size of each file that was last written before a moment."""
+    # All is looked at before anything goes: a deletion is a change of the folder, too.
+    folders = [(Path(path), _modified(Path(path)) < before, names) for path, _, names in os.walk(root, topdown=False)]
+    for folder, is_old, names in folders:
+        for file in map(folder.joinpath, names):
+            if _modified(file) < before:
+                yield file.lstat().st_size
+                if delete:
+                    file.unlink()
+        if delete and is_old and folder != root and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _log_folder() -> Path:
+    home = os.environ.get("AIRFLOW_HOME", "~/airflow")
+    return Path(os.environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", f"{home}/logs")).expanduser()
+
+
+def _modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+
+
+def _before(settings: Settings) -> datetime:
+    return datetime.now(UTC) - timedelta(days=settings.airflow_retention_days)
+
+
+def _verb(dry_run: bool) -> str:
+    return "would delete" if dry_run else "deleted"
+
+
+if __name__ == "__main__":
+    app()
