@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -204,16 +205,9 @@ def ledger() -> None:
 
     settings = configuration.load()
     with _progress() as progress:
-        bars = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(f"counting {name}")
-            progress.update(bars[name], completed=done, total=total)
-
         clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)
         try:
-            found = take_ledger(settings, *clients, show)
+            found = take_ledger(settings, *clients, _bars(progress, "counting"))
         except DatastreamError as error:
             _print_error(error)
             raise typer.Exit(CANNOT_BE_TOLD) from error
@@ -264,11 +258,15 @@ def reindex() -> None:
 
     settings = configuration.load()
     with _progress() as progress:
-        bar = progress.add_task("objects read", total=None)
-        clients = elasticsearch_admin(settings), storage_client(settings)
-        done = rebuild(settings, *clients, lambda read, total: progress.update(bar, completed=read, total=total))
-    console.print(f"Indexed {done.rows - done.refused:,} rows of {done.objects:,} objects into {settings.rides_index}.")
-    console.print(f"It holds {done.documents:,} rides, each in its latest version.")
+        clients = kafka_config(settings), elasticsearch_admin(settings), storage_client(settings)
+        done = rebuild(settings, *clients, _bars(progress, "reading"))
+    console.print(
+        f"Read {done.rows:,} rows of {done.objects:,} objects and {done.results:,} results that wait for their export. "
+        f"{settings.rides_index} holds {done.documents:,} rides, each in its latest version.",
+        soft_wrap=True,
+    )
+    if done.expired:
+        console.print(f"{done.expired:,} rows are older than {settings.rides_index_retention_days} days: left out.")
     if done.refused:
         console.print(f"{done.refused:,} rows were refused, for example: {escape(done.refusal)}", soft_wrap=True)
 
@@ -383,6 +381,18 @@ def dlq_replay(
 def _progress() -> Progress:
     columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
+
+
+def _bars(progress: Progress, doing: str) -> Callable[[str, int, int], None]:
+    """Shows a bar for each name that it is told of, with how much is done and how much there is."""
+    bars: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in bars:
+            bars[name] = progress.add_task(f"{doing} {name}")
+        progress.update(bars[name], completed=done, total=total)
+
+    return show
 
 
 def main() -> None:

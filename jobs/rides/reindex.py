@@ -1,4 +1,7 @@
-"""Rebuilding the Elasticsearch index from Parquet, id for id: the same documents under the same versions."""
+"""Rebuilding the Elasticsearch index, id for id: the same documents under the same versions.
+
+Parquet holds what is exported; what is indexed and still waits for its export comes from rides_result.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +9,117 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from elasticsearch import Elasticsearch
 from google.cloud import storage
 
+from jobs.kafka.claim import Claim, bounds, committed, partitions, read
+from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.rides.index import TEMPLATE
-from jobs.rides.transform import SINK_SCHEMA, documents
+from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.retention import expiry
+from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
 from jobs.sinks.parquet import check_bucket, objects, read_rows
-from jobs.staging import prefetched
+from jobs.staging import message_batch, prefetched
 
-# Objects are read side by side; a bulk is of so many rows or more, since many objects hold a few hundred only.
+# Objects are read side by side; a bulk is of so many rows or more, since many objects may hold a few hundred only.
 _READ_AHEAD = 8
 _BULK_ROWS = 50_000
 
+Progress = Callable[[str, int, int], object]
+
 
 class Reindexed(msgspec.Struct):
-    """How many objects and rows were read, how many rows were refused (and why the first one), what the index holds."""
+    """How many objects, rows of them and results from Kafka were read, and how many rides the index holds now.
+
+    `refused` is how many Elasticsearch did not take, `refusal` what it said of the first, `expired` how many are older
+    than RIDES_INDEX_RETENTION_DAYS and were left out.
+    """
 
     objects: int = 0
     rows: int = 0
+    results: int = 0
+    expired: int = 0
     refused: int = 0
     refusal: str = ""
     documents: int = 0
 
 
 def reindex(
-    settings: Settings, elasticsearch: Elasticsearch, gcs: storage.Client, progress: Callable[[int, int], object]
+    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, progress: Progress
 ) -> Reindexed:
-    """Index every row of every object under the prefix; makes the index by its template if there is none.
+    """Index every row that the pipeline has indexed before; makes the index by its template if there is none.
 
     A row's version is its Kafka offset, so the newest row of a ride stays, in whatever order they come, and what
     dag_index_and_export writes meanwhile.
 
     Args:
         elasticsearch: may apply the template and write.
-        progress: told how many objects are read, and how many there are.
+        progress: told what is being read, how much of it is done and how much there is.
 
     Raises:
         ConfigurationError: an object is not of this pipeline, or the index holds another mapping.
         ServiceUnavailableError: not all is indexed; doing it again is harmless.
     """
-    index = settings.rides_index
+    index, oldest = settings.rides_index, expiry(settings)
     apply_template(elasticsearch, index, TEMPLATE)
     check_bucket(gcs, settings.bucket)
     done = Reindexed()
-    blobs = objects(gcs, settings.bucket, settings.gcs_prefix)
-
-    def read() -> Iterator[pa.RecordBatch]:
-        for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
-            yield rows
-            done.objects += 1
-            progress(done.objects, len(blobs))
-
-    progress(0, len(blobs))
-    for rows in _joined(read(), _BULK_ROWS):
-        refusals = bulk(elasticsearch, index, actions(rows["ride_id"], rows["kafka_offset"], documents(rows)))
-        done.rows += len(rows)
+    # First the offsets, then the objects: what is exported in between is read twice, never missed.
+    waiting = _indexed_and_not_exported(settings, config)
+    rows = _rows_of_objects(settings, gcs, done, progress), _rows_of_results(settings, config, waiting, done, progress)
+    for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
+        kept = batch if oldest is None else batch.filter(pc.greater_equal(batch["agent_timestamp"], pa.scalar(oldest)))
+        refusals = bulk(elasticsearch, index, actions(kept["ride_id"], kept["kafka_offset"], documents(kept)))
+        done.expired += len(batch) - len(kept)
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
     with explained(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
     return done
+
+
+def _rows_of_objects(
+    settings: Settings, gcs: storage.Client, done: Reindexed, progress: Progress
+) -> Iterator[pa.RecordBatch]:
+    blobs = objects(gcs, settings.bucket, settings.gcs_prefix)
+    for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
+        done.objects += 1
+        done.rows += len(rows)
+        yield rows
+        progress("objects", done.objects, len(blobs))
+
+
+def _indexed_and_not_exported(settings: Settings, config: Config) -> list[Claim]:
+    topic = settings.result_topic
+    with broker_errors(config, f"reading the offsets of {topic}"):
+        with consumer(config, INDEX_GROUP) as client:
+            of = partitions(client, topic)
+            within = bounds(client, topic, of)
+            indexed = committed(client, topic, of)
+        with consumer(config, EXPORT_GROUP) as client:
+            exported = committed(client, topic, of)
+    claims = [Claim(it, max(exported[it].offset or 0, within[it].low), indexed[it].offset or 0) for it in of]
+    return [claim for claim in claims if claim.start < claim.end]
+
+
+def _rows_of_results(
+    settings: Settings, config: Config, claims: list[Claim], done: Reindexed, progress: Progress
+) -> Iterator[pa.RecordBatch]:
+    topic = settings.result_topic
+    offsets = sum(claim.end - claim.start for claim in claims)
+    passed = 0
+    with broker_errors(config, f"reading {topic}"), consumer(config, "reindex") as client:
+        for claim in claims:
+            for messages in read(client, topic, claim):
+                rows, _ = flatten(message_batch(messages), claim.partition)
+                done.results += len(rows)
+                yield rows
+                progress("results", passed + messages[-1].offset() + 1 - claim.start, offsets)
+            passed += claim.end - claim.start
 
 
 def _joined(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.RecordBatch]:

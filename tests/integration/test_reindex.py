@@ -2,95 +2,170 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import ConfigurationError
 from jobs.rides import reindex as module
+from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.reindex import Reindexed, reindex
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.helpers import keyed, produce, result, until
-from tests.integration.flow import Sinking
+from tests.integration.flow import Exporting, Sinking
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def send(sinking: Sinking) -> None:
-    """Rides of several hours, some of them sent twice, and some sent later once more with another price."""
-    hours = ["2026-01-05T08:15:30.123456Z", "2026-01-05T09:00:00.000000Z", "0001-01-01T00:00:00.000000Z"]
-    rides = [result(ts=hour) for hour in hours for _ in range(20)]
-    produce(sinking.config, sinking.source, [keyed(ride) for ride in [*rides, *rides[::3]]])
-    sinking.run()
-    produce(sinking.config, sinking.source, [keyed(ride | {"price_total": 99.25}) for ride in rides[::4]])
-    sinking.run()
+def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
+    return [row for content in objects.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
-def run(stack: Stack, sinking: Sinking) -> Reindexed:
-    update = {"rides_index": sinking.index, "gcs_bucket": sinking.bucket, "gcs_prefix": sinking.prefix}
-    settings = stack.settings.model_copy(update=update)
-    return reindex(settings, sinking.elasticsearch, sinking.gcs, lambda *_: None)
+def stamp(moment: datetime) -> str:
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def test_a_lost_index_comes_back_as_it_was(stack: Stack, sinking: Sinking) -> None:
-    send(sinking)
-    before, mapping = sinking.documents(), sinking.elasticsearch.indices.get_mapping(index=sinking.index).body
+@dataclass
+class Sinks:
+    """Both sinks of one topic, under the groups that a reindex looks at."""
+
+    stack: Stack
+    sinking: Sinking
+    exporting: Exporting
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The settings that lead to them."""
+        return {
+            "rides_index": self.sinking.index,
+            "result_topic": self.sinking.source,
+            "gcs_bucket": self.exporting.bucket,
+            "gcs_prefix": self.exporting.prefix,
+        }
+
+    def send(self, rides: Iterable[dict[str, Any]]) -> None:
+        produce(self.stack.kafka, self.sinking.source, map(keyed, rides))
+
+    def run(self) -> None:
+        self.sinking.run()
+        self.exporting.run()
+
+    def fill(self) -> None:
+        """Rides of several hours, some of them sent twice, and some once more with another price."""
+        hours = ["2026-01-05T08:15:30.123456Z", "2026-01-05T09:00:00.000000Z", "0001-01-01T00:00:00.000000Z"]
+        rides = [result(ts=hour) for hour in hours for _ in range(20)]
+        self.send([*rides, *rides[::3]])
+        self.run()
+        self.send(ride | {"price_total": 99.25} for ride in rides[::4])
+        self.run()
+
+    def lose_index(self) -> None:
+        self.stack.elasticsearch.indices.delete(index=self.sinking.index)
+
+    def reindex(self, **changes: Any) -> Reindexed:
+        settings = self.stack.settings.model_copy(update=self.names | changes)
+        return reindex(settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
+
+
+@pytest.fixture
+def sinks(stack: Stack, sinking: Sinking, exporting: Exporting) -> Sinks:
+    return Sinks(stack, replace(sinking, group=INDEX_GROUP), replace(exporting, group=EXPORT_GROUP))
+
+
+def test_a_lost_index_comes_back_as_it_was(sinks: Sinks) -> None:
+    sinks.fill()
+    indices = sinks.stack.elasticsearch.indices
+    before, mapping = sinks.sinking.documents(), indices.get_mapping(index=sinks.sinking.index).body
     assert len(before) == 60
     assert sum(document["price_total"] == 99.25 for document in before.values()) == 15
-    sinking.elasticsearch.indices.delete(index=sinking.index)
-    sinking.elasticsearch.indices.delete_index_template(name=sinking.index)
+    sinks.lose_index()
+    indices.delete_index_template(name=sinks.sinking.index)
 
-    done = run(stack, sinking)
-    assert (done.objects, done.rows, done.refused, done.documents) == (len(sinking.objects()), 95, 0, 60)
-    assert sinking.documents() == before
-    assert sinking.elasticsearch.indices.get_mapping(index=sinking.index).body == mapping
-    assert run(stack, sinking).documents == 60
-    assert sinking.documents() == before
+    done = sinks.reindex()
+    assert (done.objects, done.rows, done.results) == (len(sinks.exporting.objects()), 95, 0)
+    assert (done.expired, done.refused, done.documents) == (0, 0, 60)
+    assert sinks.sinking.documents() == before
+    assert indices.get_mapping(index=sinks.sinking.index).body == mapping
+    assert sinks.reindex().documents == 60
+    assert sinks.sinking.documents() == before
 
 
-def test_what_is_newer_in_the_index_stays(stack: Stack, sinking: Sinking) -> None:
+def test_what_waits_for_its_export_comes_back_too(sinks: Sinks) -> None:
+    sinks.fill()
+    more = [result() for _ in range(30)]
+    sinks.send(more)
+    produce(sinks.stack.kafka, sinks.sinking.source, [b"no result"])
+    sinks.sinking.run()
+    before = sinks.sinking.documents()
+    assert len(before) == 90
+    sinks.send([result()])  # neither indexed nor exported
+    sinks.lose_index()
+    done = sinks.reindex()
+    assert (done.rows, done.results) == (95, 30)
+    assert sinks.sinking.documents() == before
+
+
+def test_what_is_newer_in_the_index_stays(sinks: Sinks) -> None:
     """dag_index_and_export is ahead of what a reindex reads."""
     ride = result()
-    produce(sinking.config, sinking.source, [keyed(ride)])
-    sinking.run()
-    produce(sinking.config, sinking.source, [keyed(ride | {"price_total": 99.25})])
-    staged = sinking.staged()
-    sinking.index_rides(staged, sinking.transform(staged))
-    run(stack, sinking)
-    (document,) = sinking.documents().values()
+    sinks.send([ride])
+    sinks.run()
+    sinks.send([ride | {"price_total": 99.25}])
+    sinks.sinking.write()
+    assert sinks.reindex().results == 0
+    (document,) = sinks.sinking.documents().values()
     assert document["price_total"] == 99.25
 
 
-def test_rows_that_elasticsearch_refuses_are_counted(stack: Stack, sinking: Sinking) -> None:
-    produce(sinking.config, sinking.source, [keyed(result(price_base=price)) for price in (2.0, 2.0, 5000.0)])
-    sinking.run()
-    sinking.elasticsearch.indices.delete(index=sinking.index)
+def test_rides_beyond_the_retention_stay_away(sinks: Sinks, monkeypatch: pytest.MonkeyPatch) -> None:
+    sinks.fill()
+    sinks.lose_index()
+    latest = max(row["agent_timestamp"] for row in rows_of(sinks.exporting.objects()))
+    monkeypatch.setattr(module, "expiry", lambda _: latest)
+    done = sinks.reindex()
+    assert done.rows == 95
+    assert 0 < done.rows - done.expired < 95
+    documents = sinks.sinking.documents().values()
+    assert {document["agent_timestamp"] for document in documents} == {stamp(latest)}
+
+
+def test_rows_that_elasticsearch_refuses_are_counted(sinks: Sinks) -> None:
+    sinks.send(result(price_base=price) for price in (2.0, 2.0, 5000.0))
+    sinks.run()
+    sinks.lose_index()
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
-    sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
-    done = run(stack, sinking)
+    sinks.stack.elasticsearch.indices.create(index=sinks.sinking.index, mappings={"properties": properties})
+    done = sinks.reindex()
     assert (done.rows, done.refused, done.documents) == (3, 1, 2)
     assert "price_base" in done.refusal
 
 
-@pytest.mark.parametrize(("content", "fault"), [(b"no parquet", "is no Parquet file"), (None, "columns are others")])
-def test_an_object_of_others_is_named(stack: Stack, sinking: Sinking, content: bytes | None, fault: str) -> None:
-    if content is None:
-        import io
+def of_others() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), buffer)
+    return buffer.getvalue()
 
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"a": [1]}), buffer)
-        content = buffer.getvalue()
-    sinking.gcs.bucket(sinking.bucket).blob(f"{sinking.prefix}mine.parquet").upload_from_string(content)
-    with pytest.raises(ConfigurationError, match=rf"gs://{sinking.bucket}/{sinking.prefix}mine.parquet .*{fault}"):
-        run(stack, sinking)
+@pytest.mark.parametrize(
+    ("content", "fault"), [(b"no parquet", "is no Parquet file"), (of_others(), "its columns are others")]
+)
+def test_an_object_of_others_is_named(sinks: Sinks, content: bytes, fault: str) -> None:
+    name = f"{sinks.exporting.prefix}mine.parquet"
+    sinks.stack.gcs.bucket(sinks.exporting.bucket).blob(name).upload_from_string(content)
+    with pytest.raises(ConfigurationError, match=rf"gs://{sinks.exporting.bucket}/{name} .*{fault}"):
+        sinks.reindex()
 
 
 KILLED = """
@@ -114,14 +189,12 @@ KILLED = """
 """
 
 
-def test_killed_in_the_middle_and_run_again(
-    stack: Stack, sinking: Sinking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send(sinking)
-    before = sinking.documents()
-    sinking.elasticsearch.indices.delete(index=sinking.index)
-    names = {"RIDES_INDEX": sinking.index, "GCS_BUCKET": sinking.bucket, "GCS_PREFIX": sinking.prefix}
+def test_killed_in_the_middle_and_run_again(sinks: Sinks, tmp_path: Path) -> None:
+    sinks.fill()
+    before = sinks.sinking.documents()
+    sinks.lose_index()
     mark = tmp_path / "blocked"
+    names = {name.upper(): value for name, value in sinks.names.items()}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(mark)], cwd=ROOT, env={**os.environ, **names}
     )
@@ -131,7 +204,6 @@ def test_killed_in_the_middle_and_run_again(
     finally:
         process.kill()
         process.wait()
-    assert 0 < len(sinking.documents()) < 60
-    monkeypatch.setattr(module, "_BULK_ROWS", 10)
-    run(stack, sinking)
-    assert sinking.documents() == before
+    assert 0 < len(sinks.sinking.documents()) < 60
+    sinks.reindex()
+    assert sinks.sinking.documents() == before
