@@ -131,9 +131,13 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Operations that repair (docs/runbook_kafka.md)
-.PHONY: reindex cleanup
+.PHONY: reindex reprocess cleanup
 reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may run meanwhile
 	@$(PY) -m jobs reindex
+
+reprocess: install-tools  ## Price a window of ride time anew: FROM=2026-01-05 TO=2026-01-06T08:00:00Z (TO is not part of it)
+	@$(PY) -m jobs reprocess $(or $(FROM),$(error from when? make reprocess FROM=2026-01-05 TO=2026-01-06)) \
+		$(or $(TO),$(error until when? make reprocess FROM=2026-01-05 TO=2026-01-06)) $(if $(YES),--yes)
 
 cleanup: install-tools  ## Delete what is older than .env keeps (the stack does so daily); DRY_RUN=1 only tells
 	@if test -n "$$(docker compose ps --quiet --status running airflow-cleanup 2>/dev/null)"; \

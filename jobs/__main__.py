@@ -228,6 +228,8 @@ def _print_ledger(found: Ledger, path: Path) -> None:
         ("  pending", found.pending, "Kafka"),
         ("refused by the sinks", found.refused, "Kafka"),
         ("replayed", found.replayed, "Kafka"),
+        *((("reprocessed", found.reprocessed, "Kafka"),) if found.reprocessed else ()),
+        *((("results superseded by that", found.superseded, "Kafka"),) if found.superseded else ()),
         ("in flight to the sinks", found.in_flight, "Kafka"),
         ("elasticsearch", found.elasticsearch, "Elasticsearch"),
         ("parquet", found.parquet, "Cloud Storage"),
@@ -245,7 +247,8 @@ def _print_ledger(found: Ledger, path: Path) -> None:
     verdict = {
         0: "[green]✓ balanced[/]: nothing lost, nothing doubled",
         1: "[red]✗ NOT balanced[/]: something is lost or doubled. Please keep the state and report it.",
-        2: "[yellow]… on its way[/]: nothing lost or doubled so far. `make lag` shows what is left.",
+        2: "[yellow]… on its way[/]: nothing lost or doubled so far. `make lag` shows what is left."
+        + (" A reprocessing is not done." if found.is_reprocessing else ""),
         3: "[yellow]? cannot be told[/]",
     }[found.exit_code]
     console.print(f"{verdict}  ({path})", soft_wrap=True)
@@ -269,6 +272,44 @@ def reindex() -> None:
         console.print(f"{done.expired:,} rows are older than {settings.rides_index_retention_days} days: left out.")
     if done.refused:
         console.print(f"{done.refused:,} rows were refused, for example: {escape(done.refusal)}", soft_wrap=True)
+
+
+@app.command()
+def reprocess(
+    start: Annotated[str, typer.Argument(metavar="FROM", help="2026-01-05 (midnight, UTC) or 2026-01-05T08:00:00Z.")],
+    end: Annotated[str, typer.Argument(metavar="TO", help="The same; not part of the window.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Price the rides with FROM ≤ ts < TO anew, end to end. The same command again goes on where one was ended."""
+    from jobs.rides import reprocess as work
+
+    settings = configuration.load()
+    wanted = work.window(start, end)
+    clients = kafka_config(settings), elasticsearch_admin(settings), storage_client(settings)
+    with _progress() as progress:
+        found = work.look(work.Systems(settings, *clients, _bars(progress)), wanted)
+    if not found.rides and not found.is_begun:
+        console.print(f"{settings.raw_topic} holds no priced ride with {wanted} (any more). Nothing is changed.")
+        return
+    if found.is_begun:
+        console.print(f"Going on with the {len(found.rides):,} rides of {wanted}.")
+    elif not yes:
+        typer.confirm(f"Price {len(found.rides):,} rides of {wanted} anew, and purge their old prices?", abort=True)
+    with _progress() as progress:
+        systems = work.Systems(settings, *clients, _bars(progress))
+        done = work.reprocess(systems, found, lambda: airflow_api.export_now(settings))
+    console.print(
+        f"{done.rides:,} rides are priced anew ({done.copies:,} messages). {done.rows:,} rows of old results are out "
+        f"of Parquet, {done.rejected:,} rides that are rejected or refused by now out of {settings.rides_index}.",
+        soft_wrap=True,
+    )
+    if done.untouched:
+        console.print(
+            f"{done.untouched:,} more rides of the window stay as they are: retention has taken their messages from "
+            f"{settings.raw_topic}.",
+            soft_wrap=True,
+        )
+    console.print("`make ledger` tells whether all adds up.")
 
 
 @app.command()
@@ -383,13 +424,13 @@ def _progress() -> Progress:
     return Progress(*columns, console=console)
 
 
-def _bars(progress: Progress, doing: str) -> Callable[[str, int, int], None]:
+def _bars(progress: Progress, doing: str = "") -> Callable[[str, int, int], None]:
     """Shows a bar for each name that it is told of, with how much is done and how much there is."""
     bars: dict[str, TaskID] = {}
 
     def show(name: str, done: int, total: int) -> None:
         if name not in bars:
-            bars[name] = progress.add_task(f"{doing} {name}")
+            bars[name] = progress.add_task(f"{doing} {name}".strip())
         progress.update(bars[name], completed=done, total=total)
 
     return show

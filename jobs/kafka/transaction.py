@@ -23,6 +23,9 @@ from jobs.kafka.dead_letter import Headers
 # A killed worker's open transaction holds readers back for so long at most.
 _TRANSACTION_TIMEOUT_S = 20
 
+# librdkafka's RD_KAFKA_PARTITION_UA.
+PARTITION_BY_KEY = -1
+
 # How long a call may overrun its own deadline before it is given up.
 _GRACE_S = 5
 
@@ -106,11 +109,13 @@ class GroupWriter:
         for topic in topics:
             partitions(self._consumer, topic)
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
+    ) -> None:
         """Send one message with its headers; waits while the producer's queue is full."""
         while True:
             try:
-                self._producer.produce(topic, key=key, value=value, headers=headers)
+                self._producer.produce(topic, key=key, value=value, headers=headers, partition=partition)
             except BufferError:
                 self._producer.poll(1)
             else:

@@ -1,8 +1,8 @@
 """The ledger: proof that every ride is where it should be, each figure counted at the system itself.
 
 raw           = result + dlq + pending
-parquet       = result - in flight - results that could not be read
-elasticsearch = distinct ride_ids of result - refused
+parquet       = result - in flight - results that could not be read - superseded
+elasticsearch = distinct ride_ids of result - refused - superseded
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, Message
 from elasticsearch import Elasticsearch
 from google.cloud import storage
 from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
 
 from jobs.errors import ServiceUnavailableError
@@ -30,6 +31,7 @@ from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.consume import group_offsets
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
+from jobs.rides.superseded import Superseded, identity, is_reprocessing, mark_of
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -61,8 +63,12 @@ class Ledger(msgspec.Struct):
     dlq_by_reason: dict[str, int]
     refused: int
     replayed: int
+    reprocessed: int  # copies on the raw topic
+    superseded: int  # results that copies have replaced
     pending: int
     in_flight: int
+    is_reprocessing: bool
+    to_purge: int  # rows of superseded results in Parquet, until the reprocessing is done
     elasticsearch: int
     parquet: int
     balanced: bool | None
@@ -77,7 +83,7 @@ class Ledger(msgspec.Struct):
             return CANNOT_BE_TOLD
         if not self.balanced:
             return 1
-        return 2 if self.pending or self.in_flight else 0
+        return 2 if self.pending or self.in_flight or self.is_reprocessing else 0
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -130,15 +136,22 @@ def take_ledger(
     """
     with broker_errors(config, "taking the ledger"), consumer(config, "ledger") as client:
         snapshot = _snapshot(config, client, settings)
-        raw = raw_done = replayed = 0
+        is_under_way = is_reprocessing(config, settings.raw_topic)
+        raw = raw_done = replayed = reprocessed = 0
+        superseded = Superseded()
         for message in _messages(client, settings.raw_topic, snapshot.raw, progress):
             raw += 1
             raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
-            replayed += times_replayed(headers_of(message)) > 0
+            if headers := headers_of(message):
+                replayed += times_replayed(headers) > 0
+                if (mark := mark_of(headers)) and (ride := identity(message)):
+                    reprocessed += 1
+                    superseded.add(mark, ride[0])
         results = _read_results(client, settings.result_topic, snapshot, progress)
         dead = _read_dead_letters(client, settings, snapshot.dlq, progress)
     rides = pa.Table.from_batches(results.by_ride, _BY_RIDE)
-    distinct = pc.count_distinct(rides["ride_id"]).as_py() if len(rides) else 0
+    is_superseded = superseded.covers(rides["ride_id"], *_positions(rides))
+    valid = rides.filter(pa.array(~is_superseded))
     in_flight = results.count - results.sunk
 
     is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
@@ -148,13 +161,21 @@ def take_ledger(
             f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
             f"{dead.of_raw} dead letters of them"
         )
-    parquet, rows, doubled = _read_parquet(settings, gcs, snapshot.exported, progress)
-    most_rows = results.exported - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
+    exported = _is_before(snapshot.exported, *_positions(rides))
+    stale = rides.filter(pa.array(is_superseded & exported))
+    parquet, rows, doubled, to_purge = _read_parquet(settings, gcs, snapshot.exported, stale, progress)
+    most_rows = results.exported - len(stale) - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
     # What is exported and not yet indexed may turn out to be no result.
     least_rows = most_rows - (results.exported - results.sunk)
     if not least_rows <= rows <= most_rows or doubled:
         faults.append(f"Parquet holds {rows} of {most_rows} results, {doubled} of them more than once")
-    least, most = _expected_documents(rides, dead.refused | dead.unreadable, snapshot.indexed)
+    if to_purge and not is_under_way:
+        faults.append(f"Parquet holds {to_purge} results that a reprocessing has replaced and purged")
+    # Until it is purged, a ride that is rejected by now may be there.
+    rides_at_most = rides if is_under_way else valid
+    refused = dead.refused | dead.unreadable
+    least = _expected_documents(valid, refused, snapshot.indexed)
+    most = _expected_documents(rides_at_most, refused, {it: within.end for it, within in snapshot.result.items()})
     documents = _count_documents(settings, elasticsearch, least, most)
     if not least <= documents <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
@@ -166,13 +187,17 @@ def take_ledger(
     return Ledger(
         raw=raw,
         result=results.count - results.replayed,
-        duplicates=len(rides) - distinct,
+        duplicates=len(valid) - pc.count_distinct(valid["ride_id"]).as_py(),
         dlq=dead.of_raw,
         dlq_by_reason=dict(dead.by_reason.most_common()),
         refused=dead.refusals,
         replayed=replayed + results.replayed,
+        reprocessed=reprocessed,
+        superseded=int(is_superseded.sum()),
         pending=raw - raw_done,
         in_flight=in_flight,
+        is_reprocessing=is_under_way,
+        to_purge=to_purge,
         elasticsearch=documents,
         parquet=parquet,
         balanced=None if deleted else not faults,
@@ -302,23 +327,31 @@ def _read_dead_letters(
     return dead
 
 
-def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed: Mapping[int, int]) -> tuple[int, int]:
-    """Least and most rides that Elasticsearch may hold: those of results that it has for sure, and of all results."""
-    if not len(rides):
-        return 0, 0
-    partition, offset = rides["partition"].to_numpy(), rides["offset"].to_numpy()
-    # A position as one integer, so that looking up refusals stays linear.
-    position = partition.astype(np.int64) << 48 | offset
-    is_taken = ~np.isin(position, np.array([at << 48 | by for at, by in refused], dtype=np.int64))
-    is_indexed = np.zeros(len(rides), dtype=bool)
-    for indexed_partition, end in indexed.items():
-        is_indexed |= (partition == indexed_partition) & (offset < end)
+def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed: Mapping[int, int]) -> int:
+    """How many rides of these results, as far as they are indexed and not refused."""
+    partitions, offsets = _positions(rides)
+    is_refused = np.isin(_keys(partitions, offsets), [at << 48 | by for at, by in refused])
+    held = rides.filter(pa.array(_is_before(indexed, partitions, offsets) & ~is_refused))
+    count: int = pc.count_distinct(held["ride_id"]).as_py()
+    return count
 
-    def distinct(mask: np.ndarray[Any, Any]) -> int:
-        count: int = pc.count_distinct(rides.filter(pa.array(mask))["ride_id"]).as_py()
-        return count
 
-    return distinct(is_taken & is_indexed), distinct(is_taken)
+def _positions(rides: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The partitions and the offsets of results."""
+    return rides["partition"].to_numpy().astype(np.int64), rides["offset"].to_numpy()
+
+
+def _keys(partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each position as one integer, so that looking them up stays linear."""
+    return partitions << 48 | offsets
+
+
+def _is_before(ends: Mapping[int, int], partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which positions lie before the end of their partition."""
+    found = np.zeros(len(offsets), dtype=bool)
+    for partition, end in ends.items():
+        found |= (partitions == partition) & (offsets < end)
+    return found
 
 
 def _count_documents(settings: Settings, client: Elasticsearch, least: int, most: int) -> int:
@@ -338,9 +371,11 @@ def _count_documents(settings: Settings, client: Elasticsearch, least: int, most
 
 
 def _read_parquet(
-    settings: Settings, client: storage.Client, exported: Mapping[int, int], progress: Progress
-) -> tuple[int, int, int]:
-    """Rows in all, rows of results that the group has passed, and how many of those are there more than once."""
+    settings: Settings, client: storage.Client, exported: Mapping[int, int], stale: pa.Table, progress: Progress
+) -> tuple[int, int, int, int]:
+    """Rows in all; rows of results that the group has passed, how many of those are there more than once, and how many
+    stale ones, which are in neither of the two.
+    """
 
     def positions(blob: storage.Blob) -> pa.Table:
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
@@ -357,16 +392,13 @@ def _read_parquet(
                 tables.append(table)
                 progress("parquet", number, len(blobs))
     if not tables:
-        return 0, 0, 0
+        return 0, 0, 0, 0
     table = pa.concat_tables(tables)
-    is_exported = np.zeros(len(table), dtype=bool)
-    for partition, position in exported.items():
-        is_exported |= (table["kafka_partition"].to_numpy() == partition) & (
-            table["kafka_offset"].to_numpy() < position
-        )
-    rows = table.filter(pa.array(is_exported))
-    distinct = len(rows.group_by(["kafka_partition", "kafka_offset"]).aggregate([]))
-    return len(table), len(rows), len(rows) - distinct
+    partitions, offsets = table["kafka_partition"].to_numpy().astype(np.int64), table["kafka_offset"].to_numpy()
+    keys = _keys(partitions, offsets)[_is_before(exported, partitions, offsets)]
+    is_stale = np.isin(keys, _keys(*_positions(stale)))
+    valid = keys[~is_stale]
+    return len(table), len(valid), len(valid) - len(np.unique(valid)), int(is_stale.sum())
 
 
 def _schema_faults(results: Iterable[Message], dead_letters: Iterable[Message]) -> list[str]:

@@ -14,7 +14,7 @@ from elasticsearch import Elasticsearch
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Bounds, bounds, partitions
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors, consumer
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where, explained
 
@@ -77,7 +77,7 @@ def _is_deleted_in_kafka(within: dict[int, Bounds]) -> dict[str, Any]:
 
 def _check_longer_than_topic(settings: Settings, config: Config) -> None:
     topic = ConfigResource(ResourceType.TOPIC, settings.result_topic)
-    admin = AdminClient(config)  # kept until the answer is there
+    admin = AdminClient({**QUIET, **config})  # kept until the answer is there
     answer = admin.describe_configs([topic], request_timeout=REQUEST_TIMEOUT_S)[topic].result()
     topic_ms = int(answer["retention.ms"].value)
     if topic_ms < 0 or settings.rides_index_retention_days * _DAY_MS <= topic_ms:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import requests
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
+from numpy.typing import NDArray
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.staging import Chunk
@@ -64,14 +66,24 @@ def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
         return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
 
 
-def objects(client: storage.Client, bucket: str, prefix: str) -> list[storage.Blob]:
-    """The Parquet objects under the prefix, by name.
+def objects(
+    client: storage.Client, bucket: str, prefix: str, hours: tuple[str, str] | None = None
+) -> list[storage.Blob]:
+    """The Parquet objects under the prefix, by name; of the hours (`YYYY/MM/DD/HH`) from the first to the last.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
     with explained(client, f"listing bucket {bucket}"):
-        found = client.list_blobs(bucket, prefix=join(prefix, ""), retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+        edges = [join(prefix, hour) for hour in hours] if hours else [None, None]
+        found = client.list_blobs(
+            bucket,
+            prefix=join(prefix, ""),
+            start_offset=edges[0],
+            end_offset=edges[1] and f"{edges[1]}0",  # the last hour's names go on with a slash, which sorts before
+            retry=_RETRY,
+            timeout=_UPLOAD_TIMEOUT_S,
+        )
         return [blob for blob in found if blob.name.endswith(".parquet")]
 
 
@@ -92,6 +104,46 @@ def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
     if not table.schema.equals(schema):
         raise ConfigurationError(f"{url} is not of this pipeline: its columns are others. Move it elsewhere.")
     return pa.concat_batches([pa.RecordBatch.from_pylist([], schema=schema), *table.to_batches()])
+
+
+def delete_rows(
+    blob: storage.Blob, schema: pa.Schema, is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]]
+) -> int:
+    """Write an object anew without some of its rows, or delete it if none is left; how many rows went.
+
+    An object that keeps all is left alone. What others write meanwhile is looked at again, never overwritten.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError: as `read_rows`; doing it again is harmless.
+    """
+    if not is_dropped(read_rows(blob, schema)).any():
+        return 0
+    until_unchanged = Retrying(
+        retry=retry_if_exception_type(google.api_core.exceptions.PreconditionFailed),
+        stop=stop_after_attempt(5),
+        reraise=True,
+    )
+    with explained(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
+        dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, is_dropped)
+    return dropped
+
+
+def _delete_rows(
+    bucket: storage.Bucket,
+    name: str,
+    schema: pa.Schema,
+    is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]],
+) -> int:
+    blob = bucket.get_blob(name, retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+    if blob is None:
+        return 0
+    rows = read_rows(blob, schema)
+    kept = rows.filter(pa.array(~is_dropped(rows)))
+    if not len(kept):
+        blob.delete(if_generation_match=blob.generation, retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+    elif len(kept) < len(rows):
+        _upload(bucket, name, kept, if_generation_match=blob.generation)
+    return len(rows) - len(kept)
 
 
 def join(prefix: str, name: str) -> str:
@@ -132,12 +184,17 @@ def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
         yield f"{at.year:04d}/{at:%m/%d/%H}", ordered.slice(begin, count)
 
 
-def _upload(target: storage.Bucket, name: str, rows: pa.RecordBatch) -> None:
+def _upload(target: storage.Bucket, name: str, rows: pa.RecordBatch, if_generation_match: int | None = None) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd", coerce_timestamps="us")
     blob = target.blob(name)
     blob.upload_from_string(
-        buffer.getvalue(), "application/vnd.apache.parquet", timeout=_UPLOAD_TIMEOUT_S, retry=_RETRY, checksum="crc32c"
+        buffer.getvalue(),
+        "application/vnd.apache.parquet",
+        timeout=_UPLOAD_TIMEOUT_S,
+        retry=_RETRY,
+        checksum="crc32c",
+        if_generation_match=if_generation_match,
     )
 
 

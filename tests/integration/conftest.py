@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
 from jobs.staging import Folder
 from tests.conftest import Stack
-from tests.integration.flow import Exporting, Pricing, Sinking
+from tests.integration.flow import Books, Exporting, Pricing, Sinking
 
 
 @pytest.fixture
@@ -57,3 +59,11 @@ def exporting(stack: Stack, sinking: Sinking, prefix: str) -> Exporting:
         bucket=stack.bucket,
         prefix=prefix,
     )
+
+
+@pytest.fixture
+def books(stack: Stack, pricing: Pricing, sinking: Sinking, exporting: Exporting) -> Books:
+    pricing = replace(pricing, group=COMPUTE_GROUP)
+    sinking = replace(sinking, group=INDEX_GROUP, source=pricing.result, dlq=pricing.dlq)
+    exporting = replace(exporting, group=EXPORT_GROUP, source=pricing.result)
+    return Books(stack, pricing, sinking, exporting)

@@ -14,9 +14,12 @@ from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
 from jobs.rides.export import Backlog, backlog, put_gcs
 from jobs.rides.index import put_elasticsearch
+from jobs.rides.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
+from jobs.settings import Settings
 from jobs.staging import Folder, Manifest
-from tests.helpers import Record, read_all
+from tests.conftest import Stack
+from tests.helpers import Raw, Record, keyed, produce, read_all, ride
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
@@ -152,3 +155,41 @@ class Sinking(Flow):
         self.elasticsearch.indices.refresh(index=self.index)
         found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
         return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
+
+
+@dataclass
+class Books:
+    """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
+
+    stack: Stack
+    pricing: Pricing
+    sinking: Sinking
+    exporting: Exporting
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The settings that lead to them."""
+        return {
+            "raw_topic": self.pricing.source,
+            "result_topic": self.pricing.result,
+            "dlq_topic": self.pricing.dlq,
+            "rides_index": self.sinking.index,
+            "gcs_bucket": self.exporting.bucket,
+            "gcs_prefix": self.exporting.prefix,
+        }
+
+    @property
+    def settings(self) -> Settings:
+        return self.stack.settings.model_copy(update=self.names)
+
+    def ledger(self) -> Ledger:
+        return take_ledger(self.settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
+
+    def send(self, good: int, bad: int = 0, twice: int = 0) -> None:
+        rides = [keyed(ride()) for _ in range(good)]
+        produce(self.stack.kafka, self.pricing.source, [*rides, *rides[:twice], *[Raw(b"bad", b"k")] * bad])
+
+    def run(self) -> None:
+        self.pricing.run()
+        self.sinking.run()
+        self.exporting.run()

@@ -3,57 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from jobs.kafka.replay import replay
-from jobs.rides.ledger import Ledger, lag, take_ledger
-from tests.conftest import Stack
-from tests.helpers import Raw, keyed, produce, ride, until
-from tests.integration.flow import Exporting, Pricing, Sinking
-
-
-@dataclass
-class Books:
-    """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
-
-    stack: Stack
-    pricing: Pricing
-    sinking: Sinking
-    exporting: Exporting
-
-    def ledger(self) -> Ledger:
-        settings = self.stack.settings.model_copy(
-            update={
-                "raw_topic": self.pricing.source,
-                "result_topic": self.pricing.result,
-                "dlq_topic": self.pricing.dlq,
-                "rides_index": self.sinking.index,
-                "gcs_bucket": self.exporting.bucket,
-                "gcs_prefix": self.exporting.prefix,
-            }
-        )
-        return take_ledger(settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
-
-    def send(self, good: int, bad: int = 0, twice: int = 0) -> None:
-        rides = [keyed(ride()) for _ in range(good)]
-        produce(self.stack.kafka, self.pricing.source, [*rides, *rides[:twice], *[Raw(b"bad", b"k")] * bad])
-
-    def run(self) -> None:
-        self.pricing.run()
-        self.sinking.run()
-        self.exporting.run()
-
-
-@pytest.fixture
-def books(stack: Stack, pricing: Pricing, sinking: Sinking, exporting: Exporting) -> Books:
-    pricing = replace(pricing, group="dag_compute_cost")
-    sinking = replace(sinking, group="dag_index_and_export", source=pricing.result, dlq=pricing.dlq)
-    exporting = replace(exporting, group="dag_index_and_export.PutGCP", source=pricing.result)
-    return Books(stack, pricing, sinking, exporting)
+from jobs.rides.ledger import lag
+from tests.helpers import Raw, produce, until
+from tests.integration.flow import Books
 
 
 def test_all_through(books: Books) -> None:

@@ -1,0 +1,373 @@
+"""A wrong price is mended end to end: at Kafka, Elasticsearch and Parquet, once, wherever it is killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from jobs.bqml.local import LocalEngine
+from jobs.errors import ConfigurationError
+from jobs.kafka.transaction import GroupWriter
+from jobs.rides import contract
+from jobs.rides import reprocess as module
+from jobs.rides.distance import haversine
+from jobs.rides.reindex import reindex
+from jobs.rides.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.settings import ROOT
+from tests.helpers import Raw, encode, keyed, produce, ride, until
+from tests.integration import flow
+from tests.integration.flow import Books
+
+pytestmark = pytest.mark.timeout(180)
+
+FROM, TO = "2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"
+BEFORE = ["2026-01-05T08:00:00Z", "2026-01-05T08:29:59.999999Z", "2026-01-04T10:00:00+00:00"]
+INSIDE = ["2026-01-05T08:30:00Z", "2026-01-05T11:15:00.5+02:00", "2026-01-05T09:59:59.999999Z"]
+AFTER = ["2026-01-05T10:00:00Z", "2026-01-05T10:30:00Z"]
+WINDOW = window(FROM, TO)
+
+
+def wrong(*degrees: Any) -> Any:
+    return 2 * haversine(*degrees)
+
+
+def price_of(raw: dict[str, Any]) -> float:
+    """The right price of a ride, by the contract's formula."""
+    ends = [np.array([raw[end][axis]]) for end in ("origin", "destination") for axis in ("lat", "lon")]
+    km = float(haversine(*ends)[0])
+    return float(raw["price_base"] + km * raw["price_per_km"] + raw["duration_min"] * raw["price_per_min"])
+
+
+class Rides:
+    """What was sent, priced wrongly, and looked at then."""
+
+    def __init__(self, books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.books = books
+        self.inside = [ride(ts=ts) for ts in INSIDE for _ in range(10)]
+        self.outside = [ride(ts=ts) for ts in [*BEFORE, *AFTER] for _ in range(5)]
+        trace = [("trace", b"\x00\xff")]
+        sent = [keyed(it) for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])]
+        bad = [Raw(encode(ride(ts=FROM, comfort="none")), b"bad"), Raw(b"bad", b"k")]
+        with monkeypatch.context() as patch:
+            patch.setattr(flow, "haversine", wrong)
+            produce(books.stack.kafka, books.pricing.source, [it._replace(headers=trace) for it in (*sent, *bad)])
+            books.run()
+        self.raw = flow.read_all(books.stack.kafka, books.pricing.source)
+        self.documents = books.sinking.documents()
+        self.objects = books.exporting.objects()
+        assert books.ledger().exit_code == 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            row
+            for content in self.books.exporting.objects().values()
+            for row in pq.read_table(io.BytesIO(content)).to_pylist()
+        ]
+
+    def check(self, copies: int = 34) -> None:
+        """Everything inside of the window is right, everything else is as it was, and the books are balanced."""
+        found = self.books.ledger()
+        assert (found.faults, found.exit_code) == ([], 0)
+        assert (found.reprocessed, found.to_purge, found.dlq, found.duplicates) == (copies, 0, 2, 6)
+
+        raw = flow.read_all(self.books.stack.kafka, self.books.pricing.source)
+        assert len(raw) == len(self.raw) + copies
+        known = {(record.partition, record.offset) for record in self.raw}
+        for copy in (record for record in raw if (record.partition, record.offset) not in known):
+            marks = dict(copy.headers or [])
+            of = next(it for it in raw if f"{it.partition}:{it.offset}".encode() == marks["datastream.reprocessed"])
+            assert (copy.key, copy.value, copy.partition) == (of.key, of.value, of.partition), "byte for byte"
+            assert (copy.headers or [])[:1] == (of.headers or [])[:1] == [("trace", b"\x00\xff")]
+
+        documents, rows = self.books.sinking.documents(), self.rows()
+        assert Counter(row["ride_id"] for row in rows) == Counter(
+            it["ride_id"] for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
+        )
+        prices = {it["ride_id"]: price_of(it) for it in self.inside}
+        for row in rows:
+            if row["ride_id"] in prices:
+                assert row["price_total"] == prices[row["ride_id"]]
+        assert {key: documents[key]["price_total"] for key in prices} == prices
+        for it in self.outside:
+            assert documents[it["ride_id"]] == self.documents[it["ride_id"]]
+            assert documents[it["ride_id"]]["price_total"] > price_of(it), "nobody asked to mend these"
+        objects = self.books.exporting.objects()
+        untouched = [name for name in self.objects if "/05/09/" not in name and "/05/08/" not in name]
+        assert len(untouched) > 5
+        assert {name: objects[name] for name in untouched} == {name: self.objects[name] for name in untouched}
+        positions = {(row["kafka_partition"], row["kafka_offset"]): row for row in rows}
+        for content in self.objects.values():
+            for row in pq.read_table(io.BytesIO(content)).to_pylist():
+                if row["ride_id"] not in prices:
+                    assert positions[row["kafka_partition"], row["kafka_offset"]] == row
+
+
+@pytest.fixture
+def rides(books: Books, monkeypatch: pytest.MonkeyPatch) -> Rides:
+    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    return Rides(books, monkeypatch)
+
+
+@contextmanager
+def dags(books: Books) -> Iterator[None]:
+    """Both DAGs at work, as in Airflow: each flow whenever there is something to do."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            for each in (books.pricing, books.sinking, books.exporting):
+                if each.stage() is not None:
+                    each.run()
+            ended.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            ended.set()
+        working.result()
+
+
+def systems(books: Books) -> Systems:
+    return Systems(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs)
+
+
+def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
+    with dags(books):
+        return reprocess(systems(books), look(systems(books), wanted), lambda: None)
+
+
+# --- The plain way -----------------------------------------------------------------------------
+
+
+def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
+    found = look(systems(rides.books), WINDOW)
+    assert (len(found.rides), found.is_begun) == (30, False)
+    done = run(rides.books)
+    assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
+    rides.check()
+
+
+def test_once_more_takes_the_copies_only(rides: Rides) -> None:
+    run(rides.books)
+    done = run(rides.books)
+    assert (done.rides, done.copies, done.rows) == (30, 34, 34)
+    rides.check(copies=68)
+    part = run(rides.books, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
+    assert (part.rides, part.copies, part.rows) == (10, 14 - 4 if part.copies == 10 else 14, part.copies)
+    rides.check(copies=68 + part.copies)
+
+
+def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
+    run(rides.books)
+    exporting = rides.books.exporting
+    with LocalEngine(exporting.gcs) as engine:
+        engine.run("CREATE SCHEMA IF NOT EXISTS rides", "schema")
+        uri = f"gs://{exporting.bucket}/{exporting.prefix}*.parquet"
+        for name in ("02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"):
+            text = (ROOT / "infra" / "bigquery" / f"{name}.sql").read_text()
+            values = {"${dataset}": "rides", "${bucket}": exporting.bucket, "${prefix}": exporting.prefix.rstrip("/")}
+            for mark, value in values.items():
+                text = text.replace(mark, value)
+            engine.run(text.rstrip().rstrip(";"), name)
+        sql = f"SELECT SUM(price_total) AS revenue, COUNT(*) AS n FROM rides.rides_processed WHERE ts >= TIMESTAMP '{FROM}' AND ts < TIMESTAMP '{TO}'"  # noqa: E501, S608
+        (row,) = engine.run(sql, "revenue").rows
+    assert uri
+    assert row["n"] == 30
+    assert row["revenue"] == pytest.approx(sum(map(price_of, rides.inside)))
+
+
+def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
+    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [ride(ts=FROM, comfort="eco") for _ in range(5)]
+    produce(books.stack.kafka, books.pricing.source, map(keyed, more))
+    books.run()
+    monkeypatch.delitem(contract.COMFORTS, "eco")
+    done = run(books)
+    assert (done.rides, done.copies, done.rows, done.rejected) == (35, 39, 39, 5)
+    gone = {it["ride_id"] for it in more}
+    assert not gone & set(books.sinking.documents())
+    assert not gone & {row["ride_id"] for row in rides.rows()}
+    found = books.ledger()
+    assert (found.faults, found.exit_code, found.dlq) == ([], 0, 7)
+    run(books)
+    assert (books.ledger().exit_code, books.ledger().dlq) == (0, 7), "what is rejected is not sent again"
+
+
+def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Rides) -> None:
+    """One that was sent later with a ts outside of the window, and one that nobody has priced yet."""
+    moved, late = rides.inside[0] | {"ts": AFTER[0], "price_base": 70}, rides.inside[1] | {"price_base": 80}
+    produce(books.stack.kafka, books.pricing.source, [keyed(moved)])
+    books.run()
+    produce(books.stack.kafka, books.pricing.source, [keyed(late)])
+    run(books)
+    documents = books.sinking.documents()
+    assert documents[moved["ride_id"]]["price_base"] == 70
+    assert documents[late["ride_id"]]["price_base"] == 80
+    assert books.ledger().exit_code == 0
+
+
+def test_what_retention_has_taken_is_left_and_counted(books: Books, rides: Rides) -> None:
+    admin = AdminClient(books.stack.kafka)
+    everything = [TopicPartition(books.pricing.source, it, -1) for it in range(6)]
+    for answer in admin.delete_records(everything).values():
+        answer.result(30)
+    assert look(systems(books), WINDOW).rides == set()
+    produce(books.stack.kafka, books.pricing.source, [keyed(it) for it in rides.inside[:3]])
+    books.run()
+    done = run(books)
+    assert (done.rides, done.untouched) == (3, 27)
+    documents = books.sinking.documents()
+    assert all(documents[it["ride_id"]] == rides.documents[it["ride_id"]] for it in rides.inside[3:])
+    assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside[:3])
+
+
+def test_a_lost_index_comes_back_with_the_right_prices(books: Books, rides: Rides) -> None:
+    run(books)
+    before = books.sinking.documents()
+    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
+    reindex(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs, lambda *_: None)
+    assert books.sinking.documents() == before
+
+
+# --- Killed ------------------------------------------------------------------------------------
+
+
+def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """The function, failing at its n-th call, before or after its work."""
+    calls = 0
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise OSError("killed")
+        answer = function(*arguments, **options)
+        if calls == call:
+            raise OSError("killed")
+        return answer
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "after"),
+    [
+        pytest.param("_commit", 1, True, id="planned"),
+        pytest.param("_commit", 2, True, id="one-list-is-sent"),
+        pytest.param("_commit", 5, False, id="some-are-sent"),
+        pytest.param("_send", 1, True, id="all-is-sent"),
+        pytest.param("_wait_for", 2, True, id="indexed"),
+        pytest.param("_sent", 1, True, id="exported"),
+        pytest.param("delete_rows", 3, True, id="some-objects-are-purged"),
+        pytest.param("_purge_parquet", 1, True, id="all-objects-are-purged"),
+        pytest.param("delete_where", 1, True, id="all-is-purged"),
+    ],
+)
+def test_ended_anywhere_and_done_again(
+    rides: Rides, monkeypatch: pytest.MonkeyPatch, name: str, call: int, after: bool
+) -> None:
+    books = rides.books
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_at(call, getattr(module, name), after=after))
+        with pytest.raises(OSError, match="killed"):
+            run(books)
+    found = books.ledger()
+    assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
+    with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
+        look(systems(books), window("2026-01-05", "2026-01-06"))
+    done = run(books)
+    assert (done.rides, done.copies) == (30, 34)
+    rides.check()
+    assert not look(systems(books), WINDOW).is_begun
+
+
+def test_ended_within_a_transaction(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
+        with pytest.raises(OSError, match="killed"):
+            reprocess(systems(rides.books), look(systems(rides.books), WINDOW), lambda: None)
+    run(rides.books)
+    rides.check()
+
+
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    from jobs import __main__ as command_line
+    from jobs.kafka.transaction import GroupWriter
+
+    calls, send = 0, GroupWriter.send
+
+    def blocking(writer, *arguments):
+        global calls
+        calls += 1
+        send(writer, *arguments)
+        if calls == 17:
+            assert writer._producer.flush(30) == 0
+            Path(sys.argv[1]).touch()
+            time.sleep(600)
+
+    GroupWriter.send = blocking
+    command_line.app(["reprocess", sys.argv[2], sys.argv[3], "--yes"])
+"""
+
+
+def test_sigkill_within_a_transaction(rides: Rides, tmp_path: Path) -> None:
+    mark = tmp_path / "blocked"
+    names = {name.upper(): value for name, value in rides.books.names.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(mark), FROM, TO], cwd=ROOT, env={**os.environ, **names}
+    )
+    try:
+        until(lambda: mark.exists() or process.poll() is not None, "it is at its 17th copy", within_s=60)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert rides.books.ledger().exit_code == 2
+    done = run(rides.books)
+    assert (done.rides, done.copies) == (30, 34)
+    rides.check()
+
+
+def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is asleep with copies sent and not committed; meanwhile the second does all the work."""
+    from jobs.errors import ServiceUnavailableError
+
+    books, send = rides.books, GroupWriter.send
+
+    def asleep(writer: GroupWriter, *arguments: Any) -> None:
+        monkeypatch.setattr(GroupWriter, "send", send)
+        assert run(books).copies == 34
+        send(writer, *arguments)
+
+    monkeypatch.setattr(GroupWriter, "send", asleep)
+    with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
+        reprocess(systems(books), look(systems(books), WINDOW), lambda: None)
+    rides.check()
+
+
+def test_plans_are_small_enough_for_an_offset() -> None:
+    """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
+    ends = module.positions_text(dict.fromkeys(range(200), 10**12))
+    assert len(msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))) < 4096
