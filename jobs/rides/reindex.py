@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 from elasticsearch import Elasticsearch
 from google.cloud import storage
 
+from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.rides.index import TEMPLATE
 from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.retention import expiry
+from jobs.rides.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
@@ -60,9 +62,15 @@ def reindex(
         progress: told what is being read, how much of it is done and how much there is.
 
     Raises:
-        ConfigurationError: an object is not of this pipeline, or the index holds another mapping.
+        ConfigurationError: an object is not of this pipeline, the index holds another mapping, or a reprocessing is
+            under way.
         ServiceUnavailableError: not all is indexed; doing it again is harmless.
     """
+    if is_reprocessing(config, settings.raw_topic):
+        raise ConfigurationError(
+            "A reprocessing is not done: Parquet still holds rides that it takes out of Elasticsearch. Finish it "
+            "first; any `make reprocess FROM=… TO=…` says which."
+        )
     index, oldest = settings.rides_index, expiry(settings)
     apply_template(elasticsearch, index, TEMPLATE)
     check_bucket(gcs, settings.bucket)

@@ -50,6 +50,7 @@ class Sinks:
         """The settings that lead to them."""
         return {
             "rides_index": self.sinking.index,
+            "raw_topic": self.sinking.source,
             "result_topic": self.sinking.source,
             "gcs_bucket": self.exporting.bucket,
             "gcs_prefix": self.exporting.prefix,
