@@ -31,7 +31,7 @@ from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.consume import group_offsets
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
-from jobs.rides.superseded import Superseded, identity, is_reprocessing, mark_of
+from jobs.rides.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -161,7 +161,7 @@ def take_ledger(
             f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
             f"{dead.of_raw} dead letters of them"
         )
-    exported = _is_before(snapshot.exported, *_positions(rides))
+    exported = is_before(snapshot.exported, *_positions(rides))
     stale = rides.filter(pa.array(is_superseded & exported))
     parquet, rows, doubled, to_purge = _read_parquet(settings, gcs, snapshot.exported, stale, progress)
     most_rows = results.exported - len(stale) - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
@@ -331,7 +331,7 @@ def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed:
     """How many rides of these results, as far as they are indexed and not refused."""
     partitions, offsets = _positions(rides)
     is_refused = np.isin(_keys(partitions, offsets), [at << 48 | by for at, by in refused])
-    held = rides.filter(pa.array(_is_before(indexed, partitions, offsets) & ~is_refused))
+    held = rides.filter(pa.array(is_before(indexed, partitions, offsets) & ~is_refused))
     count: int = pc.count_distinct(held["ride_id"]).as_py()
     return count
 
@@ -344,14 +344,6 @@ def _positions(rides: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _keys(partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Each position as one integer, so that looking them up stays linear."""
     return partitions << 48 | offsets
-
-
-def _is_before(ends: Mapping[int, int], partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which positions lie before the end of their partition."""
-    found = np.zeros(len(offsets), dtype=bool)
-    for partition, end in ends.items():
-        found |= (partitions == partition) & (offsets < end)
-    return found
 
 
 def _count_documents(settings: Settings, client: Elasticsearch, least: int, most: int) -> int:
@@ -395,7 +387,7 @@ def _read_parquet(
         return 0, 0, 0, 0
     table = pa.concat_tables(tables)
     partitions, offsets = table["kafka_partition"].to_numpy().astype(np.int64), table["kafka_offset"].to_numpy()
-    keys = _keys(partitions, offsets)[_is_before(exported, partitions, offsets)]
+    keys = _keys(partitions, offsets)[is_before(exported, partitions, offsets)]
     is_stale = np.isin(keys, _keys(*_positions(stale)))
     valid = keys[~is_stale]
     return len(table), len(valid), len(valid) - len(np.unique(valid)), int(is_stale.sum())

@@ -42,6 +42,7 @@ from jobs.rides.superseded import (
     Position,
     Superseded,
     identity,
+    is_before,
     mark_headers,
     mark_of,
     parse_positions,
@@ -457,23 +458,23 @@ def _hour(ts: str) -> str:
 def _untouched(rows: pa.RecordBatch, ids: list[bytes], plan: Plan, rides: set[bytes]) -> Iterator[bytes]:
     """Rides of the window that were priced before the plan and are not priced anew."""
     start, end = (np.datetime64(text.removesuffix("Z")) for text in (plan.window.start, plan.window.end))
-    ts = rows["ts"].to_numpy(zero_copy_only=False)
-    before = parse_positions(plan.supersedes)
-    for row in np.flatnonzero((ts >= start) & (ts < end)).tolist():
-        is_old = rows["kafka_offset"][row].as_py() < before.get(rows["kafka_partition"][row].as_py(), 0)
-        if is_old and ids[row] not in rides:
-            yield ids[row]
+    ts = rows["ts"].to_numpy()
+    is_inside = (ts >= start) & (ts < end)
+    is_old = is_before(
+        parse_positions(plan.supersedes), rows["kafka_partition"].to_numpy(), rows["kafka_offset"].to_numpy()
+    )
+    return (ids[row] for row in np.flatnonzero(is_inside & is_old).tolist() if ids[row] not in rides)
 
 
 def _purge_elasticsearch(systems: Systems, work: Work, copies: _Copies, done: Reprocessed) -> None:
     """Delete what no newer result has overwritten: the ride is rejected by now, or Elasticsearch refuses it."""
     before = parse_positions(work.plan.supersedes)
-    is_before = [
+    is_superseded = [
         {"bool": {"filter": [{"term": {"kafka_partition": it}}, {"range": {"kafka_offset": {"lt": offset}}}]}}
         for it, offset in before.items()
     ]
     ids = [str(UUID(bytes=ride)) for ride in copies.rides]
     for start in range(0, len(ids), _RIDES_PER_QUERY):
         part = {"terms": {"ride_id": ids[start : start + _RIDES_PER_QUERY]}}
-        query = {"bool": {"filter": [part], "should": is_before, "minimum_should_match": 1}}
+        query = {"bool": {"filter": [part], "should": is_superseded, "minimum_should_match": 1}}
         done.rejected += delete_where(systems.elasticsearch, systems.settings.rides_index, query)

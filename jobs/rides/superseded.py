@@ -66,10 +66,7 @@ class Superseded:
         found = np.zeros(len(offsets), dtype=bool)
         of_results = rides.to_pylist() if self._rides else []
         for text, replaced in self._rides.items():
-            is_before = np.zeros(len(offsets), dtype=bool)
-            for partition, before in parse_positions(text).items():
-                is_before |= (partitions == partition) & (offsets < before)
-            rows = np.flatnonzero(is_before & ~found)
+            rows = np.flatnonzero(is_before(parse_positions(text), partitions, offsets) & ~found)
             found[rows] = [of_results[row] in replaced for row in rows.tolist()]
         return found
 
@@ -119,6 +116,16 @@ def is_reprocessing(config: Config, topic: str) -> bool:
     """Whether a reprocessing has begun on the raw topic and is not done."""
     with broker_errors(config, f"reading the offsets of {GROUP}"), consumer(config, GROUP) as client:
         return any(found.metadata for found in committed(client, topic, partitions(client, topic)).values())
+
+
+def is_before(
+    ends: Mapping[int, int], partitions: NDArray[np.integer], offsets: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Which positions lie before the end of their partition."""
+    found = np.zeros(len(offsets), dtype=bool)
+    for partition, end in ends.items():
+        found |= (partitions == partition) & (offsets < end)
+    return found
 
 
 def positions_text(offsets: Mapping[int, int]) -> str:

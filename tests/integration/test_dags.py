@@ -483,6 +483,15 @@ def test_hooks_take_their_connections(airflow: None, stack: Stack, monkeypatch: 
 # --- Cleaning up -------------------------------------------------------------------------------
 
 
+def test_the_next_run_sweeps_what_a_failed_one_left(dags: Dags) -> None:
+    runs = dags.stack.settings.datastream_state / "staging" / "dag_index_and_export"
+    left = runs / "failed" / "PutGCP" / "3" / "00000-00000000000000000000.arrow"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert dags.index_and_export()["ConsumeKafka"] == "skipped"
+    assert not (runs / "failed").exists()
+
+
 def test_old_runs_leave_the_database(dags: Dags) -> None:
     from airflow.models import DagRun, TaskInstance
     from airflow.utils.session import create_session
