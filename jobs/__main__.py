@@ -286,8 +286,12 @@ def reprocess(
     settings = configuration.load()
     wanted = work.window(start, end)
     clients = kafka_config(settings), elasticsearch_admin(settings), storage_client(settings)
-    with _progress() as progress:
-        found = work.look(work.Systems(settings, *clients, _bars(progress)), wanted)
+
+    def look() -> work.Work:
+        with _progress() as progress:
+            return work.look(work.Systems(settings, *clients, _bars(progress)), wanted)
+
+    found = look()
     if not found.rides and not found.is_begun:
         console.print(f"{settings.raw_topic} holds no priced ride with {wanted} (any more). Nothing is changed.")
         return
@@ -295,6 +299,7 @@ def reprocess(
         console.print(f"Going on with the {len(found.rides):,} rides of {wanted}.")
     elif not yes:
         typer.confirm(f"Price {len(found.rides):,} rides of {wanted} anew, and purge their old prices?", abort=True)
+        found = look()  # the question may have stood for hours, and rides have come since
     with _progress() as progress:
         systems = work.Systems(settings, *clients, _bars(progress))
         done = work.reprocess(systems, found, lambda: airflow_api.export_now(settings))

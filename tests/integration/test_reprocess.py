@@ -22,7 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
 
+from jobs import __main__ as command_line
+from jobs import airflow_api
 from jobs.bqml import playbook
 from jobs.bqml.local import LocalEngine
 from jobs.errors import ConfigurationError
@@ -32,6 +35,7 @@ from jobs.rides import reprocess as module
 from jobs.rides.distance import haversine
 from jobs.rides.reindex import reindex
 from jobs.rides.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.rides.superseded import is_reprocessing
 from jobs.settings import ROOT
 from tests.helpers import Raw, encode, keyed, produce, ride, until
 from tests.integration import flow
@@ -166,6 +170,26 @@ def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
     done = run(rides.books)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
     rides.check()
+
+
+def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rides.books.names.items():
+        monkeypatch.setenv(name.upper(), value)
+    asked = []
+    monkeypatch.setattr(airflow_api, "export_now", asked.append)  # there is no Airflow here
+    command = ["reprocess", FROM, TO]
+    refused = CliRunner().invoke(command_line.app, command, input="n\n")
+    assert refused.exit_code == 1
+    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
+    assert not is_reprocessing(rides.books.stack.kafka, rides.books.pricing.source)
+    with dags(rides.books):
+        done = CliRunner().invoke(command_line.app, [*command, "--yes"])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
+    assert asked
+    rides.check()
+    nothing = CliRunner().invoke(command_line.app, ["reprocess", "2020-01-01", "2020-01-02"])
+    assert "holds no priced ride" in nothing.output
 
 
 def test_once_more_takes_the_copies_only(rides: Rides) -> None:
