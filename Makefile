@@ -10,6 +10,8 @@ BENCH_OPTIONS ?=
 # How many batches of bad input each test of `make test-input` makes, and of which seed (default: another one each time).
 EXAMPLES ?= 200
 SEED ?=
+# Options of `make sizing`.
+SIZING ?=
 
 # The first of these that is there and that Airflow runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -181,8 +183,8 @@ bench-freshness: install-dev  ## Measure the time from produce to searchable, on
 bench-scale: install-dev  ## Measure 10 k, 100 k, 1 M and 10 M rides: time per ride, peak memory (10 minutes)
 	@$(PY) -m benchmarks.scale
 
-sizing: install-tools  ## Print the tables of docs/sizing.md: MESSAGES_PER_S=100000, further options: python -m benchmarks.sizing --help
-	@$(PY) -m benchmarks.sizing $(if $(MESSAGES_PER_S),--messages-per-s $(MESSAGES_PER_S))
+sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help
+	@$(PY) -m benchmarks.sizing $(SIZING)
 
 requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@for set in dev local image tools; do \

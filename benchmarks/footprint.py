@@ -90,6 +90,9 @@ def _report(settings: Settings, storage: MemoryStorage, counts: dict[str, int]) 
     row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
     objects = storage.bucket("memory").objects
     row(f"rows in Parquet, {len(objects)} objects", storage.rows, sum(map(len, objects.values())))
+    staged = (settings.datastream_state / "staging").glob("*/*.arrow")
+    of_a_run = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
+    row("messages staged by a run of dag_compute_cost", counts[settings.raw_topic], of_a_run)
     console.print(table)
 
 

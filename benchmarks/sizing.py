@@ -51,18 +51,20 @@ class Assumptions(BaseSettings):
     object_bytes: Positive = Field(5_000, description="schema and footer of an object (docs/gcp.md)")
     compute_rate: Positive = Field(116_000, description="rides a second through dag_compute_cost's tasks (make bench)")
     index_rate: Positive = Field(20_000, description="documents a second for each core of Elasticsearch (make bench)")
+    index_task_rate: Positive = Field(
+        73_000, description="rides a second for which PutElasticSearch has the processor time (make bench)"
+    )
     export_rate: Positive = Field(84_000, description="rides a second through PutGCP's task (make bench)")
     spark_rate: Positive = Field(40_000, description="rides a second for each core of PySpark (make bench)")
     compute_overhead_s: Positive = Field(
         6.0, description="a run of dag_compute_cost without its work (make bench-freshness)"
     )
-    index_overhead_s: Positive = Field(8.0, description="a run of dag_index_and_export without its work")
 
     # --- Kafka
     replication: Count = Field(3, description="copies of each partition")
     retention_days: Positive = Field(7, description="of rides_raw and rides_result")
     dead_letter_days: Positive = Field(14, description="of rides_dlq")
-    broker_disk_tb: Positive = Field(4, description="disk of one broker")
+    broker_disk_tb: Positive = Field(10, description="disk of one broker")
     broker_disk_mb_s: Positive = Field(480, description="what one broker's disk writes and reads")
     broker_network_mb_s: Positive = Field(1250, description="what one broker's network takes each way: 10 Gbit/s")
     fill: Share = Field(0.6, description="share of disk, network and throughput to be used at the peak")
@@ -89,10 +91,10 @@ class Assumptions(BaseSettings):
     row_bytes: Positive = Field(156, description="a ride in BigQuery (docs/gcp.md)")
     column_bytes: Positive = Field(22, description="ts, comfort and price_total of a ride in BigQuery")
     queries_per_day: Count = Field(96, description="revenue of the running day, each quarter of an hour")
-    storage_price: Positive = Field(0.020, description="Cloud Storage Standard, per GiB and month")
-    write_price: Positive = Field(0.005 / 1000, description="a class A operation: an object written")
-    native_price: Positive = Field(0.020, description="BigQuery, active logical storage, per GiB and month")
-    scan_price: Positive = Field(6.25, description="BigQuery on demand, per TiB scanned")
+    storage_price: Positive = Field(0.026, description="Cloud Storage Standard, EU, per GiB and month")
+    write_price: Positive = Field(0.01 / 1000, description="a class A operation, EU: an object written")
+    native_price: Positive = Field(0.020, description="BigQuery, active logical storage, EU, per GiB and month")
+    scan_price: Positive = Field(6.25, description="BigQuery on demand, EU, per TiB scanned")
 
     bench: Path | None = Field(None, description="bench.json of `make bench`: its rates instead of those above")
 
@@ -160,20 +162,31 @@ def run_seconds(a: Assumptions, rate: float) -> float:
     return a.compute_overhead_s / (1 - rate / a.compute_rate) if rate < a.compute_rate else inf
 
 
+def runs_per_day(a: Assumptions, rate: float) -> float:
+    """At the mean rate; infinite where one process does not keep up."""
+    seconds = run_seconds(a, rate * a.mean_share)
+    return DAY_S / seconds if seconds < inf else inf
+
+
+def run_records(a: Assumptions, rate: float) -> float:
+    """Rides in a run: MAX_RECORDS_PER_RUN must not be less."""
+    return rate * run_seconds(a, rate)
+
+
 def most_per_second(a: Assumptions) -> float:
     """What dag_compute_cost moves when a backlog waits: MAX_RECORDS_PER_RUN in each run, and the overhead."""
     return a.max_records_per_run / (a.compute_overhead_s + a.max_records_per_run / a.compute_rate)
-
-
-def fits_one_process(a: Assumptions, rate: float) -> bool:
-    """Whether one process a task keeps up with the peak and has the headroom to catch up."""
-    return rate * a.headroom <= most_per_second(a)
 
 
 def catch_up_hours(a: Assumptions, rate: float) -> float:
     """How long the backlog of an outage takes, while rides keep coming at the peak rate."""
     spare = most_per_second(a) - rate
     return a.outage_h * rate / spare if spare > 0 else inf
+
+
+def fits_one_process(a: Assumptions, rate: float) -> bool:
+    """Whether one process for each task of dag_compute_cost has the headroom, if MAX_RECORDS_PER_RUN allows it."""
+    return rate * a.headroom < a.compute_rate
 
 
 def spark_cores(a: Assumptions, rate: float) -> int:
@@ -260,13 +273,15 @@ KAFKA: list[Row] = [
     ("partitions of each topic", lambda a, rate: f"{topic_partitions(a, rate)}"),
 ]
 AIRFLOW: list[Row] = [
-    ("a run, s", lambda a, rate: _number(run_seconds(a, rate), "never ends")),
-    ("rides in a run", lambda a, rate: _number(run_seconds(a, rate) * rate, "–")),
-    ("runs a day", lambda a, rate: _number(DAY_S / run_seconds(a, rate * a.mean_share))),
-    ("MAX_RECORDS_PER_RUN lets through, 1/s", lambda a, _: _number(most_per_second(a))),
-    ("caught up after an outage, h", lambda a, rate: _number(catch_up_hours(a, rate), "never", digits=1)),
-    ("one process a task", lambda a, rate: "enough" if fits_one_process(a, rate) else "not enough: Spark"),
+    ("a run at the peak, s", lambda a, rate: _number(run_seconds(a, rate), "never ends")),
+    ("rides in it", lambda a, rate: _number(run_records(a, rate), "–")),
+    ("runs a day", lambda a, rate: _number(runs_per_day(a, rate), "–")),
+    ("outage caught up, h", lambda a, rate: _number(catch_up_hours(a, rate), "never", digits=1)),
+    ("one process has headroom", lambda a, rate: "yes" if fits_one_process(a, rate) else "no: Spark"),
+    ("MAX_RECORDS_PER_RUN for it", lambda a, rate: _number(run_records(a, rate * a.headroom), "–")),
     ("Spark cores instead", lambda a, rate: "–" if fits_one_process(a, rate) else f"{spark_cores(a, rate)}"),
+    ("processes that index", lambda a, rate: f"{ceil(rate * a.headroom / a.index_task_rate)}"),
+    ("processes that export", lambda a, rate: f"{ceil(rate * a.mean_share * a.headroom / a.export_rate)}"),
 ]
 ELASTICSEARCH: list[Row] = [
     ("documents, billions", lambda a, rate: f"{documents(a, rate) / 1e9:,.1f}"),
@@ -279,6 +294,7 @@ ELASTICSEARCH: list[Row] = [
 GOOGLE: list[Row] = [
     ("from one export to the next, s", lambda a, rate: _number(export_seconds(a, rate))),
     ("objects a day", lambda a, rate: _number(objects_per_day(a, rate))),
+    ("EXPORT_TARGET_RECORDS for an export every 5 min", lambda a, rate: _number(rate * a.mean_share * 300)),
     ("MB of an object", lambda a, rate: f"{parquet_per_day(a, rate) / objects_per_day(a, rate) / MB:,.1f}"),
     ("Parquet a day, GB", lambda a, rate: _number(parquet_per_day(a, rate) / GB)),
     ("$/month: writing objects", lambda a, rate: _number(write_dollars(a, rate))),
@@ -288,7 +304,7 @@ GOOGLE: list[Row] = [
 ]
 TABLES = {
     "Kafka": KAFKA,
-    "Airflow: dag_compute_cost": AIRFLOW,
+    "Airflow": AIRFLOW,
     "Elasticsearch": ELASTICSEARCH,
     "Cloud Storage and BigQuery": GOOGLE,
 }

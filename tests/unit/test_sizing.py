@@ -1,0 +1,91 @@
+"""The page on sizing shows what its script prints, and the script does the arithmetic that the page tells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from benchmarks import sizing
+from benchmarks.sizing import Assumptions, tables, with_bench
+from jobs.settings import ROOT
+
+PAGE = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_the_script_prints() -> None:
+    assert f"```text\n{tables(Assumptions())}```" in PAGE
+
+
+def test_the_command_takes_other_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.sizing", "--rates", "1000", "--replication", "2"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == tables(Assumptions(rates=[1000], replication=2))
+    assert "1,000 msg/s" in found
+
+
+def test_kafka_by_hand() -> None:
+    a = Assumptions(
+        raw_bytes=100, result_bytes=200, dead_letter_bytes=300, bad_share=0.1, mean_share=0.5,
+        retention_days=7, dead_letter_days=14, broker_disk_tb=1, fill=0.5,
+    )  # fmt: skip
+    assert sizing.write_bytes(a, 1000) == 1000 * (100 + 0.9 * 200 + 0.1 * 300)
+    assert sizing.read_bytes(a, 1000) == 1000 * (100 + 2 * 0.9 * 200)
+    assert sizing.network_out_bytes(a, 1000) == 460_000 + 2 * 310_000
+    held = 500 * 86_400 * (7 * (100 + 180) + 14 * 30) * 3
+    assert sizing.kafka_disk_bytes(a, 1000) == pytest.approx(held)
+    assert sizing.brokers(a, 1000) == 3
+    assert sizing.brokers_by(a, 20_000)["disk space"] == -(-held * 20 // 500_000_000_000)
+    assert sizing.brokers(a, 20_000) == sizing.brokers_by(a, 20_000)["disk space"] + 1
+
+
+def test_a_run_takes_its_overhead_and_what_arrives_meanwhile() -> None:
+    a = Assumptions(compute_rate=100_000, compute_overhead_s=6, max_records_per_run=1_000_000, outage_h=2)
+    assert sizing.run_seconds(a, 40_000) == pytest.approx(10)
+    assert sizing.run_records(a, 40_000) == pytest.approx(400_000)
+    assert sizing.run_seconds(a, 100_000) == inf
+    assert sizing.most_per_second(a) == pytest.approx(62_500)
+    assert sizing.catch_up_hours(a, 50_000) == pytest.approx(8)
+    assert sizing.catch_up_hours(a, 62_500) == inf
+    assert sizing.fits_one_process(a, 49_000)
+    assert not sizing.fits_one_process(a, 50_000)
+
+
+def test_elasticsearch_by_hand() -> None:
+    a = Assumptions(days_in_index=1, mean_share=1, bad_share=0, document_bytes=400, replicas=1, node_disk_tb=1)
+    held = 10_000 * 86_400
+    assert sizing.documents(a, 10_000) == held
+    assert sizing.shards(a, 10_000) == 9  # 345.6 GB in shards of 40
+    assert sizing.nodes_by(a, 10_000)["disk space"] == 1
+    assert sizing.nodes_by(a, 1_000_000)["cores"] == 7  # 2 copies of a million at 320,000 a node
+    assert sizing.nodes(a, 10_000) == 3
+
+
+def test_objects_by_hand() -> None:
+    a = Assumptions(mean_share=1, export_target_records=600_000, export_max_age_s=300, chunk_records=50_000)
+    assert sizing.export_seconds(a, 1000) == 300
+    assert sizing.export_seconds(a, 10_000) == 60
+    assert sizing.objects_per_day(a, 1000) == 6 * (288 + 24)
+    assert sizing.objects_per_day(a, 10_000) == 6 * (1440 * 2 + 24)
+    assert sizing.write_dollars(a, 1000) == pytest.approx(6 * (288 + 24) * 30 * 0.01 / 1000)
+
+
+def test_more_of_everything_never_needs_less() -> None:
+    a = Assumptions()
+    for figure in (sizing.brokers, sizing.topic_partitions, sizing.shards, sizing.nodes, sizing.objects_per_day):
+        found = [figure(a, rate) for rate in range(1000, 1_000_000, 9000)]
+        assert found == sorted(found), figure.__name__
+
+
+def test_rates_of_the_last_bench_count(tmp_path: Path) -> None:
+    passes = [{"messages": 1000, "seconds": seconds} for seconds in (1, 2, 4)]
+    results = [{"part": "price", "name": "datastream", "passes": passes}]
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({"results": results}))
+    found = with_bench(Assumptions(), path)
+    assert found.compute_rate == 500
+    assert found.export_rate == Assumptions().export_rate
