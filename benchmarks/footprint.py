@@ -84,8 +84,8 @@ def _report(settings: Settings, storage: MemoryStorage, counts: dict[str, int]) 
         row(f"{topic} on Kafka's disk", count, sum(path.stat().st_size for path in logs))
     client = elasticsearch_admin(settings)
     index = settings.rides_index
-    client.indices.refresh(index=index)
     client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
+    client.indices.refresh(index=index)  # lets go of the segments that were merged
     primaries: dict[str, Any] = client.indices.stats(index=index, metric=["store", "docs"])["_all"]["primaries"]
     row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
     objects = storage.bucket("memory").objects
