@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 MARK = "benchmark:"
@@ -18,15 +19,22 @@ def measured() -> Iterator[None]:
     _tell("begin")
     sys.stdin.readline()
     yield
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    _tell("end", str(peak / (2**20 if sys.platform == "darwin" else 2**10)))
+    _tell("end", str(_peak_mib()))
     sys.stdin.readline()
 
 
 def answer(value: Any) -> None:
     """Hand a value to the process that measures."""
     _tell("answer", json.dumps(value))
+
+
+def _peak_mib() -> float:
+    """The most memory that this process had resident."""
+    if sys.platform == "linux":
+        # ru_maxrss would begin with the peak of the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _tell(*words: str) -> None:

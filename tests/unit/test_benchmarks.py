@@ -57,6 +57,15 @@ def test_what_comes_before_the_work_is_not_measured(tmp_path: Path, module: dict
     assert found.cpu_seconds < 0.5
 
 
+def test_the_memory_of_who_measures_does_not_count(tmp_path: Path, module: dict[str, str]) -> None:
+    """Linux hands the parent's peak on to a child's ru_maxrss."""
+    (tmp_path / "small.py").write_text("from benchmarks.measured import measured\nwith measured():\n    pass\n")
+    held = bytearray(b"x") * (300 * 2**20)
+    found = run("small", environment=module)
+    assert len(held) > found.peak_mib * 2**20 > 0
+    assert found.peak_mib < 200
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
 )
