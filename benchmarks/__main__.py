@@ -181,11 +181,14 @@ def main(
     # Ours is what all are compared with, and what the sinks work on.
     candidates = [it for name, it in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with own_stack(("kafka", "elasticsearch", "gcs"), console) as settings, Progress(*columns, console=console) as bars:
+    sinks = [it for it in SINKS if it in parts]
+    services = ("kafka", "elasticsearch", "gcs") if sinks else ("kafka",)
+    with own_stack(services, console) as settings, Progress(*columns, console=console) as bars:
         bench = Bench(settings, bars, rounds)
         fill(settings, rides, faulty)
         results = bench.price(candidates, rides, min(rides, slow_rides))
-        bench.sinks(results, [it for it in SINKS if it in parts])
+        if sinks:
+            bench.sinks(results, sinks)
     document = {
         "rides": rides,
         "faulty": faulty,

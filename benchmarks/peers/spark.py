@@ -103,6 +103,7 @@ def main(route: Route, jars: str) -> None:
         SparkSession.builder.master("local[*]")
         .config("spark.jars", jars)
         .config("spark.driver.memory", "2g")
+        .config("spark.driver.defaultJavaOptions", f"-Djava.io.tmpdir={folder}")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.local.dir", str(folder / "scratch"))
