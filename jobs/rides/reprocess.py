@@ -31,7 +31,7 @@ from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableErro
 from jobs.kafka.claim import Claim, Committed, bounds, committed, partitions, read
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
 from jobs.kafka.consume import group_offsets
-from jobs.kafka.dead_letter import error_text, headers_of
+from jobs.kafka.dead_letter import error_text, headers_of, headers_of_all
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
@@ -189,7 +189,7 @@ def look(systems: Systems, wanted: Window) -> Work:
         inside: dict[Position, bytes] = {}
         copied: set[Position] = set()
         for messages in _messages(systems, client, topic, {it: (0, plan.end) for it, plan in plans.items()}, "looking"):
-            copied.update(mark.source for mark in map(mark_of, map(headers_of, messages)) if mark is not None)
+            copied.update(mark.source for mark in map(mark_of, headers_of_all(messages)) if mark is not None)
             for message, ride, ts in _identities(messages):
                 if message.offset() < plans[message.partition()].priced and wanted.start <= ts < wanted.end:
                     inside[_position(message)] = ride
@@ -285,7 +285,7 @@ def _dead_letters(systems: Systems, client: Consumer) -> set[Position]:
     found: set[Position] = set()
     ends = {partition: (0, within.end) for partition, within in bounds(client, settings.dlq_topic, of).items()}
     for messages in _messages(systems, client, settings.dlq_topic, ends, "looking"):
-        for headers in map(headers_of, messages):
+        for headers in headers_of_all(messages):
             texts = error_text(headers, "partition"), error_text(headers, "offset")
             if error_text(headers, "topic") == settings.raw_topic and all(map(str.isdigit, texts)):
                 found.add((int(texts[0]), int(texts[1])))

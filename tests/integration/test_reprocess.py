@@ -30,7 +30,6 @@ from jobs.bqml import playbook
 from jobs.bqml.local import LocalEngine
 from jobs.errors import ConfigurationError
 from jobs.kafka.transaction import GroupWriter
-from jobs.rides import contract
 from jobs.rides import reprocess as module
 from jobs.rides.distance import haversine
 from jobs.rides.reindex import reindex
@@ -229,10 +228,11 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
 def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
     books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = [ride(ts=FROM, comfort="eco") for _ in range(5)]
+    more = [ride(ts=FROM, origin={"lat": 1.5, "lon": 0}) for _ in range(5)]
     produce(books.stack.kafka, books.pricing.source, map(keyed, more))
     books.run()
-    monkeypatch.delitem(contract.COMFORTS, "eco")
+    # From now on a ride that starts there is priced with a number that is too large.
+    monkeypatch.setattr(flow, "haversine", lambda lat, *rest: np.where(lat == 1.5, np.inf, haversine(lat, *rest)))
     done = run(books)
     assert (done.rides, done.copies, done.rows, done.rejected) == (35, 39, 39, 5)
     gone = {it["ride_id"] for it in more}
