@@ -101,7 +101,7 @@ def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> No
     deadlines = dag.deadline if isinstance(dag.deadline, list) else [dag.deadline]
     (deadline,) = deadlines
     assert type(deadline.reference) is type(DeadlineReference.DAGRUN_QUEUED_AT)
-    assert deadline.interval == timedelta(minutes=15)
+    assert deadline.interval == timedelta(minutes=15).total_seconds()
 
 
 def test_zones_are_learnt_daily_and_scored_every_quarter_of_an_hour_at_most(bag: Any) -> None:

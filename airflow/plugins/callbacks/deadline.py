@@ -28,5 +28,8 @@ def done_within(limit: timedelta) -> DeadlineAlert:
     The other references never fire for runs without a logical date, which continuous and asset runs may be.
     """
     return DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=limit, callback=AsyncCallback(report_missed_deadline)
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        # Seconds: with a timedelta, Airflow 3.3 answers 500 when a run is cleared (apache/airflow#70368).
+        interval=limit.total_seconds(),
+        callback=AsyncCallback(report_missed_deadline),
     )
