@@ -368,11 +368,14 @@ def foreign_results(draw: Draw) -> bytes:
     pairs = draw(results())
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(pairs) - 1))
-        kind = draw(st.sampled_from(["missing", "twice", "else", "number", "unknown", "ts", "ride_id", "comfort"]))
+        kinds = ["missing", "twice", "else", "number", "beyond", "unknown", "ts", "ride_id", "comfort"]
+        kind = draw(st.sampled_from(kinds))
         if kind == "missing":
             pairs = pairs[:at] + pairs[at + 1 :]
         elif kind == "unknown":
             pairs = [*pairs, draw(unknown)]
+        elif kind == "beyond":
+            pairs[at] = pairs[at][0], draw(st.sampled_from(["-1", "-1e-300", "1e400", '{"lat":91,"lon":0}']))
         elif kind == "twice":
             pairs = [*pairs, (pairs[at][0], draw(st.one_of(st.just(pairs[at][1]), anything)))]
         else:

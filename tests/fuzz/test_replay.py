@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.kafka.replay import count_replayable, replay
+from jobs.kafka.dead_letter import headers_of
+from jobs.kafka.replay import count_replayable, latest, replay
 from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
+from tests.fuzz.librdkafka import produce_with_header
 from tests.fuzz.messages import PARTITIONS, headers, keys
 from tests.fuzz.tail import Tail, tail
 from tests.helpers import Headers, Raw, Record, produce
@@ -80,6 +82,20 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     assert found == wanted
     assert (sum(replayed.sent.values()), replayed.left) == (wanted.total(), left)
     assert replay(stack.kafka, dlq, (raw, result), MAX_REPLAYS).sent.total() == 0, "each once"
+
+
+def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
+    """The client cannot read header keys that are not UTF-8, and must not be asked twice: nobody knows the source."""
+    (raw, _), (dlq, letters) = topics["raw"], topics["dlq"]
+    for key in (b"\xff", TOPIC.encode() + b"\xe9"):
+        produce_with_header(stack.kafka["bootstrap.servers"], dlq, b"key", b"value", (key, raw.encode()))
+    assert count_replayable(stack.kafka, dlq, (raw,), MAX_REPLAYS).left == 2
+    replayed = replay(stack.kafka, dlq, (raw,), MAX_REPLAYS)
+    assert (replayed.sent.total(), replayed.left) == (0, 2)
+    assert len(letters.new()) == 2
+    for message in latest(stack.kafka, dlq, 2):
+        assert headers_of(message) is None
+        assert headers_of(message) is None, "what the client keeps of them would crash the interpreter"
 
 
 def source_of(record: Record) -> str:
