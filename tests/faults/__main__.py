@@ -1,0 +1,93 @@
+"""The command line of the fault campaign: `make test-faults`, `python -m tests.faults --help`."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jobs import settings as configuration
+from tests.faults.campaign import Campaign, Round
+from tests.faults.faults import TARGETS
+from tests.faults.ground import prepared
+from tests.faults.report import markdown, table
+
+console = Console()
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="How many rounds; each strikes every target once.", min=1)] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first round; the next ones have the next. Default: any.")
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(help=f"Some of: {', '.join(TARGETS)}. Separated by commas; all if empty.")
+    ] = "",
+) -> None:
+    """Start a stack of its own, strike while rides flow, compare id by id; exit code 1 if anything differs.
+
+    Each round is kept in .local/faults/<seed>.json; the table counts all that are there.
+    """
+    unknown = [name for name in targets.split(",") if name and name not in TARGETS]
+    if unknown:
+        raise typer.BadParameter(f"no target is called {', '.join(unknown)}: there are {', '.join(TARGETS)}")
+    chosen = [TARGETS[name] for name in targets.split(",") if name] or list(TARGETS.values())
+    first = secrets.randbelow(10**6) if seed is None else seed
+    folder = configuration.load().datastream_state / "faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("faults", total=rounds * len(chosen))
+
+        def tell(what: str) -> None:
+            console.print(escape(what), soft_wrap=True, highlight=False)
+            bar.advance(task, "over it" in what)
+
+        with prepared(first, console) as ground:
+            campaign = Campaign(ground, tell)
+            for number in range(first, first + rounds):
+                command = f"make test-faults ROUNDS=1 SEED={number}" + (f" TARGETS={targets}" if targets else "")
+                try:
+                    found = campaign.play(number, chosen)
+                except BaseException:
+                    ground.stopped.set()
+                    console.print(f"Again: {command}")
+                    raise
+                file = folder / f"{number}.json"
+                file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+                _tell_round(found)
+                if found.faults:
+                    raise SystemExit(f"{len(found.faults)} faults in {file}. Again: {command}")
+    played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("*.json"))]
+    (folder / "table.md").write_text(markdown(played))
+    console.print(table(played))
+    console.print(f"Wrote {folder / 'table.md'}", soft_wrap=True)
+
+
+def _tell_round(found: Round) -> None:
+    console.print(
+        f"round {found.seed}: {len(found.hits)} faults, {found.sent:,} messages sent, {found.good:,} good and "
+        f"{found.bad:,} bad; {found.results:,} results, {found.dead_letters:,} dead letters, {found.documents:,} "
+        f"documents, {found.rows:,} rows; {found.seconds:.0f} s",
+        soft_wrap=True,
+    )
+    for fault in found.faults[:20]:
+        console.print(f"[red]✗[/] {escape(fault)}", soft_wrap=True)
+    console.print("[green]✓[/] nothing lost, nothing doubled" if not found.faults else f"{len(found.faults)} differ")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    typer.run(main)

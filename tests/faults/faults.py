@@ -1,0 +1,454 @@
+"""The faults. Each function waits for its moment, strikes, heals what it broke, and returns the proof that it hit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import msgspec
+
+from infra.local import supervisor
+from tests.faults import tasks
+from tests.faults.gateway import Gateway, Refusal, Trap
+from tests.faults.ground import Ground, Mark
+from tests.faults.tasks import Glimpse, Try
+from tests.faults.transactions import transaction_state
+
+COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
+# How long a task of the right name may take to come and to be hit at work.
+HUNT_S = 240
+# A retry begins after Airflow's heartbeat timeout (30 s), its detection and the retry delay.
+RETRY_S = 150
+# What a task gets before Airflow's worker, which would end it, wakes up too.
+ZOMBIE_S = 5
+# Smaller than any file that a task stages.
+SMALL_DISK_BYTES = 512
+
+Lane = Literal["compute", "index", "both"]
+Ready = Callable[[Try], bool]
+
+
+class Struck(msgspec.Struct):
+    """A fault that hit: when, what was at work, and what else proves it."""
+
+    mark: Mark
+    what: str
+    glimpses: list[Glimpse]
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+    hit: list[Try] = msgspec.field(default_factory=list)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a fault aims at, and which DAG it holds up, so that only one fault at a time does."""
+
+    name: str
+    lane: Lane
+    strike: Callable[[Ground, random.Random], Struck]
+
+
+# --- Catching a task at work -------------------------------------------------------------------
+
+
+def _catch(ground: Ground, dag_id: str, task_id: str, ready: Callable[[], Ready]) -> tuple[Try, Glimpse]:
+    """Wait until a try of a task is ready to be hit, freeze it, and see that it is at work.
+
+    Args:
+        ready: makes, for each try, what says that its moment has come.
+    """
+    seen: dict[tuple[Any, ...], Ready | None] = {}
+    deadline = time.monotonic() + HUNT_S
+    while True:
+        assert time.monotonic() < deadline, f"{dag_id}.{task_id} was not found at work within {HUNT_S} s"
+        for found in ground.running():
+            if (found.dag_id, found.task_id) != (dag_id, task_id):
+                continue
+            is_ready = seen.setdefault(found[:4], ready())
+            if is_ready is None or not is_ready(found) or not tasks.send(found.child, signal.SIGSTOP):
+                continue
+            if glimpse := _frozen_at_work(ground, found):
+                return found, glimpse
+            tasks.send(found.child, signal.SIGCONT)
+            if tasks.is_done(found):
+                seen[found[:4]] = None
+        ground.pause(0.002)
+
+
+def _frozen_at_work(ground: Ground, found: Try) -> Glimpse | None:
+    """How a frozen task looks, if it is at work; its log needs a moment to catch up."""
+    deadline = time.monotonic() + 2
+    while not tasks.is_at_work(found):
+        if time.monotonic() > deadline or tasks.is_done(found) or not tasks.is_alive(found.child):
+            return None
+        ground.pause(0.02)
+    return ground.tasks.glimpse(found)
+
+
+def _staged(ground: Ground, rng: random.Random) -> Callable[[], Ready]:
+    """Ready when some files are staged, and not all."""
+    count = rng.randint(1, 6)
+
+    def is_ready(found: Try) -> bool:
+        files = ground.tasks.staged(found)
+        return len(files) >= count and "manifest.json" not in files
+
+    return lambda: is_ready
+
+
+def _speaking_to_kafka(rng: random.Random, most_s: float) -> Callable[[], Ready]:
+    """Ready some time after Kafka's client has come to life in the task."""
+
+    def ready() -> Ready:
+        at = 0.0
+
+        def is_ready(found: Try) -> bool:
+            nonlocal at
+            if not at and tasks.kafka_threads(found.child):
+                at = time.monotonic() + rng.uniform(0, most_s)
+            return bool(at) and time.monotonic() >= at
+
+        return is_ready
+
+    return ready
+
+
+def _publishing(ground: Ground, rng: random.Random) -> Callable[[], Ready]:
+    """Ready when at least one chunk of the run is committed, and not all: certainly behind init_transactions."""
+    share = rng.uniform(0.05, 0.6)
+
+    def is_ready(found: Try) -> bool:
+        if not tasks.kafka_threads(found.child):
+            return False
+        chunks, done = chunks_committed(ground, found)
+        return max(1, share * chunks) <= done < chunks
+
+    return lambda: is_ready
+
+
+def chunks_committed(ground: Ground, of: Try) -> tuple[int, int]:
+    """How many chunks the run of a PublishKafka or CommitOffsets has, and how many its group has passed."""
+    source, topic, group = (
+        ("ComputeCostTravel", ground.direct.raw_topic, COMPUTE)
+        if of.dag_id == COMPUTE
+        else ("TransformJSON", ground.direct.result_topic, INDEX)
+    )
+    manifest = ground.tasks.manifest(of, source)
+    if manifest is None:
+        return 0, 0
+    at = ground.committed(group, topic)
+    chunks = manifest["chunks"]
+    return len(chunks), sum(at[chunk["partition"]] > chunk["last"] for chunk in chunks)
+
+
+@contextmanager
+def _writing(ground: Ground, gateway: Gateway, task_id: str, rng: random.Random) -> Iterator[tuple[Trap, Try]]:
+    """Hold one of a task's writes to a service while the fault strikes; before or after the service has done it."""
+    trap = gateway.trap = Trap(rng.randint(1, 5), after=rng.random() < 0.5)
+    try:
+        ground.until(trap.caught.is_set, f"a write of {task_id}", HUNT_S)
+        yield trap, next(found for found in ground.running() if found.task_id == task_id)
+    finally:
+        trap.release()
+        gateway.trap = None
+
+
+def _held(trap: Trap) -> dict[str, Any]:
+    return {"request_in_flight": trap.request, "service_had_done_it": trap.after}
+
+
+# --- SIGKILL of a task -------------------------------------------------------------------------
+
+
+def kill_at_kafka(dag_id: str, task_id: str, most_s: float) -> Callable[[Ground, random.Random], Struck]:
+    def strike(ground: Ground, rng: random.Random) -> Struck:
+        found, glimpse = _catch(ground, dag_id, task_id, _speaking_to_kafka(rng, most_s))
+        chunks, done = chunks_committed(ground, found)
+        details = {"chunks": chunks, "chunks_committed": done}
+        return _kill(ground, found, glimpse, details)
+
+    return strike
+
+
+def kill_at_staging(dag_id: str, task_id: str) -> Callable[[Ground, random.Random], Struck]:
+    def strike(ground: Ground, rng: random.Random) -> Struck:
+        found, glimpse = _catch(ground, dag_id, task_id, _staged(ground, rng))
+        return _kill(ground, found, glimpse, {"files_staged": len(glimpse.staged)})
+
+    return strike
+
+
+def kill_at_writing(task_id: str) -> Callable[[Ground, random.Random], Struck]:
+    def strike(ground: Ground, rng: random.Random) -> Struck:
+        with _writing(ground, _gateway_of(ground, task_id), task_id, rng) as (trap, found):
+            return _kill(ground, found, ground.tasks.glimpse(found), _held(trap))
+
+    return strike
+
+
+def _gateway_of(ground: Ground, task_id: str) -> Gateway:
+    return ground.elasticsearch_gateway if task_id == "PutElasticSearch" else ground.gcs_gateway
+
+
+def _kill(ground: Ground, found: Try, glimpse: Glimpse, details: dict[str, Any]) -> Struck:
+    mark = ground.watch.mark()
+    assert tasks.send(found.child, signal.SIGKILL), f"{found.name} had ended before it was killed"
+    ground.until(lambda: not tasks.is_alive(found.child), f"the end of {found.name}", 30)
+    return Struck(mark, f"SIGKILL of {found.name}", [glimpse], details, [found])
+
+
+def kill_worker(ground: Ground, rng: random.Random) -> Struck:
+    """The worker process goes, with the task or without: nobody tells Airflow, only heartbeats stop."""
+    task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch"])
+    found, glimpse = _catch(ground, INDEX, task_id, _staged(ground, rng))
+    with_task = rng.random() < 0.5
+    mark = ground.watch.mark()
+    assert tasks.send(found.worker, signal.SIGKILL)
+    tasks.send(found.child, signal.SIGKILL if with_task else signal.SIGCONT)
+    what = f"SIGKILL of the worker of {found.name}{' and of the task' if with_task else '; the task went on alone'}"
+    ground.until(lambda: not tasks.is_alive(found.worker), f"the end of the worker of {found.name}", 30)
+    _until_tried_again(ground, found)
+    return Struck(mark, what, [glimpse], {"worker": found.worker, "task_killed_too": with_task}, [found])
+
+
+# --- Zombies -----------------------------------------------------------------------------------
+
+
+def zombie_before_init(ground: Ground, rng: random.Random) -> Struck:
+    """PublishKafka freezes as soon as Kafka's client comes to life in it, before it has fenced anybody."""
+    return _zombie(ground, rng, COMPUTE, "PublishKafka", _speaking_to_kafka(rng, 0))
+
+
+def zombie_after_init(ground: Ground, rng: random.Random) -> Struck:
+    """PublishKafka freezes between two of its chunks or in the middle of one."""
+    return _zombie(ground, rng, COMPUTE, "PublishKafka", _publishing(ground, rng))
+
+
+def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
+    task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch", "CommitOffsets"])
+    ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng)
+    return _zombie(ground, rng, INDEX, task_id, ready)
+
+
+def _zombie(ground: Ground, rng: random.Random, dag_id: str, task_id: str, ready: Callable[[], Ready]) -> Struck:
+    found, glimpse = _catch(ground, dag_id, task_id, ready)
+    mark = ground.watch.mark()
+    # Its worker too, as when a machine is suspended: else it would go on sending heartbeats.
+    tasks.send(found.worker, signal.SIGSTOP)
+    details: dict[str, Any] = {}
+    if task_id in ("PublishKafka", "CommitOffsets"):
+        details["transaction_when_frozen"] = transaction_state(ground, dag_id)
+        details["chunks"], details["chunks_committed_when_frozen"] = chunks_committed(ground, found)
+    try:
+        successor = _until_tried_again(ground, found)
+        details["wakes"] = when = rng.choice(["as its retry starts", "in its retry's work", "after its retry's end"])
+        if when == "in its retry's work":
+            ground.until(lambda: tasks.is_at_work(successor) or not tasks.is_alive(successor.child), "the retry's work")
+            ground.pause(rng.uniform(0, 0.5))
+        elif when == "after its retry's end":
+            ground.until(lambda: not tasks.is_alive(successor.child), "the end of the retry")
+        details["retry"] = successor.number
+        details["retry_when_woken"] = (tasks.events(successor.log) or [""])[-1]
+    finally:
+        # The task first: its worker would end it as soon as Airflow tells that it should not be running.
+        tasks.send(found.child, signal.SIGCONT)
+    deadline = time.monotonic() + ZOMBIE_S
+    while tasks.is_alive(found.child) and time.monotonic() < deadline:
+        ground.pause(0.05)
+    details["ended_before_its_worker_woke"] = not tasks.is_alive(found.child)
+    tasks.send(found.worker, signal.SIGCONT)
+    ground.until(lambda: not tasks.is_alive(found.child), f"the end of the zombie {found.name}", 120)
+    what = f"SIGSTOP of {found.name} and of its worker, SIGCONT {details['wakes']}"
+    return Struck(mark, what, [glimpse], details, [found, successor])
+
+
+def _until_tried_again(ground: Ground, lost: Try) -> Try:
+    """Wait for the next try of a task whose worker has fallen silent."""
+    found: list[Try] = []
+
+    def tried_again() -> bool:
+        found.extend(it for it in ground.running() if it.key == lost.key and it.number > lost.number)
+        return bool(found)
+
+    ground.until(tried_again, f"a try after {lost.name}", RETRY_S)
+    return found[0]
+
+
+# --- Services ----------------------------------------------------------------------------------
+
+
+def kill_scheduler(ground: Ground, rng: random.Random) -> Struck:
+    glimpses, hit = _anybody_at_work(ground, rng)
+    return _kill_service(ground, "airflow-scheduler", glimpses, hit)
+
+
+def kill_kafka(ground: Ground, rng: random.Random) -> Struck:
+    dag_id, task_id = rng.choice([(COMPUTE, "PublishKafka"), (COMPUTE, "PublishKafka"), (INDEX, "ConsumeKafka")])
+    found, glimpse = _catch(ground, dag_id, task_id, _speaking_to_kafka(rng, 0.5))
+    tasks.send(found.child, signal.SIGCONT)
+    return _kill_service(ground, "kafka", [glimpse], [found])
+
+
+def kill_elasticsearch(ground: Ground, rng: random.Random) -> Struck:
+    with _writing(ground, ground.elasticsearch_gateway, "PutElasticSearch", rng) as (trap, found):
+        return _kill_service(ground, "elasticsearch", [ground.tasks.glimpse(found)], [found], _held(trap))
+
+
+def kill_gcs(ground: Ground, rng: random.Random) -> Struck:
+    with _writing(ground, ground.gcs_gateway, "PutGCP", rng) as (trap, found):
+        return _kill_service(ground, "gcs", [ground.tasks.glimpse(found)], [found], _held(trap))
+
+
+def _anybody_at_work(ground: Ground, rng: random.Random) -> tuple[list[Glimpse], list[Try]]:
+    """Wait for a random moment at which some task is at work."""
+    ground.pause(rng.uniform(0, 3))
+    found: list[Try] = []
+
+    def at_work() -> bool:
+        found[:] = [it for it in ground.running() if tasks.is_at_work(it)]
+        return bool(found)
+
+    ground.until(at_work, "a task at work", HUNT_S)
+    return [ground.tasks.glimpse(it) for it in found], found
+
+
+def _kill_service(
+    ground: Ground, process: str, glimpses: list[Glimpse], hit: list[Try], details: dict[str, Any] | None = None
+) -> Struck:
+    pid = ground.pid(process)
+    mark = ground.watch.mark()
+    assert tasks.send(pid, signal.SIGKILL), f"{process} was not running"
+    ground.until(lambda: ground.pid(process) not in (0, pid), f"the restart of {process}", 60)
+    lines = supervisor.last_lines(ground.paths, "supervisord", 20)
+    proof = [line for line in lines if process in line and "SIGKILL" in line]
+    assert proof, f"supervisord did not log that {process} was killed"
+    found = {**(details or {}), "supervisord": proof[-1], "pid": pid, "next_pid": ground.pid(process)}
+    what = f"SIGKILL of {process} while {', '.join(it.name for it in hit)} was at work"
+    return Struck(mark, what, glimpses, found, hit)
+
+
+# --- Services that refuse ----------------------------------------------------------------------
+
+
+def elasticsearch_429(ground: Ground, rng: random.Random) -> Struck:
+    error = {"type": "es_rejected_execution_exception", "reason": "rejected execution (a test)"}
+    body = msgspec.json.encode({"error": {"root_cause": [error], **error}, "status": 429}).decode()
+    return _refuse(ground, rng, ground.elasticsearch_gateway, "PutElasticSearch", 429, body)
+
+
+def gcs_503(ground: Ground, rng: random.Random) -> Struck:
+    body = msgspec.json.encode({"error": {"code": 503, "message": "We encountered an internal error (a test)."}})
+    return _refuse(ground, rng, ground.gcs_gateway, "PutGCP", 503, body.decode())
+
+
+def _refuse(  # noqa: PLR0917
+    ground: Ground, rng: random.Random, gateway: Gateway, task_id: str, status: int, body: str
+) -> Struck:
+    """Refuse everything, from some write of the task on; mostly shorter than a task's own patience of 60 s."""
+    refusal = Refusal(status, body, after=rng.random() < 0.5, skip=rng.randint(0, 3))
+    seconds = rng.uniform(5, 25) if rng.random() < 0.8 else rng.uniform(62, 75)
+    gateway.refusal = refusal
+    try:
+        ground.until(refusal.began.is_set, f"a write of {task_id}", HUNT_S)
+        mark = ground.watch.mark()
+        found = [it for it in ground.running() if it.task_id == task_id]
+        glimpses = [ground.tasks.glimpse(it) for it in found]
+        ground.pause(seconds)
+    finally:
+        gateway.refusal = None
+    details = {
+        "seconds": round(seconds, 1), "requests_refused": refusal.count, "writes_refused": refusal.writes,
+        "service_had_done_them": refusal.after,
+    }  # fmt: skip
+    return Struck(mark, f"{status} to {found[0].name} for {seconds:.0f} s", glimpses, details, found)
+
+
+def full_disk(dag_id: str, *task_ids: str) -> Callable[[Ground, random.Random], Struck]:
+    """The disk of the staged files is full for one to three tries of a task; the third is its last one."""
+
+    def strike(ground: Ground, rng: random.Random) -> Struck:
+        task_id, wanted = rng.choice(task_ids), rng.choice([1, 1, 2, 3])
+        hit: list[Try] = []
+        mark = ground.watch.mark()
+        deadline = time.monotonic() + HUNT_S
+        while len(hit) < wanted or any(tasks.is_alive(it.child) for it in hit):
+            assert time.monotonic() < deadline, f"{task_id} did not meet {wanted} full disks within {HUNT_S} s"
+            for found in ground.running():
+                is_next = not hit or (found.key == hit[0].key and found.number > hit[-1].number)
+                if (found.dag_id, found.task_id) == (dag_id, task_id) and is_next and len(hit) < wanted:
+                    mark = mark if hit else ground.watch.mark()
+                    tasks.limit_files(found.child, SMALL_DISK_BYTES)
+                    hit.append(found)
+            if hit and not tasks.is_alive(hit[-1].child) and not _full_disk_errors(hit[-1]):
+                hit = []  # it had nothing to stage: the next run will
+            ground.pause(0.01)
+        details = {
+            "tries": [it.number for it in hit],
+            "logged": [_full_disk_errors(it)[0] for it in hit],
+            "left_behind": [name for it in hit for name in ground.tasks.staged(it)],
+        }
+        return Struck(mark, f"full disk under {wanted} tries of {hit[0].name}", [], details, hit)
+
+    return strike
+
+
+def _full_disk_errors(found: Try) -> list[str]:
+    return [line[:300] for line in tasks.lines(found.log) if "File too large" in line]
+
+
+# --- Run again by hand -------------------------------------------------------------------------
+
+
+def run_again(ground: Ground, rng: random.Random) -> Struck:
+    """Somebody clears a run in the middle of its work, from a random task on, or a run that ended long ago."""
+    glimpses, hit = _anybody_at_work(ground, rng)
+    found = rng.choice(hit)
+    if rng.random() < 0.7:
+        run_id, task_ids = found.run_id, [rng.choice(["ConsumeKafka", found.task_id])]
+    else:
+        run_id, task_ids = rng.choice(ground.airflow.runs(found.dag_id, "success")), None
+    mark = ground.watch.mark()
+    cleared = ground.airflow.clear(found.dag_id, run_id, task_ids)
+    start = task_ids[0] if task_ids else "its start"
+    what = f"{found.dag_id} {run_id}: cleared from {start} on, while {found.name} worked"
+    return Struck(mark, what, glimpses, {"cleared": cleared, "was_running": run_id == found.run_id}, hit)
+
+
+# --- None --------------------------------------------------------------------------------------
+
+
+def nothing(ground: Ground, rng: random.Random) -> Struck:
+    """No fault: how long the way takes by itself."""
+    ground.pause(rng.uniform(0, 3))
+    return Struck(ground.watch.mark(), "no fault", [])
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("compute.ConsumeKafka", "compute", kill_at_staging(COMPUTE, "ConsumeKafka")),
+        Target("compute.ComputeCostTravel", "compute", kill_at_staging(COMPUTE, "ComputeCostTravel")),
+        Target("compute.PublishKafka", "compute", kill_at_kafka(COMPUTE, "PublishKafka", 1.0)),
+        Target("zombie-before-init", "compute", zombie_before_init),
+        Target("zombie-after-init", "compute", zombie_after_init),
+        Target("index.ConsumeKafka", "index", kill_at_staging(INDEX, "ConsumeKafka")),
+        Target("index.TransformJSON", "index", kill_at_staging(INDEX, "TransformJSON")),
+        Target("index.PutElasticSearch", "index", kill_at_writing("PutElasticSearch")),
+        Target("index.PutGCP", "index", kill_at_writing("PutGCP")),
+        Target("index.CommitOffsets", "index", kill_at_kafka(INDEX, "CommitOffsets", 0.2)),
+        Target("zombie-of-the-sinks", "index", zombie_of_the_sinks),
+        Target("worker", "index", kill_worker),
+        Target("elasticsearch", "index", kill_elasticsearch),
+        Target("gcs", "index", kill_gcs),
+        Target("elasticsearch-429", "index", elasticsearch_429),
+        Target("gcs-503", "index", gcs_503),
+        Target("compute.full-disk", "compute", full_disk(COMPUTE, "ConsumeKafka", "ComputeCostTravel")),
+        Target("index.full-disk", "index", full_disk(INDEX, "ConsumeKafka", "TransformJSON", "PutElasticSearch")),
+        Target("run-again", "both", run_again),
+        Target("scheduler", "both", kill_scheduler),
+        Target("kafka", "both", kill_kafka),
+        Target("none", "both", nothing),
+    )
+}
