@@ -12,6 +12,9 @@ EXAMPLES ?= 200
 SEED ?=
 # Options of `make sizing`.
 SIZING ?=
+# How many rounds `make test-faults` plays and at which targets (none: all of them); SEED is the first round's.
+ROUNDS ?= 1
+TARGETS ?=
 
 # The first of these that is there and that Airflow runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -147,7 +150,7 @@ cleanup: install-tools  ## Delete what is older than .env keeps (the stack does 
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements
+.PHONY: install install-tools install-dev lint format test test-faults test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -172,6 +175,10 @@ test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, 
 
 test-unit: install-dev  ## Run the tests that need no service
 	@.venv/bin/pytest tests/unit
+
+test-faults: install-dev  ## Kill, freeze and starve each part while rides flow, and compare every id: ROUNDS=10 SEED=1
+	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TARGETS),--targets $(TARGETS))
 
 bench: install-dev  ## Measure all parts beside their peers (20 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Annotated
 
@@ -21,8 +22,10 @@ from tests.faults.ground import prepared
 from tests.faults.report import markdown, table
 
 console = Console()
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def main(
     rounds: Annotated[int, typer.Option(help="How many rounds; each strikes every target once.", min=1)] = 1,
     seed: Annotated[
@@ -44,12 +47,13 @@ def main(
     folder = configuration.load().datastream_state / "faults"
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
+    began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("faults", total=rounds * len(chosen))
 
         def tell(what: str) -> None:
-            console.print(escape(what), soft_wrap=True, highlight=False)
+            console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
             bar.advance(task, "over it" in what)
 
         with prepared(first, console) as ground:
@@ -90,4 +94,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

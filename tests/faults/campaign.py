@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 from tests.faults import tasks
 from tests.faults.audit import Books, changed
 from tests.faults.faults import Struck, Target
-from tests.faults.ground import PATIENCE_S, Ground, StoppedError, thaw
+from tests.faults.ground import PATIENCE_S, Ground
 from tests.faults.reading import TopicReader, all_ids, checksums, documents, rows
 from tests.faults.tasks import Glimpse
 
@@ -34,7 +35,7 @@ class Hit(msgspec.Struct):
     details: dict[str, Any]
     recovered_s: float
     airflow: dict[str, list[dict[str, Any]]]
-    log_ends: dict[str, list[str]]
+    logs: dict[str, list[str]]
 
 
 class Round(msgspec.Struct):
@@ -79,18 +80,22 @@ class Campaign:
             [(target, random.Random(f"{seed}:{target.name}")) for target in shuffled if target.lane == lane]
             for lane in ("compute", "index", "both")
         ]
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2) as pool, self._stopping():
             for lane in [pool.submit(self._lane, some) for some in lanes[:2]]:
                 lane.result()
         self._lane(lanes[2])
         return self._compare(seed, began)
 
     def _lane(self, faults: list[tuple[Target, random.Random]]) -> None:
-        try:
+        with self._stopping():
             for target, rng in faults:
                 self.hits.append(self._strike(target, rng))
-        except StoppedError:
-            raise
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Whatever goes wrong here (Ctrl-C, too) ends the waiting everywhere."""
+        try:
+            yield
         except BaseException:
             self.ground.stopped.set()
             raise
@@ -110,7 +115,7 @@ class Campaign:
             details=struck.details,
             recovered_s=round(seconds, 1),
             airflow={it.name: self.ground.airflow.tries(*it.key) for it in struck.hit},
-            log_ends={it.name: [line[:500] for line in tasks.lines(it.log)[-4:]] for it in struck.hit},
+            logs={it.name: tasks.told(it.log) for it in struck.hit},
         )
 
     def _recovered(self, target: Target, struck: Struck) -> float:
@@ -153,7 +158,6 @@ class Campaign:
         ledger = ground.jobs("ledger")
         if ledger.returncode:
             books.faults.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
-        thaw(ground)
         return Round(
             seed=seed,
             seconds=round(time.monotonic() - began, 1),

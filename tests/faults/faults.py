@@ -16,7 +16,6 @@ from tests.faults import tasks
 from tests.faults.gateway import Gateway, Refusal, Trap
 from tests.faults.ground import Ground, Mark
 from tests.faults.tasks import Glimpse, Try
-from tests.faults.transactions import transaction_state
 
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
 # How long a task of the right name may take to come and to be hit at work.
@@ -59,31 +58,43 @@ def _catch(ground: Ground, dag_id: str, task_id: str, ready: Callable[[], Ready]
     Args:
         ready: makes, for each try, what says that its moment has come.
     """
-    seen: dict[tuple[Any, ...], Ready | None] = {}
+    done: set[tuple[Any, ...]] = set()
     deadline = time.monotonic() + HUNT_S
     while True:
         assert time.monotonic() < deadline, f"{dag_id}.{task_id} was not found at work within {HUNT_S} s"
         for found in ground.running():
-            if (found.dag_id, found.task_id) != (dag_id, task_id):
+            if (found.dag_id, found.task_id) != (dag_id, task_id) or (*found.key, found.number) in done:
                 continue
-            is_ready = seen.setdefault(found[:4], ready())
-            if is_ready is None or not is_ready(found) or not tasks.send(found.child, signal.SIGSTOP):
-                continue
-            if glimpse := _frozen_at_work(ground, found):
+            if glimpse := _caught(ground, found, ready()):
                 return found, glimpse
-            tasks.send(found.child, signal.SIGCONT)
-            if tasks.is_done(found):
-                seen[found[:4]] = None
-        ground.pause(0.002)
+            done.add((*found.key, found.number))
+        ground.pause(0.01)
 
 
-def _frozen_at_work(ground: Ground, found: Try) -> Glimpse | None:
-    """How a frozen task looks, if it is at work; its log needs a moment to catch up."""
+def _caught(ground: Ground, found: Try, ready: Ready) -> Glimpse | None:
+    """Freeze a try when it is ready; how it looks then, or None if its work was over before."""
+    while tasks.is_alive(found.child):
+        if not ready(found):
+            ground.pause(0.0005)
+            continue
+        if glimpse := _freeze(ground, found):
+            return glimpse
+        tasks.send(found.child, signal.SIGCONT)
+        if tasks.is_done(found):
+            return None
+        ground.pause(0.01)
+    return None
+
+
+def _freeze(ground: Ground, found: Try) -> Glimpse | None:
+    """Freeze a task; how it looks then, or None if it was not at work."""
+    tasks.send(found.child, signal.SIGSTOP)
     deadline = time.monotonic() + 2
-    while not tasks.is_at_work(found):
+    # Its log, which another process writes, needs a moment to catch up.
+    while not (tasks.is_frozen(found.child) and tasks.is_at_work(found)):
         if time.monotonic() > deadline or tasks.is_done(found) or not tasks.is_alive(found.child):
             return None
-        ground.pause(0.02)
+        ground.pause(0.01)
     return ground.tasks.glimpse(found)
 
 
@@ -115,15 +126,14 @@ def _speaking_to_kafka(rng: random.Random, most_s: float) -> Callable[[], Ready]
     return ready
 
 
-def _publishing(ground: Ground, rng: random.Random) -> Callable[[], Ready]:
+def _publishing(ground: Ground) -> Callable[[], Ready]:
     """Ready when at least one chunk of the run is committed, and not all: certainly behind init_transactions."""
-    share = rng.uniform(0.05, 0.6)
 
     def is_ready(found: Try) -> bool:
         if not tasks.kafka_threads(found.child):
             return False
         chunks, done = chunks_committed(ground, found)
-        return max(1, share * chunks) <= done < chunks
+        return 0 < done < chunks
 
     return lambda: is_ready
 
@@ -217,30 +227,52 @@ def kill_worker(ground: Ground, rng: random.Random) -> Struck:
 
 
 def zombie_before_init(ground: Ground, rng: random.Random) -> Struck:
-    """PublishKafka freezes as soon as Kafka's client comes to life in it, before it has fenced anybody."""
-    return _zombie(ground, rng, COMPUTE, "PublishKafka", _speaking_to_kafka(rng, 0))
+    """PublishKafka freezes when it waits for Kafka's first answer, so that it has not fenced anybody yet.
+
+    That is certain because the broker is frozen from before the task speaks to it until the task is.
+    """
+    broker = ground.pid("kafka")
+    done: set[tuple[Any, ...]] = set()
+    deadline = time.monotonic() + HUNT_S
+    while True:
+        assert time.monotonic() < deadline, f"PublishKafka was not found before its first word within {HUNT_S} s"
+        for found in ground.running():
+            if found.task_id != "PublishKafka" or (*found.key, found.number) in done:
+                continue
+            done.add((*found.key, found.number))
+            if tasks.kafka_threads(found.child):
+                continue
+            tasks.send(broker, signal.SIGSTOP)
+            try:
+                ground.until(lambda: tasks.is_frozen(broker), "a frozen broker", 10)
+                is_mute = not tasks.kafka_threads(found.child)
+                glimpse = _caught(ground, found, _speaking_to_kafka(rng, 0.3)()) if is_mute else None
+            finally:
+                tasks.send(broker, signal.SIGCONT)
+            if glimpse:
+                return _zombie(ground, rng, found, glimpse, {"broker_was_frozen_until_then": True})
+        ground.pause(0.01)
 
 
 def zombie_after_init(ground: Ground, rng: random.Random) -> Struck:
-    """PublishKafka freezes between two of its chunks or in the middle of one."""
-    return _zombie(ground, rng, COMPUTE, "PublishKafka", _publishing(ground, rng))
+    """PublishKafka freezes when some of its chunks are committed, and not all."""
+    found, glimpse = _catch(ground, COMPUTE, "PublishKafka", _publishing(ground))
+    chunks, done = chunks_committed(ground, found)
+    return _zombie(ground, rng, found, glimpse, {"chunks": chunks, "chunks_committed_when_frozen": done})
 
 
 def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
     task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch", "CommitOffsets"])
     ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng)
-    return _zombie(ground, rng, INDEX, task_id, ready)
+    found, glimpse = _catch(ground, INDEX, task_id, ready)
+    return _zombie(ground, rng, found, glimpse, {})
 
 
-def _zombie(ground: Ground, rng: random.Random, dag_id: str, task_id: str, ready: Callable[[], Ready]) -> Struck:
-    found, glimpse = _catch(ground, dag_id, task_id, ready)
+def _zombie(ground: Ground, rng: random.Random, found: Try, glimpse: Glimpse, details: dict[str, Any]) -> Struck:
+    """A frozen task sleeps until Airflow has given it up and its retry has begun; then it wakes up."""
     mark = ground.watch.mark()
     # Its worker too, as when a machine is suspended: else it would go on sending heartbeats.
     tasks.send(found.worker, signal.SIGSTOP)
-    details: dict[str, Any] = {}
-    if task_id in ("PublishKafka", "CommitOffsets"):
-        details["transaction_when_frozen"] = transaction_state(ground, dag_id)
-        details["chunks"], details["chunks_committed_when_frozen"] = chunks_committed(ground, found)
     try:
         successor = _until_tried_again(ground, found)
         details["wakes"] = when = rng.choice(["as its retry starts", "in its retry's work", "after its retry's end"])

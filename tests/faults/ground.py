@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -244,6 +245,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
     with ExitStack() as closing:
         closing.callback(lambda: _end(guardian, state, keep=keep, console=console))
         closing.callback(stack.down, direct, console)
+        closing.callback(thaw, direct)
         gateways = (
             closing.enter_context(Gateway(elasticsearch_gateway, elasticsearch, is_bulk)),
             closing.enter_context(Gateway(gcs_gateway, gcs, is_upload)),
@@ -273,12 +275,10 @@ def _end(guardian: subprocess.Popen[bytes], state: Path, *, keep: bool, console:
     shutil.rmtree(state, ignore_errors=True)
 
 
-def thaw(ground: Ground) -> None:
+def thaw(settings: Settings) -> None:
     """Let every process of the stack go on that a fault has left frozen."""
-    import signal
-
     for process in psutil.process_iter(["status"]):
         if process.info["status"] == psutil.STATUS_STOPPED:
             with suppress(psutil.Error):
-                if process.environ().get(environment.MARK) == str(ground.settings.datastream_state):
+                if process.environ().get(environment.MARK) == str(settings.datastream_state):
                     tasks.send(process.pid, signal.SIGCONT)

@@ -156,6 +156,15 @@ def lines(log: Path) -> list[str]:
     return []
 
 
+def told(log: Path) -> list[str]:
+    """What a task's log says at its end, with the errors that it names."""
+    found = []
+    for entry in entries(log):
+        errors = [f"{it.get('exc_type')}: {it.get('exc_value')}" for it in entry.get("error_detail") or []]
+        found.append(" ← ".join([str(entry.get("event", "")), *errors])[:600])
+    return found[-8:]
+
+
 def entries(log: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines(log):
@@ -188,6 +197,12 @@ def is_alive(pid: int) -> bool:
     return _state(pid) not in ("", "Z", "X")
 
 
+def is_frozen(pid: int) -> bool:
+    """Whether every thread of a process is stopped."""
+    states = [_state(pid, thread) for thread in _listed(f"/proc/{pid}/task")]
+    return bool(states) and set(states) == {"T"}
+
+
 def limit_files(pid: int, most_bytes: int) -> None:
     """Let every write beyond so many bytes of a file fail, as on a full disk. −1: no limit."""
     psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
@@ -218,9 +233,9 @@ def _title(pid: int) -> str:
         return ""
 
 
-def _state(pid: int) -> str:
+def _state(pid: int, thread: str = "") -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
 
