@@ -19,9 +19,9 @@ from tests.faults.tasks import Glimpse, Try
 
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
 # How long a task of the right name may take to come and to be hit at work.
-HUNT_S = 240
+HUNT_S = 600
 # A retry begins after Airflow's heartbeat timeout (30 s), its detection and the retry delay.
-RETRY_S = 150
+RETRY_S = 300
 # What a task gets before Airflow's worker, which would end it, wakes up too.
 ZOMBIE_S = 5
 # Smaller than any file that a task stages.

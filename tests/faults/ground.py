@@ -37,7 +37,7 @@ SINK_GROUPS = ("dag_index_and_export",)
 # while, and a moment in the middle of its work can be hit.
 RATE = 100
 CHUNK_RECORDS = 40
-PATIENCE_S = 300
+PATIENCE_S = 600
 # The stack's own variables, and how this machine reaches its package registries; nothing else of this shell.
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR")
 
