@@ -18,6 +18,8 @@ from tests.faults.ground import Ground, Mark
 from tests.faults.tasks import Glimpse, Try
 
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
+# The tasks of the second DAG that stage files.
+STAGING_SINKS = ("ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP")
 # How long a task of the right name may take to come and to be hit at work.
 HUNT_S = 600
 # A retry begins after Airflow's heartbeat timeout (30 s), its detection and the retry delay.
@@ -211,7 +213,7 @@ def _kill(ground: Ground, found: Try, glimpse: Glimpse, details: dict[str, Any])
 
 def kill_worker(ground: Ground, rng: random.Random) -> Struck:
     """The worker process goes, with the task or without: nobody tells Airflow, only heartbeats stop."""
-    task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch"])
+    task_id = rng.choice(STAGING_SINKS)
     found, glimpse = _catch(ground, INDEX, task_id, _staged(ground, rng))
     with_task = rng.random() < 0.5
     mark = ground.watch.mark()
@@ -262,7 +264,12 @@ def zombie_after_init(ground: Ground, rng: random.Random) -> Struck:
 
 
 def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
-    task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch", "CommitOffsets"])
+    task_id = rng.choice(["ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP", "PutGCP", "CommitOffsets"])
+    if task_id == "PutGCP":
+        with _writing(ground, ground.gcs_gateway, task_id, rng) as (trap, found):
+            glimpse = _freeze(ground, found)
+            assert glimpse, f"{found.name} was not at work although it wrote"
+        return _zombie(ground, rng, found, glimpse, _held(trap))
     ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng)
     found, glimpse = _catch(ground, INDEX, task_id, ready)
     return _zombie(ground, rng, found, glimpse, {})
@@ -477,7 +484,7 @@ TARGETS = {
         Target("elasticsearch-429", "index", elasticsearch_429),
         Target("gcs-503", "index", gcs_503),
         Target("compute.full-disk", "compute", full_disk(COMPUTE, "ConsumeKafka", "ComputeCostTravel")),
-        Target("index.full-disk", "index", full_disk(INDEX, "ConsumeKafka", "TransformJSON", "PutElasticSearch")),
+        Target("index.full-disk", "index", full_disk(INDEX, *STAGING_SINKS)),
         Target("run-again", "both", run_again),
         Target("scheduler", "both", kill_scheduler),
         Target("kafka", "both", kill_kafka),

@@ -32,11 +32,12 @@ from tests.helpers import Config
 
 PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"
-SINK_GROUPS = ("dag_index_and_export",)
+SINK_GROUPS = ("dag_index_and_export", "dag_index_and_export.PutGCP")
 # Rides per second, and how many of them make a chunk: few and small, so that each task works on many chunks for a
-# while, and a moment in the middle of its work can be hit.
+# while, and a moment in the middle of its work can be hit. The export runs nearly as often as the indexing.
 RATE = 100
 CHUNK_RECORDS = 40
+EXPORT_MAX_AGE_S = 1
 PATIENCE_S = 600
 # The stack's own variables, and how this machine reaches its package registries; nothing else of this shell.
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR")
@@ -236,6 +237,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         "datastream_state": state, "kafka_port": kafka, "elasticsearch_port": elasticsearch, "gcs_port": gcs,
         "airflow_port": airflow, "kafka_bootstrap_servers": "", "cloud_storage": "emulator", "staging_url": "",
         "gcs_bucket": "datastream", "poll_wait_s": 1, "chunk_records": CHUNK_RECORDS,
+        "export_max_age_s": EXPORT_MAX_AGE_S,
     }  # fmt: skip
     direct = Settings(_env_file=None, **common, elasticsearch_url="", gcs_emulator_url="")
     guardian = subprocess.Popen(
