@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import time
@@ -405,27 +407,32 @@ def _refuse(  # noqa: PLR0917
 
 
 def full_disk(dag_id: str, *task_ids: str) -> Callable[[Ground, random.Random], Struck]:
-    """The disk of the staged files is full for one to three tries of a task; the third is its last one."""
+    """The disk fills up under what a task stages, in one to three of its tries; the third is the last one it has."""
 
     def strike(ground: Ground, rng: random.Random) -> Struck:
         task_id, wanted = rng.choice(task_ids), rng.choice([1, 1, 2, 3])
         hit: list[Try] = []
         mark = ground.watch.mark()
         deadline = time.monotonic() + HUNT_S
-        while len(hit) < wanted or any(tasks.is_alive(it.child) for it in hit):
+        while len(hit) < wanted:
             assert time.monotonic() < deadline, f"{task_id} did not meet {wanted} full disks within {HUNT_S} s"
             for found in ground.running():
                 is_next = not hit or (found.key == hit[0].key and found.number > hit[-1].number)
-                if (found.dag_id, found.task_id) == (dag_id, task_id) and is_next and len(hit) < wanted:
-                    mark = mark if hit else ground.watch.mark()
+                if (found.dag_id, found.task_id) != (dag_id, task_id) or not is_next:
+                    continue
+                files = ground.tasks.staged(found)
+                # Not before it stages: an interpreter that cannot write leaves broken files of compiled modules.
+                if files and "manifest.json" not in files:
+                    met = ground.watch.mark()
                     tasks.limit_files(found.child, SMALL_DISK_BYTES)
-                    hit.append(found)
-            if hit and not tasks.is_alive(hit[-1].child) and not _full_disk_errors(hit[-1]):
-                hit = []  # it had nothing to stage: the next run will
-            ground.pause(0.01)
+                    ground.until(lambda it=found: not tasks.is_alive(it.child), f"the end of {found.name}")
+                    if _met_full_disk(ground, found):
+                        mark = mark if hit else met
+                        hit.append(found)
+                        break
+            ground.pause(0.002)
         details = {
             "tries": [it.number for it in hit],
-            "logged": [_full_disk_errors(it)[0] for it in hit],
             "left_behind": [name for it in hit for name in ground.tasks.staged(it)],
         }
         return Struck(mark, f"full disk under {wanted} tries of {hit[0].name}", [], details, hit)
@@ -433,8 +440,16 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Ground, random.Random], 
     return strike
 
 
-def _full_disk_errors(found: Try) -> list[str]:
-    return [line[:300] for line in tasks.lines(found.log) if "File too large" in line]
+def _met_full_disk(ground: Ground, ended: Try) -> bool:
+    """Whether a try failed for it; its log, which another process writes, needs a moment to be complete."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and not any(map(_is_full_disk, tasks.lines(ended.log))):
+        ground.pause(0.1)
+    return any(map(_is_full_disk, tasks.lines(ended.log)))
+
+
+def _is_full_disk(line: str) -> bool:
+    return os.strerror(errno.EFBIG) in line
 
 
 # --- Run again by hand -------------------------------------------------------------------------
