@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.machine import machine
 from jobs import settings as configuration
 from tests.faults.campaign import Campaign, Round
 from tests.faults.faults import TARGETS
 from tests.faults.ground import prepared
-from tests.faults.report import markdown, table
+from tests.faults.report import markdown, summaries, table
 
 console = Console()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -71,7 +72,9 @@ def main(
                 _tell_round(found)
                 if found.faults:
                     raise SystemExit(f"{len(found.faults)} faults in {file}. Again: {command}")
-    played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("*.json"))]
+    played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("[0-9]*.json"))]
+    summary = {"machine": machine(), "rounds": [it.seed for it in played], "targets": summaries(played)}
+    (folder / "campaign.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
     (folder / "table.md").write_text(markdown(played))
     console.print(table(played))
     console.print(f"Wrote {folder / 'table.md'}", soft_wrap=True)

@@ -39,7 +39,7 @@ class Hit(msgspec.Struct):
 
 
 class Round(msgspec.Struct):
-    """What a round did and found; `faults` says what a system lost, doubled or changed."""
+    """What a round added and found; `faults` says what a system lost, doubled or changed."""
 
     seed: int
     seconds: float
@@ -67,6 +67,7 @@ class Campaign:
         topics = (ground.direct.raw_topic, ground.direct.result_topic, ground.direct.dlq_topic)
         self._readers = [TopicReader(ground.kafka, topic) for topic in topics]
         self._objects: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
 
     def play(self, seed: int, targets: Sequence[Target]) -> Round:
         """One round: the faults that hold up one DAG only beside those of the other, then those of both."""
@@ -141,6 +142,7 @@ class Campaign:
         if waited.returncode:
             books.faults.append(f"python -m jobs wait: {waited.stderr[-500:]}")
         self._progress("comparing every message, ride and row")
+        before = self._counts
         books.send(ground.feed.acknowledged)
         raw, results, letters = (reader.new() for reader in self._readers)
         books.check_raw(raw)
@@ -155,6 +157,11 @@ class Campaign:
         books.faults += changed(self._objects, objects)
         books.check_rows(rows(ground.gcs, ground.direct.bucket, sorted(objects.keys() - self._objects.keys())))
         self._objects = objects
+        faulty = sum(message.fault is not None for message in books.sent.values())
+        self._counts = {
+            "sent": len(books.sent), "good": len(books.sent) - faulty, "bad": faulty, "results": len(books.results),
+            "dead_letters": len(books.buried), "documents": len(ids), "rows": len(books.rows),
+        }  # fmt: skip
         ledger = ground.jobs("ledger")
         if ledger.returncode:
             books.faults.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
@@ -162,13 +169,7 @@ class Campaign:
             seed=seed,
             seconds=round(time.monotonic() - began, 1),
             hits=self.hits,
-            sent=len(books.sent),
-            good=sum(message.fault is None for message in books.sent.values()),
-            bad=sum(message.fault is not None for message in books.sent.values()),
-            results=len(books.results),
-            dead_letters=len(books.buried),
-            documents=len(ids),
-            rows=len(books.rows),
+            **{name: count - before.get(name, 0) for name, count in self._counts.items()},
             ledger=ledger.stdout.splitlines()[-1] if ledger.stdout else ledger.stderr[-200:],
             orphaned_workers=len(tasks.orphans(ground.settings, ground.tasks.scheduler())),
             faults=books.faults,

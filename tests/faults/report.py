@@ -1,37 +1,100 @@
-"""The table of a campaign: for each target how often it was hit, and how long the flow took to get over it."""
+"""What a campaign comes to: for each target how often it was hit at work, and how long the flow took to get over it."""
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import msgspec
 from rich.table import Column, Table
 
-from tests.faults.campaign import Round
+from tests.faults.campaign import Hit, Round
+from tests.faults.faults import TARGETS
 
-HEADINGS = ("target", "hits", "recovery p50, s", "recovery max, s")
+HEADINGS = ("target", "faults", "hit at work", "recovery p50, s", "recovery max, s")
+# What the log of a task that woke up as a zombie says, and what that means.
+OUTCOMES = {
+    "a newer worker has taken over": "fenced",
+    "Published 0 results": "found nothing to do",
+    "Published ": "did what was left",
+    "othing is left to do": "found nothing to do",
+    "Another worker of group": "stood back",
+    "has committed this claim": "found nothing to do",
+    "Task killed!": "ended by Airflow",
+}
 
 
-def lines(rounds: Sequence[Round]) -> list[tuple[str, str, str, str]]:
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
+class Summary(msgspec.Struct):
+    """All hits of one target; seconds from the fault until the flow was over it."""
+
+    target: str
+    faults: int
+    at_work: int
+    p50_s: float
+    max_s: float
+
+
+def summaries(rounds: Sequence[Round]) -> list[Summary]:
+    hits: defaultdict[str, list[Hit]] = defaultdict(list)
     for found in rounds:
         for hit in found.hits:
-            seconds[hit.target].append(hit.recovered_s)
+            hits[hit.target].append(hit)
     return [
-        (target, str(len(all_)), f"{statistics.median(all_):.0f}", f"{max(all_):.0f}")
-        for target, all_ in sorted(seconds.items())
+        Summary(
+            target,
+            len(all_),
+            sum(map(was_at_work, all_)),
+            statistics.median(hit.recovered_s for hit in all_),
+            max(hit.recovered_s for hit in all_),
+        )
+        for target, all_ in sorted(hits.items(), key=lambda found: [*TARGETS].index(found[0]))
     ]
+
+
+def was_at_work(hit: Hit) -> bool:
+    """Whether the fault met a task whose own code was running: as it looked then, or by the error that it logged."""
+    seen = any(glimpse.log_end == "::endgroup::" for glimpse in hit.glimpses)
+    return seen or any("File too large" in line for lines in hit.logs.values() for line in lines)
+
+
+def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, str, str]]:
+    """Target, when it woke up, and what became of it; how often."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for hit in (hit for it in rounds for hit in it.hits if "wakes" in hit.details):
+        text = "\n".join(next(iter(hit.logs.values())))
+        outcome = next((meaning for said, meaning in OUTCOMES.items() if said in text), "ended without a word")
+        found[hit.target, hit.details["wakes"], outcome] += 1
+    return found
+
+
+def _cells(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
+    cells = []
+    for it in summaries(rounds):
+        at_work = str(it.at_work) if it.target != "none" else "–"
+        cells.append((it.target, str(it.faults), at_work, f"{it.p50_s:.0f}", f"{it.max_s:.0f}"))
+    return cells
 
 
 def table(rounds: Sequence[Round]) -> Table:
     first, *rest = HEADINGS
     found = Table(first, *(Column(heading, justify="right") for heading in rest))
-    for line in lines(rounds):
-        found.add_row(*line)
+    for cells in _cells(rounds):
+        found.add_row(*cells)
     return found
 
 
 def markdown(rounds: Sequence[Round]) -> str:
-    rows = [HEADINGS, ("---", "---:", "---:", "---:"), *lines(rounds)]
+    text = _rows([HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *_cells(rounds)])
+    woken = [(*what, str(count)) for what, count in sorted(zombies(rounds).items())]
+    text += "\n" + _rows([("zombie", "wakes", "then", "times"), ("---", "---", "---", "---:"), *woken])
+    faults = [hit for it in rounds for hit in it.hits if hit.target != "none"]
+    return text + (
+        f"\n{len(faults)} faults in {len(rounds)} rounds, {sum(map(was_at_work, faults))} of them proven to have hit a "
+        f"task at work; {sum(it.sent for it in rounds):,} messages sent; "
+        f"{sum(len(it.faults) for it in rounds)} differences.\n"
+    )
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
