@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import psutil
-import requests
 from confluent_kafka import KafkaException
 from rich.console import Console
 
 from infra.local import environment, paths, stack, supervisor
-from jobs.clients import elasticsearch_admin, kafka_config, local_session, storage_client
+from jobs.airflow_api import signed_in
+from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.conftest import GUARDIAN, free_ports
 from tests.faults import tasks
@@ -125,11 +126,8 @@ class Airflow:
     """Airflow's REST API, as people use it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = f"http://{LOOPBACK}:{settings.airflow_port}"
-        self._session = local_session()
-        login = {"username": settings.airflow_user, "password": settings.airflow_password}
-        token = self._call("POST", "/auth/token", login)["access_token"]
-        self._session.headers["Authorization"] = f"Bearer {token}"
+        with signed_in(settings) as (self._session, self._url):
+            pass
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         answer = self._session.request(method, f"{self._url}{path}", json=body, timeout=60)
@@ -138,14 +136,13 @@ class Airflow:
 
     def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """Every try of a task as Airflow has recorded it."""
-        run = requests.utils.quote(run_id, safe="")  # type: ignore[attr-defined]
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/tries")
+        found = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
         names = ("try_number", "state", "start_date", "end_date")
         return [{name: it[name] for name in names} for it in found["task_instances"]]
 
     def runs(self, dag_id: str, state: str) -> list[str]:
         """The latest runs in a state."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns?limit=20&order_by=-start_date&state={state}"
+        path = f"/{dag_id}/dagRuns?limit=20&order_by=-start_date&state={state}"
         return [run["dag_run_id"] for run in self._call("GET", path)["dag_runs"]]
 
     def clear(self, dag_id: str, run_id: str, task_ids: list[str] | None) -> list[str]:
@@ -153,7 +150,7 @@ class Airflow:
         body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
         if task_ids:
             body |= {"task_ids": task_ids, "include_downstream": True}
-        found = self._call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+        found = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
         return [it["task_id"] for it in found["task_instances"]]
 
 
