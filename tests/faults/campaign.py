@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -103,14 +103,13 @@ class Campaign:
 
     def _strike(self, target: Target, rng: random.Random) -> Hit:
         self._progress(f"{target.name}: waiting for its moment")
-        began = datetime.now(UTC)
         struck = target.strike(self.ground, rng)
         self._progress(f"{target.name}: {struck.what}")
         seconds = self._recovered(target, struck)
         self._progress(f"{target.name}: over it after {seconds:.1f} s")
         return Hit(
             target=target.name,
-            at=began.isoformat(timespec="seconds"),
+            at=(datetime.now(UTC) - timedelta(seconds=time.monotonic() - struck.mark.at)).isoformat(timespec="seconds"),
             what=struck.what,
             glimpses=struck.glimpses,
             details=struck.details,

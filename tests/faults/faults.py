@@ -8,10 +8,11 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
+import psutil
 
 from infra.local import supervisor
 from tests.faults import tasks
@@ -345,14 +346,17 @@ def kill_gcs(ground: Ground, rng: random.Random) -> Struck:
 def _anybody_at_work(ground: Ground, rng: random.Random) -> tuple[list[Glimpse], list[Try]]:
     """Wait for a random moment at which some task is at work."""
     ground.pause(rng.uniform(0, 3))
-    found: list[Try] = []
+    seen: list[tuple[Glimpse, Try]] = []
 
     def at_work() -> bool:
-        found[:] = [it for it in ground.running() if tasks.is_at_work(it)]
-        return bool(found)
+        for found in ground.running():
+            with suppress(psutil.NoSuchProcess):
+                seen.append((ground.tasks.glimpse(found), found))
+        seen[:] = [(glimpse, found) for glimpse, found in seen if glimpse.is_at_work]
+        return bool(seen)
 
     ground.until(at_work, "a task at work", HUNT_S)
-    return [ground.tasks.glimpse(it) for it in found], found
+    return [glimpse for glimpse, _ in seen], [found for _, found in seen]
 
 
 def _kill_service(

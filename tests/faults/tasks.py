@@ -59,6 +59,7 @@ class Glimpse(msgspec.Struct):
     kafka_threads: int
     staged: list[str]
     log_end: str
+    is_at_work: bool  # whether its own code was running, by its log
 
 
 class Tasks:
@@ -131,6 +132,7 @@ class Tasks:
                 kafka_threads=kafka_threads(of.child),
                 staged=self.staged(of),
                 log_end=(events(of.log) or [""])[-1],
+                is_at_work=is_at_work(of),
             )
 
 
