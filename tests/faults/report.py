@@ -53,10 +53,9 @@ def summaries(rounds: Sequence[Round]) -> list[Summary]:
 
 
 def was_at_work(hit: Hit) -> bool:
-    """Whether the fault met a task whose own code was running: by how it looked then, or by the error that it logged."""
-    return any(glimpse.is_at_work for glimpse in hit.glimpses) or any(
-        "File too large" in line for lines in hit.logs.values() for line in lines
-    )
+    """Whether the fault met a task whose own code was running: as it looked then, or by the error that it logged."""
+    met_full_disk = any("File too large" in line for lines in hit.logs.values() for line in lines)
+    return met_full_disk or any(glimpse.is_at_work for glimpse in hit.glimpses)
 
 
 def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, str, str]]:
