@@ -95,7 +95,7 @@ def parse_ride(value: bytes | None) -> Ride:
     Raises:
         RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
-    fields = _parse_object(value)
+    fields = _certain_members(value) or _parse_object(value)
     return Ride(
         ride_id=_ride_id(_member(fields, "ride_id", str)),
         ts=normalise_timestamp(_member(fields, "ts", str)),
@@ -124,6 +124,28 @@ def normalise_timestamp(text: str) -> str:
     except (ValueError, OverflowError) as error:
         raise RejectedError(Reason.INVALID_TIMESTAMP, f"ts {text!r}: {error}") from error
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+_decode_members = msgspec.json.Decoder(dict[str, str | float | dict[str, float]]).decode
+
+
+def _certain_members(value: bytes | None) -> dict[str, Any] | None:
+    """What `_parse_object` returns, much faster; None if that is not certain.
+
+    The decoder keeps the last of repeated keys silently. Each member has a colon, and all others are inside of strings,
+    so a repeated one shows as a colon too many, unless an escape (\\u003a) hides or adds one.
+    """
+    try:
+        members = _decode_members(value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    colons = len(members)
+    for content in members.values():
+        if type(content) is str:
+            colons += content.count(":")
+        elif type(content) is dict:
+            colons += len(content)
+    return members if value and b"\\" not in value and value.count(b":") == colons else None
 
 
 def _parse_object(value: bytes | None) -> dict[str, Any]:
