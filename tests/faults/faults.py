@@ -232,7 +232,21 @@ def kill_worker(ground: Ground, rng: random.Random) -> Struck:
 
 
 def zombie_before_init(ground: Ground, rng: random.Random) -> Struck:
-    """PublishKafka freezes when it waits for Kafka's first answer, so that it has not fenced anybody yet.
+    """PublishKafka freezes before it has fenced anybody."""
+    if rng.random() < 0.7:
+        found, glimpse = _catch(ground, COMPUTE, "PublishKafka", lambda: _silent)
+        return _zombie(ground, rng, found, glimpse, {"frozen": "before it made its producer"})
+    found, glimpse = _catch_in_init(ground, rng)
+    return _zombie(ground, rng, found, glimpse, {"frozen": "in init_transactions, unanswered"})
+
+
+def _silent(found: Try) -> bool:
+    """Ready when the task's own code runs and has not spoken to Kafka yet."""
+    return tasks.is_at_work(found) and not tasks.kafka_threads(found.child)
+
+
+def _catch_in_init(ground: Ground, rng: random.Random) -> tuple[Try, Glimpse]:
+    """Freeze a PublishKafka that waits for Kafka's first answer.
 
     That is certain because the broker is frozen from before the task speaks to it until the task is.
     """
@@ -250,12 +264,12 @@ def zombie_before_init(ground: Ground, rng: random.Random) -> Struck:
             tasks.send(broker, signal.SIGSTOP)
             try:
                 ground.until(lambda: tasks.is_frozen(broker), "a frozen broker", 10)
-                is_mute = not tasks.kafka_threads(found.child)
-                glimpse = _caught(ground, found, _speaking_to_kafka(rng, 0.3)()) if is_mute else None
+                is_silent = not tasks.kafka_threads(found.child)
+                glimpse = _caught(ground, found, _speaking_to_kafka(rng, 0.3)()) if is_silent else None
             finally:
                 tasks.send(broker, signal.SIGCONT)
             if glimpse:
-                return _zombie(ground, rng, found, glimpse, {"broker_was_frozen_until_then": True})
+                return found, glimpse
         ground.pause(0.01)
 
 
@@ -263,7 +277,8 @@ def zombie_after_init(ground: Ground, rng: random.Random) -> Struck:
     """PublishKafka freezes when some of its chunks are committed, and not all."""
     found, glimpse = _catch(ground, COMPUTE, "PublishKafka", _publishing(ground))
     chunks, done = chunks_committed(ground, found)
-    return _zombie(ground, rng, found, glimpse, {"chunks": chunks, "chunks_committed_when_frozen": done})
+    frozen = {"frozen": "between its first chunk and its last", "chunks": chunks, "chunks_committed": done}
+    return _zombie(ground, rng, found, glimpse, frozen)
 
 
 def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
@@ -272,10 +287,10 @@ def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
         with _writing(ground, ground.gcs_gateway, task_id, rng) as (trap, found):
             glimpse = _freeze(ground, found)
             assert glimpse, f"{found.name} was not at work although it wrote"
-        return _zombie(ground, rng, found, glimpse, _held(trap))
+        return _zombie(ground, rng, found, glimpse, {"frozen": f"{task_id}, in a write", **_held(trap)})
     ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng)
     found, glimpse = _catch(ground, INDEX, task_id, ready)
-    return _zombie(ground, rng, found, glimpse, {})
+    return _zombie(ground, rng, found, glimpse, {"frozen": task_id})
 
 
 def _zombie(ground: Ground, rng: random.Random, found: Try, glimpse: Glimpse, details: dict[str, Any]) -> Struck:

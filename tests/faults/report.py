@@ -13,15 +13,22 @@ from tests.faults.campaign import Hit, Round
 from tests.faults.faults import TARGETS
 
 HEADINGS = ("target", "faults", "hit at work", "recovery p50, s", "recovery max, s")
-# What the log of a task that woke up as a zombie says, and what that means.
+ZOMBIES = ("zombie", "frozen", "wakes", "then it", "its retry", "times")
+# What the log of a task says, and what that means; the first one that it says counts.
 OUTCOMES = {
-    "a newer worker has taken over": "fenced",
-    "Published 0 results": "found nothing to do",
-    "Published ": "did what was left",
+    "a newer worker has taken over": "was fenced",
+    "Timed out": "gave up: its call to Kafka had timed out",
     "othing is left to do": "found nothing to do",
+    "No such file": "found its files gone",
+    "Published 0 results": "found nothing to do",
     "Another worker of group": "stood back",
-    "has committed this claim": "found nothing to do",
-    "Task killed!": "ended by Airflow",
+    "Published ": "published what was left",
+    "Wrote ": "wrote the same objects",
+    "Indexed ": "wrote the same documents",
+    "Staged ": "staged, for nobody",
+    "Transformed ": "transformed, for nobody",
+    "Committed ": "committed",
+    "Task killed!": "was ended by Airflow",
 }
 
 
@@ -58,14 +65,17 @@ def was_at_work(hit: Hit) -> bool:
     return met_full_disk or any(glimpse.is_at_work for glimpse in hit.glimpses)
 
 
-def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, str, str]]:
-    """Target, when it woke up, and what became of it; how often."""
-    found: Counter[tuple[str, str, str]] = Counter()
+def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, ...]]:
+    """Target, where it froze, when it woke up, what it did then, what its retry did; how often."""
+    found: Counter[tuple[str, ...]] = Counter()
     for hit in (hit for it in rounds for hit in it.hits if "wakes" in hit.details):
-        text = "\n".join(next(iter(hit.logs.values())))
-        outcome = next((meaning for said, meaning in OUTCOMES.items() if said in text), "ended without a word")
-        found[hit.target, hit.details["wakes"], outcome] += 1
+        zombie, retry = (_outcome("\n".join(log)) for log in hit.logs.values())
+        found[hit.target, hit.details["frozen"], hit.details["wakes"], zombie, retry] += 1
     return found
+
+
+def _outcome(log: str) -> str:
+    return next((meaning for said, meaning in OUTCOMES.items() if said in log), "ended without a word")
 
 
 def _cells(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
@@ -87,7 +97,7 @@ def table(rounds: Sequence[Round]) -> Table:
 def markdown(rounds: Sequence[Round]) -> str:
     text = _rows([HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *_cells(rounds)])
     woken = [(*what, str(count)) for what, count in sorted(zombies(rounds).items())]
-    text += "\n" + _rows([("zombie", "wakes", "then", "times"), ("---", "---", "---", "---:"), *woken])
+    text += "\n" + _rows([ZOMBIES, (*["---"] * (len(ZOMBIES) - 1), "---:"), *woken])
     faults = [hit for it in rounds for hit in it.hits if hit.target != "none"]
     return text + (
         f"\n{len(faults)} faults in {len(rounds)} rounds, {sum(map(was_at_work, faults))} of them proven to have hit a "
