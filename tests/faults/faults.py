@@ -408,7 +408,7 @@ def _refuse(  # noqa: PLR0917
 ) -> Struck:
     """Refuse everything, from some write of the task on; mostly shorter than a task's own patience of 60 s."""
     refusal = Refusal(status, body, after=rng.random() < 0.5, skip=rng.randint(0, 3))
-    seconds = rng.uniform(5, 25) if rng.random() < 0.8 else rng.uniform(62, 75)
+    seconds = rng.uniform(5, 25) if rng.random() < 0.9 else rng.uniform(62, 75)
     gateway.refusal = refusal
     try:
         ground.until(refusal.began.is_set, f"a write of {task_id}", HUNT_S)
