@@ -177,14 +177,21 @@ def _held(trap: Trap) -> dict[str, Any]:
 # --- SIGKILL of a task -------------------------------------------------------------------------
 
 
-def kill_at_kafka(dag_id: str, task_id: str, most_s: float) -> Callable[[Ground, random.Random], Struck]:
-    def strike(ground: Ground, rng: random.Random) -> Struck:
-        found, glimpse = _catch(ground, dag_id, task_id, _speaking_to_kafka(rng, most_s))
-        chunks, done = chunks_committed(ground, found)
-        details = {"chunks": chunks, "chunks_committed": done}
-        return _kill(ground, found, glimpse, details)
+def kill_publish_kafka(ground: Ground, rng: random.Random) -> Struck:
+    """Mostly in the middle of its chunks; else at any moment."""
+    ready = _publishing(ground) if rng.random() < 0.7 else _speaking_to_kafka(rng, 1)
+    found, glimpse = _catch(ground, COMPUTE, "PublishKafka", ready)
+    return _kill_publisher(ground, found, glimpse)
 
-    return strike
+
+def kill_commit_offsets(ground: Ground, rng: random.Random) -> Struck:
+    found, glimpse = _catch(ground, INDEX, "CommitOffsets", _speaking_to_kafka(rng, 0.2))
+    return _kill_publisher(ground, found, glimpse)
+
+
+def _kill_publisher(ground: Ground, found: Try, glimpse: Glimpse) -> Struck:
+    chunks, done = chunks_committed(ground, found)
+    return _kill(ground, found, glimpse, {"chunks": chunks, "chunks_committed": done})
 
 
 def kill_at_staging(dag_id: str, task_id: str) -> Callable[[Ground, random.Random], Struck]:
@@ -503,14 +510,14 @@ TARGETS = {
     for target in (
         Target("compute.ConsumeKafka", "compute", kill_at_staging(COMPUTE, "ConsumeKafka")),
         Target("compute.ComputeCostTravel", "compute", kill_at_staging(COMPUTE, "ComputeCostTravel")),
-        Target("compute.PublishKafka", "compute", kill_at_kafka(COMPUTE, "PublishKafka", 1.0)),
+        Target("compute.PublishKafka", "compute", kill_publish_kafka),
         Target("zombie-before-init", "compute", zombie_before_init),
         Target("zombie-after-init", "compute", zombie_after_init),
         Target("index.ConsumeKafka", "index", kill_at_staging(INDEX, "ConsumeKafka")),
         Target("index.TransformJSON", "index", kill_at_staging(INDEX, "TransformJSON")),
         Target("index.PutElasticSearch", "index", kill_at_writing("PutElasticSearch")),
         Target("index.PutGCP", "index", kill_at_writing("PutGCP")),
-        Target("index.CommitOffsets", "index", kill_at_kafka(INDEX, "CommitOffsets", 0.2)),
+        Target("index.CommitOffsets", "index", kill_commit_offsets),
         Target("zombie-of-the-sinks", "index", zombie_of_the_sinks),
         Target("worker", "index", kill_worker),
         Target("elasticsearch", "index", kill_elasticsearch),
