@@ -25,7 +25,6 @@ import typer
 from elasticsearch import Elasticsearch
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.airflow_times import RunTimes, TaskTimes, times
 from benchmarks.data import messages_in
@@ -35,7 +34,6 @@ from infra.local import stack
 from jobs import airflow_api
 from jobs import settings as configuration
 from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
-from jobs.errors import ServiceUnavailableError
 from jobs.settings import ROOT, Settings
 
 POLL_S = 0.2
@@ -144,14 +142,7 @@ def main(
 ) -> None:
     """Measure, print where the time goes, write .local/bench-freshness.json."""
     with own_stack((), console) as settings:
-        for attempt in Retrying(
-            retry=retry_if_exception_type(ServiceUnavailableError),
-            stop=stop_after_delay(60),
-            wait=wait_fixed(1),
-            reraise=True,
-        ):
-            with attempt:
-                airflow_api.unpause(settings)
+        airflow_api.unpause(settings)
         found = _measure(settings, seconds, rate, warm_up)
     _print(found)
     path = configuration.load().datastream_state / "bench-freshness.json"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
-from infra.local import ports, stack
+from infra.local import aside, stack
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.kafka import topics
 from jobs.rides.index import TEMPLATE
@@ -31,22 +28,7 @@ def own_stack(only: Collection[str], console: Console) -> Iterator[Settings]:
     """
     # `kill` is to stop the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # Short: the path of a unix socket has to fit into 108 bytes.
-    state = Path(tempfile.mkdtemp(prefix="ds-bench-")).resolve()
-    kafka, elasticsearch, gcs, airflow = free_ports(4)
-    settings = Settings(
-        _env_file=None,
-        datastream_state=state,
-        kafka_port=kafka,
-        elasticsearch_port=elasticsearch,
-        gcs_port=gcs,
-        airflow_port=airflow,
-        kafka_bootstrap_servers="",
-        elasticsearch_url="",
-        gcs_emulator_url="",
-        cloud_storage="emulator",
-        staging_url="",
-    )
+    settings = aside.settings()
     try:
         stack.up(settings, only, console)
         names = {
@@ -60,15 +42,9 @@ def own_stack(only: Collection[str], console: Console) -> Iterator[Settings]:
         yield settings
     finally:
         stack.down(settings)
-        shutil.rmtree(state)
+        shutil.rmtree(settings.datastream_state)
 
 
 def wide_console() -> Console:
     """A console for tables: as wide as the terminal, or 120 characters where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=120)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports below the ephemeral range, so that no outgoing connection takes one before its service does."""
-    found = [port for port in random.sample(range(20_000, 32_000), 20 * count) if ports.is_free(port)]
-    return found[:count]

@@ -17,7 +17,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs import airflow_api
 from jobs import settings as configuration
@@ -87,14 +86,7 @@ def bucket() -> None:
 def unpause() -> None:
     """Toggle the DAGs on, through Airflow's API; waits up to a minute for Airflow to know them."""
     settings = configuration.load()
-    for attempt in Retrying(
-        retry=retry_if_exception_type(ServiceUnavailableError),
-        stop=stop_after_delay(60),
-        wait=wait_fixed(1),
-        reraise=True,
-    ):
-        with attempt:
-            airflow_api.unpause(settings)
+    airflow_api.unpause(settings)
     console.print(f"On: {', '.join(airflow_api.DAGS)}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
@@ -19,9 +20,19 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
     """Toggle DAGs on.
 
     Raises:
-        ServiceUnavailableError: Airflow does not answer, or does not know a DAG yet.
+        ServiceUnavailableError: for a minute, Airflow has not answered or not known a DAG.
         ConfigurationError: it does not take AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
+    until_known = Retrying(
+        retry=retry_if_exception_type(ServiceUnavailableError),
+        stop=stop_after_delay(60),
+        wait=wait_fixed(1),
+        reraise=True,
+    )
+    until_known(_unpause, settings, dags)
+
+
+def _unpause(settings: Settings, dags: tuple[str, ...]) -> None:
     with signed_in(settings) as (session, url):
         for dag in dags:
             session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from infra.local import elasticsearch, environment, gcs, kafka, ports
+from infra.local import aside, elasticsearch, environment, gcs, kafka
 from infra.local import stack as services
 from jobs.kafka.topics import declared
 from jobs.rides.index import TEMPLATE
@@ -54,12 +51,6 @@ class Stack:
         return self.settings.bucket
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports below the ephemeral range, so that no outgoing connection takes one before its service does."""
-    found = [port for port in random.sample(range(20_000, 32_000), 20 * count) if ports.is_free(port)]
-    return found[:count]
-
-
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Kafka, Elasticsearch and the GCS emulator; the environment says so to `jobs.settings.load()`."""
@@ -67,25 +58,8 @@ def stack() -> Iterator[Stack]:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    # The path of a unix socket is short: pytest's own folders may be too deep.
-    state = Path(tempfile.mkdtemp(prefix="ds-")).resolve()
-    kafka_port, elasticsearch_port, gcs_port, airflow_port = free_ports(4)
-    wanted = Settings(
-        _env_file=None,
-        datastream_state=state,
-        kafka_port=kafka_port,
-        elasticsearch_port=elasticsearch_port,
-        gcs_port=gcs_port,
-        airflow_port=airflow_port,
-        kafka_bootstrap_servers="",
-        elasticsearch_url="",
-        gcs_emulator_url="",
-        cloud_storage="emulator",
-        staging_url="",
-        gcs_bucket="datastream-tests",
-        poll_wait_s=1,
-        chunk_records=100,
-    )
+    wanted = aside.settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
+    state = wanted.datastream_state
     variables = environment.of_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():

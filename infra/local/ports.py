@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,21 @@ def is_free(port: int) -> bool:
     return True
 
 
+def free(count: int) -> list[int]:
+    """Ports that nobody listens on now.
+
+    Raises:
+        ConfigurationError: there are not so many.
+    """
+    tried = random.sample(_HIDDEN, _TRIES + count)
+    found = list(islice(filter(is_free, tried), count))
+    if len(found) < count:
+        raise ConfigurationError(
+            f"No free port among {len(tried)} tried on {LOOPBACK}: too many sockets are open here."
+        )
+    return found
+
+
 def holder(port: int) -> psutil.Process | None:
     """Who listens on a port, as far as this user may know."""
     try:
@@ -55,7 +71,7 @@ def chosen(paths: Paths, name: str) -> int:
     """
     file = _file(paths, name)
     if not file.exists():
-        write_private(file, str(_pick()))
+        write_private(file, str(free(1)[0]))
     return int(file.read_text())
 
 
@@ -68,10 +84,3 @@ def choose_again(paths: Paths, name: str) -> None:
 
 def _file(paths: Paths, name: str) -> Path:
     return paths.run / f"{name}.port"
-
-
-def _pick() -> int:
-    for port in random.sample(_HIDDEN, _TRIES):
-        if is_free(port):
-            return port
-    raise ConfigurationError(f"No free port among {_TRIES} tried on {LOOPBACK}: too many sockets are open here.")

@@ -20,11 +20,11 @@ import psutil
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from infra.local import environment, paths, stack, supervisor
+from infra.local import environment, paths, ports, stack, supervisor
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.settings import LOOPBACK, ROOT, Settings
-from tests.conftest import GUARDIAN, free_ports
+from tests.conftest import GUARDIAN
 from tests.faults import tasks
 from tests.faults.feed import Feed
 from tests.faults.gateway import Gateway, is_bulk, is_upload
@@ -229,7 +229,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
     """Start a stack with both DAGs on; stop and delete it in the end, unless an error leaves it as evidence."""
     # The path of a unix socket is short.
     state = Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve()
-    kafka, elasticsearch, gcs, airflow, elasticsearch_gateway, gcs_gateway = free_ports(6)
+    kafka, elasticsearch, gcs, airflow, elasticsearch_gateway, gcs_gateway = ports.free(6)
     common: dict[str, Any] = {
         "datastream_state": state, "kafka_port": kafka, "elasticsearch_port": elasticsearch, "gcs_port": gcs,
         "airflow_port": airflow, "kafka_bootstrap_servers": "", "cloud_storage": "emulator", "staging_url": "",

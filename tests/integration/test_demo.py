@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from infra.local import ports
 from jobs.settings import ROOT, Settings
-from tests.conftest import free_ports
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,7 +47,7 @@ def state() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def run(state: Path) -> Iterator[Run]:
     """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
-    kafka, elasticsearch, gcs, airflow = free_ports(4)
+    kafka, elasticsearch, gcs, airflow = ports.free(4)
     # What other tests of this session said about their own stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from elasticsearch import Elasticsearch
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from infra.local import elasticsearch, environment, gcs, kafka, paths, processes, stack, supervisor, wait
+from infra.local import aside, elasticsearch, environment, gcs, kafka, paths, ports, processes, stack, supervisor, wait
 from jobs.settings import ROOT, Settings
 
 SERVICES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
@@ -27,28 +26,10 @@ MESSAGES = 100
 BACK_S = 45
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    kafka_port, elasticsearch_port, gcs_port = _free_ports(3)
-    chosen = Settings(
-        _env_file=None,
-        datastream_state=tmp_path_factory.mktemp("local services"),  # a path with a space
-        kafka_port=kafka_port,
-        elasticsearch_port=elasticsearch_port,
-        gcs_port=gcs_port,
-        kafka_bootstrap_servers="",
-        elasticsearch_url="",
-        gcs_emulator_url="",
-        cloud_storage="emulator",
-    )
+    # A path with a space.
+    chosen = aside.settings(tmp_path_factory.mktemp("local services"))
     try:
         stack.up(chosen, only=SERVICES)
         yield chosen
@@ -144,7 +125,7 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
 
 
 def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
-    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": _free_ports(1)[0]})
+    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.free(1)[0]})
     result = _command(taken, "up", "--only", kafka.NAME, "--only", gcs.NAME)
     assert result.returncode == 1
     assert "KAFKA_PORT" in result.stderr

@@ -24,9 +24,9 @@ from google.cloud import storage
 
 from infra.docker import environment
 from infra.docker.preflight import PORTS
+from infra.local.ports import free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT, Settings
-from tests.conftest import free_ports
 from tests.helpers import until
 
 HEALTHY_WITHIN_S = 180
@@ -42,7 +42,7 @@ class Stack:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
         # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
         development = {name.upper(): str(field.default) for name, field in Settings.model_fields.items()}
-        ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        ports = dict(zip(PORTS, map(str, free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
