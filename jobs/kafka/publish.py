@@ -52,18 +52,18 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        for chunk, (keys, values, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
+        for chunk, (results, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
             offsets = {chunk.partition: chunk.next}
             if chunk is chunks[-1]:
                 offsets |= ends
             with writer.transaction(offsets):
-                writer.send_all(outlet.result_topic, keys, values)
+                writer.send_all(outlet.result_topic, results)
                 for reject in rejects:
                     where = Origin(
                         manifest.topic, chunk.partition, reject["offset"], outlet.dag_id, outlet.task_id, outlet.stage
                     )
                     send_dead_letter(writer, outlet.dlq_topic, reject, where)
-            published.results += len(keys)
+            published.results += len(results)
             published.rejects.update(reject["reason"] for reject in rejects)
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
@@ -72,10 +72,9 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     return published
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[bytes], list[bytes], list[dict[str, Any]]]:
-    """Keys and values of the results, and the rejects, behind the committed offset."""
-    keys: list[bytes] = []
-    values: list[bytes] = []
+def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The results (key and value) and the rejects (rows of OUTCOME_SCHEMA) behind the committed offset."""
+    results: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     for batch in read_batches(chunk.url):
         outcomes = batch
@@ -83,10 +82,10 @@ def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[bytes], list[b
             outcomes = batch.filter(pc.greater_equal(batch.column("offset"), committed))
         is_good = pc.is_null(outcomes.column("reason"))
         good = outcomes.filter(is_good)
-        keys += good.column("key").to_pylist()
-        values += good.column("value").to_pylist()
+        pairs = zip(good.column("key").to_pylist(), good.column("value").to_pylist(), strict=True)
+        results += [{"key": key, "value": value} for key, value in pairs]
         rejects += outcomes.filter(pc.invert(is_good)).to_pylist()
-    return keys, values, rejects
+    return results, rejects
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:

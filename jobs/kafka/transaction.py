@@ -7,7 +7,7 @@ an index. The order is fixed: init_transactions, read the committed offsets, dro
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
@@ -96,9 +96,8 @@ class GroupWriter:
             self._abort()
             raise
 
-    def send_all(self, topic: str, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Send messages without headers, many at a time."""
-        messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
+    def send_all(self, topic: str, messages: list[dict[str, Any]]) -> None:
+        """Send messages (each with key and value, without headers), many at a time."""
         queued = self._producer.produce_batch(topic, messages)
         if queued != len(messages):
             fault = next(message["_error"] for message in messages if "_error" in message)

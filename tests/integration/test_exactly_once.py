@@ -534,7 +534,7 @@ def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     computed = pricing.computed()
     with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
         with writer.transaction({0: 10}):
-            writer.send_all(pricing.result, [b"k"], [b"v"])
+            writer.send_all(pricing.result, [{"key": b"k", "value": b"v"}])
             writer.send(pricing.dlq, b"k", b"v", [])
             assert writer._producer.flush(DEADLINE_S) == 0
             assert pricing.results() == pricing.dead_letters() == []
