@@ -27,8 +27,8 @@ STAGING_SINKS = ("ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP")
 HUNT_S = 600
 # A retry begins after Airflow's heartbeat timeout (30 s), its detection and the retry delay.
 RETRY_S = 300
-# What a task gets before Airflow's worker, which would end it, wakes up too.
-ZOMBIE_S = 5
+# How long a zombie that woke up may work before Airflow can end it.
+ZOMBIE_S = 10
 # Smaller than any file that a task stages.
 SMALL_DISK_BYTES = 512
 
@@ -309,23 +309,47 @@ def _zombie(ground: Ground, rng: random.Random, found: Try, glimpse: Glimpse, de
         successor = _until_tried_again(ground, found)
         details["wakes"] = when = rng.choice(["as its retry starts", "in its retry's work", "after its retry's end"])
         if when == "in its retry's work":
-            ground.until(lambda: tasks.is_at_work(successor) or not tasks.is_alive(successor.child), "the retry's work")
-            ground.pause(rng.uniform(0, 0.5))
+            ground.until(lambda: _is_in_its_work(successor) or not tasks.is_alive(successor.child), "the retry's work")
+            ground.pause(rng.uniform(0, 0.2))
         elif when == "after its retry's end":
             ground.until(lambda: not tasks.is_alive(successor.child), "the end of the retry")
         details["retry"] = successor.number
         details["retry_when_woken"] = (tasks.events(successor.log) or [""])[-1]
     finally:
-        # The task first: its worker would end it as soon as Airflow tells that it should not be running.
-        tasks.send(found.child, signal.SIGCONT)
-    deadline = time.monotonic() + ZOMBIE_S
-    while tasks.is_alive(found.child) and time.monotonic() < deadline:
-        ground.pause(0.05)
-    details["ended_before_its_worker_woke"] = not tasks.is_alive(found.child)
-    tasks.send(found.worker, signal.SIGCONT)
+        details["awake"] = _wake(ground, found)
     ground.until(lambda: not tasks.is_alive(found.child), f"the end of the zombie {found.name}", 120)
     what = f"SIGSTOP of {found.name} and of its worker, SIGCONT {details['wakes']}"
     return Struck(mark, what, [glimpse], details, [found, successor])
+
+
+def _is_in_its_work(found: Try) -> bool:
+    is_publisher = found.task_id in ("PublishKafka", "CommitOffsets")
+    return tasks.is_at_work(found) and (not is_publisher or tasks.kafka_threads(found.child) > 0)
+
+
+def _wake(ground: Ground, zombie: Try) -> Glimpse | None:
+    """Let a zombie go on, and keep Airflow from ending it for a while; how it looks then, or None if it has ended.
+
+    Its worker has to live too, because the task speaks to it; but as soon as the worker's heartbeat is answered, it
+    ends the task. So nobody answers: as when the network between the two is cut.
+    """
+    server = ground.pid("airflow-api-server")
+    deadline = time.monotonic() + ZOMBIE_S
+    tasks.send(server, signal.SIGSTOP)
+    try:
+        tasks.send(zombie.child, signal.SIGCONT)
+        # Asleep: it waits for its worker's answer, which must find the question before it sends its heartbeat.
+        while not tasks.is_asleep(zombie.child) and time.monotonic() < deadline:
+            ground.pause(0.05)
+        tasks.send(zombie.worker, signal.SIGCONT)
+        while not tasks.is_done(zombie) and tasks.is_alive(zombie.child) and time.monotonic() < deadline:
+            ground.pause(0.05)
+        with suppress(psutil.NoSuchProcess):
+            return ground.tasks.glimpse(zombie)
+        return None
+    finally:
+        tasks.send(zombie.worker, signal.SIGCONT)
+        tasks.send(server, signal.SIGCONT)
 
 
 def _until_tried_again(ground: Ground, lost: Try) -> Try:

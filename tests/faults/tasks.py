@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -205,6 +206,13 @@ def is_frozen(pid: int) -> bool:
     return bool(states) and set(states) == {"T"}
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether a process waits for something, and has done so for a tenth of a second."""
+    before = _cpu_ticks(pid)
+    time.sleep(0.1)
+    return _state(pid) == "S" and _cpu_ticks(pid) == before
+
+
 def limit_files(pid: int, most_bytes: int) -> None:
     """Let every write beyond so many bytes of a file fail, as on a full disk. −1: no limit."""
     psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
@@ -240,6 +248,14 @@ def _state(pid: int, thread: str = "") -> str:
         return Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
+
+
+def _cpu_ticks(pid: int) -> list[str]:
+    """Processor time in user and in system mode."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return []
 
 
 def _listed(folder: str) -> list[str]:
