@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import signal
-import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -17,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.machine import machine
 from jobs import settings as configuration
+from jobs.errors import DatastreamError
 from tests.faults.campaign import Campaign, Round
-from tests.faults.faults import TARGETS
+from tests.faults.faults import TARGETS, Target
 from tests.faults.ground import prepared
 from tests.faults.report import markdown, summaries, table
 
@@ -44,40 +46,51 @@ def main(
     if unknown:
         raise typer.BadParameter(f"no target is called {', '.join(unknown)}: there are {', '.join(TARGETS)}")
     chosen = [TARGETS[name] for name in targets.split(",") if name] or list(TARGETS.values())
-    first = secrets.randbelow(10**6) if seed is None else seed
+    seeds = range(first := secrets.randbelow(10**6) if seed is None else seed, first + rounds)
     folder = configuration.load().datastream_state / "faults"
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    began = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("faults", total=rounds * len(chosen))
-
-        def tell(what: str) -> None:
-            console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
-            bar.advance(task, "over it" in what)
-
-        with prepared(first, console) as ground:
-            campaign = Campaign(ground, tell)
-            for number in range(first, first + rounds):
-                command = f"make test-faults ROUNDS=1 SEED={number}" + (f" TARGETS={targets}" if targets else "")
-                try:
-                    found = campaign.play(number, chosen)
-                except BaseException:
-                    ground.stopped.set()
-                    console.print(f"Again: {command}")
-                    raise
-                file = folder / f"{number}.json"
-                file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-                _tell_round(found)
-                if found.faults:
-                    raise SystemExit(f"{len(found.faults)} faults in {file}. Again: {command}")
+    try:
+        _play(seeds, chosen, folder)
+    except (AssertionError, DatastreamError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
     played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("[0-9]*.json"))]
     summary = {"machine": machine(), "rounds": [it.seed for it in played], "targets": summaries(played)}
     (folder / "campaign.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
     (folder / "table.md").write_text(markdown(played))
     console.print(table(played))
     console.print(f"Wrote {folder / 'table.md'}", soft_wrap=True)
+
+
+def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None:
+    """Play the rounds on one stack, and write each one's file.
+
+    Raises:
+        AssertionError: something differs, or a fault could not be struck or was not got over.
+    """
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("faults", total=len(seeds) * len(targets))
+
+        def tell(what: str, done: int = 0) -> None:
+            console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
+            bar.advance(task, done)
+
+        with prepared(seeds[0], console) as ground:
+            campaign = Campaign(ground, tell)
+            for seed in seeds:
+                names = ",".join(target.name for target in targets)
+                try:
+                    found = campaign.play(seed, targets)
+                    file = folder / f"{seed}.json"
+                    file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+                    _tell_round(found)
+                    assert not found.differences, f"{len(found.differences)} differences; all are in {file}"
+                except BaseException:
+                    console.print(f"Again: make test-faults ROUNDS=1 SEED={seed} TARGETS={names}", soft_wrap=True)
+                    raise
 
 
 def _tell_round(found: Round) -> None:
@@ -87,13 +100,14 @@ def _tell_round(found: Round) -> None:
         f"documents, {found.rows:,} rows; {found.seconds:.0f} s",
         soft_wrap=True,
     )
-    for fault in found.faults[:20]:
-        console.print(f"[red]✗[/] {escape(fault)}", soft_wrap=True)
-    console.print("[green]✓[/] nothing lost, nothing doubled" if not found.faults else f"{len(found.faults)} differ")
+    for difference in found.differences[:20]:
+        console.print(f"[red]✗[/] {escape(difference)}", soft_wrap=True)
+    if not found.differences:
+        console.print("[green]✓[/] nothing lost, nothing doubled")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    raise KeyboardInterrupt  # so that `kill` stops the stack, as Ctrl-C does
 
 
 if __name__ == "__main__":

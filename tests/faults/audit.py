@@ -56,7 +56,7 @@ class Books:
         self.newest: dict[str, Position] = {}  # the last result of each ride
         self.rows: dict[Position, str] = {}  # object by position on the result topic
         self.buried: set[Position] = set()  # raw positions that have their dead letter
-        self.faults: list[str] = []
+        self.differences: list[str] = []
         self._fresh_rides: set[str] = set()
 
     def send(self, sent: Mapping[Position, Sent]) -> None:
@@ -104,7 +104,7 @@ class Books:
                 self._compare(self.result_topic, position, result, self.expected[ride_id])
         for ride_id, count in self.owed.items():
             if count > 0:
-                self.faults.append(f"{self.result_topic}: ride {ride_id} lacks {count} of its results")
+                self.differences.append(f"{self.result_topic}: ride {ride_id} lacks {count} of its results")
         self.owed = +self.owed
 
     def check_dead_letters(self, letters: Iterable[Record]) -> None:
@@ -143,7 +143,7 @@ class Books:
         for ride_id in rides:
             document = documents.get(ride_id)
             if document is None:
-                self.faults.append(f"Elasticsearch: ride {ride_id} is missing")
+                self.differences.append(f"Elasticsearch: ride {ride_id} is missing")
                 continue
             source = dict(document.source)
             place = source.get("kafka_partition"), source.get("kafka_offset")
@@ -154,7 +154,7 @@ class Books:
     def check_ids(self, ids: set[str]) -> None:
         """Elasticsearch has no other rides than those that were sent."""
         for ride_id in sorted(ids ^ self.expected.keys())[:SHOWN]:
-            self.faults.append(f"Elasticsearch: ride {ride_id} is {'unknown' if ride_id in ids else 'missing'}")
+            self.differences.append(f"Elasticsearch: ride {ride_id} is {'unknown' if ride_id in ids else 'missing'}")
 
     def check_rows(self, rows: Iterable[Row]) -> None:
         """New Parquet rows: each result is exactly one row, in an object whose name says so."""
@@ -187,7 +187,7 @@ class Books:
                 self._tell(system, place, f"{name} of ride {expected['ride_id']} is {has!r}, not {value!r}")
 
     def _tell(self, system: str, place: object, what: str) -> None:
-        self.faults.append(f"{system} {place}: {what}")
+        self.differences.append(f"{system} {place}: {what}")
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

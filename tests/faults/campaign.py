@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,7 +22,11 @@ from tests.faults.tasks import Glimpse
 # Rides flow for a moment before the first fault of a round.
 WARM_UP_S = 5
 
-Progress = Callable[[str], None]
+
+class Progress(Protocol):
+    """Told what happens, and how many faults are done with."""
+
+    def __call__(self, what: str, done: int = 0, /) -> None: ...
 
 
 class Hit(msgspec.Struct):
@@ -39,7 +43,7 @@ class Hit(msgspec.Struct):
 
 
 class Round(msgspec.Struct):
-    """What a round added and found; `faults` says what a system lost, doubled or changed."""
+    """What a round added and found; `differences` say what a system lost, doubled or changed."""
 
     seed: int
     seconds: float
@@ -53,7 +57,7 @@ class Round(msgspec.Struct):
     rows: int
     ledger: str
     orphaned_workers: int
-    faults: list[str]
+    differences: list[str]
 
 
 class Campaign:
@@ -106,7 +110,7 @@ class Campaign:
         struck = target.strike(self.ground, rng)
         self._progress(f"{target.name}: {struck.what}")
         seconds = self._recovered(target, struck)
-        self._progress(f"{target.name}: over it after {seconds:.1f} s")
+        self._progress(f"{target.name}: over it after {seconds:.1f} s", 1)
         return Hit(
             target=target.name,
             at=(datetime.now(UTC) - timedelta(seconds=time.monotonic() - struck.mark.at)).isoformat(timespec="seconds"),
@@ -136,10 +140,10 @@ class Campaign:
         ground, books = self.ground, self._books
         self._progress("letting the flow run dry")
         ground.feed.pause()
-        books.faults = [f"not delivered: {failure}" for failure in ground.feed.failures]
+        books.differences = [f"not delivered: {failure}" for failure in ground.feed.failures]
         waited = ground.jobs("wait", "--timeout", "600")
         if waited.returncode:
-            books.faults.append(f"python -m jobs wait: {waited.stderr[-500:]}")
+            books.differences.append(f"python -m jobs wait: {waited.stderr[-500:]}")
         self._progress("comparing every message, ride and row")
         before = self._counts
         books.send(ground.feed.acknowledged)
@@ -153,7 +157,7 @@ class Campaign:
         ids = all_ids(ground.elasticsearch, index)
         books.check_ids(ids)
         objects = checksums(ground.gcs, ground.direct.bucket, prefix)
-        books.faults += changed(self._objects, objects)
+        books.differences += changed(self._objects, objects)
         books.check_rows(rows(ground.gcs, ground.direct.bucket, sorted(objects.keys() - self._objects.keys())))
         self._objects = objects
         faulty = sum(message.fault is not None for message in books.sent.values())
@@ -163,7 +167,7 @@ class Campaign:
         }  # fmt: skip
         ledger = ground.jobs("ledger")
         if ledger.returncode:
-            books.faults.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
+            books.differences.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
         return Round(
             seed=seed,
             seconds=round(time.monotonic() - began, 1),
@@ -171,5 +175,5 @@ class Campaign:
             **{name: count - before.get(name, 0) for name, count in self._counts.items()},
             ledger=ledger.stdout.splitlines()[-1] if ledger.stdout else ledger.stderr[-200:],
             orphaned_workers=len(tasks.orphans(ground.settings, ground.tasks.scheduler())),
-            faults=books.faults,
+            differences=books.differences,
         )

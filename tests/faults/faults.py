@@ -217,7 +217,7 @@ def _gateway_of(ground: Ground, task_id: str) -> Gateway:
 def _kill(ground: Ground, found: Try, glimpse: Glimpse, details: dict[str, Any]) -> Struck:
     mark = ground.watch.mark()
     assert tasks.send(found.child, signal.SIGKILL), f"{found.name} had ended before it was killed"
-    ground.until(lambda: not tasks.is_alive(found.child), f"the end of {found.name}", 30)
+    _until_ended(ground, found)
     return Struck(mark, f"SIGKILL of {found.name}", [glimpse], details, [found])
 
 
@@ -312,12 +312,12 @@ def _zombie(ground: Ground, rng: random.Random, found: Try, glimpse: Glimpse, de
             ground.until(lambda: _is_in_its_work(successor) or not tasks.is_alive(successor.child), "the retry's work")
             ground.pause(rng.uniform(0, 0.2))
         elif when == "after its retry's end":
-            ground.until(lambda: not tasks.is_alive(successor.child), "the end of the retry")
+            _until_ended(ground, successor)
         details["retry"] = successor.number
         details["retry_when_woken"] = (tasks.events(successor.log) or [""])[-1]
     finally:
         details["awake"] = _wake(ground, found)
-    ground.until(lambda: not tasks.is_alive(found.child), f"the end of the zombie {found.name}", 120)
+    _until_ended(ground, found)
     what = f"SIGSTOP of {found.name} and of its worker, SIGCONT {details['wakes']}"
     return Struck(mark, what, [glimpse], details, [found, successor])
 
@@ -475,7 +475,7 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Ground, random.Random], 
                 if files and "manifest.json" not in files:
                     met = ground.watch.mark()
                     tasks.limit_files(found.child, SMALL_DISK_BYTES)
-                    ground.until(lambda it=found: not tasks.is_alive(it.child), f"the end of {found.name}")
+                    _until_ended(ground, found)
                     if _met_full_disk(ground, found):
                         mark = mark if hit else met
                         hit.append(found)
@@ -488,6 +488,10 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Ground, random.Random], 
         return Struck(mark, f"full disk under {wanted} tries of {hit[0].name}", [], details, hit)
 
     return strike
+
+
+def _until_ended(ground: Ground, found: Try) -> None:
+    ground.until(lambda: not tasks.is_alive(found.child), f"the end of {found.name}")
 
 
 def _met_full_disk(ground: Ground, ended: Try) -> bool:

@@ -71,17 +71,16 @@ class Refusal:
 
 
 class Gateway:
-    """Listens on a port of the loopback and hands requests on to another one."""
+    """Hands requests on to a port of the loopback; listens on one that the system chooses."""
 
-    def __init__(self, port: int, upstream_port: int, is_write: IsWrite) -> None:
-        self.url = f"http://{LOOPBACK}:{port}"
+    def __init__(self, upstream_port: int, is_write: IsWrite) -> None:
+        self.url = ""
         self.trap: Trap | None = None
         self.refusal: Refusal | None = None
-        self._port = port
         self._upstream = f"http://{LOOPBACK}:{upstream_port}"
         self._is_write = is_write
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"gateway-{port}", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"gateway-{upstream_port}", daemon=True)
 
     def __enter__(self) -> Gateway:
         self._thread.start()
@@ -106,7 +105,9 @@ class Gateway:
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, LOOPBACK, self._port).start()
+        await web.TCPSite(self._runner, LOOPBACK, 0).start()
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
 
     async def _stop(self) -> None:
         await self._runner.cleanup()

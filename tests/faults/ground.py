@@ -20,7 +20,7 @@ import psutil
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from infra.local import environment, paths, ports, stack, supervisor
+from infra.local import aside, environment, paths, stack, supervisor
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.settings import LOOPBACK, ROOT, Settings
@@ -226,17 +226,15 @@ def _variables(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def prepared(seed: int, console: Console) -> Iterator[Ground]:
-    """Start a stack with both DAGs on; stop and delete it in the end, unless an error leaves it as evidence."""
-    # The path of a unix socket is short.
-    state = Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve()
-    kafka, elasticsearch, gcs, airflow, elasticsearch_gateway, gcs_gateway = ports.free(6)
-    common: dict[str, Any] = {
-        "datastream_state": state, "kafka_port": kafka, "elasticsearch_port": elasticsearch, "gcs_port": gcs,
-        "airflow_port": airflow, "kafka_bootstrap_servers": "", "cloud_storage": "emulator", "staging_url": "",
-        "gcs_bucket": "datastream", "poll_wait_s": 1, "chunk_records": CHUNK_RECORDS,
-        "export_max_age_s": EXPORT_MAX_AGE_S,
-    }  # fmt: skip
-    direct = Settings(_env_file=None, **common, elasticsearch_url="", gcs_emulator_url="")
+    """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
+    direct = aside.settings(
+        Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
+        gcs_bucket="datastream",
+        poll_wait_s=1,
+        chunk_records=CHUNK_RECORDS,
+        export_max_age_s=EXPORT_MAX_AGE_S,
+    )
+    state = direct.datastream_state
     guardian = subprocess.Popen(
         [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
     )
@@ -246,8 +244,8 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         closing.callback(stack.down, direct, console)
         closing.callback(thaw, direct)
         gateways = (
-            closing.enter_context(Gateway(elasticsearch_gateway, elasticsearch, is_bulk)),
-            closing.enter_context(Gateway(gcs_gateway, gcs, is_upload)),
+            closing.enter_context(Gateway(direct.elasticsearch_port, is_bulk)),
+            closing.enter_context(Gateway(direct.gcs_port, is_upload)),
         )
         settings = direct.model_copy(update={"elasticsearch_url": gateways[0].url, "gcs_emulator_url": gateways[1].url})
         stack.up(settings, stack.NAMES, console)
@@ -258,7 +256,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
             assert done.returncode == 0, f"python -m jobs {command}:\n{done.stdout}{done.stderr}"
         try:
             yield ground
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             keep = False
             raise
         keep = False
@@ -266,10 +264,10 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
 
 def _end(guardian: subprocess.Popen[bytes], state: Path, *, keep: bool, console: Console) -> None:
     if keep:
-        # The guardian deletes the folder when its pipe closes.
+        # The guardian deletes the folder when its pipe closes. Jars, sockets and secrets prove nothing.
         kept = state.with_name(f"{state.name}-evidence")
-        shutil.copytree(state / "logs", kept / "logs", dirs_exist_ok=True)
-        console.print(f"Logs of the stack: {kept / 'logs'}", soft_wrap=True)
+        shutil.copytree(state, kept, ignore=shutil.ignore_patterns("home", "run", "tmp", "secrets"), dirs_exist_ok=True)
+        console.print(f"The stack's data and logs are kept in {kept}", soft_wrap=True)
     guardian.communicate(timeout=120)
     shutil.rmtree(state, ignore_errors=True)
 

@@ -79,7 +79,7 @@ def _outcome(log: str) -> str:
 
 
 def _cells(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for it in summaries(rounds):
         at_work = str(it.at_work) if it.target != "none" else "–"
         cells.append((it.target, str(it.faults), at_work, f"{it.p50_s:.0f}", f"{it.max_s:.0f}"))
@@ -102,7 +102,7 @@ def markdown(rounds: Sequence[Round]) -> str:
     return text + (
         f"\n{len(faults)} faults in {len(rounds)} rounds, {sum(map(was_at_work, faults))} of them proven to have hit a "
         f"task at work; {sum(it.sent for it in rounds):,} messages sent; "
-        f"{sum(len(it.faults) for it in rounds)} differences.\n"
+        f"{sum(len(it.differences) for it in rounds)} differences.\n"
     )
 
 

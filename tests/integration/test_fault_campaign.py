@@ -19,7 +19,7 @@ SEED = 2
 def test_nothing_is_lost_or_doubled_when_tasks_and_the_broker_are_killed() -> None:
     with prepared(SEED, Console()) as ground:
         found = Campaign(ground, print).play(SEED, [TARGETS[name] for name in CHOSEN])
-    assert found.faults == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
+    assert found.differences == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
     hits = {hit.target: hit for hit in found.hits}
     assert sorted(hits) == sorted(CHOSEN)
     assert all(hit.glimpses[0].is_at_work for hit in found.hits), found.hits

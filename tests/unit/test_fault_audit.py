@@ -39,7 +39,7 @@ class World:
         books.check_documents(sorted(books.fresh_rides()), self.documents)
         books.check_ids(set(self.documents))
         books.check_rows(self.rows)
-        return books.faults
+        return books.differences
 
 
 @pytest.fixture
