@@ -147,23 +147,23 @@ def group_writer(
     Raises:
         ServiceUnavailableError: a broker is away, or a newer worker has taken over. Nothing was committed.
     """
-    producer = Producer(
-        {
-            **QUIET,
-            **config,
-            "transactional.id": group,
-            "transaction.timeout.ms": transaction_timeout_s * 1000,
-            "partitioner": PARTITIONER,
-            "message.max.bytes": MAX_MESSAGE_BYTES,
-            "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
-            "queue.buffering.max.kbytes": 1_048_576,
-            "linger.ms": 5,
-            "batch.size": 1_000_000,
-            "compression.type": "lz4",
-        }
-    )
+    settings = {
+        **QUIET,
+        **config,
+        "transactional.id": group,
+        "transaction.timeout.ms": transaction_timeout_s * 1000,
+        "partitioner": PARTITIONER,
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+        "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
+        "queue.buffering.max.kbytes": 1_048_576,
+        "linger.ms": 5,
+        "batch.size": 1_000_000,
+        "compression.type": "lz4",
+    }
     try:
         with consumer(config, group) as offsets:
+            # At once: a producer that is connected already waits for librdkafka's timer, 0.5 s instead of 0.06 s.
+            producer = Producer(settings)
             _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
             yield GroupWriter(producer, offsets, topic)
     except KafkaException as error:
