@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import signal
 import time
@@ -84,7 +82,7 @@ def _caught(ground: Ground, found: Try, ready: Ready) -> Glimpse | None:
             continue
         if glimpse := _freeze(ground, found):
             return glimpse
-        tasks.send(found.child, signal.SIGCONT)
+        ground.thaw(found.child)
         if tasks.is_done(found):
             return None
         ground.pause(0.01)
@@ -93,7 +91,7 @@ def _caught(ground: Ground, found: Try, ready: Ready) -> Glimpse | None:
 
 def _freeze(ground: Ground, found: Try) -> Glimpse | None:
     """Freeze a task; how it looks then, or None if it was not at work."""
-    tasks.send(found.child, signal.SIGSTOP)
+    ground.freeze(found.child)
     deadline = time.monotonic() + 2
     # Its log, which another process writes, needs a moment to catch up.
     while not (tasks.is_frozen(found.child) and tasks.is_at_work(found)):
@@ -228,7 +226,10 @@ def kill_worker(ground: Ground, rng: random.Random) -> Struck:
     with_task = rng.random() < 0.5
     mark = ground.watch.mark()
     assert tasks.send(found.worker, signal.SIGKILL)
-    tasks.send(found.child, signal.SIGKILL if with_task else signal.SIGCONT)
+    if with_task:
+        tasks.send(found.child, signal.SIGKILL)
+    else:
+        ground.thaw(found.child)
     what = f"SIGKILL of the worker of {found.name}{' and of the task' if with_task else '; the task went on alone'}"
     ground.until(lambda: not tasks.is_alive(found.worker), f"the end of the worker of {found.name}", 30)
     _until_tried_again(ground, found)
@@ -268,13 +269,13 @@ def _catch_in_init(ground: Ground, rng: random.Random) -> tuple[Try, Glimpse]:
             done.add((*found.key, found.number))
             if tasks.kafka_threads(found.child):
                 continue
-            tasks.send(broker, signal.SIGSTOP)
+            ground.freeze(broker)
             try:
                 ground.until(lambda: tasks.is_frozen(broker), "a frozen broker", 10)
                 is_silent = not tasks.kafka_threads(found.child)
                 glimpse = _caught(ground, found, _speaking_to_kafka(rng, 0.3)()) if is_silent else None
             finally:
-                tasks.send(broker, signal.SIGCONT)
+                ground.thaw(broker)
             if glimpse:
                 return found, glimpse
         ground.pause(0.01)
@@ -304,7 +305,7 @@ def _zombie(ground: Ground, rng: random.Random, found: Try, glimpse: Glimpse, de
     """A frozen task sleeps until Airflow has given it up and its retry has begun; then it wakes up."""
     mark = ground.watch.mark()
     # Its worker too, as when a machine is suspended: else it would go on sending heartbeats.
-    tasks.send(found.worker, signal.SIGSTOP)
+    ground.freeze(found.worker)
     try:
         successor = _until_tried_again(ground, found)
         details["wakes"] = when = rng.choice(["as its retry starts", "in its retry's work", "after its retry's end"])
@@ -335,21 +336,21 @@ def _wake(ground: Ground, zombie: Try) -> Glimpse | None:
     """
     server = ground.pid("airflow-api-server")
     deadline = time.monotonic() + ZOMBIE_S
-    tasks.send(server, signal.SIGSTOP)
+    ground.freeze(server)
     try:
-        tasks.send(zombie.child, signal.SIGCONT)
+        ground.thaw(zombie.child)
         # Asleep: it waits for its worker's answer, which must find the question before it sends its heartbeat.
         while not tasks.is_asleep(zombie.child) and time.monotonic() < deadline:
             ground.pause(0.05)
-        tasks.send(zombie.worker, signal.SIGCONT)
+        ground.thaw(zombie.worker)
         while not tasks.is_done(zombie) and tasks.is_alive(zombie.child) and time.monotonic() < deadline:
             ground.pause(0.05)
         with suppress(psutil.NoSuchProcess):
             return ground.tasks.glimpse(zombie)
         return None
     finally:
-        tasks.send(zombie.worker, signal.SIGCONT)
-        tasks.send(server, signal.SIGCONT)
+        ground.thaw(zombie.worker)
+        ground.thaw(server)
 
 
 def _until_tried_again(ground: Ground, lost: Try) -> Try:
@@ -375,7 +376,7 @@ def kill_scheduler(ground: Ground, rng: random.Random) -> Struck:
 def kill_kafka(ground: Ground, rng: random.Random) -> Struck:
     dag_id, task_id = rng.choice([(COMPUTE, "PublishKafka"), (COMPUTE, "PublishKafka"), (INDEX, "ConsumeKafka")])
     found, glimpse = _catch(ground, dag_id, task_id, _speaking_to_kafka(rng, 0.5))
-    tasks.send(found.child, signal.SIGCONT)
+    ground.thaw(found.child)
     return _kill_service(ground, "kafka", [glimpse], [found])
 
 
@@ -497,13 +498,11 @@ def _until_ended(ground: Ground, found: Try) -> None:
 def _met_full_disk(ground: Ground, ended: Try) -> bool:
     """Whether a try failed for it; its log, which another process writes, needs a moment to be complete."""
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and not any(map(_is_full_disk, tasks.lines(ended.log))):
+    while not (met := any(tasks.FILE_TOO_LARGE in line for line in tasks.lines(ended.log))):
+        if time.monotonic() > deadline:
+            break
         ground.pause(0.1)
-    return any(map(_is_full_disk, tasks.lines(ended.log)))
-
-
-def _is_full_disk(line: str) -> bool:
-    return os.strerror(errno.EFBIG) in line
+    return met
 
 
 # --- Run again by hand -------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import psutil
 from confluent_kafka import KafkaException
 from rich.console import Console
 
@@ -40,7 +39,7 @@ RATE = 100
 CHUNK_RECORDS = 40
 EXPORT_MAX_AGE_S = 1
 PATIENCE_S = 600
-# The stack's own variables, and how this machine reaches its package registries; nothing else of this shell.
+# What commands get of this shell, beside the stack's own variables.
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR")
 
 
@@ -165,7 +164,8 @@ class Ground:
         self.gcs = storage_client(direct)
         self.airflow = Airflow(direct)
         self.tasks = tasks.Tasks(settings)
-        self.offsets = threading.local()
+        self._offsets = threading.local()
+        self._frozen: set[int] = set()
         self.paths = paths.of(settings)
         self.feed = Feed(self.kafka, direct.raw_topic, seed, RATE)
         self.watch = Watch(direct, self.feed)
@@ -174,10 +174,20 @@ class Ground:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """A group's committed offsets; each thread asks with a client of its own."""
-        if not hasattr(self.offsets, "client"):
-            self.offsets.client = Offsets(self.kafka, PARTITIONS)
-        found: dict[int, int] = self.offsets.client.committed(group, topic)
+        if not hasattr(self._offsets, "client"):
+            self._offsets.client = Offsets(self.kafka, PARTITIONS)
+        found: dict[int, int] = self._offsets.client.committed(group, topic)
         return found
+
+    def freeze(self, pid: int) -> bool:
+        """SIGSTOP; False if the process has ended."""
+        self._frozen.add(pid)
+        return tasks.send(pid, signal.SIGSTOP)
+
+    def thaw(self, pid: int) -> bool:
+        """SIGCONT; False if the process has ended."""
+        self._frozen.discard(pid)
+        return tasks.send(pid, signal.SIGCONT)
 
     def pause(self, seconds: float) -> None:
         """Let time pass.
@@ -215,6 +225,8 @@ class Ground:
         )
 
     def close(self) -> None:
+        for pid in list(self._frozen):
+            self.thaw(pid)
         self.feed.close()
         self.watch.close()
 
@@ -242,7 +254,6 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
     with ExitStack() as closing:
         closing.callback(lambda: _end(guardian, state, keep=keep, console=console))
         closing.callback(stack.down, direct, console)
-        closing.callback(thaw, direct)
         gateways = (
             closing.enter_context(Gateway(direct.elasticsearch_port, is_bulk)),
             closing.enter_context(Gateway(direct.gcs_port, is_upload)),
@@ -270,12 +281,3 @@ def _end(guardian: subprocess.Popen[bytes], state: Path, *, keep: bool, console:
         console.print(f"The stack's data and logs are kept in {kept}", soft_wrap=True)
     guardian.communicate(timeout=120)
     shutil.rmtree(state, ignore_errors=True)
-
-
-def thaw(settings: Settings) -> None:
-    """Let every process of the stack go on that a fault has left frozen."""
-    for process in psutil.process_iter(["status"]):
-        if process.info["status"] == psutil.STATUS_STOPPED:
-            with suppress(psutil.Error):
-                if process.environ().get(environment.MARK) == str(settings.datastream_state):
-                    tasks.send(process.pid, signal.SIGCONT)

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from tests.faults.campaign import Hit, Round
 from tests.faults.faults import TARGETS
+from tests.faults.tasks import FILE_TOO_LARGE
 
 HEADINGS = ("target", "faults", "hit at work", "recovery p50, s", "recovery max, s")
 ZOMBIES = ("zombie", "frozen", "wakes", "then it", "its retry", "times")
@@ -61,7 +62,7 @@ def summaries(rounds: Sequence[Round]) -> list[Summary]:
 
 def was_at_work(hit: Hit) -> bool:
     """Whether the fault met a task whose own code was running: as it looked then, or by the error that it logged."""
-    met_full_disk = any("File too large" in line for lines in hit.logs.values() for line in lines)
+    met_full_disk = any(FILE_TOO_LARGE in line for lines in hit.logs.values() for line in lines)
     return met_full_disk or any(glimpse.is_at_work for glimpse in hit.glimpses)
 
 

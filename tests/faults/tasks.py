@@ -5,6 +5,7 @@ LocalExecutor's worker holds the log file of the try that it supervises open; th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -27,6 +28,8 @@ _WORKER = "airflow worker -- LocalExecutor: "
 _IDLE = "<idle>"
 _LOG = re.compile(r"/dag_id=([^/]+)/run_id=([^/]+)/task_id=([^/]+)/attempt=(\d+)\.log$")
 _AT_WORK = "::endgroup::"  # of Pre Execute; the next group is Post Execute
+# What the system says when a file grows beyond RLIMIT_FSIZE.
+FILE_TOO_LARGE = os.strerror(errno.EFBIG)
 
 
 class Try(NamedTuple):
@@ -69,7 +72,7 @@ class Tasks:
     def __init__(self, settings: Settings) -> None:
         self._paths = paths.of(settings)
         self._staging = Path(settings.staging.removeprefix("file://"))
-        self._known: dict[tuple[int, str], tuple[str, ...]] = {}
+        self._logs: dict[tuple[int, str], str] = {}
 
     def scheduler(self) -> int:
         """Its process id; 0 while it is down."""
@@ -92,14 +95,13 @@ class Tasks:
 
     def _log(self, worker: int, title: str) -> str:
         """The log of the try that a worker supervises; empty while it has not opened one."""
-        key = worker, title
-        if key not in self._known:
+        if (worker, title) not in self._logs:
             for link in _listed(f"/proc/{worker}/fd"):
                 with suppress(OSError):
                     target = str(Path(f"/proc/{worker}/fd/{link}").readlink())
                     if _LOG.search(target):
-                        self._known[key] = (target,)
-        return "".join(self._known.get(key, ()))
+                        self._logs[worker, title] = target
+        return self._logs.get((worker, title), "")
 
     def folder(self, of: Try) -> Path:
         """Where a try stages its files."""
