@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message
 from numpy.typing import NDArray
 
+from jobs import cyclic_gc
 from jobs.errors import OffsetsError
 from jobs.kafka.claim import (
     Bounds,
@@ -63,6 +64,7 @@ class Limits(msgspec.Struct, frozen=True):
     chunk_bytes: int
 
 
+@cyclic_gc.paused()
 def stage(
     config: Config,
     topic: str,

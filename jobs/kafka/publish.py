@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow.compute as pc
 
+from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
@@ -34,6 +35,7 @@ class Outlet(msgspec.Struct, frozen=True):
     stage: str
 
 
+@cyclic_gc.paused()
 def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """Publish staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
@@ -80,11 +82,9 @@ def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[dict[str, Any]
         outcomes = batch
         if committed is not None and committed > chunk.first:
             outcomes = batch.filter(pc.greater_equal(batch.column("offset"), committed))
-        is_good = pc.is_null(outcomes.column("reason"))
-        good = outcomes.filter(is_good)
-        pairs = zip(good.column("key").to_pylist(), good.column("value").to_pylist(), strict=True)
-        results += [{"key": key, "value": value} for key, value in pairs]
-        rejects += outcomes.filter(pc.invert(is_good)).to_pylist()
+        columns = [outcomes.column(name).to_pylist() for name in ("key", "value", "reason")]
+        results += [{"key": key, "value": value} for key, value, reason in zip(*columns, strict=True) if reason is None]
+        rejects += outcomes.filter(pc.is_valid(outcomes.column("reason"))).to_pylist()
     return results, rejects
 
 

@@ -6,6 +6,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs import cyclic_gc
 from jobs.kafka.publish import OUTCOME_SCHEMA
 from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
@@ -15,6 +16,7 @@ from jobs.staging import Chunk, Folder, Manifest, prefetched, read_chunk
 _SLICE_RECORDS = 25_000
 
 
+@cyclic_gc.paused()
 def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
     """Price every staged chunk.
 

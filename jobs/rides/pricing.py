@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.rides import columnar
-from jobs.rides.columnar import CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
+from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
 
@@ -99,7 +99,7 @@ def _canonical(messages: pa.BinaryArray, rows: Rows) -> _Rides:
     """The rides of canonical messages; `rows` numbers the messages."""
     is_canonical = columnar.is_canonical(messages)
     found = _kept(messages, is_canonical)
-    rides = columnar.read(found)
+    rides = columnar.read_canonical(found)
     is_good = columnar.has_places(rides)
     beginnings = pc.binary_slice(found, 0, -1)
     return _Rides(rows[_mask(is_canonical)][_mask(is_good)], _kept(rides, is_good), _kept(beginnings, is_good))
@@ -108,7 +108,7 @@ def _canonical(messages: pa.BinaryArray, rows: Rows) -> _Rides:
 def _plain(messages: pa.BinaryArray, rows: Rows) -> _Rides:
     """The rides of plain messages; `rows` numbers the messages."""
     is_plain = columnar.is_plain(messages)
-    rides = columnar.read(_kept(messages, is_plain))
+    rides = columnar.read_plain(_kept(messages, is_plain))
     rides = rides.set_column(1, "ts", normalised_timestamps(rides.column("ts")))
     rides = rides.set_column(2, "comfort", _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN)))
     is_good = pc.and_(columnar.has_places(rides), rides.column("ts").is_valid())
@@ -170,25 +170,10 @@ def _text(numbers: NDArray[np.float64]) -> pa.BinaryArray:
 def _beginnings(rides: pa.RecordBatch) -> pa.BinaryArray:
     """How the results of rides begin, up to what is computed. Nothing needs escaping: all is normalised by now."""
     parts: list[object] = []
-    for before, name in _BEGINNING:
+    for before, name in CANONICAL_LAYOUT:
         column = rides.column(name)
         parts += [before, column if column.type == pa.string() else pc.cast(column, pa.string())]
     return pc.binary_join_element_wise(*parts, "", "").cast(pa.binary())
-
-
-_BEGINNING = (
-    ('{"ride_id":"', "ride_id"),
-    ('","ts":"', "ts"),
-    ('","origin":{"lat":', "origin.lat"),
-    (',"lon":', "origin.lon"),
-    ('},"destination":{"lat":', "destination.lat"),
-    (',"lon":', "destination.lon"),
-    ('},"comfort":"', "comfort"),
-    ('","duration_min":', "duration_min"),
-    (',"price_base":', "price_base"),
-    (',"price_per_km":', "price_per_km"),
-    (',"price_per_min":', "price_per_min"),
-)
 
 
 def _assemble(

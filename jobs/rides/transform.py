@@ -131,7 +131,7 @@ def _columnwise(values: pa.BinaryArray) -> _Results | None:
     is_result = columnar.is_result(values)
     if is_result.false_count:
         return None
-    results = columnar.read(values, RESULTS_SCHEMA)
+    results = columnar.read_results(values)
     return (results, is_result, []) if columnar.has_places(results).false_count == 0 else None
 
 

@@ -116,7 +116,7 @@ def test_what_leaves_doubt_is_not_read_column_wise(doubtful: Callable[[bytes], b
 
 def test_values_are_read_as_they_are() -> None:
     contents = [ride(duration_min=number) for number in (0, 0.1, 1e-7, 123456789012345.6, 5e98)]
-    read = columnar.read(array(*map(compact, contents)))
+    read = columnar.read_canonical(array(*map(compact, contents)))
     assert read.schema == RIDES_SCHEMA
     for row, content in zip(read.to_pylist(), contents, strict=True):
         flat = content | {
@@ -130,17 +130,17 @@ def test_results_are_read_as_they_are() -> None:
     values = array(*map(compact, contents))
     assert columnar.is_result(values).true_count == 3
     assert columnar.is_result(array(*map(encode, contents))).true_count == 0
-    read = columnar.read(values, RESULTS_SCHEMA)
+    read = columnar.read_results(values)
     assert read.column("price_total").to_pylist() == [content["price_total"] for content in contents]
 
 
 def test_places_are_on_earth() -> None:
     edges = [{"lat": 90, "lon": -180}, {"lat": -90, "lon": 180}, {"lat": 90.1, "lon": 0}, {"lat": 0, "lon": -180.1}]
-    read = columnar.read(array(*(compact(ride(destination=point)) for point in edges)))
+    read = columnar.read_canonical(array(*(compact(ride(destination=point)) for point in edges)))
     assert columnar.has_places(read).to_pylist() == [True, True, False, False]
 
 
 def test_no_messages() -> None:
     none = pa.array([], pa.binary())
     assert len(columnar.is_canonical(none)) == len(columnar.is_plain(none)) == len(columnar.is_result(none)) == 0
-    assert columnar.read(none).schema == RIDES_SCHEMA
+    assert columnar.read_canonical(none).schema == RIDES_SCHEMA
