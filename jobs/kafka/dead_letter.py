@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, bytes | None]]
 
 _PREFIX = "__connect.errors."
+_OFFSET = _PREFIX + "offset"
+_REASON = _PREFIX + "exception.class.name"
+_MESSAGE = _PREFIX + "exception.message"
+_STACKTRACE = _PREFIX + "exception.stacktrace"
 # How often a message was sent back to its source topic; no one is sent back for ever.
 REPLAYED = "datastream.replayed"
 
@@ -22,11 +26,10 @@ _MAX_STACKTRACE_CHARS = 8_000
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The message that failed, and the task that it failed in."""
+    """The partition that a failed message is of, and the task that it failed in."""
 
     topic: str
     partition: int
-    offset: int
     dag_id: str
     task_id: str
     stage: str
@@ -61,26 +64,28 @@ def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
     return found
 
 
-def error_headers(origin: Origin, reason: str, message: str, stacktrace: str | None = None) -> Headers:
+def error_headers(origin: Origin, offset: int, reason: str, message: str, stacktrace: str | None = None) -> Headers:
     """The headers that say where a message came from and why it was turned away, as UTF-8 strings."""
-    topic, *task = _task_headers(origin.topic, origin.dag_id, origin.task_id, origin.stage)
     headers = [
-        topic,
-        (_PREFIX + "partition", b"%d" % origin.partition),
-        (_PREFIX + "offset", b"%d" % origin.offset),
-        *task,
-        (_PREFIX + "exception.class.name", _utf8(reason)),
-        (_PREFIX + "exception.message", _utf8(message[:_MAX_MESSAGE_CHARS])),
+        *_origin_headers(origin),
+        (_OFFSET, b"%d" % offset),
+        (_REASON, _utf8(reason)),
+        (_MESSAGE, _utf8(message[:_MAX_MESSAGE_CHARS])),
     ]
     if stacktrace is not None:
-        headers.append((_PREFIX + "exception.stacktrace", _utf8(stacktrace[-_MAX_STACKTRACE_CHARS:])))
+        headers.append((_STACKTRACE, _utf8(stacktrace[-_MAX_STACKTRACE_CHARS:])))
     return headers
 
 
 @lru_cache
-def _task_headers(topic: str, dag_id: str, task_id: str, stage: str) -> Headers:
-    """The headers that all dead letters of a task share."""
-    texts = {"topic": topic, "connector.name": dag_id, "task.id": task_id, "stage": stage}
+def _origin_headers(origin: Origin) -> Headers:
+    texts = {
+        "topic": origin.topic,
+        "partition": str(origin.partition),
+        "connector.name": origin.dag_id,
+        "task.id": origin.task_id,
+        "stage": origin.stage,
+    }
     return [(_PREFIX + name, _utf8(text)) for name, text in texts.items()]
 
 

@@ -60,11 +60,9 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
                 offsets |= ends
             with writer.transaction(offsets):
                 writer.send_all(outlet.result_topic, results)
+                origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
                 for reject in rejects:
-                    where = Origin(
-                        manifest.topic, chunk.partition, reject["offset"], outlet.dag_id, outlet.task_id, outlet.stage
-                    )
-                    send_dead_letter(writer, outlet.dlq_topic, reject, where)
+                    send_dead_letter(writer, outlet.dlq_topic, reject, origin)
             published.results += len(results)
             published.rejects.update(reject["reason"] for reject in rejects)
         if not chunks:
@@ -91,5 +89,5 @@ def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[dict[str, Any]
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
     """Send a message as it was, with headers that say why it failed. `reject` is a row of OUTCOME_SCHEMA."""
     own = [(header["key"], header["value"]) for header in reject["headers"] or []]
-    why = error_headers(origin, reject["reason"], reject["message"], reject["stacktrace"])
+    why = error_headers(origin, reject["offset"], reject["reason"], reject["message"], reject["stacktrace"])
     writer.send(dlq_topic, reject["key"], reject["value"], own + why)

@@ -60,7 +60,7 @@ def commit_offsets(
             for found in rejects:
                 for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
                     for reject in batch.to_pylist():
-                        where = (manifest.topic, reject["partition"], reject["offset"])
-                        send_dead_letter(writer, dlq_topic, reject, Origin(*where, dag_id, found.task_id, found.stage))
+                        origin = Origin(manifest.topic, reject["partition"], dag_id, found.task_id, found.stage)
+                        send_dead_letter(writer, dlq_topic, reject, origin)
                         counts[reject["reason"]] += 1
     return counts

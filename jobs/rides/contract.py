@@ -95,12 +95,13 @@ def parse_ride(value: bytes | None) -> Ride:
     Raises:
         RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
-    fields = _certain_members(value) or _parse_object(value)
+    text = _text(value)
+    fields = _certain_members(text) or _parse_object(text)
     return Ride(
         ride_id=_ride_id(_member(fields, "ride_id", str)),
         ts=normalise_timestamp(_member(fields, "ts", str)),
-        origin=_point(fields, "origin"),
-        destination=_point(fields, "destination"),
+        origin=_point(_member(fields, "origin", dict), "origin."),
+        destination=_point(_member(fields, "destination", dict), "destination."),
         comfort=_comfort(_member(fields, "comfort", str)),
         duration_min=_amount(fields, "duration_min"),
         price_base=_amount(fields, "price_base"),
@@ -123,40 +124,49 @@ def normalise_timestamp(text: str) -> str:
         moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise RejectedError(Reason.INVALID_TIMESTAMP, f"ts {text!r}: {error}") from error
+    if text.endswith("Z") and text[10] == "T" and len(text) == len("YYYY-MM-DDTHH:MM:SS.ffffffZ"):
+        return text
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-_decode_members = msgspec.json.Decoder(dict[str, str | float | dict[str, float]]).decode
+_Member = str | float | bool | None
+_decode_members = msgspec.json.Decoder(dict[str, _Member | dict[str, _Member]]).decode
 
 
-def _certain_members(value: bytes | None) -> dict[str, Any] | None:
+def _text(value: bytes | None) -> str:
+    if not value:
+        raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
+    if value.startswith(b"\xef\xbb\xbf"):
+        raise RejectedError(Reason.BYTE_ORDER_MARK, "the message starts with a byte-order mark")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
+
+
+def _certain_members(text: str) -> dict[str, Any] | None:
     """What `_parse_object` returns, much faster; None if that is not certain.
 
     The decoder keeps the last of repeated keys silently. Each member has a colon, and all others are inside of strings,
     so a repeated one shows as a colon too many, unless an escape (\\u003a) hides or adds one.
     """
     try:
-        members = _decode_members(value or b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        members = _decode_members(text)
+    except (msgspec.MsgspecError, RecursionError):
         return None
     colons = len(members)
+    contents = [*members.values()]
     for content in members.values():
+        if type(content) is dict:
+            colons += len(content)
+            contents += content.values()
+    for content in contents:
         if type(content) is str:
             colons += content.count(":")
-        elif type(content) is dict:
-            colons += len(content)
-    return members if value and b"\\" not in value and value.count(b":") == colons else None
+    return members if text.count(":") == colons and "\\" not in text else None
 
 
-def _parse_object(value: bytes | None) -> dict[str, Any]:
-    if not value:
-        raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
-    if value.startswith(b"\xef\xbb\xbf"):
-        raise RejectedError(Reason.BYTE_ORDER_MARK, "the message starts with a byte-order mark")
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
+def _parse_object(text: str) -> dict[str, Any]:
     try:
         parsed = _decode(text)
     except ValueError as error:
@@ -214,18 +224,17 @@ def _ride_id(text: str) -> str:
     return text.lower()
 
 
-def _point(fields: dict[str, Any], name: str) -> Point:
-    point = _member(fields, name, dict)
-    return Point(lat=_coordinate(point, "lat", 90, f"{name}."), lon=_coordinate(point, "lon", 180, f"{name}."))
+def _point(fields: dict[str, Any], path: str) -> Point:
+    return Point(lat=_coordinate(fields, "lat", 90, path), lon=_coordinate(fields, "lon", 180, path))
 
 
-def _coordinate(point: dict[str, Any], name: str, limit: int, path: str) -> float:
-    degrees = _member(point, name, float, path)
+def _coordinate(fields: dict[str, Any], name: str, limit: int, path: str) -> float:
+    degrees = _member(fields, name, float, path)
+    if -limit <= degrees <= limit:
+        return degrees
     if not math.isfinite(degrees):
         raise RejectedError(Reason.NOT_FINITE, f"{path}{name} is too large a number")
-    if abs(degrees) > limit:
-        raise RejectedError(Reason.OUT_OF_RANGE, f"{path}{name} {degrees} is outside -{limit}..{limit}")
-    return degrees
+    raise RejectedError(Reason.OUT_OF_RANGE, f"{path}{name} {degrees} is outside -{limit}..{limit}")
 
 
 def _comfort(text: str) -> str:
@@ -236,8 +245,8 @@ def _comfort(text: str) -> str:
 
 def _amount(fields: dict[str, Any], name: str) -> float:
     amount = _member(fields, name, float)
+    if 0 <= amount < math.inf:
+        return amount
     if not math.isfinite(amount):
         raise RejectedError(Reason.NOT_FINITE, f"{name} is too large a number")
-    if amount < 0:
-        raise RejectedError(Reason.NEGATIVE_AMOUNT, f"{name} {amount} is negative")
-    return amount
+    raise RejectedError(Reason.NEGATIVE_AMOUNT, f"{name} {amount} is negative")

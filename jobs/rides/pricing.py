@@ -120,9 +120,9 @@ def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int,
     """What `parse_ride` makes of each of `rows`."""
     parsed: dict[int, Ride] = {}
     faults: dict[int, Fault] = {}
-    for row in rows.tolist():
+    for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
         try:
-            parsed[row] = parse_ride(messages[row].as_py())
+            parsed[row] = parse_ride(message)
         except RejectedError as error:
             faults[row] = error.reason, str(error), None
         except Exception as error:  # one bad message never stops a batch

@@ -60,14 +60,14 @@ def test_unknown_members_are_allowed_at_every_level(name: str) -> None:
 @pytest.mark.parametrize("reason", Reason)
 @pytest.mark.parametrize("stage", ["TRANSFORMATION", "VALUE_CONVERTER", "TASK_PUT"])
 def test_dead_letters_have_the_headers_of_their_schema(reason: Reason, stage: str) -> None:
-    origin = Origin("rides_raw", 5, 0, "dag_compute_cost", "ComputeCostTravel", stage)
+    origin = Origin("rides_raw", 5, "dag_compute_cost", "ComputeCostTravel", stage)
     text = "é" * 5000
     validator = Draft202012Validator(SCHEMAS["rides_dlq"])
 
     def texts(headers: Any) -> dict[str, str]:
         return {name: value.decode() for name, value in headers}
 
-    validator.validate(texts(error_headers(origin, reason, text)))
-    validator.validate(texts([*replay_headers(None), *error_headers(origin, reason, text, text)]))
-    assert not validator.is_valid(texts(error_headers(origin, "another", text)))
-    assert not validator.is_valid(texts([(REPLAYED, b"0"), *error_headers(origin, reason, text)]))
+    validator.validate(texts(error_headers(origin, 0, reason, text)))
+    validator.validate(texts([*replay_headers(None), *error_headers(origin, 0, reason, text, text)]))
+    assert not validator.is_valid(texts(error_headers(origin, 0, "another", text)))
+    assert not validator.is_valid(texts([(REPLAYED, b"0"), *error_headers(origin, 0, reason, text)]))
