@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +71,14 @@ def datastream(route: Route) -> Tasks:
         number += 1
         url = ""
         for task in ("ConsumeKafka", "ComputeCostTravel", "PublishKafka"):
-            found = run("benchmarks.path", task, route.to_json(), str(number), url, environment=_airflow(route))
+            found = run(
+                "benchmarks.path",
+                task,
+                route.to_json(),
+                str(number),
+                url,
+                environment=airflow_environment(Path(route.folder)),
+            )
             url, records = found.answer
             if not records:
                 return tasks
@@ -84,7 +92,16 @@ def relay(route: Route) -> Tasks:
 def stock(distance: str) -> Callable[[Route], Tasks]:
     def work(route: Route) -> Tasks:
         return [
-            (task, run("benchmarks.peers.stock", task, distance, route.to_json(), environment=_airflow(route)))
+            (
+                task,
+                run(
+                    "benchmarks.peers.stock",
+                    task,
+                    distance,
+                    route.to_json(),
+                    environment=airflow_environment(Path(route.folder)),
+                ),
+            )
             for task in ("consume", "produce")
         ]
 
@@ -111,9 +128,13 @@ def _demand_peers() -> None:
         raise UnavailableError("its packages are not installed: make .venv-bench/.bench.stamp")
 
 
-def _airflow(route: Route) -> dict[str, str]:
-    """So that importing Airflow leaves nothing in the user's home."""
-    return {"AIRFLOW_HOME": str(Path(route.folder) / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+def airflow_environment(folder: Path) -> dict[str, str]:
+    """Airflow as its tasks' processes have it, except that importing it leaves nothing in the user's home."""
+    return {
+        "AIRFLOW_HOME": str(folder / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "airflow" / "config"))),
+    }
 
 
 OURS = "datastream"

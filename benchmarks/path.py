@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Not used, but there in every task's process, and so part of its memory.
+# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
 import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured

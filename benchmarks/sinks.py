@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# Not used, but there in every task's process, and so part of its memory.
+# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
 import airflow.sdk  # noqa: F401
 import msgspec
 import pyarrow as pa

@@ -121,11 +121,12 @@ def normalise_timestamp(text: str) -> str:
             Reason.INVALID_TIMESTAMP, f"ts {text[:40]!r} is not RFC 3339 with an offset and at most microseconds"
         )
     try:
-        moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+        moment = datetime.fromisoformat(text.upper())
+        if text.endswith("Z") and text[10] == "T" and len(text) == len("YYYY-MM-DDTHH:MM:SS.ffffffZ"):
+            return text
+        moment = moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise RejectedError(Reason.INVALID_TIMESTAMP, f"ts {text!r}: {error}") from error
-    if text.endswith("Z") and text[10] == "T" and len(text) == len("YYYY-MM-DDTHH:MM:SS.ffffffZ"):
-        return text
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -205,13 +206,13 @@ _decode = json.JSONDecoder(
 
 
 def _member(fields: dict[str, Any], name: str, kind: type[T], path: str = "") -> T:
+    value = fields.get(name)
+    if type(value) is kind:
+        return value
     if name not in fields:
         raise RejectedError(Reason.MISSING_FIELD, f"{path}{name} is missing")
-    value = fields[name]
-    if type(value) is not kind:
-        wanted = {str: "string", float: "number", dict: "object"}[kind]
-        raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {wanted}")
-    return value
+    wanted = {str: "string", float: "number", dict: "object"}[kind]
+    raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {wanted}")
 
 
 def _json_type(value: object) -> str:
@@ -238,9 +239,9 @@ def _coordinate(fields: dict[str, Any], name: str, limit: int, path: str) -> flo
 
 
 def _comfort(text: str) -> str:
-    if text not in COMFORTS:
-        raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
-    return COMFORTS[text]
+    if comfort := COMFORTS.get(text):
+        return comfort
+    raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
 
 
 def _amount(fields: dict[str, Any], name: str) -> float:
