@@ -1,9 +1,9 @@
 """Messages of `rides_raw` and `rides_result` as columns, for those whose form leaves no doubt that they are rides.
 
-One regular expression tells such a form, byte by byte, so that what reads them afterwards need not check anything: where
-each value stands is told by the colons of a message without spaces; one with spaces goes through Arrow's JSON reader.
-All of that works without the interpreter's lock. What the expressions do not take is no fault: it is left to those who
-look at one message at a time.
+One regular expression tells such a form, byte by byte, so that what reads them afterwards need not check anything: of a
+message without spaces, the colons tell where each value stands; others go through Arrow's JSON reader. All of it works
+without the interpreter's lock. What the expressions do not take is no fault: it is left to those who look at one
+message at a time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.rides import columnar
-from jobs.rides.columnar import NUMBERS, RESULTS_SCHEMA, RIDES_SCHEMA
+from jobs.rides.columnar import NUMBERS, RIDES_SCHEMA
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from tests.helpers import encode, result, ride
@@ -123,6 +123,15 @@ def test_values_are_read_as_they_are() -> None:
             f"{at}.{axis}": content[at][axis] for at in ("origin", "destination") for axis in ("lat", "lon")
         }
         assert row == {name: flat[name] for name in ("ride_id", "ts", "comfort", *NUMBERS)}
+
+
+def test_the_two_readers_agree_also_on_a_part_of_an_array() -> None:
+    contents = [ride(duration_min=number) for number in (0, 0.1, 31.5, 999999, 0.0001, 12345.6789)]
+    values = array(*map(compact, contents))
+    assert columnar.read_canonical(values).equals(columnar.read_plain(values))
+    part = values.slice(2, 3)
+    assert columnar.read_canonical(part).equals(columnar.read_plain(part))
+    assert columnar.read_canonical(part).column("duration_min").to_pylist() == [31.5, 999999, 0.0001]
 
 
 def test_results_are_read_as_they_are() -> None:
