@@ -75,14 +75,12 @@ class Bench:
         self.left_out: dict[str, str] = {}
         self._progress = progress
 
-    def price(self, candidates: list[Candidate], rides: int, slow_rides: int) -> str:
+    def price(self, candidates: list[Candidate], rides: int) -> str:
         """Price rides_raw by each candidate; the topic with our results."""
         # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
         for number in range(_WARM_UPS):
             self._price(CANDIDATES["relay"], rides, f"warm-up-{number}")
-        results = {
-            it.name: Result("price", it.name, it.guarantee, slow_rides if it.slow else rides) for it in candidates
-        }
+        results = {it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most)) for it in candidates}
         self.results += results.values()
         bar = self._progress.add_task("price", total=self.rounds * len(candidates))
         kept = ""
@@ -165,7 +163,6 @@ class Bench:
 def main(
     *,
     rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
-    slow_rides: Annotated[int, typer.Option(help="Of these, so many for Airflow's stock operators.", min=1)] = 100_000,
     rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of bad messages.", min=0, max=1)] = 0.01,
     part: Annotated[
@@ -188,7 +185,7 @@ def main(
     with own_stack(services, console) as settings, Progress(*columns, console=console) as bars:
         bench = Bench(settings, bars, rounds)
         fill(settings, rides, faulty)
-        results = bench.price(candidates, rides, min(rides, slow_rides))
+        results = bench.price(candidates, rides)
         if sinks:
             bench.sinks(results, sinks)
     document = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Candidate:
     """Moves the messages of a route; the tasks that it took, each a process of its own.
 
     Args:
-        slow: is given fewer messages, so that the whole stays within minutes.
+        at_most: a slow one is given so many messages, so that the whole stays within minutes.
         targets: the topics that together hold what was moved to a route's target.
         scratch: topics that it needs besides.
     """
@@ -58,7 +59,7 @@ class Candidate:
     name: str
     guarantee: str
     work: Callable[[Route], Tasks]
-    slow: bool = False
+    at_most: int = sys.maxsize
     targets: Callable[[str], list[str]] = lambda target: [target]
     scratch: Callable[[str], list[str]] = lambda target: []
 
@@ -89,7 +90,7 @@ def relay(route: Route) -> Tasks:
     return [("relay", run("benchmarks.relay", route.to_json()))]
 
 
-def stock(distance: str) -> Callable[[Route], Tasks]:
+def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
     def work(route: Route) -> Tasks:
         return [
             (
@@ -98,6 +99,7 @@ def stock(distance: str) -> Callable[[Route], Tasks]:
                     "benchmarks.peers.stock",
                     task,
                     distance,
+                    options,
                     route.to_json(),
                     environment=airflow_environment(Path(route.folder)),
                 ),
@@ -143,8 +145,9 @@ CANDIDATES = {
     for candidate in (
         Candidate(OURS, "exactly once", datastream, targets=lambda target: [target, dead_letters(target)]),
         Candidate("relay", "exactly once; copies only", relay),
-        Candidate("stock-haversine", "at least once", stock("haversine"), slow=True),
-        Candidate("stock-geopy", "at least once", stock("geopy"), slow=True),
+        Candidate("stock-defaults", "at least once", stock("haversine", "defaults"), at_most=5_000),
+        Candidate("stock-haversine", "at least once", stock("haversine", "tuned"), at_most=100_000),
+        Candidate("stock-geopy", "at least once", stock("geopy", "tuned"), at_most=100_000),
         Candidate("spark", "at least once", spark, scratch=lambda target: [f"{target}-warm-up"]),
         Candidate("quix", "exactly once", quix),
     )

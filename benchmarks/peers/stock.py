@@ -1,9 +1,9 @@
-"""Airflow's stock Kafka operators, as their documentation shows them: `python -m benchmarks.peers.stock TASK ROUTE`.
+"""Airflow's stock Kafka operators: `python -m benchmarks.peers.stock TASK DISTANCE OPTIONS ROUTE`.
 
 ConsumeFromTopicOperator prices each batch into a file, since XCom is not for data; ProduceToTopicOperator sends what
-the file holds. Set for speed: batches of 10,000, asynchronous sends with lz4 and linger, a delivery callback that logs
-failures only (the default one logs every message). At least once: the offsets are committed by the first task, the
-messages sent by the second.
+the file holds. OPTIONS are `defaults`, or `tuned` for speed: batches of 10,000, asynchronous sends with lz4 and linger,
+a delivery callback that logs failures only (the default one logs every message). At least once: the offsets are
+committed by the first task, the messages sent by the second.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
@@ -26,7 +27,20 @@ from benchmarks.measured import measured
 from benchmarks.peers.pricing import Point, haversine, priced
 from benchmarks.route import Route
 
-BATCH = 10_000
+TUNED_OPERATORS: dict[str, dict[str, Any]] = {
+    "consume": {"max_batch_size": 10_000},
+    "produce": {"delivery_callback": f"{__spec__.name}.failed", "synchronous": False},
+}
+TUNED_CLIENTS: dict[str, dict[str, Any]] = {
+    "consume": {"queued.min.messages": 100_000, "fetch.message.max.bytes": 8 * 2**20},
+    "produce": {
+        "linger.ms": 5,
+        "batch.size": 1_000_000,
+        "compression.type": "lz4",
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 2**20,
+    },
+}
 
 
 def by_geopy(origin: Point, destination: Point) -> float:
@@ -68,28 +82,17 @@ def failed(error: KafkaError | None, _: Message) -> None:
         logging.getLogger(__name__).error("not delivered: %s", error)
 
 
-def main(task: str, distance: str, route: Route) -> None:
-    kafka = {
-        "bootstrap.servers": route.bootstrap_servers,
-        "group.id": route.target,
-        "auto.offset.reset": "earliest",
-        "enable.auto.commit": False,
-        "queued.min.messages": 100_000,
-        "fetch.message.max.bytes": 8 * 2**20,
-    }
-    if task == "produce":
-        kafka = {
-            "bootstrap.servers": route.bootstrap_servers,
-            "linger.ms": 5,
-            "batch.size": 1_000_000,
-            "compression.type": "lz4",
-            "queue.buffering.max.messages": 1_000_000,
-            "queue.buffering.max.kbytes": 2**20,
-        }
+def main(task: str, distance: str, options: str, route: Route) -> None:
+    kafka: dict[str, Any] = {"bootstrap.servers": route.bootstrap_servers}
+    if task == "consume":
+        kafka |= {"group.id": route.target, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    if options == "tuned":
+        kafka |= TUNED_CLIENTS[task]
     os.environ["AIRFLOW_CONN_KAFKA_DEFAULT"] = json.dumps({"conn_type": "kafka", "extra": kafka})
     folder = Path(route.folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / "priced.jsonl")
+    tuned = TUNED_OPERATORS[task] if options == "tuned" else {}
     operator: ConsumeFromTopicOperator | ProduceToTopicOperator
     if task == "consume":
         operator = ConsumeFromTopicOperator(
@@ -98,19 +101,18 @@ def main(task: str, distance: str, route: Route) -> None:
             apply_function_batch=price_batch,
             apply_function_kwargs={"distance": DISTANCES[distance], "file": file},
             max_messages=route.count,
-            max_batch_size=BATCH,
+            **tuned,
         )
     else:
         operator = ProduceToTopicOperator(
             task_id="produce",
             topic=route.target,
             producer_function=partial(read_back, file),
-            delivery_callback=f"{__spec__.name}.failed",
-            synchronous=False,
+            **tuned,
         )
     with measured():
         operator.execute({})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Route.from_json(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], Route.from_json(sys.argv[4]))
