@@ -157,11 +157,11 @@ def write_rows(job: Job) -> int:
 
 
 def write_table(job: Job) -> None:
-    """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same compression."""
+    """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same options."""
     chunks = read_manifest(job.transformed).chunks
     table = pa.Table.from_batches([read_chunk(chunk.url) for chunk in chunks])
     with measured():
-        pq.write_table(table, Path(job.folder) / f"{job.name}.parquet", compression="zstd", coerce_timestamps="us")
+        pq.write_table(table, Path(job.folder) / f"{job.name}.parquet", **parquet.WRITE_OPTIONS)
 
 
 WORK: dict[str, Callable[[Job], Any]] = {

@@ -31,6 +31,7 @@ _BULK_HEADERS = {
     "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
     "accept": "application/vnd.elasticsearch+json; compatible-with=9",
 }
+_RESULT_OF_EACH = "items.index.status,items.index.error.type,items.index.error.reason"
 # One line for every request is too much for a log that people read.
 logging.getLogger("elastic_transport.transport").setLevel(logging.WARNING)
 
@@ -193,7 +194,11 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
         reraise=True,
     ):
         with attempt:
-            items = _request(client, index, lines.take(pa.array(left)))
+            rest = lines.take(pa.array(left))
+            if not _request(client, index, rest, "errors")["errors"]:
+                return refusals
+            # Sending them once more to hear which changes nothing. An answer for each would cost more, every time.
+            items = _request(client, index, rest, _RESULT_OF_EACH)["items"]
             again = []
             for row, item in zip(left.tolist(), items, strict=True):
                 result = item["index"]
@@ -209,14 +214,15 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
     return refusals
 
 
-def _request(client: Elasticsearch, index: str, lines: pa.StringArray) -> list[dict[str, Any]]:
+def _request(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: str) -> dict[str, Any]:
+    """Send a bulk request; of the answer what is wanted (a filter_path)."""
     _, offsets, data = lines.buffers()
     begin, end = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]].tolist()
     try:
         response = client.perform_request(
             "POST",
             f"/{index}/_bulk",
-            params={"filter_path": "items.index.status,items.index.error.type,items.index.error.reason"},
+            params={"filter_path": wanted},
             headers=_BULK_HEADERS,
             body=data.slice(begin, end - begin).to_pybytes(),
         )
@@ -224,8 +230,8 @@ def _request(client: Elasticsearch, index: str, lines: pa.StringArray) -> list[d
         if error.status_code in (_UNKNOWN_USER, 429) or error.status_code >= 500:
             raise _RefusedForNowError(str(error)) from error
         raise
-    items: list[dict[str, Any]] = response.body["items"]
-    return items
+    answer: dict[str, Any] = response.body
+    return answer
 
 
 def _describe(error: dict[str, Any]) -> str:

@@ -338,6 +338,9 @@ class _Handler(BaseHTTPRequestHandler):
             if refusal == "first document":
                 first = {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "-"}}}
                 body = b"".join(body.splitlines(keepends=True)[2:])
+                if "filter_path=errors" in self.path:  # which one will be asked next
+                    self.server.refusals.insert(0, refusal)
+                    return self._reply(200, b'{"errors":true}')
             elif refusal is not None:
                 return self._reply(int(refusal), b'{"error":{"type":"fake","reason":"not now"},"status":%d}' % refusal)
         request = Request(self.server.target + self.path, body or None, headers, method=self.command)  # noqa: S310
