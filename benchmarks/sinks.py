@@ -29,7 +29,7 @@ from jobs.rides.transform import documents, transform
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
 from jobs.sinks import parquet
-from jobs.staging import Folder, read_chunk, read_manifest
+from jobs.staging import Chunk, Folder, prefetched, read_chunk, read_manifest
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -150,9 +150,13 @@ def write_rows(job: Job) -> int:
     transformed = read_manifest(job.transformed)
     ready = [(chunk, read_chunk(chunk.url)) for chunk in transformed.chunks]
     client = MemoryStorage()
+
+    def write(part: tuple[Chunk, pa.RecordBatch]) -> None:
+        chunk, rows = part
+        parquet.export(client, "memory", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
+
     with measured():
-        for chunk, rows in ready:
-            parquet.export(client, "memory", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
+        list(prefetched(write, ready, ahead=2))  # as put_gcs does
     return client.rows
 
 

@@ -17,7 +17,7 @@ from jobs.kafka.claim import bounds, committed, partitions
 from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors, consumer
 from jobs.rides.transform import flatten
 from jobs.sinks.parquet import check_bucket, export, object_name
-from jobs.staging import Manifest, prefetched, read_chunk
+from jobs.staging import Chunk, Manifest, prefetched, read_chunk
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -55,7 +55,10 @@ def backlog(config: Config, topic: str, group: str, max_age_s: float) -> Backlog
 def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) -> list[str]:
     """Write staged results as Parquet objects of SINK_SCHEMA; their names. What is no result is left out."""
     check_bucket(client, bucket)
-    names = []
-    for chunk, (rows, _) in prefetched(lambda chunk: flatten(read_chunk(chunk.url), chunk.partition), staged.chunks):
-        names += export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk))
-    return names
+
+    def put_chunk(chunk: Chunk) -> list[str]:
+        rows, _ = flatten(read_chunk(chunk.url), chunk.partition)
+        return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk))
+
+    # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
+    return [name for _, names in prefetched(put_chunk, staged.chunks, ahead=2) for name in names]

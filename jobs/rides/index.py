@@ -13,7 +13,7 @@ from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
 from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import actions, bulk, verify_template
-from jobs.staging import REJECT_SCHEMA, Folder, Manifest, prefetched, read_chunk, reject_batch
+from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
 
@@ -34,15 +34,20 @@ def put_elasticsearch(
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
     refused = 0
 
+    def load(chunk: Chunk) -> tuple[pa.Int64Array, pa.StringArray]:
+        rows = read_chunk(chunk.url)
+        return rows.column("kafka_offset"), actions(
+            rows.column("ride_id"), rows.column("kafka_offset"), documents(rows)
+        )
+
     def rejected() -> Iterator[pa.RecordBatch]:
         nonlocal refused
-        for chunk, rows in prefetched(lambda chunk: read_chunk(chunk.url), transformed.chunks):
-            lines = actions(rows.column("ride_id"), rows.column("kafka_offset"), documents(rows))
+        for chunk, (all_offsets, lines) in prefetched(load, transformed.chunks):
             refusals = bulk(client, index, lines)
             if not refusals:
                 continue
             refused += len(refusals)
-            offsets = rows.column("kafka_offset").take(pa.array(list(refusals)))
+            offsets = all_offsets.take(pa.array(list(refusals)))
             messages = read_chunk(originals[chunk.partition, chunk.first].url)
             faulty = messages.filter(pc.is_in(messages.column("offset"), offsets))
             texts = dict(zip(offsets.to_pylist(), refusals.values(), strict=True))
