@@ -156,6 +156,8 @@ def group_writer(
         "message.max.bytes": MAX_MESSAGE_BYTES,
         "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
         "queue.buffering.max.kbytes": 1_048_576,
+        # The broker refuses a transaction's first requests for some milliseconds after the last one's commit.
+        "retry.backoff.ms": 10,
         "linger.ms": 5,
         "batch.size": 1_000_000,
         "compression.type": "lz4",
