@@ -25,6 +25,10 @@ PARTITIONER = "murmur2_random"
 # librdkafka prints twenty lines a second while a broker is away; what matters comes as the error of a call.
 QUIET = {"log_level": 2}
 
+# Connect to all brokers at once. By default librdkafka connects to one when it needs it, and then waits for a timer:
+# 0.05 s for metadata, 0.5 s for init_transactions.
+CONNECTED = {"enable.sparse.connections": False}
+
 
 @contextmanager
 def consumer(config: Config, group: str) -> Iterator[Consumer]:
@@ -35,6 +39,7 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
     client = Consumer(
         {
             **QUIET,
+            **CONNECTED,
             **config,
             "group.id": group,
             "enable.auto.commit": False,
