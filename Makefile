@@ -180,7 +180,7 @@ test-faults: install-dev  ## Kill, freeze and starve each part while rides flow,
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TARGETS),--targets $(TARGETS))
 
-bench: install-dev  ## Measure all parts beside their peers (20 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+bench: install-dev  ## Measure all parts beside their peers (17 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 

@@ -47,17 +47,17 @@ class Assumptions(BaseSettings):
     result_bytes: Positive = Field(145, description="a message of rides_result on Kafka's disk (benchmarks.footprint)")
     dead_letter_bytes: Positive = Field(150, description="a dead letter on Kafka's disk (benchmarks.footprint)")
     document_bytes: Positive = Field(378, description="a document in Elasticsearch, merged (benchmarks.footprint)")
-    parquet_bytes: Positive = Field(85, description="a row in an object of 10,000 rows or more (docs/gcp.md)")
+    parquet_bytes: Positive = Field(72, description="a row in an object of 10,000 rows or more (docs/gcp.md)")
     object_bytes: Positive = Field(5_000, description="schema and footer of an object (docs/gcp.md)")
-    compute_rate: Positive = Field(116_000, description="rides a second through dag_compute_cost's tasks (make bench)")
-    index_rate: Positive = Field(20_000, description="documents a second for each core of Elasticsearch (make bench)")
+    compute_rate: Positive = Field(99_000, description="rides a second through dag_compute_cost's tasks (make bench)")
+    index_rate: Positive = Field(22_000, description="documents a second for each core of Elasticsearch (make bench)")
     index_task_rate: Positive = Field(
-        73_000, description="rides a second for which PutElasticSearch has the processor time (make bench)"
+        200_000, description="rides a second for which PutElasticSearch has the processor time (make bench)"
     )
-    export_rate: Positive = Field(84_000, description="rides a second through PutGCP's task (make bench)")
-    spark_rate: Positive = Field(40_000, description="rides a second for each core of PySpark (make bench)")
+    export_rate: Positive = Field(200_000, description="rides a second through PutGCP's task (make bench)")
+    spark_rate: Positive = Field(32_000, description="rides a second for each core of PySpark (make bench)")
     compute_overhead_s: Positive = Field(
-        6.0, description="a run of dag_compute_cost without its work (make bench-freshness)"
+        2.5, description="a run of dag_compute_cost without its work (make bench-freshness)"
     )
 
     # --- Kafka

@@ -56,7 +56,9 @@ def test_a_run_takes_its_overhead_and_what_arrives_meanwhile() -> None:
 
 
 def test_elasticsearch_by_hand() -> None:
-    a = Assumptions(days_in_index=1, mean_share=1, bad_share=0, document_bytes=400, replicas=1, node_disk_tb=1)
+    a = Assumptions(
+        days_in_index=1, mean_share=1, bad_share=0, document_bytes=400, replicas=1, node_disk_tb=1, index_rate=20_000
+    )
     held = 10_000 * 86_400
     assert sizing.documents(a, 10_000) == held
     assert sizing.shards(a, 10_000) == 9  # 345.6 GB in shards of 40
