@@ -170,8 +170,10 @@ def read_manifest(url: str) -> Manifest:
 
 
 def read_batches(url: str) -> Iterator[pa.RecordBatch]:
-    """Read a staged Arrow file batch by batch."""
+    """Read a staged Arrow file batch by batch; a local one is mapped, which copies nothing."""
     filesystem, path = fs.FileSystem.from_uri(url)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        filesystem = fs.LocalFileSystem(use_mmap=True)
     with filesystem.open_input_file(path) as file:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):

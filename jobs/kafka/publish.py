@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,10 +13,13 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches
+from jobs.staging import REJECT_SCHEMA, Chunk, Manifest, read_batches
 
 # What became of a chunk's messages: a result with its key, or, where there is a reason, the message as it was.
 OUTCOME_SCHEMA = REJECT_SCHEMA.remove(REJECT_SCHEMA.get_field_index("partition"))
+
+# So few objects stay in the processor's cache, and the next ones get their memory.
+_PIECE_RECORDS = 2_000
 
 
 class Published(msgspec.Struct):
@@ -54,17 +58,21 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        for chunk, (results, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
+        for chunk in chunks:
             offsets = {chunk.partition: chunk.next}
             if chunk is chunks[-1]:
                 offsets |= ends
+            origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
+            sent = Published()
             with writer.transaction(offsets):
-                writer.send_all(outlet.result_topic, results)
-                origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
-                for reject in rejects:
-                    send_dead_letter(writer, outlet.dlq_topic, reject, origin)
-            published.results += len(results)
-            published.rejects.update(reject["reason"] for reject in rejects)
+                for results, rejects in _uncovered(chunk, at[chunk.partition]):
+                    writer.send_all(outlet.result_topic, results)
+                    for reject in rejects:
+                        send_dead_letter(writer, outlet.dlq_topic, reject, origin)
+                    sent.results += len(results)
+                    sent.rejects.update(reject["reason"] for reject in rejects)
+            published.results += sent.results
+            published.rejects += sent.rejects
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
             with writer.transaction(ends):
@@ -72,18 +80,18 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     return published
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The results (key and value) and the rejects (rows of OUTCOME_SCHEMA) behind the committed offset."""
-    results: list[dict[str, Any]] = []
-    rejects: list[dict[str, Any]] = []
+def _uncovered(chunk: Chunk, committed: int | None) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The results (key and value) and the rejects (rows of OUTCOME_SCHEMA) behind the committed offset, by and by."""
     for batch in read_batches(chunk.url):
         outcomes = batch
         if committed is not None and committed > chunk.first:
             outcomes = batch.filter(pc.greater_equal(batch.column("offset"), committed))
-        columns = [outcomes.column(name).to_pylist() for name in ("key", "value", "reason")]
-        results += [{"key": key, "value": value} for key, value, reason in zip(*columns, strict=True) if reason is None]
-        rejects += outcomes.filter(pc.is_valid(outcomes.column("reason"))).to_pylist()
-    return results, rejects
+        for start in range(0, len(outcomes), _PIECE_RECORDS):
+            piece = outcomes.slice(start, _PIECE_RECORDS)
+            columns = [piece.column(name).to_pylist() for name in ("key", "value", "reason")]
+            rows = zip(*columns, strict=True)
+            results = [{"key": key, "value": value} for key, value, reason in rows if reason is None]
+            yield results, piece.filter(pc.is_valid(piece.column("reason"))).to_pylist()
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
