@@ -41,21 +41,14 @@ def outcomes(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
     """What becomes of messages (MESSAGE_SCHEMA): a row of OUTCOME_SCHEMA for each, in the same order."""
     priced = price(messages.column("value"), distance)
     is_good = pc.is_null(priced.column("reason"))
-    if is_good.false_count == 0:
-        key, value, headers = (
-            priced.column("key"),
-            priced.column("value"),
-            pa.nulls(len(messages), OUTCOME_SCHEMA.field("headers").type),
-        )
-    else:
-        key = pc.if_else(is_good, priced.column("key"), messages.column("key"))
-        value = pc.if_else(is_good, priced.column("value"), messages.column("value"))
-        headers = pc.if_else(is_good, pa.scalar(None, OUTCOME_SCHEMA.field("headers").type), messages.column("headers"))
+    headers = messages.column("headers")
+    if headers.null_count < len(headers):
+        headers = pc.if_else(is_good, pa.scalar(None, headers.type), headers)
     return pa.record_batch(
         [
             messages.column("offset"),
-            key,
-            value,
+            pc.if_else(is_good, priced.column("key"), messages.column("key")),
+            priced.column("value"),
             headers,
             *(priced.column(name) for name in ("reason", "message", "stacktrace")),
         ],

@@ -1,7 +1,7 @@
 """Rides priced column-wise: values of `rides_raw` in, values of `rides_result` and rejects out.
 
-A message takes the first of three ways that is open to it, and has the same result, byte for byte, on each: a canonical
-message is its result's beginning; a plain one is read column-wise; any other goes through `parse_ride`, which decides.
+A message takes the first of three ways that is open to it, and has the same result on each: a canonical message is its
+result's beginning, byte for byte; a plain one is read column-wise; any other goes through `parse_ride`, which decides.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.rides import columnar
-from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
+from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA, Mask, with_nulls
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
 
-# What `price` returns, a row for each message in the order given. A good ride has key and value of rides_result;
-# a reject has a reason, a message for people and, for what nobody expected, a stack trace.
+# What `price` returns, a row for each message in the order given. A good ride has key and value of rides_result; a
+# reject has its value as it was, a reason, a message for people and, for what nobody expected, a stack trace.
 PRICED_SCHEMA = pa.schema(
     [
         ("key", pa.binary()),
@@ -39,17 +39,19 @@ _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
 
 T = TypeVar("T", pa.Array, pa.RecordBatch)
-Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
+Numbers = NDArray[np.float64]
 Fault = tuple[Reason, str, str | None]
+
+# What a result needs of a canonical message besides its bytes.
+_FARE_SCHEMA = pa.schema([RIDES_SCHEMA.field(name) for name in ("ride_id", *NUMBERS)])
 
 
 class _Rides(NamedTuple):
-    """Good rides: the message of each, its values (RIDES_SCHEMA) and how its result begins."""
+    """Good rides: the message of each, and its values (fields of RIDES_SCHEMA)."""
 
     rows: Rows
     values: pa.RecordBatch
-    beginnings: pa.BinaryArray
 
 
 def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
@@ -62,8 +64,38 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     Returns:
         A batch of PRICED_SCHEMA with a row for each value, in the same order.
     """
-    rides, faults = _parse(values.fill_null(b""))
-    number = {name: rides.values.column(name).to_numpy() for name in NUMBERS}
+    canonical = _canonical(values)
+    others, faults = _others(values, np.delete(np.arange(len(values)), canonical.rows))
+    rows = np.concatenate([canonical.rows, others.rows])
+    fares = pa.concat_batches([canonical.values, others.values.select(_FARE_SCHEMA.names)])
+    distance_km, price_total = _fares(fares, distance)
+    is_finite = np.isfinite(price_total)
+    for row in rows[~is_finite].tolist():
+        faults[row] = Reason.NOT_FINITE, "price_total is too large a number", None
+    computed = pc.binary_join_element_wise(
+        b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
+    )
+    keys = fares.column("ride_id").cast(pa.binary())
+
+    count, rejected = len(values), np.array(sorted(faults), dtype=np.int64)
+    is_ride = pa.array(is_finite)
+    keys, computed = (_in_place(count, rows[is_finite], _kept(column, is_ride)) for column in (keys, computed))
+    return pa.record_batch(
+        [
+            keys,
+            _results(values, canonical.rows, others, rejected, computed),
+            *(
+                _in_place(count, rejected, pa.array([faults[row][field] for row in rejected.tolist()], pa.string()))
+                for field in range(3)
+            ),
+        ],
+        schema=PRICED_SCHEMA,
+    )
+
+
+def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
+    """Distance in km and price of each ride (fields of _FARE_SCHEMA)."""
+    number = {name: rides.column(name).to_numpy() for name in NUMBERS}
     with np.errstate(over="ignore", invalid="ignore"):
         distance_km = distance(
             number["origin.lat"], number["origin.lon"], number["destination.lat"], number["destination.lon"]
@@ -73,47 +105,62 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
             + distance_km * number["price_per_km"]
             + number["duration_min"] * number["price_per_min"]
         )
-    for row in rides.rows[~np.isfinite(price_total)].tolist():
-        faults[row] = Reason.NOT_FINITE, "price_total is too large a number", None
-    results = pc.binary_join_element_wise(
-        rides.beginnings, b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
+    return distance_km, price_total
+
+
+def _results(
+    messages: pa.BinaryArray, canonical: Rows, others: _Rides, rejected: Rows, computed: pa.BinaryArray
+) -> pa.BinaryArray:
+    """The value of each message's outcome, in their order: what a result begins with and `computed`, or a reject.
+
+    One copy of most messages loses the closing brace, one joins: they are most of the bytes that pricing moves.
+    """
+    is_canonical = np.zeros(len(messages), dtype=bool)
+    is_canonical[canonical] = True
+    beginnings = pc.binary_slice(with_nulls(messages, is_canonical), 0, -1)
+    # a ride without a finite price is among both: the later place counts
+    written = _in_place(
+        len(messages),
+        np.concatenate([others.rows, rejected]),
+        pa.concat_arrays([_beginnings(others.values), messages.take(pa.array(rejected))]),
     )
-    return _assemble(len(values), rides.rows, rides.values.column("ride_id"), results, faults)
+    results = pc.binary_join_element_wise(
+        beginnings, written, computed, b"", null_handling="replace", null_replacement=b""
+    )
+    return with_nulls(results, _mask(messages.is_valid())) if messages.null_count else results
 
 
-def _parse(messages: pa.BinaryArray) -> tuple[_Rides, dict[int, Fault]]:
-    """Return the good rides, in any order, and the faults of all other messages by row."""
-    all_rows = np.arange(len(messages))
-    canonical = _canonical(messages, all_rows)
-    if len(canonical.rows) == len(messages):
-        return canonical, {}
-    left = np.delete(all_rows, canonical.rows)
-    plain = _plain(messages.take(pa.array(left)), left)
-    left = np.setdiff1d(left, plain.rows, assume_unique=True)
-    parsed, faults = _one_by_one(messages, left)
-    rows, values, beginnings = zip(canonical, plain, parsed, strict=True)
-    return _Rides(np.concatenate(rows), pa.concat_batches(values), pa.concat_arrays(beginnings)), faults
+def _in_place(count: int, rows: Rows, column: pa.Array) -> pa.Array:
+    """A column of `count` rows with the values of `column` at `rows`, null elsewhere."""
+    position = np.full(count, -1, dtype=np.int64)
+    position[rows] = np.arange(len(rows))
+    return column.take(pa.array(position, mask=position < 0))
 
 
-def _canonical(messages: pa.BinaryArray, rows: Rows) -> _Rides:
-    """The rides of canonical messages; `rows` numbers the messages."""
-    is_canonical = columnar.is_canonical(messages)
-    found = _kept(messages, is_canonical)
-    rides = columnar.read_canonical(found)
+def _canonical(messages: pa.BinaryArray) -> _Rides:
+    """The rides of canonical messages; their values are fields of _FARE_SCHEMA."""
+    is_canonical = columnar.is_canonical(messages).fill_null(False)
+    rides = columnar.read_canonical(_kept(messages, is_canonical), _FARE_SCHEMA)
     is_good = columnar.has_places(rides)
-    beginnings = pc.binary_slice(found, 0, -1)
-    return _Rides(rows[_mask(is_canonical)][_mask(is_good)], _kept(rides, is_good), _kept(beginnings, is_good))
+    return _Rides(np.flatnonzero(_mask(is_canonical))[_mask(is_good)], _kept(rides, is_good))
+
+
+def _others(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, Fault]]:
+    """The good rides among `rows`, in any order, and the faults of the others by row."""
+    plain = _plain(messages, rows)
+    parsed, faults = _one_by_one(messages, np.setdiff1d(rows, plain.rows, assume_unique=True))
+    return _Rides(np.concatenate([plain.rows, parsed.rows]), pa.concat_batches([plain.values, parsed.values])), faults
 
 
 def _plain(messages: pa.BinaryArray, rows: Rows) -> _Rides:
-    """The rides of plain messages; `rows` numbers the messages."""
-    is_plain = columnar.is_plain(messages)
-    rides = columnar.read_plain(_kept(messages, is_plain))
+    """The rides of those of `rows` that are plain messages."""
+    found = messages.take(pa.array(rows)).fill_null(b"")
+    is_plain = columnar.is_plain(found)
+    rides = columnar.read_plain(_kept(found, is_plain))
     rides = rides.set_column(1, "ts", normalised_timestamps(rides.column("ts")))
     rides = rides.set_column(2, "comfort", _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN)))
     is_good = pc.and_(columnar.has_places(rides), rides.column("ts").is_valid())
-    kept = _kept(rides, is_good)
-    return _Rides(rows[_mask(is_plain)][_mask(is_good)], kept, _beginnings(kept))
+    return _Rides(rows[_mask(is_plain)][_mask(is_good)], _kept(rides, is_good))
 
 
 def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, Fault]]:
@@ -127,8 +174,7 @@ def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int,
             faults[row] = error.reason, str(error), None
         except Exception as error:  # one bad message never stops a batch
             faults[row] = Reason.UNEXPECTED, f"{type(error).__name__}: {error}", traceback.format_exc()
-    rides = _columns(list(parsed.values()))
-    return _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), rides, _beginnings(rides)), faults
+    return _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), _columns(list(parsed.values()))), faults
 
 
 def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
@@ -162,7 +208,7 @@ def _kept(of: T, mask: pa.BooleanArray) -> T:
     return of if mask.false_count == 0 else of.filter(mask)
 
 
-def _text(numbers: NDArray[np.float64]) -> pa.BinaryArray:
+def _text(numbers: Numbers) -> pa.BinaryArray:
     """Numbers with the fewest digits that give the same double back."""
     return pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())
 
@@ -174,32 +220,3 @@ def _beginnings(rides: pa.RecordBatch) -> pa.BinaryArray:
         column = rides.column(name)
         parts += [before, column if column.type == pa.string() else pc.cast(column, pa.string())]
     return pc.binary_join_element_wise(*parts, "", "").cast(pa.binary())
-
-
-def _assemble(
-    count: int, rows: NDArray[np.int64], keys: pa.StringArray, results: pa.BinaryArray, faults: dict[int, Fault]
-) -> pa.RecordBatch:
-    """Lay good rides and faults out as one batch of PRICED_SCHEMA in the order of the messages.
-
-    Args:
-        rows: the message of each key and result; one that is among the faults counts as a fault.
-    """
-    keys = keys.cast(pa.binary())
-    if not faults and (rows[:-1] < rows[1:]).all():
-        no_text = pa.nulls(count, pa.string())
-        return pa.record_batch([keys, results, no_text, no_text, no_text], schema=PRICED_SCHEMA)
-    position = np.full(count, -1, dtype=np.int64)
-    position[rows] = np.arange(len(rows))
-    position[list(faults)] = -1
-    index = pa.array(position, mask=position < 0)
-    reasons, messages, stacktraces = (
-        pc.replace_with_mask(
-            pa.nulls(count, pa.string()),
-            np.isin(np.arange(count), list(faults)),
-            pa.array([faults[row][field] for row in sorted(faults)], pa.string()),
-        )
-        for field in range(3)
-    )
-    return pa.record_batch(
-        [keys.take(index), results.take(index), reasons, messages, stacktraces], schema=PRICED_SCHEMA
-    )

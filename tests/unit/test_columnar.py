@@ -52,7 +52,14 @@ def test_a_number_that_is_canonical_is_printed_so(number: Decimal) -> None:
         assert pc.cast(pa.scalar(float(text)), pa.string()).as_py() == text
 
 
-@pytest.mark.parametrize("text", ["1.0", "0.50", "01", "-1", "1e5", "0.00001", "1234567", "1.0000000001"])
+@pytest.mark.parametrize("text", ["7", "7.0", "0", "0.0", "150.0", "999999.0"])
+def test_a_whole_number_may_have_a_zero_behind_its_point(text: str) -> None:
+    content = compact(ride()).replace(b"31.5", text.encode())
+    (value,) = price(array(content), haversine).column("value").to_pylist()
+    assert value.startswith(content[:-1] + b',"distance_km":')
+
+
+@pytest.mark.parametrize("text", ["1.00", "0.50", "01", "-1", "1e5", "0.00001", "1234567", "1.0000000001"])
 def test_a_number_that_would_be_printed_otherwise_is_not_canonical(text: str) -> None:
     assert columnar.is_canonical(array(compact(ride()).replace(b"31.5", text.encode()))).true_count == 0
 

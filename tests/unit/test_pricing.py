@@ -81,7 +81,6 @@ def outcome(row: dict[str, Any]) -> tuple[Reason | None, dict[str, Any] | None]:
         RESULT.validate(content)
         return None, content
     assert row["key"] is None
-    assert row["value"] is None
     assert row["message"]
     assert (row["stacktrace"] is not None) == (row["reason"] == Reason.UNEXPECTED)
     return Reason(row["reason"]), None
@@ -90,7 +89,12 @@ def outcome(row: dict[str, Any]) -> tuple[Reason | None, dict[str, Any] | None]:
 def priced(values: list[bytes | None], distance: Distance = haversine) -> list[dict[str, Any]]:
     batch = price(pa.array(values, pa.binary()), distance)
     assert batch.schema == PRICED_SCHEMA
-    return batch.to_pylist()
+    batch.validate(full=True)
+    rows = batch.to_pylist()
+    assert [value for value, row in zip(values, rows, strict=True) if row["reason"]] == [
+        row["value"] for row in rows if row["reason"]
+    ]
+    return rows
 
 
 # --- Messages ----------------------------------------------------------------------------------
