@@ -35,10 +35,11 @@ _WARM_UPS = 4
 SINKS = {
     "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
     "export": {
-        "write_rows": "rows to Parquet, storage in memory",
-        "export_to_memory": "PutGCP, storage in memory",
+        "write_rows": "rows to Parquet, without a storage",
+        "export_to_nowhere": "PutGCP, without a storage",
         "export": "PutGCP, emulator",
-        "write_table": "pyarrow, local file",
+        "write_table": "pyarrow, our options, local file",
+        "write_table_with_defaults": "pyarrow, its defaults, local file",
     },
 }
 
@@ -149,7 +150,7 @@ class Bench:
         if work == "export":
             blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
             return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
-        if work == "write_table":
+        if work.startswith("write_table"):
             file = folder / f"{name}.parquet"
             rows: int = pq.read_metadata(file).num_rows
             file.unlink()

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from benchmarks.sinks import MemoryStorage
+from benchmarks.sinks import NoStorage
 from benchmarks.stacks import own_stack, wide_console
 from infra.local import elasticsearch, kafka
 from jobs.clients import elasticsearch_admin, kafka_config
@@ -34,7 +34,7 @@ def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them bad
     """Send rides through a Kafka and an Elasticsearch of their own, and print what they take on disk."""
     with own_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
         _produce(settings, rides)
-        storage = MemoryStorage()
+        storage = NoStorage()
         counts = _move(settings, storage)
         _report(settings, storage, counts)
 
@@ -45,7 +45,7 @@ def _produce(settings: Settings, rides: int) -> None:
     subprocess.run(command, check=True)
 
 
-def _move(settings: Settings, storage: MemoryStorage) -> dict[str, int]:
+def _move(settings: Settings, storage: NoStorage) -> dict[str, int]:
     """Take the rides all the way; how many messages each topic holds."""
     config = kafka_config(settings)
     folder = Folder(settings.staging)
@@ -68,7 +68,7 @@ def _move(settings: Settings, storage: MemoryStorage) -> dict[str, int]:
     put_elasticsearch(
         elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
     )
-    put_gcs(storage, "memory", settings.gcs_prefix, results)
+    put_gcs(storage, "nowhere", settings.gcs_prefix, results)
     return {
         settings.raw_topic: computed.records,
         settings.result_topic: published.results,
@@ -76,7 +76,7 @@ def _move(settings: Settings, storage: MemoryStorage) -> dict[str, int]:
     }
 
 
-def _report(settings: Settings, storage: MemoryStorage, counts: dict[str, int]) -> None:
+def _report(settings: Settings, storage: NoStorage, counts: dict[str, int]) -> None:
     table = Table("what", "count", "bytes", "bytes each")
     row = partial(_row, table)
     for topic, count in counts.items():
@@ -88,8 +88,8 @@ def _report(settings: Settings, storage: MemoryStorage, counts: dict[str, int]) 
     client.indices.refresh(index=index)  # lets go of the segments that were merged
     primaries: dict[str, Any] = client.indices.stats(index=index, metric=["store", "docs"])["_all"]["primaries"]
     row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
-    objects = storage.bucket("memory").objects
-    row(f"rows in Parquet, {len(objects)} objects", storage.rows, sum(map(len, objects.values())))
+    size = sum(stored.size for stored in storage.objects)
+    row(f"rows in Parquet, {len(storage.objects)} objects", storage.rows, size)
     staged = (settings.datastream_state / "staging").glob("*/*.arrow")
     of_a_run = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
     row("messages staged by a run of dag_compute_cost", counts[settings.raw_topic], of_a_run)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import io
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 # Not used, but there in every task's process: part of its memory, and it reads airflow/config.
 import airflow.sdk  # noqa: F401
@@ -98,34 +97,49 @@ def put_bare(job: Job) -> None:
         list(pool.map(send, [bodies[first::count] for first in range(count)]))
 
 
-class MemoryBucket:
-    """Takes objects as a bucket does, and keeps them in memory."""
+class Stored(NamedTuple):
+    """What is known of an object that was taken and not kept."""
+
+    rows: int
+    size: int
+
+
+class BottomlessBucket:
+    """Takes objects as a bucket does, and keeps their sizes only."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
+        self.objects: dict[str, Stored] = {}
 
     def exists(self, **_: Any) -> bool:
         return True
 
     def blob(self, name: str) -> Any:
-        return SimpleNamespace(upload_from_string=lambda data, *_, **__: self.objects.update({name: data}))
+        def upload(data: bytes, *_: Any, **__: Any) -> None:
+            self.objects[name] = Stored(pq.read_metadata(pa.BufferReader(data)).num_rows, len(data))
+
+        return SimpleNamespace(upload_from_string=upload)
 
 
-class MemoryStorage:
+class NoStorage:
     """As much of a client of Cloud Storage as PutGCP needs, without a server: shows the cost of our side alone."""
 
-    _connection = SimpleNamespace(API_BASE_URL="memory")
+    _connection = SimpleNamespace(API_BASE_URL="nowhere")
 
     def __init__(self) -> None:
-        self._bucket = MemoryBucket()
+        self._bucket = BottomlessBucket()
 
-    def bucket(self, _: str) -> MemoryBucket:
+    def bucket(self, _: str) -> BottomlessBucket:
         return self._bucket
 
     @property
+    def objects(self) -> Collection[Stored]:
+        """All Parquet objects that were written."""
+        return self._bucket.objects.values()
+
+    @property
     def rows(self) -> int:
-        """How many all Parquet objects hold."""
-        return sum(pq.read_metadata(io.BytesIO(data)).num_rows for data in self._bucket.objects.values())
+        """How many they held."""
+        return sum(stored.rows for stored in self.objects)
 
 
 def export(job: Job) -> None:
@@ -136,12 +150,12 @@ def export(job: Job) -> None:
         put_gcs(client, job.at.bucket, job.name, staged)
 
 
-def export_to_memory(job: Job) -> int:
+def export_to_nowhere(job: Job) -> int:
     """PutGCP's work, without a server; how many rows the objects hold."""
     staged = read_manifest(job.staged)
-    client = MemoryStorage()
+    client = NoStorage()
     with measured():
-        put_gcs(client, "memory", job.name, staged)
+        put_gcs(client, "nowhere", job.name, staged)
     return client.rows
 
 
@@ -149,11 +163,11 @@ def write_rows(job: Job) -> int:
     """The part of PutGCP's work that begins with rows, in memory beforehand; how many rows the objects hold."""
     transformed = read_manifest(job.transformed)
     ready = [(chunk, read_chunk(chunk.url)) for chunk in transformed.chunks]
-    client = MemoryStorage()
+    client = NoStorage()
 
     def write(part: tuple[Chunk, pa.RecordBatch]) -> None:
         chunk, rows = part
-        parquet.export(client, "memory", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
+        parquet.export(client, "nowhere", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
 
     with measured():
         list(prefetched(write, ready, ahead=2))  # as put_gcs does
@@ -162,15 +176,33 @@ def write_rows(job: Job) -> int:
 
 def write_table(job: Job) -> None:
     """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same options."""
+    _write_table(job, parquet.WRITE_OPTIONS)
+
+
+def write_table_with_defaults(job: Job) -> None:
+    """The same as pyarrow does it when it is told nothing: Snappy, and a dictionary for each column."""
+    _write_table(job, {})
+
+
+def _write_table(job: Job, options: Mapping[str, Any]) -> None:
     chunks = read_manifest(job.transformed).chunks
     table = pa.Table.from_batches([read_chunk(chunk.url) for chunk in chunks])
     with measured():
-        pq.write_table(table, Path(job.folder) / f"{job.name}.parquet", **parquet.WRITE_OPTIONS)
+        pq.write_table(table, Path(job.folder) / f"{job.name}.parquet", **options)
 
 
 WORK: dict[str, Callable[[Job], Any]] = {
     function.__name__: function
-    for function in (prepare, put, put_bare, write_rows, export_to_memory, export, write_table)
+    for function in (
+        prepare,
+        put,
+        put_bare,
+        write_rows,
+        export_to_nowhere,
+        export,
+        write_table,
+        write_table_with_defaults,
+    )
 }
 
 if __name__ == "__main__":

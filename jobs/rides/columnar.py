@@ -57,8 +57,8 @@ CANONICAL_TIMESTAMP = (
     r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z"
 )
 
-# A number as JSON writers print a double: the fewest digits, at most 15 so that no other number has the same double, and
-# .0 behind a whole one or not.
+# A number as JSON writers print a double: the fewest digits, at most 15 so that no other number has the same double. A
+# whole one may have .0 behind it.
 _CANONICAL_AMOUNT = r"(?:(?:0\.0{0,3}|[1-9]\d{0,5}\.\d{0,4})[1-9](?:\d{0,3}[1-9])?|(?:0|[1-9]\d{0,5})(?:\.0)?)"
 _CANONICAL = {
     "ride_id": f'"{CANONICAL_RIDE_ID}"',
