@@ -92,6 +92,14 @@ def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -
     )
 
 
+def result_values(values: pa.BinaryArray, outcomes: pa.RecordBatch) -> list[bytes | None]:
+    """The value of each result among outcomes (OUTCOME_SCHEMA) of messages with these values; None of a reject."""
+    rows = zip(
+        values.to_pylist(), outcomes.column("kept").to_pylist(), outcomes.column("added").to_pylist(), strict=True
+    )
+    return [None if added is None else (value or b"")[:kept] + added for value, kept, added in rows]
+
+
 def produce(config: Config, topic: str, raws: Iterable[Raw | bytes | None]) -> None:
     """Send messages and wait until all are there."""
     producer = Producer({**config, "partitioner": "murmur2_random", "message.max.bytes": 2 * 2**20, "linger.ms": 1})

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import REJECT_SCHEMA, Chunk, Manifest, read_batches
-
-# What became of a chunk's messages: a result with its key, or, where there is a reason, the message as it was.
-OUTCOME_SCHEMA = REJECT_SCHEMA.remove(REJECT_SCHEMA.get_field_index("partition"))
+from jobs.staging import Chunk, Manifest, read_side_by_side
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 _PIECE_RECORDS = 2_000
@@ -81,21 +79,29 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
 
 
 def _uncovered(chunk: Chunk, committed: int | None) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """The results (key and value) and the rejects (rows of OUTCOME_SCHEMA) behind the committed offset, by and by."""
-    for batch in read_batches(chunk.url):
-        outcomes = batch
-        if committed is not None and committed > chunk.first:
-            outcomes = batch.filter(pc.greater_equal(batch.column("offset"), committed))
-        for start in range(0, len(outcomes), _PIECE_RECORDS):
-            piece = outcomes.slice(start, _PIECE_RECORDS)
-            columns = [piece.column(name).to_pylist() for name in ("key", "value", "reason")]
-            rows = zip(*columns, strict=True)
-            results = [{"key": key, "value": value} for key, value, reason in rows if reason is None]
-            yield results, piece.filter(pc.is_valid(piece.column("reason"))).to_pylist()
+    """The results and the rejects behind the committed offset, by and by."""
+    for messages, outcomes in read_side_by_side([chunk.messages_url, chunk.url], _PIECE_RECORDS):
+        if committed is None or committed <= chunk.first:
+            yield _sorted_out(messages, outcomes)
+        else:
+            is_new = pc.greater_equal(messages.column("offset"), committed)
+            yield _sorted_out(messages.filter(is_new), outcomes.filter(is_new))
+
+
+def _sorted_out(
+    messages: pa.RecordBatch, outcomes: pa.RecordBatch
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The results (key and value) and the rejects (as in REJECT_SCHEMA) of messages and what becomes of them."""
+    keys, kept, added = (outcomes.column(name).to_pylist() for name in ("key", "kept", "added"))
+    rows = zip(keys, messages.column("value").to_pylist(), kept, added, strict=True)
+    results = [{"key": key, "value": value[:end] + more} for key, value, end, more in rows if more is not None]
+    is_reject = pc.is_valid(outcomes.column("reason"))
+    bad = zip(outcomes.filter(is_reject).to_pylist(), messages.filter(is_reject).to_pylist(), strict=True)
+    return results, [outcome | message for outcome, message in bad]
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
-    """Send a message as it was, with headers that say why it failed. `reject` is a row of OUTCOME_SCHEMA."""
+    """Send a message as it was, with headers that say why it failed. `reject` is as in REJECT_SCHEMA."""
     own = [(header["key"], header["value"]) for header in reject["headers"] or []]
     why = error_headers(origin, reject["offset"], reject["reason"], reject["message"], reject["stacktrace"])
     writer.send(dlq_topic, reject["key"], reject["value"], own + why)

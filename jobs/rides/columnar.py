@@ -117,7 +117,6 @@ _RESULT_LAYOUT: _Layout = (
 _COLONS_OF_A_TIMESTAMP = 2
 
 Offsets = NDArray[np.int32]
-Mask = NDArray[np.bool_]
 
 
 def _object(members: list[str], space: str) -> str:
@@ -181,13 +180,6 @@ def is_result(values: pa.BinaryArray) -> pa.BooleanArray:
 def read_canonical(values: pa.BinaryArray, schema: pa.Schema = RIDES_SCHEMA) -> pa.RecordBatch:
     """Canonical messages as a batch of RIDES_SCHEMA, or of some of its fields."""
     return _read_laid_out(values, CANONICAL_LAYOUT, schema)
-
-
-def with_nulls(values: pa.BinaryArray, is_valid: Mask) -> pa.BinaryArray:
-    """The same values, null where they are not valid; nothing is copied."""
-    validity = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
-    _, offsets, content = values.buffers()
-    return pa.Array.from_buffers(values.type, len(values), [validity, offsets.slice(4 * values.offset), content])
 
 
 def read_results(values: pa.BinaryArray) -> pa.RecordBatch:

@@ -17,21 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.rides import columnar
-from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA, Mask, with_nulls
+from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
-
-# What `price` returns, a row for each message in the order given. A good ride has key and value of rides_result; a
-# reject has its value as it was, a reason, a message for people and, for what nobody expected, a stack trace.
-PRICED_SCHEMA = pa.schema(
-    [
-        ("key", pa.binary()),
-        ("value", pa.binary()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("stacktrace", pa.string()),
-    ]
-)
+from jobs.staging import OUTCOME_SCHEMA
 
 _IS_CANONICAL_TIMESTAMP = f"^{CANONICAL_TIMESTAMP}$"
 _numbers_of = attrgetter(*NUMBERS)
@@ -39,6 +28,7 @@ _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
 
 T = TypeVar("T", pa.Array, pa.RecordBatch)
+Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 Fault = tuple[Reason, str, str | None]
@@ -62,7 +52,7 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
         distance: one of `jobs.rides.distance`.
 
     Returns:
-        A batch of PRICED_SCHEMA with a row for each value, in the same order.
+        A batch of OUTCOME_SCHEMA with a row for each value, in the same order.
     """
     canonical = _canonical(values)
     others, faults = _others(values, np.delete(np.arange(len(values)), canonical.rows))
@@ -75,21 +65,20 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     computed = pc.binary_join_element_wise(
         b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
     )
+    begun, whole = computed[: len(canonical.rows)], computed[len(canonical.rows) :]
+    added = pa.concat_arrays([begun, pc.binary_join_element_wise(_beginnings(others.values), whole, b"")])
     keys = fares.column("ride_id").cast(pa.binary())
 
     count, rejected = len(values), np.array(sorted(faults), dtype=np.int64)
-    is_ride = pa.array(is_finite)
-    keys, computed = (_in_place(count, rows[is_finite], _kept(column, is_ride)) for column in (keys, computed))
+    reasons = (pa.array([faults[row][field] for row in rejected.tolist()], pa.string()) for field in range(3))
     return pa.record_batch(
         [
-            keys,
-            _results(values, canonical.rows, others, rejected, computed),
-            *(
-                _in_place(count, rejected, pa.array([faults[row][field] for row in rejected.tolist()], pa.string()))
-                for field in range(3)
-            ),
+            _in_place(count, rows[is_finite], keys.filter(pa.array(is_finite))),
+            _kept_bytes(values, canonical.rows),
+            _in_place(count, rows[is_finite], added.filter(pa.array(is_finite))),
+            *(_in_place(count, rejected, column) for column in reasons),
         ],
-        schema=PRICED_SCHEMA,
+        schema=OUTCOME_SCHEMA,
     )
 
 
@@ -108,26 +97,11 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
     return distance_km, price_total
 
 
-def _results(
-    messages: pa.BinaryArray, canonical: Rows, others: _Rides, rejected: Rows, computed: pa.BinaryArray
-) -> pa.BinaryArray:
-    """The value of each message's outcome, in their order: what a result begins with and `computed`, or a reject.
-
-    One copy of most messages loses the closing brace, one joins: they are most of the bytes that pricing moves.
-    """
-    is_canonical = np.zeros(len(messages), dtype=bool)
-    is_canonical[canonical] = True
-    beginnings = pc.binary_slice(with_nulls(messages, is_canonical), 0, -1)
-    # a ride without a finite price is among both: the later place counts
-    written = _in_place(
-        len(messages),
-        np.concatenate([others.rows, rejected]),
-        pa.concat_arrays([_beginnings(others.values), messages.take(pa.array(rejected))]),
-    )
-    results = pc.binary_join_element_wise(
-        beginnings, written, computed, b"", null_handling="replace", null_replacement=b""
-    )
-    return with_nulls(results, _mask(messages.is_valid())) if messages.null_count else results
+def _kept_bytes(messages: pa.BinaryArray, canonical: Rows) -> pa.Int32Array:
+    """How many bytes of each message its result begins with: of a canonical one, all but the closing brace."""
+    kept = np.zeros(len(messages), dtype=np.int32)
+    kept[canonical] = pc.binary_length(messages).fill_null(0).to_numpy()[canonical] - 1
+    return pa.array(kept)
 
 
 def _in_place(count: int, rows: Rows, column: pa.Array) -> pa.Array:

@@ -20,9 +20,10 @@ from jsonschema import Draft202012Validator
 from jobs.rides import pricing
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, parse_ride
 from jobs.rides.distance import Distance, geodesic, haversine
-from jobs.rides.pricing import PRICED_SCHEMA, price
+from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from tests.helpers import encode, ride
+from jobs.staging import OUTCOME_SCHEMA
+from tests.helpers import encode, result_values, ride
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 RAW = Draft202012Validator(json.loads((SCHEMAS / "rides_raw.schema.json").read_text()))
@@ -73,7 +74,7 @@ def read(value: bytes) -> Any:
 
 
 def outcome(row: dict[str, Any]) -> tuple[Reason | None, dict[str, Any] | None]:
-    """Reason or result of one row of PRICED_SCHEMA, with what every row must have."""
+    """Reason or result of one row of `priced`, with what every row must have."""
     if row["reason"] is None:
         assert row["message"] is None
         content = read(row["value"])
@@ -81,20 +82,23 @@ def outcome(row: dict[str, Any]) -> tuple[Reason | None, dict[str, Any] | None]:
         RESULT.validate(content)
         return None, content
     assert row["key"] is None
+    assert row["value"] is None
     assert row["message"]
     assert (row["stacktrace"] is not None) == (row["reason"] == Reason.UNEXPECTED)
     return Reason(row["reason"]), None
 
 
 def priced(values: list[bytes | None], distance: Distance = haversine) -> list[dict[str, Any]]:
-    batch = price(pa.array(values, pa.binary()), distance)
-    assert batch.schema == PRICED_SCHEMA
+    """The outcomes with the value of each result."""
+    return outcomes(pa.array(values, pa.binary()), distance)
+
+
+def outcomes(values: pa.BinaryArray, distance: Distance = haversine) -> list[dict[str, Any]]:
+    batch = price(values, distance)
+    assert batch.schema == OUTCOME_SCHEMA
     batch.validate(full=True)
-    rows = batch.to_pylist()
-    assert [value for value, row in zip(values, rows, strict=True) if row["reason"]] == [
-        row["value"] for row in rows if row["reason"]
-    ]
-    return rows
+    rows = zip(batch.to_pylist(), result_values(values, batch), strict=True)
+    return [row | {"value": value} for row, value in rows]
 
 
 # --- Messages ----------------------------------------------------------------------------------
@@ -236,8 +240,7 @@ def test_neighbours_and_position_do_not_matter(values: list[bytes | None], rng: 
     alone = [priced([value])[0] for value in values]
     assert priced(values) == alone
     assert priced([values[at] for at in order]) == [alone[at] for at in order]
-    sliced = price(pa.array([b"in front", None, *values, b"behind"], pa.binary()).slice(2, len(values)), haversine)
-    assert sliced.to_pylist() == alone
+    assert outcomes(pa.array([b"in front", None, *values, b"behind"], pa.binary()).slice(2, len(values))) == alone
 
 
 @often
