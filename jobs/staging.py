@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -44,12 +44,12 @@ REJECT_SCHEMA = pa.schema(
         ("stacktrace", pa.string()),
     ]
 )
-# What becomes of a message. A result has its key, and for value as many bytes of the message's value as it keeps, with
-# what is added behind them; a reject has a reason instead (see REJECT_SCHEMA).
+# What becomes of a message. A result has a key and, for its value, what is added; one that extends its message begins
+# with the message's value, less the last byte (the brace that closes it). A reject has a reason instead (REJECT_SCHEMA).
 OUTCOME_SCHEMA = pa.schema(
     [
         ("key", pa.binary()),
-        ("kept", pa.int32()),
+        ("extends", pa.bool_()),
         ("added", pa.binary()),
         *(REJECT_SCHEMA.field(name) for name in ("reason", "message", "stacktrace")),
     ]
@@ -197,13 +197,6 @@ def read_batches(url: str) -> Iterator[pa.RecordBatch]:
 def read_chunk(url: str) -> pa.RecordBatch:
     """Read a staged chunk as one batch."""
     return pa.concat_batches(list(read_batches(url)))
-
-
-def read_side_by_side(urls: Sequence[str], records: int) -> Iterator[list[pa.RecordBatch]]:
-    """Read staged files that have their rows in common: the same ones of each, `records` at a time."""
-    tables = [pa.Table.from_batches(read_batches(url)) for url in urls]
-    for start in range(0, tables[0].num_rows, records):
-        yield [table.slice(start, records).combine_chunks().to_batches()[0] for table in tables]
 
 
 def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:

@@ -94,10 +94,9 @@ def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -
 
 def result_values(values: pa.BinaryArray, outcomes: pa.RecordBatch) -> list[bytes | None]:
     """The value of each result among outcomes (OUTCOME_SCHEMA) of messages with these values; None of a reject."""
-    rows = zip(
-        values.to_pylist(), outcomes.column("kept").to_pylist(), outcomes.column("added").to_pylist(), strict=True
-    )
-    return [None if added is None else (value or b"")[:kept] + added for value, kept, added in rows]
+    columns = (outcomes.column(name).to_pylist() for name in ("extends", "added"))
+    rows = zip(values.to_pylist(), *columns, strict=True)
+    return [None if added is None else (value[:-1] if extends else b"") + added for value, extends, added in rows]
 
 
 def produce(config: Config, topic: str, raws: Iterable[Raw | bytes | None]) -> None:

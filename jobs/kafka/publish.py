@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import Chunk, Manifest, read_side_by_side
+from jobs.staging import Chunk, Manifest, prefetched, read_batches
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 _PIECE_RECORDS = 2_000
@@ -56,21 +55,18 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        for chunk in chunks:
+        for chunk, (outcomes, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
             offsets = {chunk.partition: chunk.next}
             if chunk is chunks[-1]:
                 offsets |= ends
             origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
-            sent = Published()
             with writer.transaction(offsets):
-                for results, rejects in _uncovered(chunk, at[chunk.partition]):
-                    writer.send_all(outlet.result_topic, results)
-                    for reject in rejects:
-                        send_dead_letter(writer, outlet.dlq_topic, reject, origin)
-                    sent.results += len(results)
-                    sent.rejects.update(reject["reason"] for reject in rejects)
-            published.results += sent.results
-            published.rejects += sent.rejects
+                for piece in outcomes.to_batches(_PIECE_RECORDS):
+                    writer.send_all(outlet.result_topic, _results(piece))
+                for reject in rejects:
+                    send_dead_letter(writer, outlet.dlq_topic, reject, origin)
+            published.results += len(outcomes) - len(rejects)
+            published.rejects.update(reject["reason"] for reject in rejects)
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
             with writer.transaction(ends):
@@ -78,26 +74,25 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     return published
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """The results and the rejects behind the committed offset, by and by."""
-    for messages, outcomes in read_side_by_side([chunk.messages_url, chunk.url], _PIECE_RECORDS):
-        if committed is None or committed <= chunk.first:
-            yield _sorted_out(messages, outcomes)
-        else:
-            is_new = pc.greater_equal(messages.column("offset"), committed)
-            yield _sorted_out(messages.filter(is_new), outcomes.filter(is_new))
-
-
-def _sorted_out(
-    messages: pa.RecordBatch, outcomes: pa.RecordBatch
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The results (key and value) and the rejects (as in REJECT_SCHEMA) of messages and what becomes of them."""
-    keys, kept, added = (outcomes.column(name).to_pylist() for name in ("key", "kept", "added"))
-    rows = zip(keys, messages.column("value").to_pylist(), kept, added, strict=True)
-    results = [{"key": key, "value": value[:end] + more} for key, value, end, more in rows if more is not None]
-    is_reject = pc.is_valid(outcomes.column("reason"))
+def _uncovered(chunk: Chunk, committed: int | None) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """What is behind the committed offset: keys, values and which are results; the rejects as in REJECT_SCHEMA."""
+    messages, outcomes = (pa.Table.from_batches(read_batches(url)) for url in (chunk.messages_url, chunk.url))
+    if committed is not None and committed > chunk.first:
+        is_new = pc.greater_equal(messages["offset"], committed)
+        messages, outcomes = messages.filter(is_new), outcomes.filter(is_new)
+    beginnings = pc.binary_slice(pc.if_else(outcomes["extends"], messages["value"], None), 0, -1)
+    values = pc.binary_join_element_wise(
+        beginnings, outcomes["added"], b"", null_handling="replace", null_replacement=b""
+    )
+    is_reject = pc.is_valid(outcomes["reason"])
     bad = zip(outcomes.filter(is_reject).to_pylist(), messages.filter(is_reject).to_pylist(), strict=True)
-    return results, [outcome | message for outcome, message in bad]
+    joined = pa.table({"key": outcomes["key"], "value": values, "is_result": pc.invert(is_reject)})
+    return joined, [outcome | message for outcome, message in bad]
+
+
+def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
+    rows = zip(*(column.to_pylist() for column in piece.columns), strict=True)
+    return [{"key": key, "value": value} for key, value, is_result in rows if is_result]
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:

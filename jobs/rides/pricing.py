@@ -70,11 +70,13 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     keys = fares.column("ride_id").cast(pa.binary())
 
     count, rejected = len(values), np.array(sorted(faults), dtype=np.int64)
+    extends = np.zeros(count, dtype=bool)
+    extends[canonical.rows] = True
     reasons = (pa.array([faults[row][field] for row in rejected.tolist()], pa.string()) for field in range(3))
     return pa.record_batch(
         [
             _in_place(count, rows[is_finite], keys.filter(pa.array(is_finite))),
-            _kept_bytes(values, canonical.rows),
+            pa.array(extends),
             _in_place(count, rows[is_finite], added.filter(pa.array(is_finite))),
             *(_in_place(count, rejected, column) for column in reasons),
         ],
@@ -95,13 +97,6 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
             + number["duration_min"] * number["price_per_min"]
         )
     return distance_km, price_total
-
-
-def _kept_bytes(messages: pa.BinaryArray, canonical: Rows) -> pa.Int32Array:
-    """How many bytes of each message its result begins with: of a canonical one, all but the closing brace."""
-    kept = np.zeros(len(messages), dtype=np.int32)
-    kept[canonical] = pc.binary_length(messages).fill_null(0).to_numpy()[canonical] - 1
-    return pa.array(kept)
 
 
 def _in_place(count: int, rows: Rows, column: pa.Array) -> pa.Array:

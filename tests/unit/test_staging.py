@@ -23,7 +23,6 @@ from jobs.staging import (
     read_batches,
     read_chunk,
     read_manifest,
-    read_side_by_side,
     reject_batch,
 )
 from tests.helpers import messages
@@ -47,18 +46,6 @@ def test_a_table_comes_back_as_it_was(folder: Folder) -> None:
     assert url.endswith("/staging/dag/run/1/00001-5.arrow")
     assert list(read_batches(url)) == batches
     assert read_chunk(url).column("value").to_pylist() == [b"a", None, b"", b"\x00\xff"]
-
-
-def test_files_are_read_side_by_side_whatever_their_batches(folder: Folder) -> None:
-    cuts = {"a": [(0, 3), (3, 4), (7, 1)], "b": [(0, 5), (5, 3)]}
-    values = [b"%d" % row for row in range(8)]
-    urls = [
-        folder.write_table(name, [messages(values[at : at + count], first=at) for at, count in cut], MESSAGE_SCHEMA)
-        for name, cut in cuts.items()
-    ]
-    pieces = list(read_side_by_side(urls, 3))
-    assert [piece[0].column("value").to_pylist() for piece in pieces] == [values[:3], values[3:6], values[6:]]
-    assert all(one.equals(other) for one, other in pieces)
 
 
 def test_a_table_without_rows(folder: Folder) -> None:
