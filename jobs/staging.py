@@ -45,7 +45,7 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 # What becomes of a message. A result has a key and, for its value, what is added; one that extends its message begins
-# with the message's value, less the last byte (the brace that closes it). A reject has a reason instead (REJECT_SCHEMA).
+# with the message's value less its last byte, the brace that closes it. A reject has a reason instead (REJECT_SCHEMA).
 OUTCOME_SCHEMA = pa.schema(
     [
         ("key", pa.binary()),
