@@ -49,13 +49,13 @@ class Assumptions(BaseSettings):
     document_bytes: Positive = Field(378, description="a document in Elasticsearch, merged (benchmarks.footprint)")
     parquet_bytes: Positive = Field(72, description="a row in an object of 10,000 rows or more (docs/gcp.md)")
     object_bytes: Positive = Field(5_000, description="schema and footer of an object (docs/gcp.md)")
-    compute_rate: Positive = Field(99_000, description="rides a second through dag_compute_cost's tasks (make bench)")
-    index_rate: Positive = Field(22_000, description="documents a second for each core of Elasticsearch (make bench)")
+    compute_rate: Positive = Field(120_000, description="rides a second through dag_compute_cost's tasks (make bench)")
+    index_rate: Positive = Field(25_000, description="documents a second for each core of Elasticsearch (make bench)")
     index_task_rate: Positive = Field(
         200_000, description="rides a second for which PutElasticSearch has the processor time (make bench)"
     )
     export_rate: Positive = Field(200_000, description="rides a second through PutGCP's task (make bench)")
-    spark_rate: Positive = Field(32_000, description="rides a second for each core of PySpark (make bench)")
+    spark_rate: Positive = Field(33_000, description="rides a second for each core of PySpark (make bench)")
     compute_overhead_s: Positive = Field(
         2.5, description="a run of dag_compute_cost without its work (make bench-freshness)"
     )
