@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import Message
 from pyarrow import fs
 
@@ -197,6 +198,22 @@ def read_batches(url: str) -> Iterator[pa.RecordBatch]:
 def read_chunk(url: str) -> pa.RecordBatch:
     """Read a staged chunk as one batch."""
     return pa.concat_batches(list(read_batches(url)))
+
+
+def result_values(messages: Any, outcomes: Any) -> Any:
+    """The values of results.
+
+    Args:
+        messages: values of messages, an array, chunked or not.
+        outcomes: what becomes of them, row by row: a batch or table of OUTCOME_SCHEMA.
+
+    Returns:
+        An array of the same kind; of a reject it holds nothing of use.
+    """
+    beginnings = pc.binary_slice(pc.if_else(outcomes["extends"], messages, None), 0, -1)
+    return pc.binary_join_element_wise(
+        beginnings, outcomes["added"], b"", null_handling="replace", null_replacement=b""
+    )
 
 
 def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:

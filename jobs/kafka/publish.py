@@ -13,7 +13,7 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import Chunk, Manifest, prefetched, read_batches
+from jobs.staging import Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 _PIECE_RECORDS = 2_000
@@ -75,19 +75,18 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
 
 
 def _uncovered(chunk: Chunk, committed: int | None) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """What is behind the committed offset: keys, values and which are results; the rejects as in REJECT_SCHEMA."""
+    """What is behind the committed offset: keys, values and which are results; the rejects, for `send_dead_letter`."""
     messages, outcomes = (pa.Table.from_batches(read_batches(url)) for url in (chunk.messages_url, chunk.url))
     if committed is not None and committed > chunk.first:
         is_new = pc.greater_equal(messages["offset"], committed)
         messages, outcomes = messages.filter(is_new), outcomes.filter(is_new)
-    beginnings = pc.binary_slice(pc.if_else(outcomes["extends"], messages["value"], None), 0, -1)
-    values = pc.binary_join_element_wise(
-        beginnings, outcomes["added"], b"", null_handling="replace", null_replacement=b""
-    )
     is_reject = pc.is_valid(outcomes["reason"])
     bad = zip(outcomes.filter(is_reject).to_pylist(), messages.filter(is_reject).to_pylist(), strict=True)
-    joined = pa.table({"key": outcomes["key"], "value": values, "is_result": pc.invert(is_reject)})
-    return joined, [outcome | message for outcome, message in bad]
+    rejects = [outcome | message for outcome, message in bad]
+    if outcomes["added"].null_count > len(rejects):
+        raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
+    values = result_values(messages["value"], outcomes)
+    return pa.table({"key": outcomes["key"], "value": values, "is_result": pc.invert(is_reject)}), rejects
 
 
 def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -96,7 +95,7 @@ def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
-    """Send a message as it was, with headers that say why it failed. `reject` is as in REJECT_SCHEMA."""
+    """Send a message as it was, with headers that say why it failed. `reject` has at least what REJECT_SCHEMA has."""
     own = [(header["key"], header["value"]) for header in reject["headers"] or []]
     why = error_headers(origin, reject["offset"], reject["reason"], reject["message"], reject["stacktrace"])
     writer.send(dlq_topic, reject["key"], reject["value"], own + why)

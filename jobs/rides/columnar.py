@@ -59,13 +59,15 @@ CANONICAL_TIMESTAMP = (
 
 # A number as JSON writers print a double: the fewest digits, at most 15 so that no other number has the same double. A
 # whole one may have .0 behind it.
-_CANONICAL_AMOUNT = r"(?:(?:0\.0{0,3}|[1-9]\d{0,5}\.\d{0,4})[1-9](?:\d{0,3}[1-9])?|(?:0|[1-9]\d{0,5})(?:\.0)?)"
+_POSITIVE = r"(?:(?:0\.0{0,3}|[1-9]\d{0,5}\.\d{0,4})[1-9](?:\d{0,3}[1-9])?|[1-9]\d{0,5}(?:\.0)?)"
+_ZERO = r"0(?:\.0)?"
 _CANONICAL = {
     "ride_id": f'"{CANONICAL_RIDE_ID}"',
     "ts": f'"{CANONICAL_TIMESTAMP}"',
     "comfort": f'"(?:{"|".join(sorted(set(COMFORTS.values())))})"',
-    "coordinate": f"(?:-?{_CANONICAL_AMOUNT})",
-    "amount": _CANONICAL_AMOUNT,
+    # −0 is left to `parse_ride`.
+    "coordinate": f"(?:-?{_POSITIVE}|{_ZERO})",
+    "amount": f"(?:{_POSITIVE}|{_ZERO})",
 }
 # Whatever a double holds; −0 is left to `parse_ride`, as is what might be too large.
 _PLAIN_AMOUNT = r"(?:0|0\.\d+|[1-9]\d{0,14}(?:\.\d+)?)(?:[eE][+-]?\d{1,2})?"

@@ -1,4 +1,4 @@
-"""Rides priced column-wise: values of `rides_raw` in, values of `rides_result` and rejects out.
+"""Rides priced column-wise: values of `rides_raw` in, outcomes out (`jobs.staging.OUTCOME_SCHEMA`).
 
 A message takes the first of three ways that is open to it, and has the same result on each: a canonical message is its
 result's beginning, byte for byte; a plain one is read column-wise; any other goes through `parse_ride`, which decides.
@@ -65,8 +65,9 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     computed = pc.binary_join_element_wise(
         b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
     )
-    begun, whole = computed[: len(canonical.rows)], computed[len(canonical.rows) :]
-    added = pa.concat_arrays([begun, pc.binary_join_element_wise(_beginnings(others.values), whole, b"")])
+    behind_messages, behind_others = computed[: len(canonical.rows)], computed[len(canonical.rows) :]
+    written = pc.binary_join_element_wise(_beginnings(others.values), behind_others, b"")
+    added = pa.concat_arrays([behind_messages, written])
     keys = fares.column("ride_id").cast(pa.binary())
 
     count, rejected = len(values), np.array(sorted(faults), dtype=np.int64)

@@ -147,6 +147,14 @@ def test_the_two_readers_agree_also_on_a_part_of_an_array() -> None:
     assert columnar.read_canonical(part).column("duration_min").to_pylist() == [31.5, 999999, 0.0001]
 
 
+def test_messages_are_read_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = array(*(compact(ride(duration_min=number)) for number in range(10)))
+    whole = columnar.read_canonical(values)
+    monkeypatch.setattr(columnar, "_READ_AT_ONCE", 3)
+    assert columnar.read_canonical(values).equals(whole)
+    assert whole.column("duration_min").to_pylist() == list(range(10))
+
+
 def test_results_are_read_as_they_are() -> None:
     contents = [result(distance_km=number, price_total=number / 3) for number in (0.0, 4.88816444136724, 20015.1)]
     values = array(*map(compact, contents))

@@ -48,6 +48,16 @@ def test_a_table_comes_back_as_it_was(folder: Folder) -> None:
     assert read_chunk(url).column("value").to_pylist() == [b"a", None, b"", b"\x00\xff"]
 
 
+def test_a_file_that_is_gone_is_read_to_its_end(folder: Folder) -> None:
+    batches = [messages([b"%d" % at] * 3, first=3 * at) for at in range(3)]
+    staged = folder.child("run")
+    reading = read_batches(staged.write_table("a", batches, MESSAGE_SCHEMA))
+    first = next(reading)
+    staged.delete()
+    staged.write_table("a", [messages([b"new"])], MESSAGE_SCHEMA)
+    assert [first, *reading] == batches
+
+
 def test_a_table_without_rows(folder: Folder) -> None:
     url = folder.write_table("rejects", [], REJECT_SCHEMA)
     assert list(read_batches(url)) == []
