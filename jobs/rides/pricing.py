@@ -70,16 +70,18 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     added = pa.concat_arrays([behind_messages, written])
     keys = fares.column("ride_id").cast(pa.binary())
 
-    count, rejected = len(values), np.array(sorted(faults), dtype=np.int64)
-    extends = np.zeros(count, dtype=bool)
-    extends[canonical.rows] = True
+    rejected = np.array(sorted(faults), dtype=np.int64)
     reasons = (pa.array([faults[row][field] for row in rejected.tolist()], pa.string()) for field in range(3))
+    extends = np.zeros(len(values), dtype=bool)
+    extends[canonical.rows] = True
+    of_ride = _positions(len(values), np.flatnonzero(is_finite), rows[is_finite])
+    of_reject = _positions(len(values), np.arange(len(rejected)), rejected)
     return pa.record_batch(
         [
-            _in_place(count, rows[is_finite], keys.filter(pa.array(is_finite))),
+            keys.take(of_ride),
             pa.array(extends),
-            _in_place(count, rows[is_finite], added.filter(pa.array(is_finite))),
-            *(_in_place(count, rejected, column) for column in reasons),
+            added.take(of_ride),
+            *(column.take(of_reject) for column in reasons),
         ],
         schema=OUTCOME_SCHEMA,
     )
@@ -100,11 +102,11 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
     return distance_km, price_total
 
 
-def _in_place(count: int, rows: Rows, column: pa.Array) -> pa.Array:
-    """A column of `count` rows with the values of `column` at `rows`, null elsewhere."""
+def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
+    """For each of `count` messages, the position of what belongs to it; null if it is not among `rows`."""
     position = np.full(count, -1, dtype=np.int64)
-    position[rows] = np.arange(len(rows))
-    return column.take(pa.array(position, mask=position < 0))
+    position[rows] = positions
+    return pa.array(position, mask=position < 0)
 
 
 def _canonical(messages: pa.BinaryArray) -> _Rides:
