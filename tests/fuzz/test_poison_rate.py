@@ -1,4 +1,4 @@
-"""Poison by number: a partition with only bad messages drains at a speed that does not hold up the good ones."""
+"""Poison by number: a partition with only bad messages drains nearly as fast as one with good ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from tests.integration.flow import Pricing
 
 pytestmark = pytest.mark.timeout(600)
 
-# The aim is 0.4, and was met until good messages became faster (docs/performance.md): this much always has to hold.
-LEAST_SPEED = 0.25
+LEAST_SPEED = 0.4
 MESSAGES = 50_000
 
 
-def test_bad_messages_drain_at_a_share_of_the_speed_of_good_ones(
+def test_bad_messages_drain_at_least_at_0_4_of_the_speed_of_good_ones(
     pricing: Pricing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rides = list(islice(make_rides(NEW_YORK, 7, now), 10_000))
