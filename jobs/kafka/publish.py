@@ -56,18 +56,19 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        for chunk, (outcomes, rejects) in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
+        for chunk, uncovered in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
             offsets = {chunk.partition: chunk.next}
             if chunk is chunks[-1]:
                 offsets |= ends
             origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
             with writer.transaction(offsets):
-                for piece in outcomes.to_batches(_PIECE_RECORDS):
+                for piece in uncovered.to_batches(_PIECE_RECORDS):
                     writer.send_all(outlet.result_topic, _results(piece))
-                for reject in rejects:
-                    send_dead_letter(writer, outlet.dlq_topic, reject, origin)
-            published.results += len(outcomes) - len(rejects)
-            published.rejects.update(reject["reason"] for reject in rejects)
+                    for reject in _rejects(piece):
+                        send_dead_letter(writer, outlet.dlq_topic, reject, origin)
+            reasons = uncovered["reason"]
+            published.results += reasons.null_count
+            published.rejects.update(reasons.drop_null().to_pylist())
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
             with writer.transaction(ends):
@@ -75,28 +76,32 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     return published
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """What is behind the committed offset: keys, values and which are results; the rejects, for `send_dead_letter`."""
+def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
+    """The messages behind the committed offset with what becomes of them: a result, or what REJECT_SCHEMA has."""
     messages, outcomes = (pa.Table.from_batches(read_batches(url)) for url in (chunk.messages_url, chunk.url))
     if committed is not None and committed > chunk.first:
         is_new = pc.greater_equal(messages["offset"], committed)
         messages, outcomes = messages.filter(is_new), outcomes.filter(is_new)
-    is_reject = pc.is_valid(outcomes["reason"])
-    bad = {
-        name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name].filter(is_reject).to_pylist()
-        for name in _REJECT_NAMES
-    }
-    # to_pylist of the whole table takes three times as long.
-    rejects = [dict(zip(bad, row, strict=True)) for row in zip(*bad.values(), strict=True)]
-    if outcomes["added"].null_count > len(rejects):
+    if outcomes["added"].null_count + outcomes["reason"].null_count > len(outcomes):
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
-    values = result_values(messages["value"], outcomes)
-    return pa.table({"key": outcomes["key"], "value": values, "is_result": pc.invert(is_reject)}), rejects
+    results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
+    columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_NAMES}
+    return pa.table(columns | results)
 
 
 def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
-    rows = zip(*(column.to_pylist() for column in piece.columns), strict=True)
-    return [{"key": key, "value": value} for key, value, is_result in rows if is_result]
+    """What becomes results, for `GroupWriter.send_all`."""
+    good = piece.select(["result_key", "result_value"]).filter(piece["reason"].is_null())
+    keys, values = (column.to_pylist() for column in good.columns)
+    return [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
+
+
+def _rejects(piece: pa.RecordBatch) -> list[dict[str, Any]]:
+    """What becomes dead letters, for `send_dead_letter`."""
+    bad = piece.select(_REJECT_NAMES).filter(piece["reason"].is_valid())
+    # to_pylist of the whole batch takes three times as long.
+    rows = zip(*(column.to_pylist() for column in bad.columns), strict=True)
+    return [dict(zip(_REJECT_NAMES, row, strict=True)) for row in rows]
 
 
 def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.kafka.publish import _results, _uncovered
+from jobs.kafka.publish import _rejects, _results, _uncovered
 from jobs.staging import MESSAGE_SCHEMA, OUTCOME_SCHEMA, Chunk, Folder
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
@@ -42,10 +42,11 @@ def chunk(tmp_path: Path, message_cuts: list[int], outcome_cuts: list[int]) -> C
 @pytest.mark.parametrize("cuts", [([], []), ([1, 4], [3]), ([2], [1, 2, 3, 6]), ([5, 6], [])])
 @pytest.mark.parametrize("committed", [None, 3, 4, 6, 7, 10, 11])
 def test_the_rest_of_a_chunk(tmp_path: Path, cuts: tuple[list[int], list[int]], committed: int | None) -> None:
-    outcomes, rejects = _uncovered(chunk(tmp_path, *cuts), committed)
+    pieces = _uncovered(chunk(tmp_path, *cuts), committed).to_batches(2)
     left = [row for row in ROWS if committed is None or row[0]["offset"] >= committed]
-    results = [result for piece in outcomes.to_batches(2) for result in _results(piece)]
+    results = [result for piece in pieces for result in _results(piece)]
     assert results == [{"key": outcome["key"], "value": value} for _, outcome, value in left if value is not None]
+    rejects = [reject for piece in pieces for reject in _rejects(piece)]
     names = ("offset", "key", "value", "headers")
     wanted = [
         {name: message.get(name) for name in names} | outcome for message, outcome, value in left if value is None
