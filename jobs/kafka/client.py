@@ -52,7 +52,8 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             # small enough for its topic could not be read, and would block its partition.
             "receive.message.max.bytes": MAX_MESSAGE_BYTES,
             "queued.min.messages": 100_000,
-            "queued.max.messages.kbytes": 64 * 1024,
+            # What is fetched ahead of a slow disk stays in memory; more made nothing faster.
+            "queued.max.messages.kbytes": 16 * 1024,
             # The default is to stop fetching for a whole second once so much is queued.
             "fetch.queue.backoff.ms": 10,
             # A reader that goes from partition to partition waits out the last one's fetch each time.
