@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from jobs.staging import MESSAGE_SCHEMA
 
@@ -193,6 +194,13 @@ def commit(config: Config, group: str, topic: str, offsets: Mapping[int, int]) -
         )
     finally:
         consumer.close()
+
+
+def delete_all_records(config: Config, topic: str, partitions: int = 6) -> None:
+    """As if retention had deleted every message."""
+    admin = AdminClient(config)
+    for answer in admin.delete_records([TopicPartition(topic, it, -1) for it in range(partitions)]).values():
+        answer.result(DEADLINE_S)
 
 
 def until(condition: Callable[[], bool], what: str, within_s: float = DEADLINE_S) -> None:

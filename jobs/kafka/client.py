@@ -51,7 +51,6 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             # Bounds what a batch may hold unpacked, too: with the default of 100 MB, a message of 80 MiB that zstd made
             # small enough for its topic could not be read, and would block its partition.
             "receive.message.max.bytes": MAX_MESSAGE_BYTES,
-            "queued.min.messages": 100_000,
             # What is fetched ahead of a slow disk stays in memory; more made nothing faster.
             "queued.max.messages.kbytes": 16 * 1024,
             # The default is to stop fetching for a whole second once so much is queued.

@@ -82,7 +82,7 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     if committed is not None and committed > chunk.first:
         is_new = pc.greater_equal(messages["offset"], committed)
         messages, outcomes = messages.filter(is_new), outcomes.filter(is_new)
-    if outcomes["added"].null_count + outcomes["reason"].null_count > len(outcomes):
+    if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
     columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_NAMES}

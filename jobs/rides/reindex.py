@@ -6,6 +6,7 @@ Parquet holds what is exported; what is indexed and still waits for its export c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 
 import msgspec
 import pyarrow as pa
@@ -14,7 +15,7 @@ from elasticsearch import Elasticsearch
 from google.cloud import storage
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.claim import Claim, bounds, committed, partitions, read
+from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.rides.index import TEMPLATE
 from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
@@ -36,8 +37,8 @@ Progress = Callable[[str, int, int], object]
 class Reindexed(msgspec.Struct):
     """How many objects, rows of them and results from Kafka were read, and how many rides the index holds now.
 
-    `refused` is how many Elasticsearch did not take, `refusal` what it said of the first, `expired` how many are older
-    than RIDES_INDEX_RETENTION_DAYS and were left out.
+    `refused` is how many Elasticsearch did not take, `refusal` what it said of the first, `expired` how many
+    `delete_expired` would delete, and were left out.
     """
 
     objects: int = 0
@@ -76,10 +77,10 @@ def reindex(
     check_bucket(gcs, settings.bucket)
     done = Reindexed()
     # First the offsets, then the objects: what is exported in between is read twice, never missed.
-    waiting = _indexed_and_not_exported(settings, config)
+    within, waiting = _indexed_and_not_exported(settings, config)
     rows = _rows_of_objects(settings, gcs, done, progress), _rows_of_results(settings, config, waiting, done, progress)
     for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
-        kept = batch if oldest is None else batch.filter(pc.greater_equal(batch["agent_timestamp"], pa.scalar(oldest)))
+        kept = batch if oldest is None else _unexpired(batch, oldest, within)
         refusals = bulk(elasticsearch, index, actions(kept["ride_id"], kept["kafka_offset"], documents(kept)))
         done.expired += len(batch) - len(kept)
         done.refused += len(refusals)
@@ -101,7 +102,8 @@ def _rows_of_objects(
         progress("objects", done.objects, len(blobs))
 
 
-def _indexed_and_not_exported(settings: Settings, config: Config) -> list[Claim]:
+def _indexed_and_not_exported(settings: Settings, config: Config) -> tuple[dict[int, Bounds], list[Claim]]:
+    """What the result topic holds, and what of it is indexed and not exported."""
     topic = settings.result_topic
     with broker_errors(config, f"reading the offsets of {topic}"):
         with consumer(config, INDEX_GROUP) as client:
@@ -111,7 +113,16 @@ def _indexed_and_not_exported(settings: Settings, config: Config) -> list[Claim]
         with consumer(config, EXPORT_GROUP) as client:
             exported = committed(client, topic, of)
     claims = [Claim(it, max(exported[it].offset or 0, within[it].low), indexed[it].offset or 0) for it in of]
-    return [claim for claim in claims if claim.start < claim.end]
+    return within, [claim for claim in claims if claim.start < claim.end]
+
+
+def _unexpired(rows: pa.RecordBatch, oldest: datetime, within: dict[int, Bounds]) -> pa.RecordBatch:
+    """Rows that `delete_expired` leaves in the index: young ones, and those whose results Kafka still holds."""
+    partitions_ = pa.array(within, SINK_SCHEMA.field("kafka_partition").type)
+    lows = pa.array([it.low for it in within.values()], pa.int64())
+    low = lows.take(pc.index_in(rows["kafka_partition"], partitions_))
+    is_held = pc.fill_null(pc.greater_equal(rows["kafka_offset"], low), False)
+    return rows.filter(pc.or_(pc.greater_equal(rows["agent_timestamp"], pa.scalar(oldest)), is_held))
 
 
 def _rows_of_results(

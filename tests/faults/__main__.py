@@ -22,7 +22,7 @@ from jobs.errors import DatastreamError
 from tests.faults.campaign import Campaign, Round
 from tests.faults.faults import TARGETS, Target
 from tests.faults.ground import prepared
-from tests.faults.report import markdown, summaries, table
+from tests.faults.report import markdown, summaries, table, was_at_work
 
 console = Console()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -88,6 +88,8 @@ def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None
                     file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
                     _tell_round(found)
                     assert not found.differences, f"{len(found.differences)} differences; all are in {file}"
+                    missed = [hit.what for hit in found.hits if hit.target != "none" and not was_at_work(hit)]
+                    assert not missed, f"no task was at work at {', '.join(missed)}: {file} has what was seen"
                 except BaseException:
                     console.print(f"Again: make test-faults ROUNDS=1 SEED={seed} TARGETS={names}", soft_wrap=True)
                     raise

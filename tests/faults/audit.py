@@ -58,6 +58,7 @@ class Books:
         self.buried: set[Position] = set()  # raw positions that have their dead letter
         self.differences: list[str] = []
         self._fresh_rides: set[str] = set()
+        self._unseen: set[Position] = set()  # acknowledged, and not yet read from the raw topic
 
     def send(self, sent: Mapping[Position, Sent]) -> None:
         """Take note of messages that Kafka acknowledged; those known already are skipped."""
@@ -65,6 +66,7 @@ class Books:
             if position in self.sent:
                 continue
             self.sent[position] = message
+            self._unseen.add(position)
             if message.fault is None:
                 expected = priced(message.value or b"")
                 self.expected[expected["ride_id"]] = expected
@@ -73,15 +75,16 @@ class Books:
 
     def check_raw(self, records: Iterable[Record]) -> None:
         """The raw topic holds each message that was sent, once, and nothing else."""
-        seen: Counter[Position] = Counter()
         for record in records:
             position = record.partition, record.offset
-            seen[position] += 1
+            self._unseen.discard(position)
             sent = self.sent.get(position)
             if sent is None:
                 self._tell(self.raw_topic, position, "nobody sent this")
             elif (record.key, record.value, record.headers or []) != (sent.key, sent.value, sent.headers):
                 self._tell(self.raw_topic, position, "is not what was sent")
+        for position in sorted(self._unseen):
+            self._tell(self.raw_topic, position, "was acknowledged and is not there")
 
     def check_results(self, records: Iterable[Record]) -> None:
         """New results: each good message has exactly one, with the right content and key."""

@@ -1,4 +1,4 @@
-"""Poison by number: a partition with only bad messages drains nearly as fast as one with good ones."""
+"""Poison by number: a partition with only bad messages drains at 0.4 of the speed of one with good ones."""
 
 from __future__ import annotations
 

@@ -164,7 +164,9 @@ def test_schedules_and_the_asset_between(bag: Any) -> None:
     assert compute.start_date is not None
     assert compute.get_task("PublishKafka").outlets == [Asset("rides_result")]
     assert [task.outlets for task in compute.tasks].count([]) == 2
+    assert [dag.get_task("ConsumeKafka").waits_for_messages for dag in (compute, index)] == [True, False]
     assert isinstance(index.timetable, AssetOrTimeSchedule)
+    assert index.timetable.timetable.expression == "* * * * *"
     assert "rides_result" in str(index.timetable.asset_condition)
 
 
@@ -221,6 +223,14 @@ class Dags:
     def offsets(self, group: str) -> set[int | None]:
         topic = self.raw if group == "dag_compute_cost" else self.result
         return set(group_offsets(self.stack.kafka, topic, group).values())
+
+    def rows(self) -> list[tuple[int, int]]:
+        """Partition and offset of each row in Parquet."""
+        return [
+            (row["kafka_partition"], row["kafka_offset"])
+            for blob in self.stack.gcs.list_blobs(self.stack.bucket, prefix=self.prefix)
+            for row in pq.read_table(io.BytesIO(blob.download_as_bytes())).to_pylist()
+        ]
 
     def held(self) -> tuple[int, int, int, int]:
         """How many results, dead letters, documents and objects there are."""
@@ -308,12 +318,7 @@ def test_the_export_waits_while_rides_are_searchable(dags: Dags, monkeypatch: py
     # Their age is enough, also in a run that has nothing new.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "0")
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX) | {"PutGCP": "success"}
-    rows = [
-        (row["kafka_partition"], row["kafka_offset"])
-        for blob in dags.stack.gcs.list_blobs(dags.stack.bucket, prefix=dags.prefix)
-        for row in pq.read_table(io.BytesIO(blob.download_as_bytes())).to_pylist()
-    ]
-    assert sorted(rows) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(dags.rows()) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
     # So many that they are worth an object.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "300")
@@ -323,6 +328,26 @@ def test_the_export_waits_while_rides_are_searchable(dags: Dags, monkeypatch: py
         produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(count)])
         assert dags.index_and_export(export_now=False) == all_("success", INDEX)
         assert (dags.held()[3] > before) is bool(more)
+
+
+def test_an_export_that_is_tried_again_writes_the_same_objects(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although by then there is more to export, and chunks would be cut otherwise."""
+    produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(60)])
+
+    def killed(*_: Any) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.rides.commit.commit_offsets", killed)
+        assert dags.index_and_export()["PutGCP"] == "failed"
+    written = {blob.name for blob in dags.stack.gcs.list_blobs(dags.stack.bucket, prefix=dags.prefix)}
+    assert written
+    produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(60)])
+    monkeypatch.setenv("CHUNK_RECORDS", "7")
+    assert dags.index_and_export() == all_("success", INDEX)
+    assert dags.index_and_export()["PutGCP"] == "success"
+    rows = dags.rows()
+    assert sorted(rows) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
 
 
 def test_refusals_carry_the_names_of_dag_and_task(dags: Dags) -> None:

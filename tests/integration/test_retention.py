@@ -6,15 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from jobs.errors import ConfigurationError
 from jobs.rides.retention import Expired, delete_expired
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where
 from tests.conftest import Stack
-from tests.helpers import keyed, produce, result, until
+from tests.helpers import delete_all_records, keyed, produce, result, until
 from tests.integration.flow import Sinking
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,13 +34,6 @@ def ingested(sinking: Sinking, ids: list[str], days: float) -> None:
         sinking.elasticsearch.update(index=sinking.index, id=ride_id, doc={"agent_timestamp": moment}, refresh=True)
 
 
-def forget(sinking: Sinking) -> None:
-    """As if retention had deleted every result."""
-    admin = AdminClient(sinking.config)
-    for answer in admin.delete_records([TopicPartition(sinking.source, it, -1) for it in range(6)]).values():
-        answer.result(30)
-
-
 def test_old_rides_go_once_kafka_has_let_go_of_them(stack: Stack, sinking: Sinking) -> None:
     produce(sinking.config, sinking.source, [keyed(result()) for _ in range(30)])
     sinking.run()
@@ -55,7 +46,7 @@ def test_old_rides_go_once_kafka_has_let_go_of_them(stack: Stack, sinking: Sinki
     assert (found.deleted, found.waiting) == (0, 20), "the ledger would call them lost"
     assert set(sinking.documents()) == set(before)
 
-    forget(sinking)
+    delete_all_records(sinking.config, sinking.source)
     found = expire(stack, sinking, dry_run=True)
     assert found is not None
     assert (found.deleted, found.waiting) == (20, 0)

@@ -353,6 +353,13 @@ def test_kafka_is_set_up_as_without_docker() -> None:
     assert advertised == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:29092"
 
 
+def test_offsets_outlive_the_messages_that_they_are_of() -> None:
+    days = kafka.BROKER["offsets.retention.minutes"] / (60 * 24)
+    topics = yaml.safe_load((ROOT / "infra/kafka/topics.yml").read_text())["topics"]
+    kept = [int(topic["config"]["retention.ms"]) / 86_400_000 for topic in topics]
+    assert days >= max(60, *kept)
+
+
 def test_only_what_images_need_is_sent_to_the_engine() -> None:
     allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert allowed[0] == "*"

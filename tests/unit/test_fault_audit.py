@@ -121,6 +121,8 @@ def _another_reason(world: World) -> None:
     ("spoil", "complaint"),
     [
         pytest.param(lambda it: it.raw.append(it.raw[0]._replace(offset=9)), "nobody sent this", id="raw-too-many"),
+        pytest.param(lambda it: it.raw.pop(), "was acknowledged and is not there", id="raw-lost"),
+        pytest.param(lambda it: it.raw.append(it.raw.pop()._replace(value=b"?")), "not what was sent", id="raw-wrong"),
         pytest.param(lambda it: it.results.pop(1), "lacks 1 of its results", id="result-lost"),
         pytest.param(lambda it: it.results.pop(3), "lacks 1 of its results", id="result-of-a-duplicate-lost"),
         pytest.param(_twice_at_another_place, "one result too many", id="result-doubled"),
