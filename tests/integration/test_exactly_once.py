@@ -527,6 +527,18 @@ def test_an_open_transaction_is_not_claimed(pricing: Pricing) -> None:
     assert_once(pricing, [*before, *open_, *after])
 
 
+def test_an_abandoned_transaction_holds_readers_back_for_half_a_minute_at_most(pricing: Pricing) -> None:
+    """20 s until its time is over, and the broker looks every 10 s."""
+    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
+        writer._producer.begin_transaction()
+        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
+        assert writer._producer.flush(DEADLINE_S) == 0
+        produce(pricing.config, pricing.result, [Raw(b"later", b"k", partition=0)])
+        assert pricing.results() == []
+        until(lambda: pricing.results() != [], "the broker has aborted it", within_s=35)
+        assert [record.value for record in pricing.results()] == [b"later"]
+
+
 def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     """Results and dead letters of a chunk become visible together, with its offsets."""
     sent = [raw._replace(partition=0) for raw in [*rides(5), *(Raw(b"bad", b"k") for _ in range(5))]]
