@@ -1,8 +1,8 @@
 """Run gcp-storage-emulator so that it survives being killed: `python -m infra.local.gcs_emulator FOLDER HOST PORT`.
 
 As it comes, it rewrites its one index file in place with every request; killed in the middle, it can never start again
-and every object is lost. Indented JSON makes that slow, too: with 2,000 objects a new one took 78 ms, now 16. It also serves
-one connection at a time and waits for ever for a client that says nothing.
+and every object is lost. Indentation makes that slow: 78 ms for a new object beside 2,000 others, 16 without. It also
+serves one connection at a time and waits for ever for a client that says nothing.
 """
 
 from __future__ import annotations
