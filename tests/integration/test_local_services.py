@@ -99,6 +99,11 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     producer.commit_transaction(30)
     client = Elasticsearch(settings.es_url)
     client.index(index="kept", id="1", document={"place": "here"})
+    cloud = storage.Client(
+        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
+    )
+    blob = cloud.bucket(settings.bucket).blob("probe/kept")
+    blob.upload_from_string(b"kept")
 
     killed = {name: _pid(settings, name) for name in SERVICES}
     for pid in killed.values():
@@ -118,10 +123,7 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     consumer.close()
     assert values == [b"%d" % number for number in range(MESSAGES)]
     assert wait.until(lambda: client.options(ignore_status=503).exists(index="kept", id="1").body, 20)
-    cloud = storage.Client(
-        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": settings.gcs_endpoint}
-    )
-    assert cloud.bucket(settings.bucket).blob("probe/one").download_as_bytes() == b"kept"
+    assert blob.download_as_bytes() == b"kept"
 
 
 def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
