@@ -150,7 +150,7 @@ cleanup: install-tools  ## Delete what is older than .env keeps (the stack does 
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-faults test-input test-stack test-unit bench bench-freshness bench-scale sizing requirements
+.PHONY: install install-tools install-dev lint format test test-faults test-input test-stack test-unit bench sizing requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -180,15 +180,9 @@ test-faults: install-dev  ## Kill, freeze and starve each part while rides flow,
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TARGETS),--targets $(TARGETS))
 
-bench: install-dev  ## Measure all parts beside their peers (17 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+bench: install-dev  ## Measure speed beside peers, freshness and scale (35 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
-
-bench-freshness: install-dev  ## Measure the time from produce to searchable, on a stack of its own (6 minutes)
-	@$(PY) -m benchmarks.freshness
-
-bench-scale: install-dev  ## Measure 10 k, 100 k, 1 M and 10 M rides: time per ride, peak memory (10 minutes)
-	@$(PY) -m benchmarks.scale
 
 sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help
 	@$(PY) -m benchmarks.sizing $(SIZING)

@@ -1,168 +1,51 @@
-"""Measures what moves rides beside its peers, on one broker and the same data: `make bench`."""
+"""Measures how fast rides move, and what they move beside: `make bench`."""
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import pyarrow.parquet as pq
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks.candidates import CANDIDATES, OURS, Candidate, Pass, UnavailableError, airflow_environment, compete
-from benchmarks.data import drop, fill
+from benchmarks import aims, freshness, scale
+from benchmarks.bench import SINKS, Bench, Result, ratio
+from benchmarks.candidates import CANDIDATES, OURS
+from benchmarks.data import fill
 from benchmarks.machine import machine
-from benchmarks.measure import FailedError, Measured, run
+from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack, wide_console
 from jobs import settings as configuration
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
-from jobs.rides.index import TEMPLATE
-from jobs.settings import Settings
-from jobs.sinks.elasticsearch import apply_template
 
 console = wide_console()
 
-PARTS = ("price", "index", "export")
-_WARM_UPS = 4
-# What each part is compared with, ours first.
-SINKS = {
-    "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
-    "export": {
-        "write_rows": "rows to Parquet, without a storage",
-        "export_to_nowhere": "PutGCP, without a storage",
-        "export": "PutGCP, emulator",
-        "write_table": "pyarrow, our options, local file",
-        "write_table_with_defaults": "pyarrow, its defaults, local file",
-    },
-}
+PARTS = ("price", *SINKS, "scale", "freshness")
 
 
-class Result(msgspec.Struct):
-    """All passes of one candidate, each of which should have moved `expected` messages."""
+class Found(msgspec.Struct):
+    """All that was measured, and why a part or peer is missing."""
 
-    part: str
-    name: str
-    guarantee: str
-    expected: int
-    passes: list[Pass] = msgspec.field(default_factory=list)
+    results: list[Result] = msgspec.field(default_factory=list)
+    scale: scale.Scale | None = None
+    freshness: freshness.Found | None = None
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
-    def is_whole(self) -> bool:
-        return bool(self.passes) and all(it.messages == self.expected for it in self.passes)
+    def ratios(self) -> dict[tuple[str, str], float | None]:
+        return {(it.part, it.name): ratio(it, self.results) for it in self.results}
 
     @property
-    def rate(self) -> float:
-        """Messages a second: the median."""
-        return self.median(lambda it: it.messages / it.seconds)
-
-    def median(self, figure: Callable[[Pass], float]) -> float:
-        return statistics.median(map(figure, self.passes))
-
-
-class Bench:
-    """One run on one stack."""
-
-    def __init__(self, settings: Settings, progress: Progress, rounds: int) -> None:
-        self.settings = settings
-        self.rounds = rounds
-        self.results: list[Result] = []
-        self.left_out: dict[str, str] = {}
-        self._progress = progress
-
-    def price(self, candidates: list[Candidate], rides: int) -> str:
-        """Price rides_raw by each candidate; the topic with our results."""
-        # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
-        for number in range(_WARM_UPS):
-            self._price(CANDIDATES["relay"], rides, f"warm-up-{number}")
-        results = {it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most)) for it in candidates}
-        self.results += results.values()
-        bar = self._progress.add_task("price", total=self.rounds * len(candidates))
-        kept = ""
-        for number in range(1, self.rounds + 1):
-            for candidate in candidates:
-                self._progress.update(bar, description=f"price: {candidate.name}")
-                if candidate.name not in self.left_out:
-                    target = f"{candidate.name}-{number}"
-                    try:
-                        found = self._price(candidate, results[candidate.name].expected, target)
-                    except (UnavailableError, FailedError) as error:
-                        self.left_out[candidate.name] = str(error)
-                        self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
-                    else:
-                        self._note(results[candidate.name], found, number)
-                        if candidate.name == OURS:
-                            drop(kafka_config(self.settings), [kept] if kept else [])
-                            kept = target
-                self._progress.advance(bar)
-        return kept
-
-    def _price(self, candidate: Candidate, rides: int, target: str) -> Pass:
-        # Our results are what the sinks are measured with.
-        return compete(self.settings, candidate, self.settings.raw_topic, rides, target, keep=candidate.name == OURS)
-
-    def sinks(self, topic: str, parts: list[str]) -> None:
-        """Index and export the results of a topic."""
-        folder = self.settings.datastream_state / "staging" / "sinks"
-        folder.mkdir(parents=True)
-        job = {"settings": self.settings.model_dump(mode="json"), "topic": topic, "folder": str(folder)}
-        staged, transformed, rows = self._sink("prepare", job).answer
-        job |= {"staged": staged, "transformed": transformed}
-        for part in parts:
-            works = SINKS[part]
-            results = {work: Result(part, name, "", int(rows)) for work, name in works.items()}
-            self.results += results.values()
-            bar = self._progress.add_task(part, total=self.rounds * len(works))
-            if part == "index":
-                self._sink_pass("put_bare", job, 0)  # a new node's JVM has code to compile
-            for number in range(1, self.rounds + 1):
-                for work in works:
-                    self._progress.update(bar, description=f"{part}: {works[work]}")
-                    self._note(results[work], self._sink_pass(work, job, number), number)
-                    self._progress.advance(bar)
-
-    def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
-        name = f"bench-{work.replace('_', '-')}-{number}"
-        if work in SINKS["index"]:
-            apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
-        measured = self._sink(work, job | {"name": name})
-        return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
-
-    def _sink(self, work: str, job: dict[str, Any]) -> Measured:
-        environment = airflow_environment(self.settings.datastream_state)
-        return run("benchmarks.sinks", work, json.dumps(job), environment=environment)
-
-    def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
-        """How many rows the target holds; what is counted is deleted."""
-        if work in SINKS["index"]:
-            client = elasticsearch_admin(self.settings)
-            client.indices.refresh(index=name)
-            documents: int = client.count(index=name)["count"]
-            client.indices.delete(index=name)
-            client.indices.delete_index_template(name=name)
-            return documents
-        if work == "export":
-            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
-            return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
-        if work.startswith("write_table"):
-            file = folder / f"{name}.parquet"
-            rows: int = pq.read_metadata(file).num_rows
-            file.unlink()
-            return rows
-        return int(measured.answer)
-
-    def _note(self, result: Result, found: Pass, number: int) -> None:
-        result.passes.append(found)
-        self._progress.console.print(
-            f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
-            f"{found.messages / found.seconds:,.0f}/s, {found.peak_mib:.0f} MiB"
-        )
+    def aims(self) -> list[aims.Aim]:
+        ours = next((it for it in self.results if it.name == OURS and it.is_whole), None)
+        found = aims.of_results(ours.rate if ours else None, self.ratios)
+        found += aims.of_scale(self.scale) if self.scale else []
+        return found + (aims.of_freshness(self.freshness) if self.freshness else [])
 
 
 def main(
@@ -176,47 +59,92 @@ def main(
     peer: Annotated[
         list[str] | None, typer.Option(help=f"Who competes in pricing; repeat for several: {', '.join(CANDIDATES)}.")
     ] = None,
+    largest: Annotated[int, typer.Option(help="Of scale: the largest size.", min=scale.SIZES[0])] = scale.SIZES[-1],
+    seconds: Annotated[int, typer.Option(help="Of freshness: how long rides are measured.", min=10)] = 180,
+    rate: Annotated[int, typer.Option(help="Of freshness: rides a second.", min=1)] = 1000,
+    warm_up: Annotated[int, typer.Option(help="Of freshness: seconds before that do not count.", min=0)] = 60,
 ) -> None:
-    """Measure, print a table, write .local/bench.json."""
+    """Measure, print tables, write .local/bench.json.
+
+    All parts but freshness share one broker and its rides; freshness has a stack of its own, with Airflow.
+    """
     parts, peers = part or PARTS, peer or CANDIDATES
     for names, known in ((parts, PARTS), (peers, CANDIDATES)):
         if unknown := sorted(set(names) - set(known)):
             raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
+    found = Found()
+    conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": machine()}
+    if {*parts} - {"freshness"}:
+        _on_one_broker(found, parts, peers, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
+        path = _write(found, conditions)
+    if "freshness" in parts:
+        try:
+            found.freshness = freshness.measure(console, seconds, rate, warm_up)
+        except FailedError as error:
+            found.left_out["freshness"] = str(error)
+        path = _write(found, conditions)
+    _print(found)
+    console.print(f"{faulty:.0%} of {rides:,} rides are bad; medians of {rounds}. Wrote {path}", soft_wrap=True)
+    if {*found.left_out} & {*PARTS} or not all(it.is_whole for it in found.results if it.name not in found.left_out):
+        raise typer.Exit(1)
+
+
+def _on_one_broker(
+    found: Found,
+    parts: Collection[str],
+    peers: Collection[str],
+    *,
+    rides: int,
+    rounds: int,
+    faulty: float,
+    largest: int,
+) -> None:
     # Ours is what all are compared with, and what the sinks work on.
     candidates = [it for name, it in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     sinks = [it for it in SINKS if it in parts]
     services = ("kafka", "elasticsearch", "gcs") if sinks else ("kafka",)
     with own_stack(services, console) as settings, Progress(*columns, console=console) as bars:
-        bench = Bench(settings, bars, rounds)
         fill(settings, rides, faulty)
-        results = bench.price(candidates, rides)
-        if sinks:
-            bench.sinks(results, sinks)
+        if sinks or "price" in parts:
+            bench = Bench(settings, bars, rounds)
+            found.results, found.left_out = bench.results, bench.left_out
+            topic = bench.price(candidates, rides)
+            if sinks:
+                bench.sinks(topic, sinks)
+        if "scale" in parts:
+            try:
+                found.scale = scale.measure(settings, bars, rounds, largest)
+            except FailedError as error:
+                found.left_out["scale"] = str(error)
+
+
+def _write(found: Found, conditions: dict[str, object]) -> Path:
     document = {
-        "rides": rides,
-        "faulty": faulty,
-        "rounds": rounds,
-        "machine": machine(),
-        "left_out": bench.left_out,
-        "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, bench.results)} for it in bench.results],
+        **conditions,
+        **msgspec.to_builtins(found, str_keys=True),
+        "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, found.results)} for it in found.results],
+        "aims": [{**msgspec.to_builtins(it), "reached": it.reached} for it in found.aims],
     }
     path = configuration.load().datastream_state / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
-    _print(bench.results, bench.left_out)
-    console.print(f"{faulty:.0%} of {rides:,} rides are bad; medians of {rounds}. Wrote {path}", soft_wrap=True)
-    if not all(it.is_whole for it in bench.results if it.name not in bench.left_out):
-        raise typer.Exit(1)
+    return path
 
 
-def ratio(result: Result, results: list[Result]) -> float | None:
-    """How many times faster ours is in the same part; None unless both moved all that they were given."""
-    ours = next(it for it in results if it.part == result.part)
-    return ours.rate / result.rate if ours.is_whole and result.is_whole else None
+def _print(found: Found) -> None:
+    if found.results:
+        _print_results(found.results)
+    if found.scale:
+        scale.show(found.scale, console)
+    if found.freshness:
+        freshness.show(found.freshness, console)
+    aims.show(found.aims, console)
+    for name, why in found.left_out.items():
+        console.print(f"{name} is left out: {escape(why)}", soft_wrap=True)
 
 
-def _print(results: list[Result], left_out: dict[str, str]) -> None:
+def _print_results(results: list[Result]) -> None:
     right = ("messages", "a second", "CPU s per million", "peak MiB", "ours is")
     table = Table("", "", "guarantee", *(Column(name, justify="right") for name in right))
     last = results[0].part
@@ -240,8 +168,6 @@ def _print(results: list[Result], left_out: dict[str, str]) -> None:
             f"{found:.2f} ×" if found else f"no ratio: {result.expected:,} expected",
         )
     console.print(table)
-    for name, why in left_out.items():
-        console.print(f"{name} is left out: {escape(why)}", soft_wrap=True)
     ours = results[0]
     seconds = {task: statistics.median(it.by_task[task] for it in ours.passes) for task in ours.passes[0].by_task}
     tasks = (f"{task} {spent:.2f} s" for task, spent in seconds.items())

@@ -1,4 +1,4 @@
-"""How soon a ride is searchable: `make bench-freshness`, or `python -m benchmarks.freshness --help`.
+"""How soon a ride is searchable.
 
 Rides arrive steadily on a stack with Airflow, both DAGs on. A ride's ts is the moment at which the producer handed it
 to its Kafka client, by the producer's clock. Elasticsearch is asked every POLL_S seconds how many rides of each tenth
@@ -9,7 +9,6 @@ asks for the number of documents first, which costs next to nothing, and for the
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -17,22 +16,20 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import Annotated
 
 import msgspec
 import psutil
-import typer
 from elasticsearch import Elasticsearch
+from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from benchmarks.airflow_times import RunTimes, TaskTimes, times
 from benchmarks.data import messages_in
-from benchmarks.machine import machine
-from benchmarks.stacks import own_stack, wide_console
+from benchmarks.measure import FailedError
+from benchmarks.stacks import own_stack
 from infra.local import stack
 from jobs import airflow_api
-from jobs import settings as configuration
 from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
 from jobs.settings import ROOT, Settings
 
@@ -40,8 +37,6 @@ POLL_S = 0.2
 TICK_MS = 100
 # Without a further ride for so long after the last was sent, something is wrong that waiting does not mend.
 STALLED_S = 120
-
-console = wide_console()
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -132,26 +127,20 @@ class Found(msgspec.Struct, frozen=True):
     cores_used: dict[str, float]
     polls_ms_per_s: float
     settings: dict[str, float]
-    machine: dict[str, str | int]
 
 
-def main(
-    seconds: Annotated[int, typer.Option(help="How long rides are measured.", min=10)] = 180,
-    rate: Annotated[int, typer.Option(help="Rides a second.", min=1)] = 1000,
-    warm_up: Annotated[int, typer.Option(help="Seconds of the same before, not counted.", min=0)] = 60,
-) -> None:
-    """Measure, print where the time goes, write .local/bench-freshness.json."""
+def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
+    """Start a stack of its own and let rides arrive, `rate` a second; the first `warm_up` seconds do not count.
+
+    Raises:
+        FailedError: not every ride became searchable.
+    """
     with own_stack((), console) as settings:
         airflow_api.unpause(settings)
-        found = _measure(settings, seconds, rate, warm_up)
-    _print(found)
-    path = configuration.load().datastream_state / "bench-freshness.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(msgspec.to_builtins(found), indent=2) + "\n")
-    console.print(f"Wrote {path}", soft_wrap=True)
+        return _measure(settings, console, seconds, rate, warm_up)
 
 
-def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found:
+def _measure(settings: Settings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
     # While its shard is being made, searches fail.
     elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
@@ -179,7 +168,7 @@ def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found
                 time.sleep(POLL_S)
             cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu_seconds(settings).items()}
             if producer.returncode:
-                raise SystemExit(f"The producer ended with {producer.returncode}: not every ride was delivered.")
+                raise FailedError(f"The producer ended with {producer.returncode}: not every ride was delivered.")
             sent = messages_in(kafka_config(settings), settings.raw_topic)
             deadline = time.monotonic() + STALLED_S
             while census.rides < sent:
@@ -189,13 +178,13 @@ def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found
                     deadline = time.monotonic() + STALLED_S
                 progress.update(bar, completed=census.rides)
                 if time.monotonic() > deadline:
-                    raise SystemExit(f"{sent - census.rides} of {sent} rides are not searchable {STALLED_S} s later.")
+                    raise FailedError(f"{sent - census.rides} of {sent} rides are not searchable {STALLED_S} s later.")
                 time.sleep(POLL_S)
     finally:
         producer.terminate()
         producer.wait()
     if census.rides != sent:
-        raise SystemExit(f"No figures: {sent} rides were sent, {census.rides} are in Elasticsearch.")
+        raise FailedError(f"{sent} rides were sent, {census.rides} are in Elasticsearch.")
     freshness: Counter[float] = Counter()
     for (sent_ms, seen_after), count in census.seen.items():
         if sent_ms / 1000 >= measured_from:
@@ -212,7 +201,6 @@ def _measure(settings: Settings, seconds: int, rate: int, warm_up: int) -> Found
         cores_used,
         census.took_ms / (time.time() - started.timestamp()),
         {name: getattr(settings, name) for name in ("poll_wait_s", "max_records_per_run", "chunk_records")},
-        machine(),
     )
 
 
@@ -230,7 +218,7 @@ def _cpu_seconds(settings: Settings) -> dict[str, float]:
     return dict(spent)
 
 
-def _print(found: Found) -> None:
+def show(found: Found, console: Console) -> None:
     table = _figures("seconds", "p50", "p95", "p99", "most")
     for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
         table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
@@ -260,9 +248,3 @@ def _figures(first: str, *columns: str) -> Table:
 
 def _two(value: float) -> str:
     return f"{value:.2f}"
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()

@@ -25,7 +25,7 @@ _TAIL_BYTES = 2000
 
 
 class FailedError(Exception):
-    """A measured process failed; the text has the end of what it printed."""
+    """What was to be measured failed; the text says how, with the end of what a process printed."""
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import Result, ratio
+from benchmarks.__main__ import Found
 from benchmarks.airflow_times import Phases, busy_seconds, phases_of
+from benchmarks.bench import Result, ratio
 from benchmarks.candidates import Pass
 from benchmarks.freshness import Percentiles
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
+from benchmarks.scale import Scale
 from infra.local import lock
 from jobs.rides.distance import haversine
 from jobs.settings import ROOT
@@ -103,6 +105,26 @@ def test_one_pass_with_another_count_forbids_the_ratio() -> None:
 def test_there_is_no_ratio_with_who_is_left_out() -> None:
     ours, peer = result("ours", 300), Result("price", "peer", "", 1000)
     assert ratio(peer, [ours, peer]) is None
+
+
+def test_aims_are_held_against_what_was_found() -> None:
+    found = Found([result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)])
+    reached = {it.name: it.reached for it in found.aims}
+    assert reached == {
+        "price: rides a second": pytest.approx(0.8),
+        "price: times relay": pytest.approx(0.6 / 0.65),
+    }, "there is no aim without a ratio"
+    assert not Found([result("datastream", 120_000, 999)]).aims
+
+
+def test_scale_is_held_against_a_million_without_what_one_ride_takes() -> None:
+    seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
+    passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
+    found = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
+    assert found["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    assert found["peak MiB"].found == 420
+    assert found["memory of the largest"].found == pytest.approx(1.05)
+    assert found["memory of the largest"].reached > 1
 
 
 def test_percentiles_are_those_of_every_ride() -> None:

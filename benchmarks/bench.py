@@ -1,0 +1,163 @@
+"""What moves rides beside its peers, on one broker and the same data: pricing, indexing, exporting."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq
+from rich.markup import escape
+from rich.progress import Progress
+
+from benchmarks.candidates import CANDIDATES, OURS, Candidate, Pass, UnavailableError, airflow_environment, compete
+from benchmarks.data import drop
+from benchmarks.measure import FailedError, Measured, run
+from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.rides.index import TEMPLATE
+from jobs.settings import Settings
+from jobs.sinks.elasticsearch import apply_template
+
+_WARM_UPS = 4
+# What each part is compared with, ours first.
+SINKS = {
+    "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
+    "export": {
+        "write_rows": "rows to Parquet, without a storage",
+        "export_to_nowhere": "PutGCP, without a storage",
+        "export": "PutGCP, emulator",
+        "write_table": "pyarrow, our options, local file",
+        "write_table_with_defaults": "pyarrow, its defaults, local file",
+    },
+}
+
+
+class Result(msgspec.Struct):
+    """All passes of one candidate, each of which should have moved `expected` messages."""
+
+    part: str
+    name: str
+    guarantee: str
+    expected: int
+    passes: list[Pass] = msgspec.field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.passes) and all(it.messages == self.expected for it in self.passes)
+
+    @property
+    def rate(self) -> float:
+        """Messages a second: the median."""
+        return self.median(lambda it: it.messages / it.seconds)
+
+    def median(self, figure: Callable[[Pass], float]) -> float:
+        return statistics.median(map(figure, self.passes))
+
+
+class Bench:
+    """One run on one stack."""
+
+    def __init__(self, settings: Settings, progress: Progress, rounds: int) -> None:
+        self.settings = settings
+        self.rounds = rounds
+        self.results: list[Result] = []
+        self.left_out: dict[str, str] = {}
+        self._progress = progress
+
+    def price(self, candidates: list[Candidate], rides: int) -> str:
+        """Price rides_raw by each candidate; the topic with our results."""
+        # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
+        for number in range(_WARM_UPS):
+            self._price(CANDIDATES["relay"], rides, f"warm-up-{number}")
+        results = {it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most)) for it in candidates}
+        self.results += results.values()
+        bar = self._progress.add_task("price", total=self.rounds * len(candidates))
+        kept = ""
+        for number in range(1, self.rounds + 1):
+            for candidate in candidates:
+                self._progress.update(bar, description=f"price: {candidate.name}")
+                if candidate.name not in self.left_out:
+                    target = f"{candidate.name}-{number}"
+                    try:
+                        found = self._price(candidate, results[candidate.name].expected, target)
+                    except (UnavailableError, FailedError) as error:
+                        self.left_out[candidate.name] = str(error)
+                        self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
+                    else:
+                        self._note(results[candidate.name], found, number)
+                        if candidate.name == OURS:
+                            drop(kafka_config(self.settings), [kept] if kept else [])
+                            kept = target
+                self._progress.advance(bar)
+        return kept
+
+    def _price(self, candidate: Candidate, rides: int, target: str) -> Pass:
+        # Our results are what the sinks are measured with.
+        return compete(self.settings, candidate, self.settings.raw_topic, rides, target, keep=candidate.name == OURS)
+
+    def sinks(self, topic: str, parts: list[str]) -> None:
+        """Index and export the results of a topic."""
+        folder = self.settings.datastream_state / "staging" / "sinks"
+        folder.mkdir(parents=True)
+        job = {"settings": self.settings.model_dump(mode="json"), "topic": topic, "folder": str(folder)}
+        staged, transformed, rows = self._sink("prepare", job).answer
+        job |= {"staged": staged, "transformed": transformed}
+        for part in parts:
+            works = SINKS[part]
+            results = {work: Result(part, name, "", int(rows)) for work, name in works.items()}
+            self.results += results.values()
+            bar = self._progress.add_task(part, total=self.rounds * len(works))
+            if part == "index":
+                self._sink_pass("put_bare", job, 0)  # a new node's JVM has code to compile
+            for number in range(1, self.rounds + 1):
+                for work in works:
+                    self._progress.update(bar, description=f"{part}: {works[work]}")
+                    self._note(results[work], self._sink_pass(work, job, number), number)
+                    self._progress.advance(bar)
+
+    def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
+        name = f"bench-{work.replace('_', '-')}-{number}"
+        if work in SINKS["index"]:
+            apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
+        measured = self._sink(work, job | {"name": name})
+        return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
+
+    def _sink(self, work: str, job: dict[str, Any]) -> Measured:
+        environment = airflow_environment(self.settings.datastream_state)
+        return run("benchmarks.sinks", work, json.dumps(job), environment=environment)
+
+    def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
+        """How many rows the target holds; what is counted is deleted."""
+        if work in SINKS["index"]:
+            client = elasticsearch_admin(self.settings)
+            client.indices.refresh(index=name)
+            documents: int = client.count(index=name)["count"]
+            client.indices.delete(index=name)
+            client.indices.delete_index_template(name=name)
+            return documents
+        if work == "export":
+            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
+            return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
+        if work.startswith("write_table"):
+            file = folder / f"{name}.parquet"
+            rows: int = pq.read_metadata(file).num_rows
+            file.unlink()
+            return rows
+        return int(measured.answer)
+
+    def _note(self, result: Result, found: Pass, number: int) -> None:
+        result.passes.append(found)
+        self._progress.console.print(
+            f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
+            f"{found.messages / found.seconds:,.0f}/s, {found.peak_mib:.0f} MiB"
+        )
+
+
+def ratio(result: Result, results: list[Result]) -> float | None:
+    """How many times faster ours is in the same part; None unless both moved all that they were given."""
+    ours = next(it for it in results if it.part == result.part)
+    return ours.rate / result.rate if ours.is_whole and result.is_whole else None
