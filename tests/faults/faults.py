@@ -21,6 +21,8 @@ from tests.faults.tasks import Glimpse, Try
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
 # The tasks of the second DAG that stage files.
 STAGING_SINKS = ("ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP")
+# The others stage a file for each chunk, this one just what Elasticsearch refuses.
+ONE_FILE = "PutElasticSearch"
 # How long a task of the right name may take to come and to be hit at work.
 HUNT_S = 600
 # A retry begins after Airflow's heartbeat timeout (30 s), its detection and the retry delay.
@@ -101,9 +103,9 @@ def _freeze(ground: Ground, found: Try) -> Glimpse | None:
     return ground.tasks.glimpse(found)
 
 
-def _staged(ground: Ground, rng: random.Random) -> Callable[[], Ready]:
+def _staged(ground: Ground, rng: random.Random, task_id: str) -> Callable[[], Ready]:
     """Ready when some files are staged, and not all."""
-    count = rng.randint(1, 6)
+    count = 1 if task_id == ONE_FILE else rng.randint(1, 6)
 
     def is_ready(found: Try) -> bool:
         files = ground.tasks.staged(found)
@@ -194,7 +196,7 @@ def _kill_publisher(ground: Ground, found: Try, glimpse: Glimpse) -> Struck:
 
 def kill_at_staging(dag_id: str, task_id: str) -> Callable[[Ground, random.Random], Struck]:
     def strike(ground: Ground, rng: random.Random) -> Struck:
-        found, glimpse = _catch(ground, dag_id, task_id, _staged(ground, rng))
+        found, glimpse = _catch(ground, dag_id, task_id, _staged(ground, rng, task_id))
         return _kill(ground, found, glimpse, {"files_staged": len(glimpse.staged)})
 
     return strike
@@ -222,7 +224,7 @@ def _kill(ground: Ground, found: Try, glimpse: Glimpse, details: dict[str, Any])
 def kill_worker(ground: Ground, rng: random.Random) -> Struck:
     """The worker process goes, with the task or without: nobody tells Airflow, only heartbeats stop."""
     task_id = rng.choice(STAGING_SINKS)
-    found, glimpse = _catch(ground, INDEX, task_id, _staged(ground, rng))
+    found, glimpse = _catch(ground, INDEX, task_id, _staged(ground, rng, task_id))
     with_task = rng.random() < 0.5
     mark = ground.watch.mark()
     assert tasks.send(found.worker, signal.SIGKILL)
@@ -296,7 +298,7 @@ def zombie_of_the_sinks(ground: Ground, rng: random.Random) -> Struck:
             glimpse = _freeze(ground, found)
             assert glimpse, f"{found.name} was not at work although it wrote"
         return _zombie(ground, rng, found, glimpse, {"frozen": f"{task_id}, in a write", **_held(trap)})
-    ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng)
+    ready = _speaking_to_kafka(rng, 0.1) if task_id == "CommitOffsets" else _staged(ground, rng, task_id)
     found, glimpse = _catch(ground, INDEX, task_id, ready)
     return _zombie(ground, rng, found, glimpse, {"frozen": task_id})
 
