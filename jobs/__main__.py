@@ -284,11 +284,13 @@ def reprocess(
             return work.look(work.Systems(settings, *clients, _bars(progress)), wanted)
 
     found = look()
-    if not found.rides and not found.is_begun:
+    if not (found.rides or found.earlier.count or found.is_begun):
         console.print(f"{settings.raw_topic} holds no priced ride with {wanted} (any more). Nothing is changed.")
         return
     if found.is_begun:
         console.print(f"Going on with the {len(found.rides):,} rides of {wanted}.")
+    elif not found.rides:
+        console.print(f"No ride of {wanted} is to be priced anew: what an earlier reprocessing has replaced is purged.")
     elif not yes:
         typer.confirm(f"Price {len(found.rides):,} rides of {wanted} anew, and purge their old prices?", abort=True)
         found = look()  # the question may have stood for hours, and rides have come since

@@ -31,7 +31,7 @@ from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableErro
 from jobs.kafka.claim import Claim, Committed, bounds, committed, partitions, read
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
 from jobs.kafka.consume import group_offsets
-from jobs.kafka.dead_letter import error_text, headers_of, headers_of_all
+from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
@@ -90,32 +90,47 @@ class Plan(msgspec.Struct, frozen=True):
     supersedes: str
 
 
-class Work(msgspec.Struct, frozen=True):
-    """What a reprocessing is to do.
-
-    `plans` are by partition, `rides` (as 16 bytes) are to be priced anew by all their messages except `left_out`: dead
-    letters, and what an earlier reprocessing has replaced. `is_begun`: an earlier call has begun with it.
-    """
-
-    plans: dict[int, Plan]
-    rides: set[bytes]
-    left_out: set[Position]
-    is_begun: bool
-
-    @property
-    def plan(self) -> Plan:
-        """Any of the plans, for what they have in common."""
-        return next(iter(self.plans.values()))
-
-
-class _Copies(msgspec.Struct):
-    """What was sent: how many messages, of which rides, from which ts to which, and what they supersede."""
+class Copies(msgspec.Struct):
+    """Copies on rides_raw: how many, of which rides, from which ts to which, and what they supersede."""
 
     first: str
     last: str
     count: int = 0
     rides: set[bytes] = msgspec.field(default_factory=set)
     superseded: Superseded = msgspec.field(default_factory=Superseded)
+
+    def add(self, mark: Mark, ride: bytes, ts: str) -> None:
+        self.count += 1
+        self.rides.add(ride)
+        self.superseded.add(mark, ride)
+        self.first, self.last = min(self.first, ts), max(self.last, ts)
+
+    def update(self, other: Copies) -> None:
+        self.count += other.count
+        self.rides |= other.rides
+        self.superseded.update(other.superseded)
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a reprocessing is to do.
+
+    `plans` are by partition, `rides` (as 16 bytes) are to be priced anew by all their messages except `left_out`: dead
+    letters, and what an earlier reprocessing has replaced. `earlier` are the copies of earlier ones of the window's
+    rides: sinks that were rebuilt since then hold again what those have purged. `is_begun`: an earlier call has begun
+    with it.
+    """
+
+    plans: dict[int, Plan]
+    rides: set[bytes]
+    left_out: set[Position]
+    earlier: Copies
+    is_begun: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Any of the plans, for what they have in common."""
+        return next(iter(self.plans.values()))
 
 
 class Reprocessed(msgspec.Struct):
@@ -187,15 +202,23 @@ def look(systems: Systems, wanted: Window) -> Work:
         plans = begun or _snapshot(config, client, settings, wanted)
         dead = _dead_letters(systems, client)
         inside: dict[Position, bytes] = {}
+        copies: list[tuple[Mark, bytes, str]] = []
         copied: set[Position] = set()
         for messages in _messages(systems, client, topic, {it: (0, plan.end) for it, plan in plans.items()}, "looking"):
-            copied.update(mark.source for mark in map(mark_of, headers_of_all(messages)) if mark is not None)
+            marks = {_position(it): mark_of(headers) for it, headers in _with_headers(messages)}
+            copied.update(mark.source for mark in marks.values() if mark is not None)
             for message, ride, ts in _identities(messages):
+                if (mark := marks.get(_position(message))) is not None:
+                    copies.append((mark, ride, ts))
                 if message.offset() < plans[message.partition()].priced and wanted.start <= ts < wanted.end:
                     inside[_position(message)] = ride
         left_out = dead | copied
         rides = {ride for position, ride in inside.items() if position not in left_out}
-    return Work(plans, rides, left_out, is_begun=bool(begun))
+    earlier, of_window = Copies(wanted.start, wanted.end), set(inside.values())
+    for mark, ride, ts in copies:
+        if ride in of_window:
+            earlier.add(mark, ride, ts)
+    return Work(plans, rides, left_out, earlier, is_begun=bool(begun))
 
 
 def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Reprocessed:
@@ -213,8 +236,9 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
         _wait_for_dags(systems, client, nudge)
         copies = _sent(systems, client, work)
     done = Reprocessed(rides=len(copies.rides), copies=copies.count)
+    copies.update(work.earlier)
     _purge_parquet(systems, work, copies, done)
-    _purge_elasticsearch(systems, work, copies, done)
+    _purge_elasticsearch(systems, copies, done)
     with group_writer(systems.config, GROUP, systems.settings.raw_topic, 1) as writer:
         _check_plans(writer.committed(), work.plans)
         with writer.transaction({partition: plan.end for partition, plan in work.plans.items()}):
@@ -318,6 +342,10 @@ def _identities(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]
             yield message, ride, ts
 
 
+def _with_headers(messages: list[Message]) -> Iterator[tuple[Message, Headers]]:
+    return ((message, found) for message, found in zip(messages, headers_of_all(messages), strict=True) if found)
+
+
 def _position(message: Message) -> Position:
     return message.partition(), message.offset()
 
@@ -415,24 +443,21 @@ def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int
 # --- Purging ---------------------------------------------------------------------------------------
 
 
-def _sent(systems: Systems, client: Consumer, work: Work) -> _Copies:
+def _sent(systems: Systems, client: Consumer, work: Work) -> Copies:
     """What the marks of the copies say: it holds whatever retention has deleted since they were sent."""
     topic = systems.settings.raw_topic
     ends = bounds(client, topic, list(work.plans))
     ranges = {it: (plan.end, ends[it].end) for it, plan in work.plans.items()}
-    copies = _Copies(work.plan.window.start, work.plan.window.end)
+    copies = Copies(work.plan.window.start, work.plan.window.end)
     for messages in _messages(systems, client, topic, ranges, "counting"):
         for message, ride, ts in _identities(messages):
             mark = mark_of(headers_of(message))
             if mark is not None and mark.supersedes == work.plan.supersedes:
-                copies.superseded.add(mark, ride)
-                copies.rides.add(ride)
-                copies.count += 1
-                copies.first, copies.last = min(copies.first, ts), max(copies.last, ts)
+                copies.add(mark, ride, ts)
     return copies
 
 
-def _purge_parquet(systems: Systems, work: Work, copies: _Copies, done: Reprocessed) -> None:
+def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocessed) -> None:
     settings = systems.settings
     untouched: set[bytes] = set()
 
@@ -466,15 +491,15 @@ def _untouched(rows: pa.RecordBatch, ids: list[bytes], plan: Plan, rides: set[by
     return (ids[row] for row in np.flatnonzero(is_inside & is_old).tolist() if ids[row] not in rides)
 
 
-def _purge_elasticsearch(systems: Systems, work: Work, copies: _Copies, done: Reprocessed) -> None:
+def _purge_elasticsearch(systems: Systems, copies: Copies, done: Reprocessed) -> None:
     """Delete what no newer result has overwritten: the ride is rejected by now, or Elasticsearch refuses it."""
-    before = parse_positions(work.plan.supersedes)
-    is_superseded = [
-        {"bool": {"filter": [{"term": {"kafka_partition": it}}, {"range": {"kafka_offset": {"lt": offset}}}]}}
-        for it, offset in before.items()
-    ]
-    ids = [str(UUID(bytes=ride)) for ride in copies.rides]
-    for start in range(0, len(ids), _RIDES_PER_QUERY):
-        part = {"terms": {"ride_id": ids[start : start + _RIDES_PER_QUERY]}}
-        query = {"bool": {"filter": [part], "should": is_superseded, "minimum_should_match": 1}}
-        done.rejected += delete_where(systems.elasticsearch, systems.settings.rides_index, query)
+    for text, rides in copies.superseded.items():
+        is_superseded = [
+            {"bool": {"filter": [{"term": {"kafka_partition": it}}, {"range": {"kafka_offset": {"lt": offset}}}]}}
+            for it, offset in parse_positions(text).items()
+        ]
+        ids = [str(UUID(bytes=ride)) for ride in rides]
+        for start in range(0, len(ids), _RIDES_PER_QUERY):
+            part = {"terms": {"ride_id": ids[start : start + _RIDES_PER_QUERY]}}
+            query = {"bool": {"filter": [part], "should": is_superseded, "minimum_should_match": 1}}
+            done.rejected += delete_where(systems.elasticsearch, systems.settings.rides_index, query)

@@ -7,7 +7,7 @@ superseded. So the topic itself tells the ledger, the purge and a later reproces
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from uuid import UUID
 
 import msgspec
@@ -53,6 +53,14 @@ class Superseded:
 
     def add(self, mark: Mark, ride: bytes) -> None:
         self._rides.setdefault(mark.supersedes, set()).add(ride)
+
+    def update(self, other: Superseded) -> None:
+        for text, rides in other.items():
+            self._rides.setdefault(text, set()).update(rides)
+
+    def items(self) -> ItemsView[str, set[bytes]]:
+        """Rides by the `supersedes` of their marks."""
+        return self._rides.items()
 
     def covers(
         self, rides: pa.Array | pa.ChunkedArray, partitions: NDArray[np.integer], offsets: NDArray[np.integer]

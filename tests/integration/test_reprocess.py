@@ -240,6 +240,27 @@ def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
     assert (found.faults, found.exit_code, found.dlq) == ([], 0, 7)
     run(books)
     assert (books.ledger().exit_code, books.ledger().dlq) == (0, 7), "what is rejected is not sent again"
+    rebuild_sinks(books)
+    assert books.ledger().exit_code == 1, "its old results are in the sinks again"
+    done = run(books)
+    assert (done.rejected, done.untouched) == (5, 0)
+    assert not gone & set(books.sinking.documents())
+    assert not gone & {row["ride_id"] for row in rides.rows()}
+    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+
+
+def test_a_window_whose_rides_are_all_rejected_by_now_is_purged_again(
+    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
+    assert run(books).rejected == 30
+    rebuild_sinks(books)
+    found = look(systems(books), WINDOW)
+    assert (found.rides, len(found.earlier.rides)) == (set(), 30)
+    done = run(books)
+    assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
+    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+    assert not {it["ride_id"] for it in rides.inside} & set(books.sinking.documents())
 
 
 def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Rides) -> None:
@@ -275,15 +296,20 @@ def test_a_lost_index_comes_back_with_the_right_prices(books: Books, rides: Ride
     assert books.sinking.documents() == before
 
 
-def test_sinks_that_are_rebuilt_afterwards_need_it_once_more(books: Books, rides: Rides) -> None:
-    """docs/runbook_kafka.md, "Rebuild the sinks"."""
-    run(books)
+def rebuild_sinks(books: Books) -> None:
+    """As docs/runbook_kafka.md does it."""
     books.stack.elasticsearch.indices.delete(index=books.sinking.index)
     for blob in books.stack.gcs.list_blobs(books.stack.bucket, prefix=books.exporting.prefix):
         blob.delete()
     for sink in (books.sinking, books.exporting):
         commit(books.stack.kafka, sink.group, sink.source, dict.fromkeys(range(6), 0))
         sink.run()
+
+
+def test_sinks_that_are_rebuilt_afterwards_need_it_once_more(books: Books, rides: Rides) -> None:
+    """docs/runbook_kafka.md, "Rebuild the sinks"."""
+    run(books)
+    rebuild_sinks(books)
     found = books.ledger()
     assert found.exit_code == 1
     assert any("a reprocessing has replaced" in fault for fault in found.faults), found.faults
