@@ -154,10 +154,17 @@ class Books:
                 self._tell("Elasticsearch", place, f"ride {ride_id} is of {self.newest.get(ride_id)}")
             self._compare("Elasticsearch", place, source, self.expected[ride_id])
 
-    def check_ids(self, ids: set[str]) -> None:
-        """Elasticsearch has no other rides than those that were sent."""
-        for ride_id in sorted(ids ^ self.expected.keys())[:SHOWN]:
-            self.differences.append(f"Elasticsearch: ride {ride_id} is {'unknown' if ride_id in ids else 'missing'}")
+    def check_versions(self, versions: Mapping[str, int]) -> None:
+        """Elasticsearch has no other rides than those that were sent, each still as its newest result."""
+        for ride_id in sorted(versions.keys() ^ self.expected.keys())[:SHOWN]:
+            what = "unknown" if ride_id in versions else "missing"
+            self.differences.append(f"Elasticsearch: ride {ride_id} is {what}")
+        stale = [it for it, newest in self.newest.items() if versions.get(it, newest[1]) != newest[1]]
+        for ride_id in sorted(stale)[:SHOWN]:
+            self.differences.append(
+                f"Elasticsearch: ride {ride_id} has version {versions[ride_id]}, its newest result is at "
+                f"{self.newest[ride_id]}"
+            )
 
     def check_rows(self, rows: Iterable[Row]) -> None:
         """New Parquet rows: each result is exactly one row, in an object whose name says so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ import msgspec
 from tests.faults import tasks
 from tests.faults.audit import Books, changed
 from tests.faults.faults import Struck, Target
-from tests.faults.ground import PATIENCE_S, Ground
-from tests.faults.reading import TopicReader, all_ids, checksums, documents, rows
+from tests.faults.ground import PATIENCE_S, Ground, StoppedError
+from tests.faults.reading import TopicReader, checksums, documents, rows, versions
 from tests.faults.tasks import Glimpse
 
 # Rides flow for a moment before the first fault of a round.
@@ -86,8 +86,11 @@ class Campaign:
             for lane in ("compute", "index", "both")
         ]
         with ThreadPoolExecutor(2) as pool, self._stopping():
-            for lane in [pool.submit(self._lane, some) for some in lanes[:2]]:
-                lane.result()
+            played = wait([pool.submit(self._lane, some) for some in lanes[:2]])
+        failures = [error for lane in played.done if (error := lane.exception()) is not None]
+        # A fault in one lane stops the other, too.
+        for error in sorted(failures, key=lambda it: isinstance(it, StoppedError)):
+            raise error
         self._lane(lanes[2])
         return self._compare(seed, began)
 
@@ -154,8 +157,8 @@ class Campaign:
         index, prefix = ground.direct.rides_index, ground.direct.gcs_prefix
         fresh = sorted(books.fresh_rides())
         books.check_documents(fresh, documents(ground.elasticsearch, index, fresh))
-        ids = all_ids(ground.elasticsearch, index)
-        books.check_ids(ids)
+        held = versions(ground.elasticsearch, index)
+        books.check_versions(held)
         objects = checksums(ground.gcs, ground.direct.bucket, prefix)
         books.differences += changed(self._objects, objects)
         books.check_rows(rows(ground.gcs, ground.direct.bucket, sorted(objects.keys() - self._objects.keys())))
@@ -163,7 +166,7 @@ class Campaign:
         faulty = sum(message.fault is not None for message in books.sent.values())
         self._counts = {
             "sent": len(books.sent), "good": len(books.sent) - faulty, "bad": faulty, "results": len(books.results),
-            "dead_letters": len(books.buried), "documents": len(ids), "rows": len(books.rows),
+            "dead_letters": len(books.buried), "documents": len(held), "rows": len(books.rows),
         }  # fmt: skip
         ledger = ground.jobs("ledger")
         if ledger.returncode:

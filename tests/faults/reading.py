@@ -78,9 +78,11 @@ def documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> dict[str
     return found
 
 
-def all_ids(client: Elasticsearch, index: str) -> set[str]:
+def versions(client: Elasticsearch, index: str) -> dict[str, int]:
+    """The version of every document by its id."""
     client.indices.refresh(index=index)
-    return {hit["_id"] for hit in scan(client, index=index, query={"_source": False}, size=5_000)}
+    hits = scan(client, index=index, query={"_source": False, "version": True}, size=5_000)
+    return {hit["_id"]: hit["_version"] for hit in hits}
 
 
 def checksums(client: storage.Client, bucket: str, prefix: str) -> dict[str, str]:

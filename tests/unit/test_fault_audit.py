@@ -37,7 +37,7 @@ class World:
         books.check_results(self.results)
         books.check_dead_letters(self.letters)
         books.check_documents(sorted(books.fresh_rides()), self.documents)
-        books.check_ids(set(self.documents))
+        books.check_versions({ride_id: document.version for ride_id, document in self.documents.items()})
         books.check_rows(self.rows)
         return books.differences
 
@@ -146,6 +146,18 @@ def test_what_is_wrong_is_told(world: World, spoil: Callable[[World], object], c
     spoil(spoiled)
     faults = spoiled.faults()
     assert any(complaint in fault for fault in faults), faults
+
+
+def test_a_document_of_an_earlier_round_must_stay_as_it_was(world: World) -> None:
+    books = Books("rides_raw", RESULT)
+    books.send(world.sent)
+    books.check_results(world.results)
+    versions = {ride_id: document.version for ride_id, document in world.documents.items()}
+    books.check_versions(versions)
+    assert books.differences == []
+    ride_id = next(iter(versions))
+    books.check_versions(versions | {ride_id: 0})
+    assert books.differences == [f"Elasticsearch: ride {ride_id} has version 0, its newest result is at (1, 3)"]
 
 
 def test_objects_must_stay_as_they_were() -> None:
