@@ -56,9 +56,7 @@ class Assumptions(BaseSettings):
     )
     export_rate: Positive = Field(200_000, description="rides a second through PutGCP's task (make bench)")
     spark_rate: Positive = Field(33_000, description="rides a second for each core of PySpark (make bench)")
-    compute_overhead_s: Positive = Field(
-        1.9, description="a run of dag_compute_cost without its work (make bench)"
-    )
+    compute_overhead_s: Positive = Field(1.9, description="a run of dag_compute_cost without its work (make bench)")
 
     # --- Kafka
     replication: Count = Field(3, description="copies of each partition")
