@@ -100,7 +100,10 @@ class Manifest(msgspec.Struct, frozen=True):
         return {claim.partition: claim.end for claim in self.claims}
 
     def ends_behind(self, offsets: dict[int, int | None]) -> dict[int, int]:
-        """The ends that are ahead of committed offsets (by partition), so that no commit goes backwards.
+        """The ends that are not behind committed offsets (by partition), so that no commit goes backwards.
+
+        An offset that stays the same is committed again: Kafka forgets those of partitions that stand still for longer
+        than offsets.retention.minutes.
 
         Raises:
             OffsetsError: the group was set back to before the claim: what lies in between would be left out.
@@ -112,7 +115,7 @@ class Manifest(msgspec.Struct, frozen=True):
                     f"{self.topic}[{claim.partition}]: group {self.group} was set back to {at}, before {claim.start} "
                     "where this run's claim starts. Nothing was committed. Clear the run from ConsumeKafka on."
                 )
-        return {p: end for p, end in self.ends.items() if (at := offsets[p]) is None or at < end}
+        return {p: end for p, end in self.ends.items() if (at := offsets[p]) is None or at <= end}
 
     def is_passed_by(self, offsets: dict[int, int | None]) -> bool:
         """Whether committed offsets (by partition) cover the whole claim, so that nothing is left to do."""
@@ -235,13 +238,17 @@ def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) ->
     """Each item with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
     with ThreadPoolExecutor(max_workers=ahead) as pool:
         loading: deque[tuple[S, Future[T]]] = deque()
-        for item in items:
-            loading.append((item, pool.submit(load, item)))
-            if len(loading) > ahead:
-                ready, future = loading.popleft()
+        try:
+            for item in items:
+                loading.append((item, pool.submit(load, item)))
+                if len(loading) > ahead:
+                    ready, future = loading.popleft()
+                    yield ready, future.result()
+            for ready, future in loading:
                 yield ready, future.result()
-        for ready, future in loading:
-            yield ready, future.result()
+        finally:
+            for _, future in loading:  # after a failure, or where the caller has left off
+                future.cancel()
 
 
 def message_batch(messages: list[Message]) -> pa.RecordBatch:

@@ -36,14 +36,16 @@ def put_elasticsearch(
 
     def load(chunk: Chunk) -> tuple[pa.Int64Array, pa.StringArray]:
         rows = read_chunk(chunk.url)
-        return rows.column("kafka_offset"), actions(
-            rows.column("ride_id"), rows.column("kafka_offset"), documents(rows)
-        )
+        offsets = rows.column("kafka_offset")
+        return offsets, actions(rows.column("ride_id"), offsets, documents(rows))
+
+    def batches() -> Iterator[tuple[tuple[Chunk, pa.Int64Array], pa.StringArray]]:
+        for chunk, (offsets, lines) in prefetched(load, transformed.chunks):
+            yield (chunk, offsets), lines
 
     def rejected() -> Iterator[pa.RecordBatch]:
         nonlocal refused
-        for chunk, (all_offsets, lines) in prefetched(load, transformed.chunks):
-            refusals = bulk(client, index, lines)
+        for (chunk, all_offsets), refusals in bulk(client, index, batches()):
             if not refusals:
                 continue
             refused += len(refusals)

@@ -67,11 +67,7 @@ def reindex(
             under way.
         ServiceUnavailableError: not all is indexed; doing it again is harmless.
     """
-    if is_reprocessing(config, settings.raw_topic):
-        raise ConfigurationError(
-            "A reprocessing is not done: Parquet still holds rides that it takes out of Elasticsearch. Finish it "
-            "first; any `make reprocess FROM=… TO=…` says which."
-        )
+    _check_no_reprocessing(settings, config)
     index, oldest = settings.rides_index, expiry(settings)
     apply_template(elasticsearch, index, TEMPLATE)
     check_bucket(gcs, settings.bucket)
@@ -79,16 +75,29 @@ def reindex(
     # First the offsets, then the objects: what is exported in between is read twice, never missed.
     within, waiting = _indexed_and_not_exported(settings, config)
     rows = _rows_of_objects(settings, gcs, done, progress), _rows_of_results(settings, config, waiting, done, progress)
-    for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
-        kept = batch if oldest is None else _unexpired(batch, oldest, within)
-        refusals = bulk(elasticsearch, index, actions(kept["ride_id"], kept["kafka_offset"], documents(kept)))
-        done.expired += len(batch) - len(kept)
+
+    def batches() -> Iterator[tuple[None, pa.StringArray]]:
+        for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
+            kept = batch if oldest is None else _unexpired(batch, oldest, within)
+            done.expired += len(batch) - len(kept)
+            yield None, actions(kept["ride_id"], kept["kafka_offset"], documents(kept))
+
+    for _, refusals in bulk(elasticsearch, index, batches()):
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
+    _check_no_reprocessing(settings, config)  # one may have begun since
     with explained(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
     return done
+
+
+def _check_no_reprocessing(settings: Settings, config: Config) -> None:
+    if is_reprocessing(config, settings.raw_topic):
+        raise ConfigurationError(
+            "A reprocessing is not done: Parquet still holds rides that it takes out of Elasticsearch. Finish it "
+            "first, then do this again; any `make reprocess FROM=… TO=…` says which it is."
+        )
 
 
 def _rows_of_objects(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,9 @@ from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
+from jobs.staging import prefetched
+
+T = TypeVar("T")
 
 # Requests of so many documents, two at a time: half a bulk queue, and no gain beyond it on 2 cores.
 _DOCUMENTS_PER_REQUEST = 5_000
@@ -27,10 +29,9 @@ _REQUEST_TIMEOUT_S = 60
 # What is refused for now is sent again for so long inside the task; then Airflow's retries take over.
 RETRY_FOR_S = 60
 
-_BULK_HEADERS = {
-    "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
-    "accept": "application/vnd.elasticsearch+json; compatible-with=9",
-}
+_JSON = "application/vnd.elasticsearch+json; compatible-with=9"
+# Elasticsearch takes a bulk request as JSON, too, and as such the client sends bytes as they are; NDJSON it copies.
+_BULK_HEADERS = {"content-type": _JSON, "accept": _JSON}
 _RESULT_OF_EACH = "items.index.status,items.index.error.type,items.index.error.reason"
 # One line for every request is too much for a log that people read.
 logging.getLogger("elastic_transport.transport").setLevel(logging.WARNING)
@@ -43,6 +44,8 @@ _DOCUMENT_FAULTS = {
     "illegal_argument_exception",
     "action_request_validation_exception",
 }
+# What an illegal_argument_exception says where not the document is at fault: a full index, an alias set up wrong.
+_CLUSTER_FAULTS = ("can't exceed", "no write index", "pipeline with id")
 _VERSION_CONFLICT = 409  # a newer version is there already
 _GONE = 404
 _FORBIDDEN = 403
@@ -69,9 +72,7 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
         client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
         if not client.indices.exists(index=index):
             return
-        held = client.indices.get(index=index)
-        if len(held) > 1 and not any(found["aliases"].get(index, {}).get("is_write_index") for found in held.values()):
-            raise ConfigurationError(f"{index} is an alias of several indices and none of them is its write index.")
+        _held(client, index)
         try:
             client.indices.put_mapping(index=index, **template["template"]["mappings"])
         except BadRequestError as error:
@@ -93,7 +94,7 @@ def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
         try:
             if client.indices.exists(index=index):
                 # Of an alias, the newest of its indices.
-                held = max(client.indices.get_mapping(index=index).body.items())[1]["mappings"]
+                held = max(_held(client, index).items())[1]["mappings"]
             else:
                 (template,) = client.indices.get_index_template(name=index)["index_templates"]
                 held = template["index_template"]["template"]["mappings"]
@@ -112,6 +113,18 @@ def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
         raise ConfigurationError(f"The mapping of index {index} is not {path.name}'s: {', '.join(unlike)}. {_APPLY}")
 
 
+def _held(client: Elasticsearch, index: str) -> dict[str, Any]:
+    """The index, or the indices of an alias, by name.
+
+    Raises:
+        ConfigurationError: it is an alias that cannot be written to.
+    """
+    held: dict[str, Any] = client.indices.get(index=index).body
+    if len(held) > 1 and not any(found["aliases"].get(index, {}).get("is_write_index") for found in held.values()):
+        raise ConfigurationError(f"{index} is an alias of several indices and none of them is its write index.")
+    return held
+
+
 def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
     """The two lines of each document in a bulk request; ids must not need escaping."""
     return pc.binary_join_element_wise(
@@ -126,24 +139,37 @@ def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringAr
     )
 
 
-def bulk(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:
-    """Index documents (rows of `actions`).
+def bulk(
+    client: Elasticsearch, index: str, batches: Iterable[tuple[T, pa.StringArray]]
+) -> Iterator[tuple[T, dict[int, str]]]:
+    """Index batches of documents (rows of `actions`), the next one's first requests beside the last ones of a batch.
 
-    Returns:
-        What Elasticsearch said of each document that it will never take as it is, by row.
+    Args:
+        batches: each with whatever tells the caller which one it is.
+
+    Yields:
+        That, with what Elasticsearch said of each document that it will never take as it is, by row of the batch.
 
     Raises:
         ServiceUnavailableError: not all were taken within RETRY_FOR_S; sending them again is harmless.
         ConfigurationError: the client may not write to the index.
     """
     client = client.options(max_retries=0, request_timeout=_REQUEST_TIMEOUT_S)
-    starts = range(0, len(lines), _DOCUMENTS_PER_REQUEST)
+
+    def requests() -> Iterator[tuple[T, int, pa.StringArray, bool]]:
+        for batch, lines in batches:
+            starts = range(0, len(lines), _DOCUMENTS_PER_REQUEST) or [0]
+            for start in starts:
+                yield batch, start, lines.slice(start, _DOCUMENTS_PER_REQUEST), start == starts[-1]
+
     refusals: dict[int, str] = {}
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool, explained(client, f"indexing into {index}"):
-        sent = pool.map(lambda start: _send(client, index, lines.slice(start, _DOCUMENTS_PER_REQUEST)), starts)
-        for start, refused in zip(starts, sent, strict=True):
+    with explained(client, f"indexing into {index}"):
+        sent = prefetched(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
+        for (batch, start, _, is_last), refused in sent:
             refusals.update({start + row: message for row, message in refused.items()})
-    return refusals
+            if is_last:
+                yield batch, refusals
+                refusals = {}
 
 
 def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> int:
@@ -186,6 +212,8 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
 def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:
     """Send one request, and its documents that are refused for now again, with backoff and jitter."""
     refusals: dict[int, str] = {}
+    if not len(lines):
+        return refusals
     left = np.arange(len(lines))
     for attempt in Retrying(
         retry=retry_if_exception_type((_RefusedForNowError, TransportError)),
@@ -194,7 +222,7 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
         reraise=True,
     ):
         with attempt:
-            rest = lines.take(pa.array(left))
+            rest = lines if len(left) == len(lines) else lines.take(pa.array(left))
             if not _request(client, index, rest, "errors")["errors"]:
                 return refusals
             # Sending them once more to hear which changes nothing. An answer for each would cost more, every time.
@@ -202,7 +230,7 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
             again = []
             for row, item in zip(left.tolist(), items, strict=True):
                 result = item["index"]
-                if result.get("error", {}).get("type") in _DOCUMENT_FAULTS:
+                if _is_fault_of_document(result.get("error", {})):
                     refusals[row] = _describe(result["error"])
                 elif result["status"] == _FORBIDDEN and result["error"]["type"] != "cluster_block_exception":
                     raise ConfigurationError(f"Elasticsearch forbids writing to {index}: {_describe(result['error'])}")
@@ -232,6 +260,11 @@ def _request(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: s
         raise
     answer: dict[str, Any] = response.body
     return answer
+
+
+def _is_fault_of_document(error: dict[str, Any]) -> bool:
+    reason = error.get("reason") or ""
+    return error.get("type") in _DOCUMENT_FAULTS and not any(text in reason for text in _CLUSTER_FAULTS)
 
 
 def _describe(error: dict[str, Any]) -> str:

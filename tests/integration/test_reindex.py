@@ -179,17 +179,17 @@ KILLED = """
     from jobs import __main__ as command_line
     from jobs.rides import reindex as module
 
-    calls, bulk = 0, module.bulk
+    calls, actions = 0, module.actions
 
     def blocking(*arguments):
         global calls
         calls += 1
-        if calls == 3:
+        if calls == 4:  # now the first one is indexed
             Path(sys.argv[1]).touch()
             time.sleep(600)
-        return bulk(*arguments)
+        return actions(*arguments)
 
-    module.bulk, module._BULK_ROWS = blocking, 10
+    module.actions, module._BULK_ROWS = blocking, 10
     command_line.app(["reindex"])
 """
 
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_and_run_again(sinks: Sinks, tmp_path: Path) -> Non
         [sys.executable, "-c", textwrap.dedent(KILLED), str(mark)], cwd=ROOT, env={**os.environ, **names}
     )
     try:
-        until(lambda: mark.exists() or process.poll() is not None, "it is at its third bulk")
+        until(lambda: mark.exists() or process.poll() is not None, "it is at its fourth bulk")
         assert process.poll() is None
     finally:
         process.kill()

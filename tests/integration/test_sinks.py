@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from elasticsearch import Elasticsearch
@@ -27,7 +28,7 @@ from jobs.rides.index import TEMPLATE
 from jobs.rides.transform import SINK_SCHEMA
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
-from jobs.sinks.elasticsearch import apply_template
+from jobs.sinks.elasticsearch import actions, apply_template
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, result, until
@@ -450,6 +451,30 @@ def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monke
     with pytest.raises(ServiceUnavailableError, match="cluster_block_exception"):
         sinking.index_rides(staged, transformed)
     sinking.elasticsearch.indices.put_settings(index=sinking.index, settings={block: None})
+    assert sinking.index_rides(staged, transformed).rejects == 0
+    assert len(sinking.documents()) == 5
+
+
+def test_an_alias_without_a_write_index_makes_no_dead_letters(
+    sinking: Sinking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elasticsearch names it by the type that it has for bad documents, too."""
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    indices = sinking.elasticsearch.indices
+    mappings = json.loads(TEMPLATE.read_text())["template"]["mappings"]
+    for number in (1, 2):
+        indices.create(index=f"{sinking.index}-{number}", aliases={sinking.index: {}}, mappings=mappings)
+    with pytest.raises(ConfigurationError, match="none of them is its write index"):
+        sinking.index_rides(staged, transformed)
+    line = actions(pa.array(["a"]), pa.array([1], pa.int64()), pa.array(["{}"]))
+    with pytest.raises(ServiceUnavailableError, match="no write index"):
+        list(elasticsearch_sink.bulk(sinking.elasticsearch, sinking.index, [(None, line)]))
+    indices.update_aliases(
+        actions=[{"add": {"index": f"{sinking.index}-2", "alias": sinking.index, "is_write_index": True}}]
+    )
     assert sinking.index_rides(staged, transformed).rejects == 0
     assert len(sinking.documents()) == 5
 
