@@ -51,7 +51,7 @@ class Found(msgspec.Struct):
 def main(
     *,
     rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
-    rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of bad messages.", min=0, max=1)] = 0.01,
     part: Annotated[
         list[str] | None, typer.Option(help=f"What to measure; repeat for several: {', '.join(PARTS)}.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
-import msgspec
 from confluent_kafka import Message
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ _MAX_MESSAGE_CHARS = 1_000
 _MAX_STACKTRACE_CHARS = 8_000
 
 
-class Origin(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Origin:
     """The partition that a failed message is of, and the task that it failed in."""
 
     topic: str
@@ -33,6 +34,17 @@ class Origin(msgspec.Struct, frozen=True):
     dag_id: str
     task_id: str
     stage: str
+
+    @cached_property
+    def headers(self) -> Headers:
+        texts = {
+            "topic": self.topic,
+            "partition": str(self.partition),
+            "connector.name": self.dag_id,
+            "task.id": self.task_id,
+            "stage": self.stage,
+        }
+        return [(_PREFIX + name, _utf8(text)) for name, text in texts.items()]
 
 
 def headers_of(message: Message) -> Headers | None:
@@ -67,26 +79,14 @@ def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
 def error_headers(origin: Origin, offset: int, reason: str, message: str, stacktrace: str | None = None) -> Headers:
     """The headers that say where a message came from and why it was turned away, as UTF-8 strings."""
     headers = [
-        *_origin_headers(origin),
+        *origin.headers,
         (_OFFSET, b"%d" % offset),
-        (_REASON, _utf8(reason)),
+        (_REASON, reason.encode()),
         (_MESSAGE, _utf8(message[:_MAX_MESSAGE_CHARS])),
     ]
     if stacktrace is not None:
         headers.append((_STACKTRACE, _utf8(stacktrace[-_MAX_STACKTRACE_CHARS:])))
     return headers
-
-
-@lru_cache
-def _origin_headers(origin: Origin) -> Headers:
-    texts = {
-        "topic": origin.topic,
-        "partition": str(origin.partition),
-        "connector.name": origin.dag_id,
-        "task.id": origin.task_id,
-        "stage": origin.stage,
-    }
-    return [(_PREFIX + name, _utf8(text)) for name, text in texts.items()]
 
 
 def _utf8(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,11 +14,25 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
+from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
 
-_REJECT_NAMES = [name for name in REJECT_SCHEMA.names if name != "partition"]
 # So few objects stay in the processor's cache, and the next ones get their memory.
 _PIECE_RECORDS = 2_000
+
+
+class Reject(msgspec.Struct, frozen=True, gc=False):
+    """A message of one partition as it was, and why it cannot go on (REJECT_SCHEMA)."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[dict[str, Any]] | None
+    reason: str
+    message: str
+    stacktrace: str | None
+
+
+_REJECT_FIELDS = Reject.__struct_fields__
 
 
 class Published(msgspec.Struct):
@@ -64,7 +79,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             with writer.transaction(offsets):
                 for piece in uncovered.to_batches(_PIECE_RECORDS):
                     writer.send_all(outlet.result_topic, _results(piece))
-                    for reject in _rejects(piece):
+                    for reject in rejects_of(piece.filter(piece["reason"].is_valid())):
                         send_dead_letter(writer, outlet.dlq_topic, reject, origin)
             reasons = uncovered["reason"]
             published.results += reasons.null_count
@@ -85,7 +100,7 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
-    columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_NAMES}
+    columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_FIELDS}
     return pa.table(columns | results)
 
 
@@ -96,16 +111,14 @@ def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
     return [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
 
 
-def _rejects(piece: pa.RecordBatch) -> list[dict[str, Any]]:
-    """What becomes dead letters, for `send_dead_letter`."""
-    bad = piece.select(_REJECT_NAMES).filter(piece["reason"].is_valid())
-    # to_pylist of the whole batch takes three times as long.
-    rows = zip(*(column.to_pylist() for column in bad.columns), strict=True)
-    return [dict(zip(_REJECT_NAMES, row, strict=True)) for row in rows]
+def rejects_of(batch: pa.RecordBatch) -> Iterator[Reject]:
+    """The rows of a batch that has the columns of REJECT_SCHEMA; it may lack the partition."""
+    return map(Reject, *(batch[name].to_pylist() for name in _REJECT_FIELDS))
 
 
-def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: dict[str, Any], origin: Origin) -> None:
-    """Send a message as it was, with headers that say why it failed. `reject` has at least what REJECT_SCHEMA has."""
-    own = [(header["key"], header["value"]) for header in reject["headers"] or []]
-    why = error_headers(origin, reject["offset"], reject["reason"], reject["message"], reject["stacktrace"])
-    writer.send(dlq_topic, reject["key"], reject["value"], own + why)
+def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: Reject, origin: Origin) -> None:
+    """Send a message as it was, with headers that say why it failed."""
+    headers = error_headers(origin, reject.offset, reject.reason, reject.message, reject.stacktrace)
+    if reject.headers:
+        headers[:0] = [(header["key"], header["value"]) for header in reject.headers]
+    writer.send(dlq_topic, reject.key, reject.value, headers)

@@ -10,7 +10,7 @@ import msgspec
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
-from jobs.kafka.publish import send_dead_letter
+from jobs.kafka.publish import rejects_of, send_dead_letter
 from jobs.kafka.transaction import group_writer
 from jobs.staging import Manifest, read_batches
 
@@ -59,8 +59,8 @@ def commit_offsets(
         with writer.transaction(manifest.ends):
             for found in rejects:
                 for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
-                    for reject in batch.to_pylist():
-                        origin = Origin(manifest.topic, reject["partition"], dag_id, found.task_id, found.stage)
+                    for partition, reject in zip(batch["partition"].to_pylist(), rejects_of(batch), strict=True):
+                        origin = Origin(manifest.topic, partition, dag_id, found.task_id, found.stage)
                         send_dead_letter(writer, dlq_topic, reject, origin)
-                        counts[reject["reason"]] += 1
+                        counts[reject.reason] += 1
     return counts

@@ -58,11 +58,14 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}
 
 
 class RejectedError(Exception):
-    """A message breaks the contract. `reason` is for machines, the text for people."""
+    """A message breaks the contract. Its arguments are a `Reason`, for machines, and a text for people."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+    @property
+    def reason(self) -> Reason:
+        return self.args[0]  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return self.args[1]  # type: ignore[no-any-return]
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -96,17 +99,41 @@ def parse_ride(value: bytes | None) -> Ride:
         RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
     text = _text(value)
-    fields = _certain_members(text) or _parse_object(text)
+    try:
+        ride = _decode_ride(text)
+    except msgspec.ValidationError:  # a field too many, too few, or of another type
+        return _ride(_certain_members(text) or _parse_object(text))
+    except (msgspec.MsgspecError, RecursionError):
+        return _ride(_parse_object(text))
+    colons = _RIDE_COLONS + ride.ts.count(":") + ride.ride_id.count(":") + ride.comfort.count(":")
+    return _normalised(ride) if _is_certain(text, colons) else _ride(_parse_object(text))
+
+
+def _normalised(ride: Ride) -> Ride:
+    return Ride(
+        ride_id=_ride_id(ride.ride_id),
+        ts=normalise_timestamp(ride.ts),
+        origin=_point(ride.origin.lat, ride.origin.lon, "origin."),
+        destination=_point(ride.destination.lat, ride.destination.lon, "destination."),
+        comfort=_comfort(ride.comfort),
+        duration_min=_amount(ride.duration_min, "duration_min"),
+        price_base=_amount(ride.price_base, "price_base"),
+        price_per_km=_amount(ride.price_per_km, "price_per_km"),
+        price_per_min=_amount(ride.price_per_min, "price_per_min"),
+    )
+
+
+def _ride(fields: dict[str, Any]) -> Ride:
     return Ride(
         ride_id=_ride_id(_member(fields, "ride_id", str)),
         ts=normalise_timestamp(_member(fields, "ts", str)),
-        origin=_point(_member(fields, "origin", dict), "origin."),
-        destination=_point(_member(fields, "destination", dict), "destination."),
+        origin=_place(_member(fields, "origin", dict), "origin."),
+        destination=_place(_member(fields, "destination", dict), "destination."),
         comfort=_comfort(_member(fields, "comfort", str)),
-        duration_min=_amount(fields, "duration_min"),
-        price_base=_amount(fields, "price_base"),
-        price_per_km=_amount(fields, "price_per_km"),
-        price_per_min=_amount(fields, "price_per_min"),
+        duration_min=_amount(_member(fields, "duration_min", float), "duration_min"),
+        price_base=_amount(_member(fields, "price_base", float), "price_base"),
+        price_per_km=_amount(_member(fields, "price_per_km", float), "price_per_km"),
+        price_per_min=_amount(_member(fields, "price_per_min", float), "price_per_min"),
     )
 
 
@@ -131,6 +158,8 @@ def normalise_timestamp(text: str) -> str:
 
 
 _Member = str | float | bool | None
+_decode_ride = msgspec.json.Decoder(Ride).decode
+_RIDE_COLONS = len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__)
 _decode_members = msgspec.json.Decoder(dict[str, _Member | dict[str, _Member]]).decode
 
 
@@ -145,26 +174,32 @@ def _text(value: bytes | None) -> str:
         raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
 
 
-def _certain_members(text: str) -> dict[str, Any] | None:
-    """What `_parse_object` returns, much faster; None if that is not certain.
+def _is_certain(text: str, colons: int) -> bool:
+    """Whether msgspec has read a message as `_parse_object` does, when what it read has so many colons.
 
-    The decoder keeps the last of repeated keys silently. Each member has a colon, and all others are inside of strings,
-    so a repeated one shows as a colon too many, unless an escape (\\u003a) hides or adds one.
+    It keeps the last of repeated keys silently. Each member has a colon, and all others are inside of strings, so a
+    repeated one shows as a colon too many, unless an escape (\\u003a) hides or adds one.
     """
+    return text.count(":") == colons and "\\" not in text
+
+
+def _certain_members(text: str) -> dict[str, Any] | None:
+    """What `_parse_object` returns, much faster; None if that is not certain."""
     try:
         members = _decode_members(text)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    colons = len(members)
-    contents = [*members.values()]
+    return members if _is_certain(text, _colons(members)) else None
+
+
+def _colons(members: dict[str, Any]) -> int:
+    count = len(members)
     for content in members.values():
-        if type(content) is dict:
-            colons += len(content)
-            contents += content.values()
-    for content in contents:
         if type(content) is str:
-            colons += content.count(":")
-    return members if text.count(":") == colons and "\\" not in text else None
+            count += content.count(":")
+        elif type(content) is dict:
+            count += _colons(content)
+    return count
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -211,12 +246,14 @@ def _member(fields: dict[str, Any], name: str, kind: type[T], path: str = "") ->
         return value
     if name not in fields:
         raise RejectedError(Reason.MISSING_FIELD, f"{path}{name} is missing")
-    wanted = {str: "string", float: "number", dict: "object"}[kind]
-    raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {wanted}")
+    raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {_JSON_TYPES[kind]}")
+
+
+_JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
 
 
 def _json_type(value: object) -> str:
-    return {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}.get(type(value), "null")
+    return _JSON_TYPES.get(type(value), "null")
 
 
 def _ride_id(text: str) -> str:
@@ -225,12 +262,16 @@ def _ride_id(text: str) -> str:
     return text.lower()
 
 
-def _point(fields: dict[str, Any], path: str) -> Point:
-    return Point(lat=_coordinate(fields, "lat", 90, path), lon=_coordinate(fields, "lon", 180, path))
+def _place(fields: dict[str, Any], path: str) -> Point:
+    lat = _coordinate(_member(fields, "lat", float, path), "lat", 90, path)
+    return Point(lat, _coordinate(_member(fields, "lon", float, path), "lon", 180, path))
 
 
-def _coordinate(fields: dict[str, Any], name: str, limit: int, path: str) -> float:
-    degrees = _member(fields, name, float, path)
+def _point(lat: float, lon: float, path: str) -> Point:
+    return Point(_coordinate(lat, "lat", 90, path), _coordinate(lon, "lon", 180, path))
+
+
+def _coordinate(degrees: float, name: str, limit: int, path: str) -> float:
     if -limit <= degrees <= limit:
         return degrees
     if not math.isfinite(degrees):
@@ -244,8 +285,7 @@ def _comfort(text: str) -> str:
     raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
 
 
-def _amount(fields: dict[str, Any], name: str) -> float:
-    amount = _member(fields, name, float)
+def _amount(amount: float, name: str) -> float:
     if 0 <= amount < math.inf:
         return amount
     if not math.isfinite(amount):

@@ -143,7 +143,7 @@ def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int,
         try:
             parsed[row] = parse_ride(message)
         except RejectedError as error:
-            faults[row] = error.reason, str(error), None
+            faults[row] = *error.args, None
         except Exception as error:  # one bad message never stops a batch
             faults[row] = Reason.UNEXPECTED, f"{type(error).__name__}: {error}", traceback.format_exc()
     return _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), _columns(list(parsed.values()))), faults

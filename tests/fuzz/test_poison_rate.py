@@ -12,7 +12,6 @@ import pytest
 from jobs.kafka.consume import Limits
 from ride_faults import encode, every_fault
 from ride_generator import NEW_YORK, make_rides, now
-from tests.fuzz.conftest import EXAMPLES
 from tests.helpers import Raw, produce
 from tests.integration.flow import Pricing
 
@@ -41,14 +40,20 @@ def test_bad_messages_drain_at_least_at_0_4_of_the_speed_of_good_ones(
         return spent
 
     seconds(good, MESSAGES, 0)  # the first transaction of a group takes longer
-    # In turn, so that what else runs on this machine slows both down; the quickest of each is the least disturbed.
-    taken = [(seconds(good, MESSAGES, 0), seconds(bad, 0, MESSAGES)) for _ in range(3 if EXAMPLES < 100 else 9)]
-    quickest = [min(column) for column in zip(*taken, strict=True)]
-    ratio = quickest[0] / quickest[1]
+    # In turn, so that what else runs on this machine slows both down. More pairs where few leave it open.
+    taken: list[tuple[float, float]] = []
+    ratio = 0.0
+    for pairs in (5, 9, 27):
+        while len(taken) < pairs:
+            taken.append((seconds(good, MESSAGES, 0), seconds(bad, 0, MESSAGES)))
+        ratio = statistics.median(good_s / bad_s for good_s, bad_s in taken)
+        if ratio >= LEAST_SPEED:
+            break
+    medians = [statistics.median(column) for column in zip(*taken, strict=True)]
     with capsys.disabled():
         print(
-            f"\n{MESSAGES:,} messages of one partition: good {MESSAGES / quickest[0]:,.0f}/s, "
-            f"bad {MESSAGES / quickest[1]:,.0f}/s, ratio {ratio:.2f}; pair by pair "
+            f"\n{MESSAGES:,} messages of one partition: good {MESSAGES / medians[0]:,.0f}/s, "
+            f"bad {MESSAGES / medians[1]:,.0f}/s, ratio {ratio:.2f}; pair by pair "
             f"{', '.join(f'{good_s / bad_s:.2f}' for good_s, bad_s in taken)}"
         )
-    assert max(ratio, statistics.median(good_s / bad_s for good_s, bad_s in taken)) >= LEAST_SPEED
+    assert ratio >= LEAST_SPEED
