@@ -18,9 +18,12 @@ ZOMBIES = ("zombie", "frozen", "wakes", "then it", "its retry", "times")
 # What the log of a task says, and what that means; the first one that it says counts.
 OUTCOMES = {
     "a newer worker has taken over": "was fenced",
+    "fenced by a newer instance": "was fenced",
     "Timed out": "gave up: its call to Kafka had timed out",
+    "within the API timeout": "gave up: its call to Kafka had timed out",
     "othing is left to do": "found nothing to do",
     "No such file": "found its files gone",
+    "Skipping task": "found nothing to do",
     "Published 0 results": "found nothing to do",
     "Another worker of group": "stood back",
     "Published ": "published what was left",
