@@ -52,7 +52,7 @@ class Result(msgspec.Struct):
     @property
     def rate(self) -> float:
         """Messages a second: the median."""
-        return self.median(lambda it: it.messages / it.seconds)
+        return self.median(lambda it: it.rate)
 
     def median(self, figure: Callable[[Pass], float]) -> float:
         return statistics.median(map(figure, self.passes))
@@ -155,11 +155,16 @@ class Bench:
         result.passes.append(found)
         self._progress.console.print(
             f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
-            f"{found.messages / found.seconds:,.0f}/s, {found.peak_mib:.0f} MiB"
+            f"{found.rate:,.0f}/s, {found.peak_mib:.0f} MiB"
         )
 
 
 def ratio(result: Result, results: list[Result]) -> float | None:
-    """How many times faster ours is in the same part; None unless both moved all that they were given."""
+    """How many times faster ours is in the same part; None unless both moved all that they were given.
+
+    The median of the ratios round by round: a machine whose speed drifts slows both of a round down.
+    """
     ours = next(it for it in results if it.part == result.part)
-    return ours.rate / result.rate if ours.is_whole and result.is_whole else None
+    if not (ours.is_whole and result.is_whole):
+        return None
+    return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(ours.passes, result.passes, strict=False))

@@ -37,6 +37,11 @@ class Pass(msgspec.Struct, frozen=True):
     peak_mib: float
     by_task: dict[str, float]
 
+    @property
+    def rate(self) -> float:
+        """Messages a second."""
+        return self.messages / self.seconds
+
     @classmethod
     def of(cls, messages: int, tasks: Tasks) -> Pass:
         by_task: dict[str, float] = {}
