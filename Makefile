@@ -180,7 +180,7 @@ test-faults: install-dev  ## Kill, freeze and starve each part while rides flow,
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TARGETS),--targets $(TARGETS))
 
-bench: install-dev  ## Measure speed beside peers, freshness and scale (35 minutes): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+bench: install-dev  ## Measure speed beside peers, freshness and scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 

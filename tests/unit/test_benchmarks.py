@@ -118,7 +118,7 @@ def test_aims_are_held_against_what_was_found() -> None:
     assert not Found([result("datastream", 120_000, 999)]).aims
 
 
-def test_scale_is_held_against_a_million_without_what_one_ride_takes() -> None:
+def test_scale_is_held_against_a_million_without_what_a_run_costs() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
     found = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
