@@ -58,9 +58,12 @@ def commit_offsets(
                 )
         with writer.transaction(manifest.ends):
             for found in rejects:
+                origins = {
+                    claim.partition: Origin(manifest.topic, claim.partition, dag_id, found.task_id, found.stage)
+                    for claim in manifest.claims
+                }
                 for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
                     for partition, reject in zip(batch["partition"].to_pylist(), rejects_of(batch), strict=True):
-                        origin = Origin(manifest.topic, partition, dag_id, found.task_id, found.stage)
-                        send_dead_letter(writer, dlq_topic, reject, origin)
+                        send_dead_letter(writer, dlq_topic, reject, origins[partition])
                         counts[reject.reason] += 1
     return counts
