@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -46,9 +47,13 @@ def fill(settings: Settings, rides: int, faulty: float) -> None:
 
 
 def repeat(settings: Settings, source: str, target: str, count: int) -> None:
-    """Send the messages of a topic to another one, again from the first when they end, until it has `count`."""
+    """Send the messages of a topic to another one, again from the first when they end, until it has `count`.
+
+    They are shuffled, always in the same way, so that the first ones are of all partitions.
+    """
     config = kafka_config(settings)
     messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
+    random.Random(1).shuffle(messages)
     producer = Producer(
         {
             **QUIET,

@@ -61,13 +61,15 @@ _MANIFEST = "manifest.json"
 class Chunk(msgspec.Struct, frozen=True):
     """A staged file with messages of one partition, from the offset `first` to the offset `last`.
 
-    Where it only says what becomes of them, row by row, they are in the file at `messages_url`.
+    `size` is that of their keys, values and headers in bytes. Where the file only says what becomes of them, row by
+    row, they are in the one at `messages_url`.
     """
 
     partition: int
     first: int
     last: int
     records: int
+    size: int
     url: str
     messages_url: str = ""
 
@@ -80,13 +82,16 @@ class Chunk(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What a run works on, where its chunks are, and the messages that cannot go on.
 
-    `rejects_url` is an Arrow file of REJECT_SCHEMA.
+    A chunk was ended by the message that reached `chunk_records` or `chunk_bytes`. `rejects_url` is an Arrow file of
+    REJECT_SCHEMA.
     """
 
     topic: str
     group: str
     claims: tuple[Claim, ...]
     chunks: tuple[Chunk, ...]
+    chunk_records: int
+    chunk_bytes: int
     rejects_url: str | None = None
     rejects: int = 0
 

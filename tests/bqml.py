@@ -51,5 +51,5 @@ def put(client: Any, bucket: str, prefix: str, rows: list[dict[str, Any]], topic
     """Write rows as PutGCP does; the objects' names."""
     batch = pa.RecordBatch.from_pylist(rows, SINK_SCHEMA)
     offsets = [row["kafka_offset"] for row in rows]
-    chunk = Chunk(0, min(offsets), max(offsets), len(rows), "")
+    chunk = Chunk(0, min(offsets), max(offsets), len(rows), 0, "")
     return export(client, bucket, batch, lambda hour: object_name(prefix, topic, chunk, hour))

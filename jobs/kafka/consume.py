@@ -96,7 +96,7 @@ def stage(
         if plan is not None:
             limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
         chunks = tuple(chunk for claim in claims for chunk in _stage_claim(client, topic, claim, folder, limits))
-    manifest = Manifest(topic, group, tuple(claims), chunks)
+    manifest = Manifest(topic, group, tuple(claims), chunks, limits.chunk_records, limits.chunk_bytes)
     return Staged(lag, folder.write_manifest(manifest), manifest)
 
 
@@ -176,9 +176,9 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
 
 def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
 
-    def write(first: int, last: int, records: int, batches: list[pa.RecordBatch]) -> Chunk:
+    def write(first: int, last: int, records: int, size: int, batches: list[pa.RecordBatch]) -> Chunk:
         url = folder.write_chunk(claim.partition, first, batches, MESSAGE_SCHEMA)
-        return Chunk(claim.partition, first, last, records, url)
+        return Chunk(claim.partition, first, last, records, size, url)
 
     with closing(read(client, topic, claim)) as messages, ThreadPoolExecutor(1) as pool:
         writing: Future[Chunk] | None = None
@@ -192,13 +192,13 @@ def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, lim
 
 def cut(
     lists: Iterator[list[Message]], max_records: int, max_bytes: int
-) -> Iterator[tuple[int, int, int, list[pa.RecordBatch]]]:
+) -> Iterator[tuple[int, int, int, int, list[pa.RecordBatch]]]:
     """Cut messages into chunks, each ending with the message that reaches `max_records` or `max_bytes`.
 
     Bytes are those of keys, values and headers. The cuts depend on the messages alone, not on how they arrive.
 
     Yields:
-        First offset, last offset, number of messages, and the messages as batches of MESSAGE_SCHEMA.
+        First offset, last offset, number of messages, their bytes, and themselves as batches of MESSAGE_SCHEMA.
     """
     batches: list[pa.RecordBatch] = []
     records = size = 0
@@ -215,10 +215,10 @@ def cut(
             size += int(sizes[end - 1] - done)
             begin = end
             if records >= max_records or size >= max_bytes:
-                yield _offset(batches[0], 0), _offset(batches[-1], -1), records, batches
+                yield _offset(batches[0], 0), _offset(batches[-1], -1), records, size, batches
                 batches, records, size = [], 0, 0
     if batches:
-        yield _offset(batches[0], 0), _offset(batches[-1], -1), records, batches
+        yield _offset(batches[0], 0), _offset(batches[-1], -1), records, size, batches
 
 
 def _sizes(batch: pa.RecordBatch) -> NDArray[np.int64]:

@@ -1,9 +1,10 @@
-"""PublishKafka's work: results, dead letters and the group's offsets, one transaction per chunk."""
+"""PublishKafka's work: results, dead letters and the group's offsets, in transactions of whole chunks."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -41,6 +42,11 @@ class Published(msgspec.Struct):
     results: int = 0
     rejects: Counter[str] = msgspec.field(default_factory=Counter)
 
+    def count(self, reasons: pa.ChunkedArray) -> None:
+        """Add outcomes by their reasons; results have none."""
+        self.results += reasons.null_count
+        self.rejects.update(reasons.drop_null().to_pylist())
+
 
 class Outlet(msgspec.Struct, frozen=True):
     """Where outcomes go, and the names that a dead letter bears of the task that wrote it."""
@@ -63,32 +69,43 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             rest is aborted, and the next try goes on from there.
     """
     published = Published()
-    most = max((chunk.records for chunk in manifest.chunks), default=0)
-    with group_writer(config, manifest.group, manifest.topic, most) as writer:
+    with group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
         at = writer.offsets()
         if manifest.is_passed_by(at):
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        for chunk, uncovered in prefetched(lambda it: _uncovered(it, at[it.partition]), chunks):
-            offsets = {chunk.partition: chunk.next}
-            if chunk is chunks[-1]:
+        loaded = prefetched(lambda it: _uncovered(it, at[it.partition]), chunks)
+        for group in grouped(chunks, manifest.chunk_records, manifest.chunk_bytes):
+            offsets = {chunk.partition: chunk.next for chunk in group}
+            if group[-1] is chunks[-1]:
                 offsets |= ends
-            origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
             with writer.transaction(offsets):
-                for piece in uncovered.to_batches(_PIECE_RECORDS):
-                    writer.send_all(outlet.result_topic, _results(piece))
-                    for reject in rejects_of(piece.filter(piece["reason"].is_valid())):
-                        send_dead_letter(writer, outlet.dlq_topic, reject, origin)
-            reasons = uncovered["reason"]
-            published.results += reasons.null_count
-            published.rejects.update(reasons.drop_null().to_pylist())
+                for chunk, uncovered in islice(loaded, len(group)):
+                    origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
+                    _send(writer, uncovered, outlet, origin)
+                    published.count(uncovered["reason"])
         if not chunks:
             # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
             with writer.transaction(ends):
                 pass
     return published
+
+
+def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[list[Chunk]]:
+    """Chunks that share a transaction: as many as stay within the limits together. A larger one is alone."""
+    group: list[Chunk] = []
+    records = size = 0
+    for chunk in chunks:
+        records += chunk.records
+        size += chunk.size
+        if group and (records > max_records or size > max_bytes):
+            yield group
+            group, records, size = [], chunk.records, chunk.size
+        group.append(chunk)
+    if group:
+        yield group
 
 
 def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
@@ -102,6 +119,13 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
     columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_FIELDS}
     return pa.table(columns | results)
+
+
+def _send(writer: GroupWriter, uncovered: pa.Table, outlet: Outlet, origin: Origin) -> None:
+    for piece in uncovered.to_batches(_PIECE_RECORDS):
+        writer.send_all(outlet.result_topic, _results(piece))
+        for reject in rejects_of(piece.filter(piece["reason"].is_valid())):
+            send_dead_letter(writer, outlet.dlq_topic, reject, origin)
 
 
 def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -330,7 +330,7 @@ def test_sigkill_in_mid_transaction(pricing: Pricing, tmp_path: Path) -> None:
         process.wait()
 
     visible = len(pricing.results())
-    assert 0 < visible < 50, "two chunks are visible, the third is not"
+    assert 0 < visible < 50, "the first chunks are visible, the third is not"
     pricing.publish(computed)
     assert_once(pricing, sent)
 
@@ -423,6 +423,27 @@ def _half_published(pricing: Pricing, computed: Manifest, chunks: int, monkeypat
         patch.setattr(GroupWriter, "send_all", failing)
         with pytest.raises(OSError, match="killed"):
             pricing.publish(computed)
+
+
+def test_small_chunks_of_several_partitions_share_a_transaction(
+    pricing: Pricing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of three partitions fit into a transaction of ten messages, which counts as a whole."""
+    sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(17))]
+    sent.append(Raw(b"bad", b"k", partition=1))
+    produce(pricing.config, pricing.source, sent)
+    computed = pricing.computed()
+    _half_published(pricing, computed, 2, monkeypatch)
+    assert pricing.results() == pricing.dead_letters() == []
+    assert pricing.offsets() == dict.fromkeys(range(6))
+
+    _half_published(pricing, computed, 5, monkeypatch)
+    assert (len(pricing.results()), len(pricing.dead_letters())) == (9, 1)
+    assert pricing.offsets() == {0: 3, 1: 4, 2: 3, 3: None, 4: None, 5: None}
+
+    published = pricing.publish(computed)
+    assert (published.results, published.rejects.total()) == (8, 0)
+    assert_once(pricing, sent)
 
 
 @pytest.mark.parametrize(

@@ -39,14 +39,15 @@ class Cut(NamedTuple):
     first: int
     last: int
     records: int
+    size: int
     rows: list[dict[str, Any]]
 
 
 def cuts(arriving: list[list[Message]], max_records: int, max_bytes: int) -> list[Cut]:
     lists = cast("Iterator[list[Any]]", iter(arriving))
     return [
-        Cut(first, last, records, [row for batch in batches for row in batch.to_pylist()])
-        for first, last, records, batches in cut(lists, max_records, max_bytes)
+        Cut(first, last, records, bytes_, [row for batch in batches for row in batch.to_pylist()])
+        for first, last, records, bytes_, batches in cut(lists, max_records, max_bytes)
     ]
 
 
@@ -88,6 +89,7 @@ def test_cuts_depend_on_the_messages_alone(
     for number, chunk in enumerate(at_once):
         own = [message for message in messages if chunk.first <= message.offset() <= chunk.last]
         assert (chunk.first, chunk.last, chunk.records) == (own[0].offset(), own[-1].offset(), len(own))
+        assert chunk.size == sum(map(size, own))
         assert len(own) <= max_records
         assert sum(map(size, own[:-1])) < max_bytes
         if number < len(at_once) - 1:

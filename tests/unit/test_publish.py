@@ -1,4 +1,4 @@
-"""What is published of staged messages and outcomes: the rest of a chunk, whatever the batches of its two files."""
+"""What is published together, and what of a chunk: the rest of it, whatever the batches of its two files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from jobs.kafka.publish import _results, _uncovered, rejects_of
+from jobs.kafka.publish import _results, _uncovered, grouped, rejects_of
 from jobs.staging import MESSAGE_SCHEMA, OUTCOME_SCHEMA, Chunk, Folder
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
@@ -37,7 +39,7 @@ def chunk(tmp_path: Path, message_cuts: list[int], outcome_cuts: list[int]) -> C
 
     messages = write("messages", [message for message, _, _ in ROWS], message_cuts, MESSAGE_SCHEMA)
     outcomes = write("outcomes", [outcome for _, outcome, _ in ROWS], outcome_cuts, OUTCOME_SCHEMA)
-    return Chunk(0, first=3, last=10, records=len(ROWS), url=outcomes, messages_url=messages)
+    return Chunk(0, first=3, last=10, records=len(ROWS), size=50, url=outcomes, messages_url=messages)
 
 
 @pytest.mark.parametrize("cuts", [([], []), ([1, 4], [3]), ([2], [1, 2, 3, 6]), ([5, 6], [])])
@@ -61,3 +63,21 @@ def test_an_outcome_that_is_neither_result_nor_reject_is_refused(tmp_path: Path)
     Folder(tmp_path.as_uri()).write_table("outcomes", [lost], OUTCOME_SCHEMA)
     with pytest.raises(ValueError, match="neither a value nor a reason"):
         _uncovered(broken, None)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 120)), max_size=20), st.integers(1, 20), st.integers(1, 200)
+)
+def test_chunks_share_a_transaction_within_the_limits_of_one(
+    sizes: list[tuple[int, int]], max_records: int, max_bytes: int
+) -> None:
+    chunks = [Chunk(number, 0, records, records, size, "") for number, (records, size) in enumerate(sizes)]
+    groups = list(grouped(chunks, max_records, max_bytes))
+
+    def fits(group: list[Chunk]) -> bool:
+        within = sum(chunk.records for chunk in group) <= max_records
+        return within and sum(chunk.size for chunk in group) <= max_bytes
+
+    assert [chunk for group in groups for chunk in group] == chunks
+    assert all(fits(group) or len(group) == 1 for group in groups)
+    assert not any(fits([*group, following[0]]) for group, following in pairwise(groups))

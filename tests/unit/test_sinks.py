@@ -15,7 +15,7 @@ from jobs.sinks.elasticsearch import actions
 from jobs.sinks.parquet import by_hour, join, object_name
 from jobs.staging import Chunk
 
-CHUNK = Chunk(partition=3, first=1200, last=1299, records=100, url="")
+CHUNK = Chunk(partition=3, first=1200, last=1299, records=100, size=20_000, url="")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_name_of_an_object() -> None:
 
 def test_names_differ_where_contents_do() -> None:
     chunks = [
-        Chunk(partition, first, last, 1, "")
+        Chunk(partition, first, last, 1, 200, "")
         for partition, first, last in product((0, 1, 10), (0, 1, 100), (100, 101, 2**60))
     ]
     names = {
@@ -53,7 +53,7 @@ def test_names_differ_where_contents_do() -> None:
 
 def test_names_sort_as_offsets_do() -> None:
     firsts = [0, 9, 10, 99, 100, 12345, 2**62]
-    names = [object_name("p", "t", Chunk(0, first, first, 1, ""), "2026/01/05/08") for first in firsts]
+    names = [object_name("p", "t", Chunk(0, first, first, 1, 200, ""), "2026/01/05/08") for first in firsts]
     assert names == sorted(names)
 
 

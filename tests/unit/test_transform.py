@@ -199,9 +199,9 @@ def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:
     for values in chunks:
         url = folder.write_table(f"{first}", [messages(values, first)], MESSAGE_SCHEMA)
         last = first + len(values) - 1
-        made.append(Chunk(4, first, last, len(values), url))
+        made.append(Chunk(4, first, last, len(values), 100, url))
         first = last + 1
-    return Manifest("result", "group", (Claim(4, 0, first),), tuple(made))
+    return Manifest("result", "group", (Claim(4, 0, first),), tuple(made), 50_000, 2**25)
 
 
 def test_transform_keeps_chunks_and_counts(tmp_path: Path) -> None:
