@@ -23,7 +23,7 @@ _REFERENCE = 1_000_000
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """Passes of each size, and the seconds that _FEW rides take: to connect, claim, and commit each partition's."""
+    """Passes of each size, and the seconds that _FEW rides take: to connect, claim, read each partition, commit."""
 
     fixed_s: float
     passes: dict[int, list[Pass]]
@@ -96,6 +96,6 @@ def show(found: Scale, console: Console) -> None:
         table.add_row(f"{size:,}", *cells, ", ".join(f"{task} {seconds:.2f}" for task, seconds in by_task.items()))
     console.print(table)
     console.print(
-        f"Fixed are the {found.fixed_s:.2f} s that the three tasks take for {_FEW} rides: to connect, claim, and "
-        "commit each partition's."
+        f"Fixed are the {found.fixed_s:.2f} s that the three tasks take for {_FEW} rides: to connect, claim, "
+        "read each partition, and commit."
     )

@@ -1,4 +1,4 @@
-"""PublishKafka: results, dead letters and offsets in one transaction per chunk."""
+"""PublishKafka: results, dead letters and offsets in transactions of whole chunks."""
 
 from __future__ import annotations
 
