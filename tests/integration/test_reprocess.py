@@ -375,6 +375,26 @@ def test_ended_anywhere_and_done_again(
     assert not look(systems(books), WINDOW).is_begun
 
 
+def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = rides.books
+    begun = False
+
+    def begin(*_: Any) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_commit", fail_at(1, module._commit, after=True))
+                with pytest.raises(OSError, match="killed"):
+                    run(books)
+
+    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
+        reindex(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs, begin)
+    assert begun
+    run(books)
+    rides.check()
+
+
 def test_ended_within_a_transaction(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))

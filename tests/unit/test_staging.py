@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from jobs.errors import StagedFilesGoneError
+from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.kafka.claim import Claim
 from jobs.settings import Settings
 from jobs.staging import (
@@ -67,6 +67,14 @@ def test_a_manifest_comes_back_as_it_was(folder: Folder) -> None:
     assert read_manifest(folder.write_manifest(MANIFEST)) == MANIFEST
     assert MANIFEST.records == 3
     assert MANIFEST.ends == {0: 3, 1: 10}
+
+
+def test_ends_that_are_not_behind_are_committed() -> None:
+    assert MANIFEST.ends_behind({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
+    assert MANIFEST.ends_behind({0: None, 1: 10}) == {0: 3, 1: 10}
+    assert MANIFEST.ends_behind({0: 4, 1: 11}) == {}
+    with pytest.raises(OffsetsError, match=r"raw\[1\]: group group was set back to 4, before 5"):
+        MANIFEST.ends_behind({0: 3, 1: 4})
 
 
 def test_what_has_its_name_is_whole(folder: Folder, tmp_path: Path) -> None:
