@@ -47,12 +47,12 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
-            "fetch.message.max.bytes": 8 * 2**20,
             # Bounds what a batch may hold unpacked, too: with the default of 100 MB, a message of 80 MiB that zstd made
             # small enough for its topic could not be read, and would block its partition.
             "receive.message.max.bytes": MAX_MESSAGE_BYTES,
-            # What is fetched ahead of a slow disk stays in memory; more made nothing faster.
-            "queued.max.messages.kbytes": 16 * 1024,
+            # What is fetched ahead of a slow reader or disk stays in memory, unpacked; more made nothing faster.
+            "fetch.message.max.bytes": 2 * 2**20,
+            "queued.max.messages.kbytes": 4 * 1024,
             # The default is to stop fetching for a whole second once so much is queued.
             "fetch.queue.backoff.ms": 10,
             # A reader that goes from partition to partition waits out the last one's fetch each time.
