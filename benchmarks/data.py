@@ -49,7 +49,7 @@ def fill(settings: Settings, rides: int, faulty: float) -> None:
 def repeat(settings: Settings, source: str, target: str, count: int) -> None:
     """Send the messages of a topic to another one, again from the first when they end, until it has `count`.
 
-    They are shuffled, always in the same way, so that the first ones are of all partitions.
+    They are shuffled, so that the first ones are of all partitions.
     """
     config = kafka_config(settings)
     messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]

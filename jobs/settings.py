@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     distance_method: DistanceMethod = "haversine"
     poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
-    chunk_records: Annotated[int, Field(ge=1)] = 50_000
+    # A producer's queue, of twice as many, takes no more than 2**31 - 1.
+    chunk_records: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50_000
     chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     export_target_records: Annotated[int, Field(ge=1)] = 500_000
     export_max_age_s: Annotated[float, Field(ge=0)] = 300

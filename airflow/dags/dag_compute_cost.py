@@ -3,7 +3,7 @@
 `ConsumeKafka` → `ComputeCostTravel` → `PublishKafka`
 
 Takes what has arrived on **rides_raw**, prices it and publishes it to **rides_result**; what cannot be priced goes
-to **rides_dlq** with its reason. Results, dead letters and the group's offsets are written in one transaction, so a
+to **rides_dlq** with its reason. A chunk's results, dead letters and offsets are in one transaction, so a
 task may be killed and tried again at any moment. An empty topic skips the run.
 
 Toggle it on and leave it on: it runs continuously. `make lag` shows what is left to do.

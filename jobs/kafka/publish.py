@@ -81,8 +81,10 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             offsets = {chunk.partition: chunk.next for chunk in group}
             if group[-1] is chunks[-1]:
                 offsets |= ends
+            # Before the transaction begins: a slow storage shall not use up its time, nor hold readers back.
+            ready = list(islice(loaded, len(group)))
             with writer.transaction(offsets):
-                for chunk, uncovered in islice(loaded, len(group)):
+                for chunk, uncovered in ready:
                     origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
                     _send(writer, uncovered, outlet, origin)
                     published.count(uncovered["reason"])

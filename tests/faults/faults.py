@@ -15,7 +15,7 @@ import psutil
 from infra.local import supervisor
 from tests.faults import tasks
 from tests.faults.gateway import Gateway, Refusal, Trap
-from tests.faults.ground import Ground, Mark
+from tests.faults.ground import PARTITIONS, Ground, Mark
 from tests.faults.tasks import Glimpse, Try
 
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
@@ -105,7 +105,7 @@ def _freeze(ground: Ground, found: Try) -> Glimpse | None:
 
 def _staged(ground: Ground, rng: random.Random, task_id: str) -> Callable[[], Ready]:
     """Ready when some files are staged, and not all."""
-    count = 1 if task_id == ONE_FILE else rng.randint(1, 6)
+    count = 1 if task_id == ONE_FILE else rng.randint(1, PARTITIONS - 1)
 
     def is_ready(found: Try) -> bool:
         files = ground.tasks.staged(found)

@@ -34,9 +34,10 @@ PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"
 SINK_GROUPS = ("dag_index_and_export", "dag_index_and_export.PutGCP")
 # Rides per second, and how many of them make a chunk: few and small, so that each task works on many chunks for a
-# while, and a moment in the middle of its work can be hit. The export runs nearly as often as the indexing.
+# while, and a moment in the middle of its work can be hit. A run has about 50 of each partition, so that chunks share a
+# transaction and a run still has several. The export runs nearly as often as the indexing.
 RATE = 100
-CHUNK_RECORDS = 40
+CHUNK_RECORDS = 100
 EXPORT_MAX_AGE_S = 1
 PATIENCE_S = 600
 # What commands get of this shell, beside the stack's own variables.

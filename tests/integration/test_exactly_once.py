@@ -446,6 +446,26 @@ def test_small_chunks_of_several_partitions_share_a_transaction(
     assert_once(pricing, sent)
 
 
+def test_a_transaction_waits_for_no_staged_file(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it sends has been read when it begins: here the files are gone by then."""
+    sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(18))]
+    produce(pricing.config, pricing.source, sent)
+    computed = pricing.computed()
+    transaction = GroupWriter.transaction
+
+    def without_files(writer: GroupWriter, *arguments: Any) -> Any:
+        pricing.folder.delete()
+        return transaction(writer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupWriter, "transaction", without_files)
+        with pytest.raises(FileNotFoundError):
+            pricing.publish(computed)
+    assert len(pricing.results()) == 9
+    pricing.run()
+    assert_once(pricing, sent)
+
+
 @pytest.mark.parametrize(
     "rest",
     [
