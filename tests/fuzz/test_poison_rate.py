@@ -1,4 +1,4 @@
-"""Poison by number: a partition with only bad messages drains nearly half as fast as one with good ones."""
+"""Poison by number: a partition with only bad messages drains at 0.4 of the speed of one with good ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from tests.integration.flow import Pricing
 
 pytestmark = pytest.mark.timeout(600)
 
-AIM = 0.4
-# On a busy machine Python slows down more than Arrow and librdkafka do: docs/performance.md, "Bad messages".
-LEAST_SPEED = 0.8 * AIM
+LEAST_SPEED = 0.4
 MESSAGES = 50_000
 
 
-def test_bad_messages_drain_nearly_half_as_fast_as_good_ones(
+def test_bad_messages_drain_at_least_at_0_4_of_the_speed_of_good_ones(
     pricing: Pricing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rides = list(islice(make_rides(NEW_YORK, 7, now), 10_000))
@@ -49,13 +47,13 @@ def test_bad_messages_drain_nearly_half_as_fast_as_good_ones(
         while len(taken) < pairs:
             taken.append((seconds(good, MESSAGES, 0), seconds(bad, 0, MESSAGES)))
         ratio = statistics.median(good_s / bad_s for good_s, bad_s in taken)
-        if ratio >= AIM:
+        if ratio >= LEAST_SPEED:
             break
     medians = [statistics.median(column) for column in zip(*taken, strict=True)]
     with capsys.disabled():
         print(
             f"\n{MESSAGES:,} messages of one partition: good {MESSAGES / medians[0]:,.0f}/s, "
-            f"bad {MESSAGES / medians[1]:,.0f}/s, ratio {ratio:.2f}, aim {AIM}; pair by pair "
+            f"bad {MESSAGES / medians[1]:,.0f}/s, ratio {ratio:.2f}; pair by pair "
             f"{', '.join(f'{good_s / bad_s:.2f}' for good_s, bad_s in taken)}"
         )
     assert ratio >= LEAST_SPEED
