@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import Message
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Origin:
             "task.id": self.task_id,
             "stage": self.stage,
         }
-        return [(_PREFIX + name, _utf8(text)) for name, text in texts.items()]
+        return [(_PREFIX + name, text.encode()) for name, text in texts.items()]
 
 
 def headers_of(message: Message) -> Headers | None:
@@ -76,22 +78,26 @@ def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
     return found
 
 
-def error_headers(origin: Origin, offset: int, reason: str, message: str, stacktrace: str | None = None) -> Headers:
-    """The headers that say where a message came from and why it was turned away, as UTF-8 strings."""
-    headers = [
-        *origin.headers,
-        (_OFFSET, b"%d" % offset),
-        (_REASON, reason.encode()),
-        (_MESSAGE, _utf8(message[:_MAX_MESSAGE_CHARS])),
-    ]
-    if stacktrace is not None:
-        headers.append((_STACKTRACE, _utf8(stacktrace[-_MAX_STACKTRACE_CHARS:])))
-    return headers
+def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
+    """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
 
-
-def _utf8(text: str) -> bytes:
-    # A lone surrogate in the text must not stop the batch that reports it.
-    return text.encode("utf-8", "backslashreplace")
+    Args:
+        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`.
+    """
+    texts = (
+        rejects["offset"].cast(pa.string()),
+        rejects["reason"],
+        pc.utf8_slice_codeunits(rejects["message"], 0, _MAX_MESSAGE_CHARS),
+        pc.utf8_slice_codeunits(rejects["stacktrace"], -_MAX_STACKTRACE_CHARS, None),
+    )
+    errors = zip(*(column.cast(pa.binary()).to_pylist() for column in texts), strict=True)
+    found: list[Headers] = []
+    for offset, reason, message, stacktrace in errors:
+        headers: Headers = [(_OFFSET, offset), (_REASON, reason), (_MESSAGE, message)]
+        if stacktrace is not None:
+            headers.append((_STACKTRACE, stacktrace))
+        found.append(headers)
+    return found
 
 
 def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
 from typing import Any
 
 import msgspec
@@ -15,25 +15,10 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin, error_headers
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import MESSAGE_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
+from jobs.staging import Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 _PIECE_RECORDS = 2_000
-
-
-class Reject(msgspec.Struct, frozen=True, gc=False):
-    """A message of one partition as it was, and why it cannot go on (REJECT_SCHEMA)."""
-
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[dict[str, Any]] | None
-    reason: str
-    message: str
-    stacktrace: str | None
-
-
-_REJECT_FIELDS = Reject.__struct_fields__
 
 
 class Published(msgspec.Struct):
@@ -119,15 +104,17 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
-    columns = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_FIELDS}
-    return pa.table(columns | results)
+    of_messages = {name: messages[name] for name in ("offset", "key", "value", "headers")}
+    of_outcomes = {name: outcomes[name] for name in ("reason", "message", "stacktrace")}
+    return pa.table(of_messages | of_outcomes | results)
 
 
 def _send(writer: GroupWriter, uncovered: pa.Table, outlet: Outlet, origin: Origin) -> None:
     for piece in uncovered.to_batches(_PIECE_RECORDS):
         writer.send_all(outlet.result_topic, _results(piece))
-        for reject in rejects_of(piece.filter(piece["reason"].is_valid())):
-            send_dead_letter(writer, outlet.dlq_topic, reject, origin)
+        rejects = piece.filter(piece["reason"].is_valid())
+        send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
+        writer.forget_delivered()
 
 
 def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -137,14 +124,16 @@ def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
     return [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
 
 
-def rejects_of(batch: pa.RecordBatch) -> Iterator[Reject]:
-    """The rows of a batch that has the columns of REJECT_SCHEMA; it may lack the partition."""
-    return map(Reject, *(batch[name].to_pylist() for name in _REJECT_FIELDS))
+def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBatch, origins: Iterable[Origin]) -> None:
+    """Send messages as they were, with headers that say where they were and why they failed.
 
-
-def send_dead_letter(writer: GroupWriter, dlq_topic: str, reject: Reject, origin: Origin) -> None:
-    """Send a message as it was, with headers that say why it failed."""
-    headers = error_headers(origin, reject.offset, reject.reason, reject.message, reject.stacktrace)
-    if reject.headers:
-        headers[:0] = [(header["key"], header["value"]) for header in reject.headers]
-    writer.send(dlq_topic, reject.key, reject.value, headers)
+    Args:
+        rejects: rows with the columns of REJECT_SCHEMA; the partition may be missing.
+        origins: one for each.
+    """
+    columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
+    for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
+        headers = [*origin.headers, *error]
+        if own:
+            headers[:0] = [(header["key"], header["value"]) for header in own]
+        writer.send(dlq_topic, key, value, headers)

@@ -103,6 +103,10 @@ class GroupWriter:
             fault = next(message["_error"] for message in messages if "_error" in message)
             raise KafkaException(fault)
 
+    def forget_delivered(self) -> None:
+        """Give back the memory of what Kafka has acknowledged: the client keeps each message until it is asked."""
+        self._producer.poll(0)
+
     def check_topics(self, *topics: str) -> None:
         """Raises ConfigurationError if one of them does not exist: sending would wait for it until the deadline."""
         for topic in topics:

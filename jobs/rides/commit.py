@@ -10,7 +10,7 @@ import msgspec
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
-from jobs.kafka.publish import rejects_of, send_dead_letter
+from jobs.kafka.publish import send_dead_letters
 from jobs.kafka.transaction import group_writer
 from jobs.staging import Manifest, read_batches
 
@@ -63,7 +63,7 @@ def commit_offsets(
                     for claim in manifest.claims
                 }
                 for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
-                    for partition, reject in zip(batch["partition"].to_pylist(), rejects_of(batch), strict=True):
-                        send_dead_letter(writer, dlq_topic, reject, origins[partition])
-                        counts[reject.reason] += 1
+                    of_rows = [origins[partition] for partition in batch["partition"].to_pylist()]
+                    send_dead_letters(writer, dlq_topic, batch, of_rows)
+                    counts.update(batch["reason"].to_pylist())
     return counts

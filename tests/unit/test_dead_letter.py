@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
-from jobs.kafka.dead_letter import REPLAYED, Origin, error_headers, error_text, replay_headers, times_replayed
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_headers, error_text, replay_headers, times_replayed
+from jobs.staging import REJECT_SCHEMA
 
-ORIGIN = Origin("rides_raw", 3, "dag_compute_cost", "ComputeCostTravel", "TRANSFORMATION")
 P = "__connect.errors."
 
 
+def errors(*rows: tuple[int, str, str, str | None]) -> list[Headers]:
+    names = ("offset", "reason", "message", "stacktrace")
+    columns = pa.schema([REJECT_SCHEMA.field(name) for name in names])
+    return error_headers(pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows], columns))
+
+
+def error(reason: str, message: str, stacktrace: str | None = None) -> Headers:
+    (headers,) = errors((42, reason, message, stacktrace))
+    return headers
+
+
 def test_names_of_kip_298() -> None:
-    assert error_headers(ORIGIN, 42, "missing_field", "ts is missing") == [
+    origin = Origin("rides_raw", 3, "dag_compute_cost", "ComputeCostTravel", "TRANSFORMATION")
+    assert origin.headers == [
         (P + "topic", b"rides_raw"),
         (P + "partition", b"3"),
         (P + "connector.name", b"dag_compute_cost"),
         (P + "task.id", b"ComputeCostTravel"),
         (P + "stage", b"TRANSFORMATION"),
+    ]
+    assert error("missing_field", "ts is missing") == [
         (P + "offset", b"42"),
         (P + "exception.class.name", b"missing_field"),
         (P + "exception.message", b"ts is missing"),
     ]
 
 
-def test_a_stack_trace_only_where_there_is_one() -> None:
-    assert error_headers(ORIGIN, 42, "unexpected", "why", "trace")[-1] == (P + "exception.stacktrace", b"trace")
+def test_each_row_has_its_own_and_a_stack_trace_only_where_there_is_one() -> None:
+    first, second, third = errors((7, "empty_value", "a", None), (8, "unexpected", "b", "trace"), (9, "x", "c", None))
+    assert [headers[0] for headers in (first, second, third)] == [(P + "offset", b"%d" % n) for n in (7, 8, 9)]
+    assert second[-1] == (P + "exception.stacktrace", b"trace")
+    assert [len(first), len(second), len(third)] == [3, 4, 3]
+    assert errors() == []
 
 
 def test_long_texts_are_cut_where_they_say_least() -> None:
-    headers = dict(error_headers(ORIGIN, 42, "unexpected", "first" + "x" * 100_000, "x" * 100_000 + "last line"))
-    message, trace = headers[P + "exception.message"], headers[P + "exception.stacktrace"]
-    assert (len(message), message[:5]) == (1000, b"first")
-    assert (len(trace), trace[-9:]) == (8000, b"last line")
-
-
-def test_text_that_is_not_ascii_or_not_even_text() -> None:
-    headers = dict(error_headers(ORIGIN, 42, "unknown_comfort", "é\ud800"))
-    assert headers[P + "exception.message"].decode() == "é\\ud800"
+    headers = dict(error("unexpected", "first" + "é" * 100_000, "é" * 100_000 + "last line"))
+    message, trace = ((headers[P + f"exception.{name}"] or b"").decode() for name in ("message", "stacktrace"))
+    assert (len(message), message[:6]) == (1000, "firsté")
+    assert (len(trace), trace[-10:]) == (8000, "élast line")
 
 
 def test_the_latest_error_counts() -> None:
-    headers = [*error_headers(ORIGIN, 42, "wrong_type", "then"), *error_headers(ORIGIN, 42, "missing_field", "now")]
+    headers = [*error("wrong_type", "then"), *error("missing_field", "now")]
     assert error_text(headers, "exception.class.name") == "missing_field"
     assert error_text(headers, "exception.message") == "now"
     assert error_text(headers, "exception.stacktrace") == ""
@@ -51,9 +65,9 @@ def test_the_latest_error_counts() -> None:
 
 def test_a_replay_takes_the_error_away_and_leaves_a_mark() -> None:
     own = [("trace", b"1"), ("trace", b"2"), ("empty", b""), ("null", None)]
-    once = replay_headers([*own, *error_headers(ORIGIN, 42, "wrong_type", "why", "trace")])
+    once = replay_headers([*own, *error("wrong_type", "why", "trace")])
     assert once == [*own, (REPLAYED, b"1")]
-    assert replay_headers([*once, *error_headers(ORIGIN, 42, "wrong_type", "again")]) == [*own, (REPLAYED, b"2")]
+    assert replay_headers([*once, *error("wrong_type", "again")]) == [*own, (REPLAYED, b"2")]
     assert replay_headers(None) == [(REPLAYED, b"1")]
 
 

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import asdict
 
-from jobs.kafka.publish import _results, _uncovered, grouped, rejects_of
+from jobs.kafka.publish import _results, _uncovered, grouped
 from jobs.staging import MESSAGE_SCHEMA, OUTCOME_SCHEMA, Chunk, Folder
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
@@ -49,7 +48,7 @@ def test_the_rest_of_a_chunk(tmp_path: Path, cuts: tuple[list[int], list[int]], 
     left = [row for row in ROWS if committed is None or row[0]["offset"] >= committed]
     results = [result for piece in pieces for result in _results(piece)]
     assert results == [{"key": outcome["key"], "value": value} for _, outcome, value in left if value is not None]
-    rejects = [asdict(reject) for piece in pieces for reject in rejects_of(piece.filter(piece["reason"].is_valid()))]
+    rejects = [reject for piece in pieces for reject in piece.filter(piece["reason"].is_valid()).to_pylist()]
     names = ("offset", "key", "value", "headers")
     wanted = [
         {name: message.get(name) for name in names} | outcome for message, outcome, value in left if value is None

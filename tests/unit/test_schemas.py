@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import random
 from itertools import islice
-from typing import Any
 
+import pyarrow as pa
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.kafka.dead_letter import REPLAYED, Origin, error_headers, replay_headers
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_headers, replay_headers
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
+from jobs.staging import REJECT_SCHEMA
 from ride_faults import FAULTS, every_fault
 from tests.helpers import result, ride
 
@@ -64,10 +65,12 @@ def test_dead_letters_have_the_headers_of_their_schema(reason: Reason, stage: st
     text = "é" * 5000
     validator = Draft202012Validator(SCHEMAS["rides_dlq"])
 
-    def texts(headers: Any) -> dict[str, str]:
-        return {name: value.decode() for name, value in headers}
+    def letter(before: Headers, reason: str, stacktrace: str | None) -> dict[str, str]:
+        row = {"offset": 0, "reason": reason, "message": text, "stacktrace": stacktrace}
+        (error,) = error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
+        return {name: (value or b"").decode() for name, value in [*before, *origin.headers, *error]}
 
-    validator.validate(texts(error_headers(origin, 0, reason, text)))
-    validator.validate(texts([*replay_headers(None), *error_headers(origin, 0, reason, text, text)]))
-    assert not validator.is_valid(texts(error_headers(origin, 0, "another", text)))
-    assert not validator.is_valid(texts([(REPLAYED, b"0"), *error_headers(origin, 0, reason, text)]))
+    validator.validate(letter([], reason, None))
+    validator.validate(letter(replay_headers(None), reason, text))
+    assert not validator.is_valid(letter([], "another", None))
+    assert not validator.is_valid(letter([(REPLAYED, b"0")], reason, None))
