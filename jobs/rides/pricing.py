@@ -31,10 +31,16 @@ T = TypeVar("T", pa.Array, pa.RecordBatch)
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
-Fault = tuple[Reason, str, str | None]
 
 # What a result needs of a canonical message besides its bytes.
 _FARE_SCHEMA = pa.schema([RIDES_SCHEMA.field(name) for name in ("ride_id", *NUMBERS)])
+
+
+class _Faults(NamedTuple):
+    """Of each bad message by its row: why it is turned away, and a stack trace where nobody expected that."""
+
+    reasons: dict[int, tuple[Reason, str]]
+    stacktraces: dict[int, str]
 
 
 class _Rides(NamedTuple):
@@ -61,7 +67,7 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     distance_km, price_total = _fares(fares, distance)
     is_finite = np.isfinite(price_total)
     for row in rows[~is_finite].tolist():
-        faults[row] = Reason.NOT_FINITE, "price_total is too large a number", None
+        faults.reasons[row] = Reason.NOT_FINITE, "price_total is too large a number"
     computed = pc.binary_join_element_wise(
         b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
     )
@@ -70,21 +76,28 @@ def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
     added = pa.concat_arrays([behind_messages, written])
     keys = fares.column("ride_id").cast(pa.binary())
 
-    rejected = np.array(sorted(faults), dtype=np.int64)
-    reasons = (pa.array([faults[row][field] for row in rejected.tolist()], pa.string()) for field in range(3))
     extends = np.zeros(len(values), dtype=bool)
     extends[canonical.rows] = True
     of_ride = _positions(len(values), np.flatnonzero(is_finite), rows[is_finite])
+    rejected, rejects = _rejects(faults)
     of_reject = _positions(len(values), np.arange(len(rejected)), rejected)
     return pa.record_batch(
         [
             keys.take(of_ride),
             pa.array(extends),
             added.take(of_ride),
-            *(column.take(of_reject) for column in reasons),
+            *(column.take(of_reject) for column in rejects),
         ],
         schema=OUTCOME_SCHEMA,
     )
+
+
+def _rejects(faults: _Faults) -> tuple[Rows, list[pa.StringArray]]:
+    """The rows of bad messages, and the columns of OUTCOME_SCHEMA that say why."""
+    rows = np.fromiter(faults.reasons, dtype=np.int64, count=len(faults.reasons))
+    reasons, messages = zip(*faults.reasons.values(), strict=True) if faults.reasons else ((), ())
+    stacktraces = list(map(faults.stacktraces.get, faults.reasons))
+    return rows, [pa.array(column, pa.string()) for column in (reasons, messages, stacktraces)]
 
 
 def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
@@ -117,8 +130,8 @@ def _canonical(messages: pa.BinaryArray) -> _Rides:
     return _Rides(np.flatnonzero(_mask(is_canonical))[_mask(is_good)], _kept(rides, is_good))
 
 
-def _others(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, Fault]]:
-    """The good rides among `rows`, in any order, and the faults of the others by row."""
+def _others(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, _Faults]:
+    """The good rides among `rows`, in any order, and the faults of the others."""
     plain = _plain(messages, rows)
     parsed, faults = _one_by_one(messages, np.setdiff1d(rows, plain.rows, assume_unique=True))
     return _Rides(np.concatenate([plain.rows, parsed.rows]), pa.concat_batches([plain.values, parsed.values])), faults
@@ -135,18 +148,26 @@ def _plain(messages: pa.BinaryArray, rows: Rows) -> _Rides:
     return _Rides(rows[_mask(is_plain)][_mask(is_good)], _kept(rides, is_good))
 
 
-def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, Fault]]:
+def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, _Faults]:
     """What `parse_ride` makes of each of `rows`."""
     parsed: dict[int, Ride] = {}
-    faults: dict[int, Fault] = {}
+    reasons: dict[int, tuple[Reason, str]] = {}
+    stacktraces: dict[int, str] = {}
     for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
         try:
             parsed[row] = parse_ride(message)
         except RejectedError as error:
-            faults[row] = *error.args, None
+            reasons[row] = error.args
         except Exception as error:  # one bad message never stops a batch
-            faults[row] = Reason.UNEXPECTED, f"{type(error).__name__}: {error}", traceback.format_exc()
-    return _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), _columns(list(parsed.values()))), faults
+            reasons[row] = Reason.UNEXPECTED, _utf8(f"{type(error).__name__}: {error}")
+            stacktraces[row] = _utf8(traceback.format_exc())
+    rides = _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), _columns(list(parsed.values())))
+    return rides, _Faults(reasons, stacktraces)
+
+
+def _utf8(text: str) -> str:
+    # A lone surrogate, which JSON may have as an escape, must not stop the batch that reports it.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
