@@ -446,6 +446,30 @@ def test_small_chunks_of_several_partitions_share_a_transaction(
     assert_once(pricing, sent)
 
 
+def test_delivered_messages_are_forgotten_while_their_transaction_goes_on(
+    pricing: Pricing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    forget_delivered = GroupWriter.forget_delivered
+
+    def counting(writer: GroupWriter) -> None:
+        held.append(len(writer._producer))
+
+        def is_empty() -> bool:
+            forget_delivered(writer)
+            return len(writer._producer) == 0
+
+        until(is_empty, "forgetting what was delivered")
+
+    monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
+    monkeypatch.setattr("jobs.kafka.publish._PIECE_RECORDS", 5)
+    sent = [*(raw._replace(partition=0) for raw in rides(18)), Raw(b"bad", partition=0), Raw(None, partition=0)]
+    produce(pricing.config, pricing.source, sent)
+    pricing.run()
+    assert held == [5, 5, 5, 5]  # two transactions of ten
+    assert_once(pricing, sent)
+
+
 def test_a_transaction_waits_for_no_staged_file(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that it sends has been read when it begins: here the files are gone by then."""
     sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(18))]
