@@ -82,7 +82,8 @@ def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
     """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
 
     Args:
-        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`.
+        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`; only the
+            last may be null.
     """
     texts = (
         rejects["offset"].cast(pa.string()),

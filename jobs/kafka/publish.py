@@ -18,7 +18,9 @@ from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.staging import Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
-_PIECE_RECORDS = 2_000
+PIECE_RECORDS = 2_000
+_OF_MESSAGES = ("offset", "key", "value", "headers")
+_OF_OUTCOMES = ("reason", "message", "stacktrace")
 
 
 class Published(msgspec.Struct):
@@ -104,15 +106,14 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
-    of_messages = {name: messages[name] for name in ("offset", "key", "value", "headers")}
-    of_outcomes = {name: outcomes[name] for name in ("reason", "message", "stacktrace")}
-    return pa.table(of_messages | of_outcomes | results)
+    rejects = {name: messages[name] for name in _OF_MESSAGES} | {name: outcomes[name] for name in _OF_OUTCOMES}
+    return pa.table(rejects | results)
 
 
 def _send(writer: GroupWriter, uncovered: pa.Table, outlet: Outlet, origin: Origin) -> None:
-    for piece in uncovered.to_batches(_PIECE_RECORDS):
+    for piece in uncovered.to_batches(PIECE_RECORDS):
         writer.send_all(outlet.result_topic, _results(piece))
-        rejects = piece.filter(piece["reason"].is_valid())
+        rejects = piece.select([*_OF_MESSAGES, *_OF_OUTCOMES]).filter(piece["reason"].is_valid())
         send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
         writer.forget_delivered()
 
@@ -133,7 +134,5 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
     for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
-        headers = [*origin.headers, *error]
-        if own:
-            headers[:0] = [(header["key"], header["value"]) for header in own]
-        writer.send(dlq_topic, key, value, headers)
+        of_message = ((header["key"], header["value"]) for header in own or ())
+        writer.send(dlq_topic, key, value, [*of_message, *origin.headers, *error])

@@ -104,7 +104,11 @@ class GroupWriter:
             raise KafkaException(fault)
 
     def forget_delivered(self) -> None:
-        """Give back the memory of what Kafka has acknowledged: the client keeps each message until it is asked."""
+        """Give back the memory of what Kafka has acknowledged: the client keeps each message until it is asked.
+
+        Raises:
+            KafkaException: a newer worker has taken over meanwhile.
+        """
         self._producer.poll(0)
 
     def check_topics(self, *topics: str) -> None:

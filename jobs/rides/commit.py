@@ -10,7 +10,7 @@ import msgspec
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
-from jobs.kafka.publish import send_dead_letters
+from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
 from jobs.kafka.transaction import group_writer
 from jobs.staging import Manifest, read_batches
 
@@ -63,7 +63,10 @@ def commit_offsets(
                     for claim in manifest.claims
                 }
                 for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
-                    of_rows = [origins[partition] for partition in batch["partition"].to_pylist()]
-                    send_dead_letters(writer, dlq_topic, batch, of_rows)
-                    counts.update(batch["reason"].to_pylist())
+                    for start in range(0, len(batch), PIECE_RECORDS):
+                        piece = batch.slice(start, PIECE_RECORDS)
+                        of_rows = map(origins.__getitem__, piece["partition"].to_pylist())
+                        send_dead_letters(writer, dlq_topic, piece, of_rows)
+                        writer.forget_delivered()
+                        counts.update(piece["reason"].to_pylist())
     return counts

@@ -58,7 +58,10 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}
 
 
 class RejectedError(Exception):
-    """A message breaks the contract. Its arguments are a `Reason`, for machines, and a text for people."""
+    """A message breaks the contract. Its arguments are a `Reason`, for machines, and a text for people.
+
+    What the text quotes of a message is written with !r: a lone surrogate could not be sent.
+    """
 
     @property
     def reason(self) -> Reason:
@@ -159,9 +162,10 @@ def normalise_timestamp(text: str) -> str:
 _Member = str | float | bool | None
 _decode_ride = msgspec.json.Decoder(Ride).decode
 _encode = msgspec.json.Encoder().encode
-# Two for each key, and for each of the three that are strings.
+# Two for each key, and for each of the three that are strings; all of them are there.
 _RIDE_QUOTES = 2 * (len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__) + 3)
-# How Python, JavaScript and C++ end the largest doubles, which stand for "none" at times: msgspec takes 16 µs for each.
+# How Python, JavaScript and C++ end the largest double, which stands for "none" at times. msgspec takes 16 µs for such
+# a number, and for others with large exponents, but those are rare.
 _LARGEST = "e+308"
 _decode_members = msgspec.json.Decoder(dict[str, _Member | dict[str, _Member]]).decode
 
@@ -180,7 +184,8 @@ def _text(value: bytes | None) -> str:
 def _is_certain(text: str, quotes: int) -> bool:
     """Whether msgspec has read a message as `_parse_object` does, when what it read has so many quotes.
 
-    It keeps the last of repeated keys silently. Each has two quotes, and without escapes no string has any inside.
+    It keeps the last of repeated keys silently. Without escapes, quotes stand around keys and strings only, so that a
+    repeated key shows as quotes too many.
     """
     return text.count('"') == quotes and "\\" not in text
 

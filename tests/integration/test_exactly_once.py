@@ -462,7 +462,7 @@ def test_delivered_messages_are_forgotten_while_their_transaction_goes_on(
         until(is_empty, "forgetting what was delivered")
 
     monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
-    monkeypatch.setattr("jobs.kafka.publish._PIECE_RECORDS", 5)
+    monkeypatch.setattr("jobs.kafka.publish.PIECE_RECORDS", 5)
     sent = [*(raw._replace(partition=0) for raw in rides(18)), Raw(b"bad", partition=0), Raw(None, partition=0)]
     produce(pricing.config, pricing.source, sent)
     pricing.run()

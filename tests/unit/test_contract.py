@@ -355,6 +355,7 @@ def test_json_that_is_no_object(value: bytes) -> None:
         (b'"ts":', b'"unknown": 1, "unknown": 1, "ts":'),
         (b'"ts":', b'"unknown": [{"deep": {"a": 1, "a": 1}}], "ts":'),
         (b'"origin": {', b'"origin": {"alt": 1, "alt": 2, '),
+        (b'"comfort":', b'"price_base": 1.0e+308, "comfort":'),
     ],
 )
 def test_keys_that_occur_twice(before: bytes, after: bytes) -> None:
