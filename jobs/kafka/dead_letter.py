@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from confluent_kafka import Message
 
 log = logging.getLogger(__name__)
@@ -16,15 +14,12 @@ log = logging.getLogger(__name__)
 Headers = list[tuple[str, bytes | None]]
 
 _PREFIX = "__connect.errors."
-_OFFSET = _PREFIX + "offset"
-_REASON = _PREFIX + "exception.class.name"
-_MESSAGE = _PREFIX + "exception.message"
-_STACKTRACE = _PREFIX + "exception.stacktrace"
+OFFSET = _PREFIX + "offset"
+REASON = _PREFIX + "exception.class.name"
+MESSAGE = _PREFIX + "exception.message"
+STACKTRACE = _PREFIX + "exception.stacktrace"
 # How often a message was sent back to its source topic; no one is sent back for ever.
 REPLAYED = "datastream.replayed"
-
-_MAX_MESSAGE_CHARS = 1_000
-_MAX_STACKTRACE_CHARS = 8_000
 
 
 @dataclass(frozen=True)
@@ -75,29 +70,6 @@ def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
             log.warning(
                 "%s: its headers have a key that is not UTF-8 and cannot be read; it goes on without them", where
             )
-    return found
-
-
-def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
-    """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
-
-    Args:
-        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`; only the
-            last may be null.
-    """
-    texts = (
-        rejects["offset"].cast(pa.string()),
-        rejects["reason"],
-        pc.utf8_slice_codeunits(rejects["message"], 0, _MAX_MESSAGE_CHARS),
-        pc.utf8_slice_codeunits(rejects["stacktrace"], -_MAX_STACKTRACE_CHARS, None),
-    )
-    errors = zip(*(column.cast(pa.binary()).to_pylist() for column in texts), strict=True)
-    found: list[Headers] = []
-    for offset, reason, message, stacktrace in errors:
-        headers: Headers = [(_OFFSET, offset), (_REASON, reason), (_MESSAGE, message)]
-        if stacktrace is not None:
-            headers.append((_STACKTRACE, stacktrace))
-        found.append(headers)
     return found
 
 

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from jobs import cyclic_gc
 from jobs.kafka.client import Config
-from jobs.kafka.dead_letter import Origin, error_headers
+from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.staging import Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 PIECE_RECORDS = 2_000
+_MAX_MESSAGE_CHARS = 1_000
+_MAX_STACKTRACE_CHARS = 8_000
 _OF_MESSAGES = ("offset", "key", "value", "headers")
 _OF_OUTCOMES = ("reason", "message", "stacktrace")
 
@@ -136,3 +138,26 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
     for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
         of_message = ((header["key"], header["value"]) for header in own or ())
         writer.send(dlq_topic, key, value, [*of_message, *origin.headers, *error])
+
+
+def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
+    """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
+
+    Args:
+        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`; only the
+            last may be null.
+    """
+    texts = (
+        rejects["offset"].cast(pa.string()),
+        rejects["reason"],
+        pc.utf8_slice_codeunits(rejects["message"], 0, _MAX_MESSAGE_CHARS),
+        pc.utf8_slice_codeunits(rejects["stacktrace"], -_MAX_STACKTRACE_CHARS, None),
+    )
+    errors = zip(*(column.cast(pa.binary()).to_pylist() for column in texts), strict=True)
+    found: list[Headers] = []
+    for offset, reason, message, stacktrace in errors:
+        headers: Headers = [(OFFSET, offset), (REASON, reason), (MESSAGE, message)]
+        if stacktrace is not None:
+            headers.append((STACKTRACE, stacktrace))
+        found.append(headers)
+    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_headers, error_text, replay_headers, times_replayed
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_text, replay_headers, times_replayed
+from jobs.kafka.publish import error_headers
 from jobs.staging import REJECT_SCHEMA
 
 P = "__connect.errors."

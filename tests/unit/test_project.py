@@ -88,6 +88,12 @@ def test_dags_are_wiring_only() -> None:
         assert "jobs" not in imports(path), path
 
 
+def test_the_command_line_needs_no_arrow() -> None:
+    """kafka-init, which makes the topics in Docker, has 64 MiB."""
+    program = "import sys, jobs.__main__; sys.exit('pyarrow' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def test_jobs_do_not_need_airflow() -> None:
     code = (
         "import sys, pkgutil, importlib, jobs\n"

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_headers, replay_headers
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, replay_headers
+from jobs.kafka.publish import error_headers
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
