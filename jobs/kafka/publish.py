@@ -15,14 +15,13 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.staging import Chunk, Manifest, prefetched, read_batches, result_values
+from jobs.staging import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 PIECE_RECORDS = 2_000
 _MAX_MESSAGE_CHARS = 1_000
 _MAX_STACKTRACE_CHARS = 8_000
-_OF_MESSAGES = ("offset", "key", "value", "headers")
-_OF_OUTCOMES = ("reason", "message", "stacktrace")
+_REJECT_COLUMNS = [name for name in REJECT_SCHEMA.names if name != "partition"]
 
 
 class Published(msgspec.Struct):
@@ -108,14 +107,14 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
     results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
-    rejects = {name: messages[name] for name in _OF_MESSAGES} | {name: outcomes[name] for name in _OF_OUTCOMES}
+    rejects = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_COLUMNS}
     return pa.table(rejects | results)
 
 
 def _send(writer: GroupWriter, uncovered: pa.Table, outlet: Outlet, origin: Origin) -> None:
     for piece in uncovered.to_batches(PIECE_RECORDS):
         writer.send_all(outlet.result_topic, _results(piece))
-        rejects = piece.select([*_OF_MESSAGES, *_OF_OUTCOMES]).filter(piece["reason"].is_valid())
+        rejects = piece.select(_REJECT_COLUMNS).filter(piece["reason"].is_valid())
         send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
         writer.forget_delivered()
 

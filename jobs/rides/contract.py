@@ -162,8 +162,9 @@ def normalise_timestamp(text: str) -> str:
 _Member = str | float | bool | None
 _decode_ride = msgspec.json.Decoder(Ride).decode
 _encode = msgspec.json.Encoder().encode
-# Two for each key, and for each of the three that are strings; all of them are there.
-_RIDE_QUOTES = 2 * (len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__) + 3)
+# Two for each key, and for each value that is a string.
+_STRINGS = sum(field.type is str for field in msgspec.structs.fields(Ride))
+_RIDE_QUOTES = 2 * (len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__) + _STRINGS)
 # How Python, JavaScript and C++ end the largest double, which stands for "none" at times. msgspec takes 16 µs for such
 # a number, and for others with large exponents, but those are rare.
 _LARGEST = "e+308"
