@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from jobs.staging import MESSAGE_SCHEMA
 
@@ -132,21 +132,33 @@ def aborted(config: Config, topic: str, raws: Sequence[Raw | bytes | None]) -> N
     send(producer, topic, raws)
     assert producer.flush(DEADLINE_S) == 0
     producer.abort_transaction(DEADLINE_S)
-    # The call returns before the markers are written.
-    until(lambda: _ends(config, topic, "read_committed") == _ends(config, topic, "read_uncommitted"), "the abort")
+    settle(config, topic)
 
 
-def _ends(config: Config, topic: str, isolation: str) -> list[int]:
-    consumer = Consumer({**config, "group.id": f"ends-{uuid4()}", "isolation.level": isolation})
-    try:
-        partitions = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
-        return [consumer.get_watermark_offsets(TopicPartition(topic, it), timeout=DEADLINE_S)[1] for it in partitions]
-    finally:
-        consumer.close()
+def settle(config: Config, topic: str) -> None:
+    """Wait until no transaction is open on a topic: a commit or abort returns before its markers are written."""
+    admin = AdminClient({**config, "log_level": 2})
+    partitions = admin.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
+    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+
+    def ends(isolation: IsolationLevel) -> list[int]:
+        answers = admin.list_offsets(latest, isolation_level=isolation, request_timeout=DEADLINE_S)
+        return [answer.result(DEADLINE_S).offset for answer in answers.values()]
+
+    until(
+        lambda: ends(IsolationLevel.READ_COMMITTED) == ends(IsolationLevel.READ_UNCOMMITTED),
+        f"the end of all transactions on {topic}",
+    )
 
 
 def read_all(config: Config, topic: str) -> list[Record]:
-    """All committed messages of a topic, by partition and offset."""
+    """All messages of a topic, by partition and offset, once no transaction is open on it."""
+    settle(config, topic)
+    return read_visible(config, topic)
+
+
+def read_visible(config: Config, topic: str) -> list[Record]:
+    """The messages of a topic before the first open transaction of each partition, by partition and offset."""
     consumer = Consumer(
         {
             **config,

@@ -15,7 +15,7 @@ from elasticsearch.helpers import scan
 from google.cloud import storage
 
 from tests.faults.audit import Document, Row
-from tests.helpers import DEADLINE_S, Config, Record
+from tests.helpers import DEADLINE_S, Config, Record, settle
 
 
 class TopicReader:
@@ -28,8 +28,9 @@ class TopicReader:
     def new(self) -> list[Record]:
         """
         Raises:
-            AssertionError: a partition did not come to its end.
+            AssertionError: a transaction stays open, or a partition did not come to its end.
         """
+        settle(self._config, self._topic)
         consumer = Consumer(
             {
                 **self._config,

@@ -9,20 +9,22 @@ from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tests.helpers import DEADLINE_S, Config, Headers, Record
+from tests.helpers import DEADLINE_S, Config, Headers, Record, settle
 
 
 class Tail:
-    """The committed messages of a topic behind those that it has returned before."""
+    """The messages of a topic behind those that it has returned before."""
 
-    def __init__(self, consumer: Consumer, topic: str) -> None:
+    def __init__(self, consumer: Consumer, config: Config, topic: str) -> None:
         self._consumer = consumer
+        self._config = config
         self._topic = topic
         partitions = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
         self._next = dict.fromkeys(partitions, 0)
 
     def new(self) -> list[Record]:
-        """By partition and offset."""
+        """By partition and offset, once no transaction is open."""
+        settle(self._config, self._topic)
         self._consumer.assign([TopicPartition(self._topic, *position) for position in self._next.items()])
         left = set(self._next)
         records: list[Record] = []
@@ -68,6 +70,6 @@ def tail(config: Config, topic: str) -> Iterator[Tail]:
         }
     )
     try:
-        yield Tail(consumer, topic)
+        yield Tail(consumer, config, topic)
     finally:
         consumer.close()

@@ -36,6 +36,7 @@ from tests.helpers import (
     keyed,
     produce,
     read_all,
+    read_visible,
     ride,
     send,
     transactional,
@@ -329,7 +330,7 @@ def test_sigkill_in_mid_transaction(pricing: Pricing, tmp_path: Path) -> None:
         process.kill()
         process.wait()
 
-    visible = len(pricing.results())
+    visible = len(read_visible(pricing.config, pricing.result))
     assert 0 < visible < 50, "the first chunks are visible, the third is not"
     pricing.publish(computed)
     assert_once(pricing, sent)
@@ -599,8 +600,8 @@ def test_an_abandoned_transaction_holds_readers_back_for_half_a_minute_at_most(p
         writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
         assert writer._producer.flush(DEADLINE_S) == 0
         produce(pricing.config, pricing.result, [Raw(b"later", b"k", partition=0)])
-        assert pricing.results() == []
-        until(lambda: pricing.results() != [], "the broker has aborted it", within_s=35)
+        assert read_visible(pricing.config, pricing.result) == []
+        until(lambda: read_visible(pricing.config, pricing.result) != [], "the broker has aborted it", within_s=35)
         assert [record.value for record in pricing.results()] == [b"later"]
 
 
@@ -614,6 +615,6 @@ def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
             writer.send_all(pricing.result, [{"key": b"k", "value": b"v"}])
             writer.send(pricing.dlq, b"k", b"v", [])
             assert writer._producer.flush(DEADLINE_S) == 0
-            assert pricing.results() == pricing.dead_letters() == []
+            assert [read_visible(pricing.config, topic) for topic in (pricing.result, pricing.dlq)] == [[], []]
         assert len(pricing.results()) == len(pricing.dead_letters()) == 1
     assert pricing.publish(computed).results == 0
