@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import pytest
+
 from jobs.kafka.consume import Limits, group_offsets, stage
 from jobs.kafka.publish import Outlet, Published, publish
+from jobs.kafka.transaction import GroupWriter
 from jobs.rides.commit import Rejects, commit_offsets
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
@@ -19,7 +22,7 @@ from jobs.rides.transform import transform
 from jobs.settings import Settings
 from jobs.staging import Folder, Manifest
 from tests.conftest import Stack
-from tests.helpers import Raw, Record, keyed, produce, read_all, ride
+from tests.helpers import Raw, Record, keyed, produce, read_all, ride, until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
@@ -62,6 +65,24 @@ class Flow:
         manifest = self.stage()
         assert manifest is not None, f"nothing new on {self.source}"
         return manifest
+
+
+def held_when_forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages the client still holds each time when it shall forget those that were delivered."""
+    held: list[int] = []
+    forget_delivered = GroupWriter.forget_delivered
+
+    def counting(writer: GroupWriter) -> None:
+        held.append(len(writer._producer))
+
+        def is_empty() -> bool:
+            forget_delivered(writer)
+            return len(writer._producer) == 0
+
+        until(is_empty, "forgetting what was delivered")
+
+    monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
+    return held
 
 
 @dataclass

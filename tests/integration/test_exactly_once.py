@@ -42,7 +42,7 @@ from tests.helpers import (
     transactional,
     until,
 )
-from tests.integration.flow import Pricing
+from tests.integration.flow import Pricing, held_when_forgotten
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -450,19 +450,7 @@ def test_small_chunks_of_several_partitions_share_a_transaction(
 def test_delivered_messages_are_forgotten_while_their_transaction_goes_on(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[int] = []
-    forget_delivered = GroupWriter.forget_delivered
-
-    def counting(writer: GroupWriter) -> None:
-        held.append(len(writer._producer))
-
-        def is_empty() -> bool:
-            forget_delivered(writer)
-            return len(writer._producer) == 0
-
-        until(is_empty, "forgetting what was delivered")
-
-    monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
+    held = held_when_forgotten(monkeypatch)
     monkeypatch.setattr("jobs.kafka.publish.PIECE_RECORDS", 5)
     sent = [*(raw._replace(partition=0) for raw in rides(18)), Raw(b"bad", partition=0), Raw(None, partition=0)]
     produce(pricing.config, pricing.source, sent)

@@ -32,7 +32,7 @@ from jobs.sinks.elasticsearch import actions, apply_template
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, result, until
-from tests.integration.flow import Exporting, Flow, Pricing, Sinking
+from tests.integration.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -287,6 +287,16 @@ def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting:
         )
     exporting.run()
     assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 5
+
+
+def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = held_when_forgotten(monkeypatch)
+    monkeypatch.setattr("jobs.rides.commit.PIECE_RECORDS", 4)
+    bad = [b"%d" % number for number in range(10)]
+    produce(sinking.config, sinking.source, [Raw(value, b"k", partition=0) for value in bad])
+    assert sinking.run() == {"invalid_result": 10}
+    assert held == [4, 4, 2]
+    assert Counter(letter.value for letter in sinking.dead_letters()) == Counter(bad)
 
 
 def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting) -> None:
