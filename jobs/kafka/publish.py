@@ -135,8 +135,8 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
     for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
-        of_message = ((header["key"], header["value"]) for header in own or ())
-        writer.send(dlq_topic, key, value, [*of_message, *origin.headers, *error])
+        of_message = [(header["key"], header["value"]) for header in own] if own else []
+        writer.send(dlq_topic, key, value, of_message + origin.headers + error)
 
 
 def error_headers(rejects: pa.RecordBatch) -> list[Headers]:

@@ -108,7 +108,11 @@ def parse_ride(value: bytes | None) -> Ride:
         ride = _decode_ride(text)
     except msgspec.ValidationError:  # a field too many, too few, or of another type
         return _ride(_certain_members(text) or _parse_object(text))
-    except (msgspec.MsgspecError, RecursionError):
+    except msgspec.DecodeError as error:
+        if "\\" in text:  # msgspec knows no lone surrogate
+            return _ride(_parse_object(text))
+        raise RejectedError(Reason.INVALID_JSON, str(error)) from error
+    except RecursionError:
         return _ride(_parse_object(text))
     if not _is_certain(text, _RIDE_QUOTES):
         return _ride(_parse_object(text))

@@ -22,7 +22,7 @@ from jobs.rides.transform import transform
 from jobs.settings import Settings
 from jobs.staging import Folder, Manifest
 from tests.conftest import Stack
-from tests.helpers import Raw, Record, keyed, produce, read_all, ride, until
+from tests.helpers import Raw, Record, keyed, produce, read_all, ride, settle, until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
@@ -105,7 +105,10 @@ class Pricing(Flow):
         return publish(self.config, computed, self.outlet)
 
     def run(self) -> Published:
-        return self.publish(self.computed())
+        published = self.publish(self.computed())
+        for topic in (self.result, self.dlq):
+            settle(self.config, topic)
+        return published
 
     def results(self) -> list[Record]:
         return read_all(self.config, self.result)
@@ -169,7 +172,9 @@ class Sinking(Flow):
         return transformed, indexed
 
     def run(self) -> Counter[str]:
-        return self.commit(*self.write())
+        rejects = self.commit(*self.write())
+        settle(self.config, self.dlq)
+        return rejects
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """The index by _id, each document with its _version."""
