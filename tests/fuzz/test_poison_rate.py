@@ -34,6 +34,7 @@ def test_bad_messages_drain_at_least_at_0_4_of_the_speed_of_good_ones(
             pricing.config, pricing.source, [Raw(value, partition=0) for value in values * (MESSAGES // len(values))]
         )
         started = time.perf_counter()
+        # Not `run`, which waits for the transaction's markers as well.
         published = pricing.publish(pricing.computed())
         spent = time.perf_counter() - started
         assert (published.results, published.rejects.total()) == (results, rejects)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -579,6 +580,20 @@ def test_an_open_transaction_is_not_claimed(pricing: Pricing) -> None:
     producer.commit_transaction(DEADLINE_S)
     assert pricing.run().results == 10
     assert_once(pricing, [*before, *open_, *after])
+
+
+def test_what_these_tests_read_is_all_there_is(pricing: Pricing) -> None:
+    """Kafka answers a commit before readers see it: who reads at once would take what is late for lost."""
+    sent = rides(5)
+    producer = transactional(pricing.config, f"open-{pricing.group}")
+    send(producer, pricing.result, sent)
+    assert producer.flush(DEADLINE_S) == 0
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(pricing.results)
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=1)
+        producer.commit_transaction(DEADLINE_S)
+        assert ids(reading.result(DEADLINE_S)) == ids(sent)
 
 
 def test_an_abandoned_transaction_holds_readers_back_for_half_a_minute_at_most(pricing: Pricing) -> None:
