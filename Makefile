@@ -96,8 +96,8 @@ local-doctor: install  ## Check memory, disk and ports without starting anything
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
-topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs
-	@$(PY) -m jobs topics
+topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs; APPLY=1 alters it
+	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
 template: install-tools  ## Apply the Elasticsearch index template
 	@$(PY) -m jobs template
@@ -136,7 +136,15 @@ dlq-replay: install-tools  ## Send dead letters back to their source topic, each
 	@$(PY) -m jobs dlq-replay
 
 ##@ Operations that repair (docs/runbook_kafka.md)
-.PHONY: reindex reprocess cleanup
+.PHONY: offsets reindex reprocess cleanup
+offsets: install-tools  ## Set a group's offsets: GROUP=dag_compute_cost TO=kept|end|beginning|2026-01-05T08:00:00Z
+	@$(AT_TASKS) -m jobs offsets $(or $(GROUP),$(error of which group? make offsets GROUP=dag_compute_cost TO=kept)) \
+		$(or $(TO),$(error to where? make offsets GROUP=$(GROUP) TO=kept)) $(if $(YES),--yes)
+
+# What tasks stage, and the ids of their topics, are in a volume of the stack in Docker: a DAG's group is set there.
+AT_TASKS = $(if $(filter dag_%,$(GROUP)),$(or $(shell test -z "$$(docker compose ps --quiet --status running \
+	airflow-scheduler 2>/dev/null)" || echo docker compose exec airflow-scheduler python),$(PY)),$(PY))
+
 reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may run meanwhile
 	@$(PY) -m jobs reindex
 

@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 from benchmarks.stacks import TOPICS
 from jobs.clients import kafka_config
 from jobs.kafka import topics
-from jobs.kafka.claim import partitions
 from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
+from jobs.kafka.offsets import partitions
 from jobs.settings import ROOT, Settings
 
 _BATCH = 20_000

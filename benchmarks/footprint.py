@@ -19,6 +19,7 @@ from infra.local import elasticsearch, kafka
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.kafka.consume import Limits, stage
 from jobs.kafka.publish import Outlet, publish
+from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
 from jobs.rides.export import put_gcs
@@ -54,7 +55,7 @@ def _move(settings: Settings, storage: NoStorage) -> dict[str, int]:
     def staged(topic: str) -> Manifest:
         found = stage(
             config, topic, f"footprint-{topic}", folder.child(topic), limits,
-            wait_s=0, is_planned=False, has_output=lambda _: False,
+            topic_ids=TopicIds(folder), has_output=lambda _: False,
         )  # fmt: skip
         if found.manifest is None:
             raise SystemExit(f"There is nothing on {topic}.")

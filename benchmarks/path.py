@@ -16,6 +16,7 @@ from benchmarks.measured import answer, measured
 from benchmarks.route import Route, dead_letters
 from jobs.kafka.consume import Limits, stage
 from jobs.kafka.publish import Outlet, publish
+from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
 from jobs.rides.distance import distance_function
 from jobs.settings import Settings
@@ -28,8 +29,9 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ConsumeKafka")
     config = {"bootstrap.servers": route.bootstrap_servers}
     staged = stage(
-        config, route.source, route.target, folder, limits, wait_s=0, is_planned=False, has_output=lambda _: False
-    )
+        config, route.source, route.target, folder, limits,
+        topic_ids=TopicIds(_folder(route)), has_output=lambda _: False,
+    )  # fmt: skip
     return staged.url, staged.manifest.records if staged.manifest else 0
 
 

@@ -22,6 +22,7 @@ from elasticsearch import Elasticsearch
 from benchmarks.measured import answer, measured
 from jobs.clients import storage_client
 from jobs.kafka.consume import Limits, stage
+from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import documents, transform
@@ -58,7 +59,7 @@ def prepare(job: Job) -> list[str]:
     with measured():
         staged = stage(
             config, job.topic, "benchmark-sinks", job.staging.child("staged"), limits,
-            wait_s=0, is_planned=False, has_output=lambda _: False,
+            topic_ids=TopicIds(job.staging), has_output=lambda _: False,
         )  # fmt: skip
         assert staged.manifest is not None  # noqa: S101 (the topic holds results)
         url, transformed = transform(staged.manifest, job.staging.child("transformed"))

@@ -21,15 +21,18 @@ from rich.table import Column, Table
 from jobs import airflow_api
 from jobs import settings as configuration
 from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config, storage_client
-from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.errors import CANNOT_BE_TOLD, ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.kafka import topics as kafka_topics
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
-from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.open_transactions import explained
 from jobs.settings import ROOT, Settings
 
 # What takes long to load (pyarrow, the clients of the sinks) is imported by the commands that need it.
 if TYPE_CHECKING:
-    from jobs.rides.ledger import Ledger
+    from jobs.kafka.offsets import HeldBack
+    from jobs.kafka.set_offsets import Moves
+    from jobs.kafka.topic_ids import TopicIds
+    from jobs.rides.ledger import Lag, Ledger
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -44,18 +47,30 @@ _STALLED_S = 180
 
 
 @app.command()
-def topics() -> None:
+def topics(
+    apply: Annotated[bool, typer.Option("--apply", help="Give existing topics the settings of the file.")] = False,
+) -> None:
     """Create the topics of infra/kafka/topics.yml that are missing; report how the others differ."""
     settings = configuration.load()
     names = {"RAW_TOPIC": settings.raw_topic, "RESULT_TOPIC": settings.result_topic, "DLQ_TOPIC": settings.dlq_topic}
     declared = kafka_topics.declared(ROOT / "infra" / "kafka" / "topics.yml", names)
-    created, differences = kafka_topics.apply(kafka_config(settings), declared)
+    config = kafka_config(settings)
+    created, differences = kafka_topics.apply(config, declared)
+    altered = set(differences)
+    if apply:
+        differences = kafka_topics.alter(config, differences)
+    altered -= set(differences)
     table = Table("topic", "partitions", "state")
     for topic in declared:
         unlike = [f"{it.what} is {it.has}, declared {it.declared}" for it in differences if it.topic == topic.name]
+        unlike += [f"{it.what} was {it.has}, is {it.declared} now" for it in altered if it.topic == topic.name]
         state = "created" if topic.name in created else "\n".join(unlike) or "as declared"
         table.add_row(topic.name, str(topic.partitions), state)
     console.print(table)
+    if any(it.what != kafka_topics.PARTITIONS for it in differences):
+        console.print("Nothing that exists was altered. `make topics APPLY=1` gives it the declared settings.")
+    if any(it.what == kafka_topics.PARTITIONS for it in differences):
+        console.print('Partitions are added by hand: docs/runbook_kafka.md, "More partitions".')
 
 
 @app.command()
@@ -137,13 +152,29 @@ def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.
             return
 
 
-def _lag_table(settings: Settings) -> Table:
+def _lags(settings: Settings) -> dict[str, Lag]:
+    """What each group has still to do, read in the order of a ride's way: what one has passed the next one sees."""
     from jobs.rides.ledger import groups
     from jobs.rides.ledger import lag as group_lag
 
-    table = Table("group", "topic", "offsets to do")
+    config = kafka_config(settings)
+    return {group: group_lag(config, topic, group) for group, topic in groups(settings).items()}
+
+
+def _held(lags: dict[str, Lag]) -> list[HeldBack]:
+    return list(dict.fromkeys(it for found in lags.values() for it in found.held_back))
+
+
+def _lag_table(settings: Settings) -> Table:
+    from jobs.rides.ledger import groups
+
+    table = Table("group", "topic", "offsets to do", "held back")
+    lags = _lags(settings)
     for group, topic in groups(settings).items():
-        table.add_row(group, topic, f"{group_lag(kafka_config(settings), topic, group):,}")
+        held = sum(it.count for it in lags[group].held_back)
+        table.add_row(group, topic, f"{lags[group].offsets:,}", f"{held:,}" if held else "")
+    if found := _held(lags):
+        table.caption = "\n".join(["Held back by an open transaction:", *map(str, found)])
     return table
 
 
@@ -156,12 +187,10 @@ def export() -> None:
 
 @app.command()
 def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
-    """Wait until all groups have passed all there is; what is indexed and only waits to be exported is exported."""
-    from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, groups
-    from jobs.rides.ledger import lag as group_lag
+    """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
+    from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
 
     settings = configuration.load()
-    config = kafka_config(settings)
     deadline = time.monotonic() + timeout
     with _progress() as progress:
         titles = {COMPUTE_GROUP: "priced", INDEX_GROUP: "indexed", EXPORT_GROUP: "exported"}
@@ -169,7 +198,8 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
         most = dict.fromkeys(bars, 0)
         last, moved, asked = None, time.monotonic(), 0
         while True:
-            left = {group: group_lag(config, topic, group) for group, topic in groups(settings).items()}
+            lags = _lags(settings)
+            left = {group: found.offsets for group, found in lags.items()}
             for group, bar in bars.items():
                 most[group] = max(most[group], left[group])
                 progress.update(bar, total=most[group], completed=most[group] - left[group])
@@ -183,31 +213,46 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
             stalled = time.monotonic() - moved > _STALLED_S
             if stalled or time.monotonic() > deadline:
                 what = ", ".join(f"{group}: {count} offsets" for group, count in left.items())
-                raise ServiceUnavailableError(
-                    f"Still to do: {what}. Are both DAGs on, and what do their tasks' logs say? "
-                    f"http://localhost:{settings.airflow_port}"
+                held = explained(kafka_config(settings), _held(lags))
+                why = [f"Held back by an open transaction: {'; '.join(held)}."] if held else []
+                advice = (
+                    f"Are both DAGs on, and what do their tasks' logs say? http://localhost:{settings.airflow_port}"
                 )
+                raise ServiceUnavailableError(" ".join([f"Still to do: {what}.", *why, advice]))
             time.sleep(0.5)
 
 
 @app.command()
 def ledger() -> None:
     """Count every ride at every system. Exit code 0 balanced, 1 lost or doubled, 2 on its way, 3 cannot be told."""
-    from jobs.rides.ledger import CANNOT_BE_TOLD, take_ledger
+    # Nothing but the verdict may end with 1, as an exception would.
+    try:
+        exit_code = _ledger()
+    except DatastreamError as error:
+        _print_error(error)
+        exit_code = CANNOT_BE_TOLD
+    except Exception:
+        Console(stderr=True).print_exception()
+        exit_code = CANNOT_BE_TOLD
+    raise typer.Exit(exit_code)
+
+
+def _ledger() -> int:
+    from jobs.rides.ledger import take_ledger
 
     settings = configuration.load()
+    config = kafka_config(settings)
     with _progress() as progress:
-        clients = kafka_config(settings), elasticsearch_client(settings), storage_client(settings)
-        try:
-            found = take_ledger(settings, *clients, _bars(progress, "counting"))
-        except DatastreamError as error:
-            _print_error(error)
-            raise typer.Exit(CANNOT_BE_TOLD) from error
+        found = take_ledger(
+            settings, config, elasticsearch_client(settings), storage_client(settings), _bars(progress, "counting")
+        )
     path = settings.datastream_state / "ledger.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     _print_ledger(found, path)
-    raise typer.Exit(found.exit_code)
+    for line in explained(config, found.held_back):
+        console.print(f"held back by an open transaction: {escape(line)}", soft_wrap=True)
+    return found.exit_code
 
 
 def _print_ledger(found: Ledger, path: Path) -> None:
@@ -220,9 +265,11 @@ def _print_ledger(found: Ledger, path: Path) -> None:
         ("  pending", found.pending, "Kafka"),
         ("refused by the sinks", found.refused, "Kafka"),
         ("replayed", found.replayed, "Kafka"),
+        *((("foreign dead letters", found.foreign, "Kafka"),) if found.foreign else ()),
         *((("reprocessed", found.reprocessed, "Kafka"),) if found.reprocessed else ()),
         *((("results superseded by that", found.superseded, "Kafka"),) if found.superseded else ()),
         ("in flight to the sinks", found.in_flight, "Kafka"),
+        *((("held back (offsets)", sum(it.count for it in found.held_back), "Kafka"),) if found.held_back else ()),
         ("elasticsearch", found.elasticsearch, "Elasticsearch"),
         ("parquet", found.parquet, "Cloud Storage"),
     ):
@@ -386,6 +433,8 @@ def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
 @app.command()
 def dlq(count: Annotated[int, typer.Option(help="How many.", min=1)] = 20) -> None:
     """Show the latest dead letters and why they are there."""
+    from jobs.kafka.replay import latest
+
     settings = configuration.load()
     table = Table("source", "reason", "message", "value", "replayed")
     for message in latest(kafka_config(settings), settings.dlq_topic, count):
@@ -408,14 +457,71 @@ def dlq_replay(
     dry_run: Annotated[bool, typer.Option(help="Only count.")] = False,
 ) -> None:
     """Send dead letters back to their source topic: each one once, and none for ever."""
+    from jobs.kafka.replay import count_replayable, replay
+    from jobs.rides.ledger import dead_letter_sources
+
     settings = configuration.load()
-    sources = settings.raw_topic, settings.result_topic
-    work = count_replayable if dry_run else replay
-    done = work(kafka_config(settings), settings.dlq_topic, sources, max_replays)
+    config, sources = kafka_config(settings), dead_letter_sources(settings)
+    if dry_run:
+        done = count_replayable(config, settings.dlq_topic, sources, max_replays)
+    else:
+        done = replay(config, settings.dlq_topic, sources, max_replays, _topic_ids(settings))
     verb = "would go" if dry_run else "went"
     for topic, count in done.sent.items():
         console.print(f"{count:,} dead letters {verb} back to {topic}")
     console.print(f"{done.sent.total():,} in all; {done.left:,} left alone, sent back {max_replays}× or more already")
+    if done.foreign:
+        console.print(f"{done.foreign:,} more were written by others: left alone, too")
+    for line in explained(config, done.held):
+        console.print(f"held back by an open transaction: {escape(line)}", soft_wrap=True)
+
+
+@app.command()
+def offsets(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="dag_compute_cost, dag_index_and_export, …")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="kept, beginning, end, or a time: 2026-01-05T08:00:00Z.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Set the offsets of a consumer group. First says how many messages it would skip or repeat, and asks.
+
+    kept: where this pipeline was, by the copy that it keeps of its offsets.
+    """
+    from jobs.kafka import set_offsets as work
+    from jobs.rides.ledger import all_groups
+
+    settings = configuration.load()
+    topics = all_groups(settings)
+    if group not in topics:
+        raise ConfigurationError(f"GROUP={group!r}: there are {', '.join(topics)}.")
+    config, topic_ids = kafka_config(settings), _topic_ids(settings)
+    with _progress() as progress:
+        found = work.look(config, topics[group], group, to, topic_ids=topic_ids, progress=_bars(progress))
+    _print_moves(found)
+    if not yes:
+        typer.confirm("Set these offsets?", abort=True)
+    work.set_offsets(config, found, topic_ids)
+    console.print(f"Group {group} goes on from there. `make ledger` tells whether all adds up.")
+
+
+def _print_moves(found: Moves) -> None:
+    table = Table(found.topic, "was", "will be", "skips", "repeats")
+    for it in found.moves:
+        was, target = ("?" if offset is None else str(offset) for offset in (it.before, it.target.offset))
+        table.add_row(str(it.partition), was, target, f"{it.skipped:,}", f"{it.repeated:,}")
+    console.print(table)
+    most = "" if found.is_certain else " at most (nobody knows where the group was)"
+    console.print(
+        f"Group {found.group} would skip {found.skipped:,} messages that it has not read, and repeat "
+        f"{found.repeated:,}{most}.",
+        soft_wrap=True,
+    )
+
+
+def _topic_ids(settings: Settings) -> TopicIds:
+    from jobs.kafka.topic_ids import TopicIds
+    from jobs.staging import Folder
+
+    return TopicIds(Folder(settings.staging))
 
 
 def _progress() -> Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import ConfigurationError
@@ -16,6 +16,15 @@ LOOPBACK = "127.0.0.1"
 DistanceMethod = Literal["haversine", "geodesic"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def check_distinct(*topics: str) -> None:
+    """Raises ConfigurationError if two topics of a step are one: it would read what it writes, for ever."""
+    if len(set(topics)) != len(topics):
+        raise ConfigurationError(
+            f"{', '.join(topics)}: RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC must be three different names. Set them in "
+            ".env, or as Airflow's Variables. Nothing was done."
+        )
 
 
 class Settings(BaseSettings):
@@ -95,6 +104,11 @@ class Settings(BaseSettings):
             raise ValueError("south must be below north and west below east, in degrees")
         return text
 
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Settings:
+        check_distinct(self.raw_topic, self.result_topic, self.dlq_topic)
+        return self
+
     @property
     def bootstrap_servers(self) -> str:
         return self.kafka_bootstrap_servers or f"{LOOPBACK}:{self.kafka_port}"
@@ -142,7 +156,8 @@ def load() -> Settings:
     """Read the settings.
 
     Raises:
-        ConfigurationError: names each setting that is wrong, what it holds and what it may hold.
+        ConfigurationError: names each setting that is wrong, what it holds and what it may hold; or two topics have
+            one name.
     """
     try:
         return Settings()

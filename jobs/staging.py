@@ -82,11 +82,12 @@ class Chunk(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What a run works on, where its chunks are, and the messages that cannot go on.
 
-    A chunk was ended by the message that reached `chunk_records` or `chunk_bytes`. `rejects_url` is an Arrow file of
-    REJECT_SCHEMA.
+    `topic_id` is that of the topic when the claim was made. A chunk was ended by the message that reached
+    `chunk_records` or `chunk_bytes`. `rejects_url` is an Arrow file of REJECT_SCHEMA.
     """
 
     topic: str
+    topic_id: str
     group: str
     claims: tuple[Claim, ...]
     chunks: tuple[Chunk, ...]
@@ -103,6 +104,14 @@ class Manifest(msgspec.Struct, frozen=True):
     def ends(self) -> dict[int, int]:
         """The offsets that the group has committed when the run is done, by partition."""
         return {claim.partition: claim.end for claim in self.claims}
+
+    def check_topic(self, topic_id: str) -> None:
+        """Raises OffsetsError if the topic's id is another one by now: it was deleted and made again."""
+        if topic_id != self.topic_id:
+            raise OffsetsError(
+                f"{self.topic} was deleted and made again since this run's claim (id {self.topic_id}, now {topic_id}). "
+                "Nothing was committed. The next run says what to do."
+            )
 
     def ends_behind(self, offsets: dict[int, int | None]) -> dict[int, int]:
         """The ends that are not behind committed offsets (by partition), so that no commit goes backwards.
@@ -154,6 +163,18 @@ class Folder:
 
     def write_manifest(self, manifest: msgspec.Struct) -> str:
         return self._write(_MANIFEST, lambda stream: stream.write(msgspec.json.encode(manifest)))
+
+    def write_text(self, name: str, text: str) -> str:
+        """Write a small file; its URL."""
+        return self._write(name, lambda stream: stream.write(text.encode()))
+
+    def read_text(self, name: str) -> str | None:
+        """What `write_text` wrote; None if there is no such file."""
+        try:
+            with self._fs.open_input_stream(f"{self._path}/{name}") as stream:
+                return bytes(stream.read()).decode()
+        except FileNotFoundError:
+            return None
 
     def _write(self, name: str, write: Callable[[Any], object]) -> str:
         self._fs.create_dir(self._path, recursive=True)

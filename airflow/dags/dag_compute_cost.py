@@ -38,7 +38,8 @@ with DAG(
         task_id="ConsumeKafka",
         topic="{{ var.value.RAW_TOPIC }}",
         group="dag_compute_cost",
-        output_topics=["{{ var.value.RESULT_TOPIC }}", "{{ var.value.DLQ_TOPIC }}"],
+        result_topic="{{ var.value.RESULT_TOPIC }}",
+        dlq_topic="{{ var.value.DLQ_TOPIC }}",
         waits_for_messages=True,
     )
     compute = ComputeCostOperator(task_id="ComputeCostTravel", staged=consume.output)

@@ -45,7 +45,7 @@ with DAG(
         task_id="ConsumeKafka",
         topic="{{ var.value.RESULT_TOPIC }}",
         group="dag_index_and_export",
-        output_topics=["{{ var.value.DLQ_TOPIC }}"],
+        dlq_topic="{{ var.value.DLQ_TOPIC }}",
     )
     transform = TransformJSONOperator(task_id="TransformJSON", staged=consume.output)
     put_elasticsearch = PutElasticsearchOperator(

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 import msgspec
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    OFFSET_END,
-    OFFSET_INVALID,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from jobs.errors import IS_IT_UP, ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import REQUEST_TIMEOUT_S
-from jobs.kafka.dead_letter import error_text, headers_of
+from jobs.errors import IS_IT_UP, OffsetsError, ServiceUnavailableError
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config
+from jobs.kafka.dead_letter import headers_of, is_dead_letter_of
+from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, bounds, partitions
 
 log = logging.getLogger(__name__)
 
 # How many messages one call takes from librdkafka's queue, and how long it waits for them.
 _BATCH = 10_000
 _POLL_S = 1.0
-# A group has no coordinator for a moment: on a fresh broker, and after one moved.
-_ELECTING = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -45,82 +30,20 @@ class Claim(msgspec.Struct, frozen=True):
     end: int
 
 
-class Committed(msgspec.Struct, frozen=True):
-    """What a group has committed for one partition; offset is None where it never did."""
-
-    offset: int | None
-    metadata: str = ""
+def holds_results(config: Config, client: Consumer, topic: str) -> bool:
+    """Whether a topic has a committed message. Offsets alone do not tell: aborted messages take some too."""
+    return _any(config, client, topic, lambda _: True)
 
 
-class Bounds(msgspec.Struct, frozen=True):
-    """The offsets that a partition holds: [low, end), end being the last stable offset."""
-
-    low: int
-    end: int
+def holds_dead_letters(config: Config, client: Consumer, topic: str, source: str, dag_id: str) -> bool:
+    """Whether a topic has a dead letter of a source topic that one DAG has written."""
+    return _any(config, client, topic, lambda message: is_dead_letter_of(headers_of(message), source, dag_id))
 
 
-def partitions(client: Consumer, topic: str) -> list[int]:
-    """The partitions of a topic.
-
-    Raises:
-        ConfigurationError: there is no such topic, or there cannot be one of that name.
-    """
-    metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
-    if metadata.error is not None:
-        if metadata.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
-            raise ConfigurationError(
-                f"There is no topic {topic!r}: {metadata.error.str()}. `make topics` makes what infra/kafka/topics.yml "
-                "says; the names are RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC."
-            )
-        raise KafkaException(metadata.error)
-    return sorted(metadata.partitions)
-
-
-def committed(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Committed]:
-    """What the consumer's group has committed, by partition; an open transaction of the group is waited for."""
-    asked = [TopicPartition(topic, partition) for partition in of]
-    until_coordinated = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
-        stop=stop_after_delay(REQUEST_TIMEOUT_S),
-        wait=wait_fixed(0.2),
-        reraise=True,
-    )
-    answers = until_coordinated(client.committed, asked, timeout=REQUEST_TIMEOUT_S)
-    for answer in answers:
-        if answer.error is not None:
-            raise KafkaException(answer.error)
-    return {
-        answer.partition: Committed(None if answer.offset == OFFSET_INVALID else answer.offset, answer.metadata or "")
-        for answer in answers
-    }
-
-
-def bounds(client: Consumer, topic: str, of: Sequence[int]) -> dict[int, Bounds]:
-    """The low and the last stable offset of each partition.
-
-    As for a time, Kafka's ListOffsets request takes -2 for the beginning and -1 for the end; the end is the last
-    stable one because the consumer reads committed messages only. (An AdminClient needs a second to start.)
-    """
-    found: list[dict[int, int]] = []
-    for edge in (OFFSET_BEGINNING, OFFSET_END):
-        asked = [TopicPartition(topic, partition, edge) for partition in of]
-        answers = client.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
-        for answer in answers:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-        found.append({answer.partition: answer.offset for answer in answers})
-    lows, ends = found
-    return {partition: Bounds(lows[partition], ends[partition]) for partition in of}
-
-
-def holds_output(client: Consumer, topic: str, source: str) -> bool:
-    """Whether a topic has a committed message that was made of one of `source`: a result, or a dead letter of it.
-
-    Offsets alone do not tell: aborted messages take some too.
-    """
-    for partition, within in bounds(client, topic, partitions(client, topic)).items():
+def _any(config: Config, client: Consumer, topic: str, is_wanted: Callable[[Message], bool]) -> bool:
+    for partition, within in bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S).items():
         with closing(read(client, topic, Claim(partition, within.low, within.end))) as messages:
-            if any(error_text(headers_of(message), "topic") in ("", source) for batch in messages for message in batch):
+            if any(is_wanted(message) for batch in messages for message in batch):
                 return True
     return False
 
@@ -138,9 +61,10 @@ def starting_offsets(
     """
     if has_output and all(committed.offset is None for committed in at.values()):
         raise OffsetsError(
-            f"Group {group} has no committed offsets on {topic}, but its output exists: they expired or were deleted, "
-            "and starting from the beginning would do the work twice. Set them by hand: docs/runbook_kafka.md, "
-            '"Resetting offsets".'
+            f"Group {group} has no committed offsets on {topic}, but its output exists: they expired or were deleted "
+            f"(the topic is the same), and starting from the beginning would do the work twice. `make offsets "
+            f"GROUP={group} TO=kept` restores them from their copy; if that is gone too: docs/runbook_kafka.md, "
+            '"Setting offsets".'
         )
     starts = {}
     for partition, bound in within.items():
@@ -150,7 +74,7 @@ def starting_offsets(
             raise OffsetsError(
                 f"{topic}[{partition}]: group {group} committed offset {start}, but retention has deleted the "
                 f"{bound.low - start} messages up to {bound.low}. They are lost to it. To go on from what is left: "
-                'docs/runbook_kafka.md, "Resetting offsets".'
+                f"`make offsets GROUP={group} TO=beginning`."
             )
         check_end(topic, group, partition, start, bound)
         starts[partition] = start
@@ -162,7 +86,8 @@ def check_end(topic: str, group: str, partition: int, offset: int, within: Bound
     if offset > within.end:
         raise OffsetsError(
             f"{topic}[{partition}]: group {group} committed or planned offset {offset}, but the topic ends at "
-            f'{within.end}: it was deleted and made anew. docs/runbook_kafka.md, "Resetting offsets".'
+            f"{within.end}: its end was lost (an unclean broker, a restored disk). docs/runbook_kafka.md, "
+            '"Setting offsets".'
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaException
 
@@ -31,8 +31,10 @@ CONNECTED = {"enable.sparse.connections": False}
 
 
 @contextmanager
-def consumer(config: Config, group: str) -> Iterator[Consumer]:
-    """A consumer for assigned partitions: it reads committed messages, commits nothing by itself and is closed.
+def consumer(
+    config: Config, group: str, *, isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
+) -> Iterator[Consumer]:
+    """A consumer for assigned partitions: it commits nothing by itself and is closed.
 
     `config` holds at least bootstrap.servers; what a connection says about security goes through as it is.
     """
@@ -45,7 +47,7 @@ def consumer(config: Config, group: str) -> Iterator[Consumer]:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "enable.partition.eof": True,
             # Bounds what a batch may hold unpacked, too: with the default of 100 MB, a message of 80 MiB that zstd made
             # small enough for its topic could not be read, and would block its partition.

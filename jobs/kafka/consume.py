@@ -16,20 +16,11 @@ from numpy.typing import NDArray
 
 from jobs import cyclic_gc
 from jobs.errors import OffsetsError
-from jobs.kafka.claim import (
-    Bounds,
-    Claim,
-    Committed,
-    bounds,
-    check_end,
-    committed,
-    limited,
-    partitions,
-    read,
-    starting_offsets,
-    wait_for_message,
-)
-from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.claim import Claim, check_end, limited, read, starting_offsets, wait_for_message
+from jobs.kafka.client import Config, broker_errors
+from jobs.kafka.offsets import Bounds, Committed, GroupReader, bounds, group_reader
+from jobs.kafka.ownership import check_ownership
+from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
 from jobs.staging import MESSAGE_SCHEMA, Chunk, Folder, Manifest, message_batch
 
@@ -49,7 +40,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """What a run has to do: the manifest (None: nothing), and by how many offsets the group was behind."""
+    """What a run has to do: the manifest (None: nothing), and by how many offsets the group was behind.
+
+    `lag` counts to the high watermarks, so what open transactions hold back is in it.
+    """
 
     lag: int
     url: str = ""
@@ -72,52 +66,51 @@ def stage(
     folder: Folder,
     limits: Limits,
     *,
-    wait_s: float,
-    is_planned: bool,
+    topic_ids: TopicIds,
+    wait_s: float = 0,
+    settle_s: float = 0,
+    is_planned: bool = False,
     has_output: Callable[[Consumer], bool],
 ) -> Staged:
     """Claim and stage what the group has still to do on `topic`.
 
     Args:
         folder: where the chunks go; one for each try of a task.
+        topic_ids: the topics that groups have worked with.
         wait_s: seconds to wait for a first message where there is none.
+        settle_s: seconds to wait for the end of the transactions that are open now, so that the claim covers them.
         is_planned: whether the cut has to be the same at every later try (see `Plan`).
         has_output: tells whether the group's output exists; asked only when it has no committed offsets.
 
     Raises:
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed.
     """
-    with broker_errors(config, f"reading {topic}"), consumer(config, group) as client:
-        claims, plan, lag = _claim(client, topic, group, limits, wait_s=wait_s, has_output=has_output)
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
+        topic_id = check_ownership(config, reader, topic_ids)
+        claims, plan, lag = _claim(config, reader, limits, wait_s=wait_s, settle_s=settle_s, has_output=has_output)
         if all(claim.start == claim.end for claim in claims):
             return Staged(lag)
         if is_planned and plan is None:
             claims, plan = _plan(config, topic, group, claims, limits)
         if plan is not None:
             limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
-        chunks = tuple(chunk for claim in claims for chunk in _stage_claim(client, topic, claim, folder, limits))
-    manifest = Manifest(topic, group, tuple(claims), chunks, limits.chunk_records, limits.chunk_bytes)
+        chunks = tuple(chunk for it in claims for chunk in _stage_claim(reader.consumer, topic, it, folder, limits))
+    manifest = Manifest(topic, topic_id, group, tuple(claims), chunks, limits.chunk_records, limits.chunk_bytes)
     return Staged(lag, folder.write_manifest(manifest), manifest)
 
 
-def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
-    """The committed offsets of a group, by partition."""
-    with broker_errors(config, f"reading the offsets of {group}"), consumer(config, group) as client:
-        return {partition: at.offset for partition, at in committed(client, topic, partitions(client, topic)).items()}
-
-
 def _claim(
-    client: Consumer,
-    topic: str,
-    group: str,
+    config: Config,
+    reader: GroupReader,
     limits: Limits,
     *,
     wait_s: float,
+    settle_s: float,
     has_output: Callable[[Consumer], bool],
 ) -> tuple[list[Claim], Plan | None, int]:
-    of = partitions(client, topic)
-    at = committed(client, topic, of)
-    within = bounds(client, topic, of)
+    topic, group, client = reader.topic, reader.group, reader.consumer
+    at = reader.committed()
+    within = bounds(config, client, topic, list(at), settle_s=settle_s)
     is_new = all(found.offset is None for found in at.values())
     starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
     if found := _planned(at):
@@ -128,28 +121,18 @@ def _claim(
         return claims, plan, _lag(starts, within)
     claims = limited(starts, within, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        within = bounds(client, topic, of)
+        within = bounds(config, client, topic, list(at))
         claims = limited(starts, within, limits.run_records)
     return claims, None, _lag(starts, within)
 
 
 def _lag(starts: dict[int, int], within: dict[int, Bounds]) -> int:
-    return sum(within[partition].end - start for partition, start in starts.items())
+    return sum(within[partition].high - start for partition, start in starts.items())
 
 
 def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
     """The claim that an earlier run planned and did not finish."""
-    try:
-        plans = {
-            partition: msgspec.json.decode(found.metadata, type=Plan)
-            for partition, found in at.items()
-            if found.metadata
-        }
-    except msgspec.MsgspecError as error:
-        raise OffsetsError(
-            f"The metadata of the group's committed offsets is no plan of ours ({error}): another tool has written it. "
-            'Set the offsets anew without metadata: docs/runbook_kafka.md, "Resetting offsets".'
-        ) from error
+    plans = {partition: plan for partition, found in at.items() if (plan := found.plan(Plan)) is not None}
     if not plans:
         return None
     claims = [Claim(partition, at[partition].offset or 0, plan.end) for partition, plan in plans.items()]
@@ -168,8 +151,8 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
                 f"Another worker of group {group} has committed offsets on {topic} since this one made its claim. "
                 "Nothing was written; the next try claims anew."
             )
-        metadata = {partition: msgspec.json.encode(plan).decode() for partition, plan in plans.items()}
-        with writer.transaction({claim.partition: claim.start for claim in claims}, metadata):
+        texts = {partition: msgspec.json.encode(plan) for partition, plan in plans.items()}
+        with writer.transaction({claim.partition: claim.start for claim in claims}, texts):
             pass
     return claims, next(iter(plans.values()))
 

@@ -82,6 +82,11 @@ def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
     return ""
 
 
+def is_dead_letter_of(headers: Sequence[tuple[str, bytes | None]] | None, source: str, dag_id: str) -> bool:
+    """Whether a DAG has written this dead letter about a message of its source topic; others may write there, too."""
+    return error_text(headers, "topic") == source and error_text(headers, "connector.name") == dag_id
+
+
 def times_replayed(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
     """How often the message was sent back to its source topic; a mark that is no number counts as once."""
     marks = [value or b"" for key, value in headers or [] if key == REPLAYED]

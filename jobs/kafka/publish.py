@@ -15,6 +15,7 @@ from jobs import cyclic_gc
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.settings import check_distinct
 from jobs.staging import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
@@ -52,13 +53,16 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
 
     Raises:
         ConfigurationError: one of the topics does not exist.
-        OffsetsError: the group was set back to before the claim.
+        OffsetsError: the group was set back to before the claim, somebody else has committed for it, or the topic was
+            made again.
         ServiceUnavailableError: a broker is away, or a newer worker has taken over. What was committed stays, the
             rest is aborted, and the next try goes on from there.
     """
+    check_distinct(manifest.topic, outlet.result_topic, outlet.dlq_topic)
     published = Published()
     with group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
+        manifest.check_topic(writer.topic_id)
         at = writer.offsets()
         if manifest.is_passed_by(at):
             return published

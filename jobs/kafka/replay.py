@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 from confluent_kafka import Consumer, Message
 
-from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read, starting_offsets
+from jobs.kafka.claim import Claim, read, starting_offsets
 from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, headers_of, replay_headers, times_replayed
+from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, replay_headers, times_replayed
+from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_reader, held_back, partitions
+from jobs.kafka.ownership import check_ownership
+from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
 
 GROUP = "dlq_replay"
@@ -18,17 +21,24 @@ _CHUNK = 10_000
 
 
 class Replayed(msgspec.Struct):
-    """What became of dead letters: sent back by topic, and left alone because they were sent back often enough."""
+    """What became of dead letters.
+
+    `sent` back, by topic; `left` alone because they were sent back often enough; `foreign`: not this pipeline's; `held`
+    back by open transactions.
+    """
 
     sent: Counter[str] = msgspec.field(default_factory=Counter)
     left: int = 0
+    foreign: int = 0
+    held: list[HeldBack] = msgspec.field(default_factory=list)
 
 
 def latest(config: Config, topic: str, count: int) -> list[Message]:
     """The latest dead letters by time, newest first."""
     found: list[Message] = []
     with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
-        for partition, within in bounds(client, topic, partitions(client, topic)).items():
+        asked = partitions(client, topic)
+        for partition, within in bounds(config, client, topic, asked, settle_s=SETTLE_S).items():
             found += _last(client, topic, partition, within, count)
     return sorted(found, key=lambda message: message.timestamp()[1], reverse=True)[:count]
 
@@ -44,49 +54,59 @@ def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: i
         span *= 4
 
 
-def replay(config: Config, topic: str, sources: tuple[str, ...], max_replays: int) -> Replayed:
+def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: int, topic_ids: TopicIds) -> Replayed:
     """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
 
     Args:
-        sources: the topics that messages may go back to.
+        sources: the topics that messages may go back to, each with the DAG that writes their dead letters.
         max_replays: leave alone what was sent back so often already.
+
+    Raises:
+        OffsetsError: the dead-letter topic was made again, or somebody else has committed for the group.
+        ServiceUnavailableError: a broker is away. What was sent stays sent; doing it again goes on from there.
     """
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+        check_ownership(config, reader, topic_ids)
     replayed = Replayed()
     with group_writer(config, GROUP, topic, _CHUNK) as writer:
-        for partition, messages in _waiting(config, topic):
+        for partition, messages in _waiting(config, topic, replayed):
             with writer.transaction({partition: messages[-1].offset() + 1}):
                 for source, message in _sort(messages, sources, max_replays, replayed):
                     writer.send(source, message.key(), message.value(), replay_headers(headers_of(message)))
     return replayed
 
 
-def count_replayable(config: Config, topic: str, sources: tuple[str, ...], max_replays: int) -> Replayed:
+def count_replayable(config: Config, topic: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
     """What `replay` would do."""
     replayed = Replayed()
-    for _, messages in _waiting(config, topic):
+    for _, messages in _waiting(config, topic, replayed):
         _sort(messages, sources, max_replays, replayed)
     return replayed
 
 
-def _waiting(config: Config, topic: str) -> Iterator[tuple[int, list[Message]]]:
-    """The dead letters behind what was replayed, by partition."""
-    with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
-        at = committed(client, topic, partitions(client, topic))
-        within = bounds(client, topic, list(at))
+def _waiting(config: Config, topic: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
+    """The dead letters behind what was replayed, by partition; notes what is held back."""
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+        at = reader.committed()
+        within = bounds(config, reader.consumer, topic, list(at), settle_s=SETTLE_S)
+        replayed.held = held_back(topic, within)
         starts = starting_offsets(topic, GROUP, at, within, has_output=False)
         for partition, start in starts.items():
-            for messages in read(client, topic, Claim(partition, start, within[partition].end)):
+            for messages in read(reader.consumer, topic, Claim(partition, start, within[partition].end)):
                 yield partition, messages
 
 
 def _sort(
-    messages: list[Message], sources: tuple[str, ...], max_replays: int, replayed: Replayed
+    messages: list[Message], sources: Mapping[str, str], max_replays: int, replayed: Replayed
 ) -> list[tuple[str, Message]]:
     """The dead letters to send back with the topic that each goes to; counts them, and those left alone."""
     going = []
     for message in messages:
-        source = error_text(headers_of(message), "topic")
-        if source in sources and times_replayed(headers_of(message)) < max_replays:
+        headers = headers_of(message)
+        source = error_text(headers, "topic")
+        if source not in sources or not is_dead_letter_of(headers, source, sources[source]):
+            replayed.foreign += 1
+        elif times_replayed(headers) < max_replays:
             going.append((source, message))
             replayed.sent[source] += 1
         else:

@@ -8,11 +8,22 @@ from pathlib import Path
 import msgspec
 import yaml
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.settings import check_distinct
+
+# The name of a difference that is not a setting.
+PARTITIONS = "partitions"
 
 
 class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +36,7 @@ class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What a topic has and what is declared. Nothing is changed: that is a decision for people."""
+    """What a topic has and what is declared."""
 
     topic: str
     what: str
@@ -41,13 +52,15 @@ def declared(path: Path, names: Mapping[str, str]) -> list[Topic]:
     """The topics of a file, under the names that the settings give them.
 
     Raises:
-        ConfigurationError: the file is not as it should be.
+        ConfigurationError: the file is not as it should be, or two topics have one name.
     """
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    return [msgspec.structs.replace(topic, name=names.get(topic.setting, topic.name)) for topic in file.topics]
+    topics = [msgspec.structs.replace(topic, name=names.get(topic.setting, topic.name)) for topic in file.topics]
+    check_distinct(*(topic.name for topic in topics))
+    return topics
 
 
 def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:
@@ -79,6 +92,26 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
         ]
 
 
+def alter(config: Config, differences: list[Difference]) -> list[Difference]:
+    """Give existing topics the settings that are declared.
+
+    Returns:
+        What stays as it is: the number of partitions, because a new one changes which partition a key belongs to.
+    """
+    settings = [it for it in differences if it.what != PARTITIONS]
+    resources: dict[str, ConfigResource] = {}
+    for it in settings:
+        resource = resources.setdefault(it.topic, ConfigResource(ResourceType.TOPIC, it.topic))
+        resource.add_incremental_config(ConfigEntry(it.what, it.declared, incremental_operation=AlterConfigOpType.SET))
+    if resources:
+        with broker_errors(config, "altering topics"):
+            admin = AdminClient({**QUIET, **config})
+            answers = admin.incremental_alter_configs(list(resources.values()), request_timeout=REQUEST_TIMEOUT_S)
+            for answer in answers.values():
+                answer.result()
+    return [it for it in differences if it.what == PARTITIONS]
+
+
 def _wait_until_known(admin: AdminClient, name: str) -> None:
     """Wait until the broker, which has taken a new topic, gives its partitions out."""
     until_known = Retrying(
@@ -93,7 +126,7 @@ def _differences(admin: AdminClient, topic: Topic) -> list[Difference]:
     found = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
     differences = []
     if found != topic.partitions:
-        differences.append(Difference(topic.name, "partitions", str(found), str(topic.partitions)))
+        differences.append(Difference(topic.name, PARTITIONS, str(found), str(topic.partitions)))
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     held = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
     for name, value in topic.config.items():

@@ -13,12 +13,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
-from jobs.kafka.claim import Committed, committed, partitions
-from jobs.kafka.client import CONNECTED, MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config, consumer
+from jobs.kafka.client import CONNECTED, MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config
 from jobs.kafka.dead_letter import Headers
+from jobs.kafka.offsets import Committed, GroupReader, group_reader, metadata_text, partitions, read_topic_id
 
 # A killed worker's open transaction holds readers back for so long at most.
 _TRANSACTION_TIMEOUT_S = 20
@@ -61,34 +61,48 @@ def _answered(call: Callable[..., object], *arguments: Any) -> None:
 
 
 class GroupWriter:
-    """Writes messages together with its group's offsets. Made by `group_writer`, when older workers are fenced."""
+    """Writes messages together with its group's offsets. Made by `group_writer`, when older workers are fenced.
 
-    def __init__(self, producer: Producer, consumer: Consumer, topic: str) -> None:
+    `topic_id` is the id that the source topic has now.
+    """
+
+    def __init__(self, producer: Producer, reader: GroupReader, topic_id: str) -> None:
         self._producer = producer
-        self._consumer = consumer
-        self.topic = topic
+        self._reader = reader
+        self.topic = reader.topic
+        self.topic_id = topic_id
 
     def committed(self) -> dict[int, Committed]:
-        """The group's committed offsets, by partition of the source topic."""
-        return committed(self._consumer, self.topic, partitions(self._consumer, self.topic))
+        """The group's committed offsets, by partition of the source topic.
+
+        Raises:
+            OffsetsError: somebody else has committed for the group.
+        """
+        return self._reader.committed()
 
     def offsets(self) -> dict[int, int | None]:
         """The group's committed offsets without their metadata; None where it never committed."""
         return {partition: found.offset for partition, found in self.committed().items()}
 
     @contextmanager
-    def transaction(self, offsets: Mapping[int, int], metadata: Mapping[int, str] | None = None) -> Iterator[None]:
-        """Everything that is sent inside becomes visible together with the group's new offsets, or not at all."""
-        notes = metadata or {}
+    def transaction(self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None) -> Iterator[None]:
+        """Everything that is sent inside becomes visible together with the group's new offsets, or not at all.
+
+        Args:
+            offsets: by partition of the source topic.
+            plans: what `Committed.plan` is to find there, as JSON; nothing where it is left out.
+        """
+        noted = plans or {}
         self._producer.begin_transaction()
         try:
             yield
-            positions = [
-                TopicPartition(self.topic, partition, offset, metadata=notes.get(partition, ""))
-                for partition, offset in offsets.items()
-            ]
-            group = self._consumer.consumer_group_metadata()
-            _answered(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
+            for client in self._reader.writers:
+                positions = [
+                    TopicPartition(self.topic, it, offset, metadata=metadata_text(self.topic_id, noted.get(it)))
+                    for it, offset in offsets.items()
+                ]
+                group = client.consumer_group_metadata()
+                _answered(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
             _answered(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
         except _NoAnswerError:
             raise  # an abort would wait for the same answer; the next worker's init_transactions aborts
@@ -114,7 +128,7 @@ class GroupWriter:
     def check_topics(self, *topics: str) -> None:
         """Raises ConfigurationError if one of them does not exist: sending would wait for it until the deadline."""
         for topic in topics:
-            partitions(self._consumer, topic)
+            partitions(self._reader.consumer, topic)
 
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
@@ -153,6 +167,7 @@ def group_writer(
         chunk_records: the most messages of one transaction; sizes the producer's queue.
 
     Raises:
+        ConfigurationError: there is no such topic.
         ServiceUnavailableError: a broker is away, or a newer worker has taken over. Nothing was committed.
     """
     settings = {
@@ -172,10 +187,11 @@ def group_writer(
         "compression.type": "lz4",
     }
     try:
-        with consumer(config, group) as offsets:
+        with group_reader(config, topic, group) as reader:
             producer = Producer(settings)
             _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
-            yield GroupWriter(producer, offsets, topic)
+            reader.partitions()  # a topic that does not exist is a wrong setting
+            yield GroupWriter(producer, reader, read_topic_id(config, topic))
     except KafkaException as error:
         fault = error.args[0]
         where = f"Kafka at {config['bootstrap.servers']}: writing for group {group} failed"

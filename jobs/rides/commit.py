@@ -12,6 +12,7 @@ from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
 from jobs.kafka.transaction import group_writer
+from jobs.settings import check_distinct
 from jobs.staging import Manifest, read_batches
 
 
@@ -35,7 +36,8 @@ def commit_offsets(
         How many were rejected, by reason; empty if another worker has committed this claim already.
 
     Raises:
-        OffsetsError: the group is neither where the claim starts nor behind its end.
+        OffsetsError: the group is neither where the claim starts nor behind its end, somebody else has committed for
+            it, or the topic was made again.
         ServiceUnavailableError: a broker is away, or a newer worker has taken over; nothing was committed.
     """
     counts: Counter[str] = Counter()
@@ -45,7 +47,9 @@ def commit_offsets(
         config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
     ) as writer:
         if rejects:
+            check_distinct(manifest.topic, dlq_topic)
             writer.check_topics(dlq_topic)
+        manifest.check_topic(writer.topic_id)
         at = writer.offsets()
         if manifest.is_passed_by(at):
             return counts

@@ -13,43 +13,54 @@ import msgspec
 from confluent_kafka import TopicPartition
 from google.cloud import storage
 
-from jobs.kafka.claim import bounds, committed, partitions
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors, consumer
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.consume import Plan
+from jobs.kafka.offsets import bounds, group_reader
 from jobs.rides.transform import flatten
 from jobs.sinks.parquet import check_bucket, export, object_name
 from jobs.staging import Chunk, Manifest, prefetched, read_chunk
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What a group has still to do: offsets, whether a run has begun with them, and whether one is of before a time."""
+    """What a group has still to do: offsets, whether a run has begun with them, and whether one is of before a time.
+
+    Of these offsets, `held` are behind open transactions and cannot be exported yet.
+    """
 
     offsets: int
+    held: int
     is_begun: bool
     is_old: bool
 
     def is_due(self, target_records: int) -> bool:
-        return self.offsets > 0 and (self.is_begun or self.is_old or self.offsets >= target_records)
+        readable = self.offsets - self.held
+        return readable > 0 and (self.is_begun or self.is_old or readable >= target_records)
 
 
-def backlog(config: Config, topic: str, group: str, max_age_s: float) -> Backlog:
-    """What waits on a topic for a group; old is what has been there for `max_age_s` seconds."""
-    with broker_errors(config, f"reading the lag of {group}"), consumer(config, group) as client:
-        of = partitions(client, topic)
-        at = committed(client, topic, of)
-        within = bounds(client, topic, of)
+def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_s: float = 0) -> Backlog:
+    """What waits on a topic for a group; old is what has been there for `max_age_s` seconds.
+
+    Args:
+        settle_s: seconds to wait for the end of the transactions that are open now.
+    """
+    with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
+        at = reader.committed()
+        within = bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
         border_ms = int((time.time() - max_age_s) * 1000)
-        asked = [TopicPartition(topic, partition, border_ms) for partition in of]
+        asked = [TopicPartition(topic, partition, border_ms) for partition in at]
         younger = {
-            found.partition: found.offset for found in client.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+            found.partition: found.offset
+            for found in reader.consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
         }
     offsets, is_old = 0, False
     for partition, bound in within.items():
         start = at[partition].offset
-        left = bound.end - (bound.low if start is None else start)
+        start = bound.low if start is None else start
         # A negative offset: there is nothing younger.
-        is_old |= left > 0 and (younger[partition] < 0 or younger[partition] > bound.end - left)
-        offsets += left
-    return Backlog(offsets, any(found.metadata for found in at.values()), is_old)
+        is_old |= bound.end > start and (younger[partition] < 0 or younger[partition] > start)
+        offsets += bound.high - start
+    is_begun = any(found.plan(Plan) is not None for found in at.values())
+    return Backlog(offsets, sum(it.held for it in within.values()), is_begun, is_old)
 
 
 def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) -> list[str]:

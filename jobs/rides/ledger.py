@@ -1,6 +1,6 @@
 """The ledger: proof that every ride is where it should be, each figure counted at the system itself.
 
-raw           = result + dlq + pending
+raw           = result + dlq + pending (+ what an open transaction holds back)
 parquet       = result - in flight - results that could not be read - superseded
 elasticsearch = distinct ride_ids of result - refused - superseded
 """
@@ -26,11 +26,22 @@ from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
 
-from jobs.errors import ServiceUnavailableError
-from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
+from jobs.errors import CANNOT_BE_TOLD, ServiceUnavailableError
+from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.consume import group_offsets
-from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
+from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, times_replayed
+from jobs.kafka.offsets import (
+    SETTLE_S,
+    Bounds,
+    HeldBack,
+    bounds,
+    group_offsets,
+    group_reader,
+    held_back,
+    partitions,
+)
+from jobs.kafka.replay import GROUP as REPLAY_GROUP
+from jobs.rides.superseded import GROUP as REPROCESS_GROUP
 from jobs.rides.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
@@ -40,7 +51,6 @@ from jobs.sinks.parquet import join
 COMPUTE_GROUP = "dag_compute_cost"
 INDEX_GROUP = "dag_index_and_export"
 EXPORT_GROUP = "dag_index_and_export.PutGCP"
-CANNOT_BE_TOLD = 3
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
 # An index shows what was written within its refresh interval of a second; a loaded machine may need a few.
@@ -61,12 +71,14 @@ class Ledger(msgspec.Struct):
     duplicates: int
     dlq: int
     dlq_by_reason: dict[str, int]
+    foreign: int  # on the dead-letter topic, and not written by this pipeline
     refused: int
     replayed: int
     reprocessed: int  # copies on the raw topic
     superseded: int  # results that copies have replaced
     pending: int
     in_flight: int
+    held_back: list[HeldBack]  # by open transactions, and in none of these figures
     is_reprocessing: bool
     to_purge: int  # rows of superseded results in Parquet, until the reprocessing is done
     elasticsearch: int
@@ -83,7 +95,7 @@ class Ledger(msgspec.Struct):
             return CANNOT_BE_TOLD
         if not self.balanced:
             return 1
-        return 2 if self.pending or self.in_flight or self.is_reprocessing else 0
+        return 2 if self.pending or self.in_flight or self.held_back or self.is_reprocessing else 0
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -95,6 +107,11 @@ class _Snapshot(msgspec.Struct, frozen=True):
     raw: dict[int, Bounds]
     result: dict[int, Bounds]
     dlq: dict[int, Bounds]
+
+    def held_back(self, settings: Settings) -> list[HeldBack]:
+        """What open transactions hold back, on each topic."""
+        topics = ((settings.raw_topic, self.raw), (settings.result_topic, self.result), (settings.dlq_topic, self.dlq))
+        return [it for topic, within in topics for it in held_back(topic, within)]
 
 
 class _Results(msgspec.Struct):
@@ -112,6 +129,7 @@ class _DeadLetters(msgspec.Struct):
     """What the dead-letter topic holds. A refusal is the position of a result: (partition, offset)."""
 
     of_raw: int = 0
+    foreign: int = 0
     by_reason: Counter[str] = msgspec.field(default_factory=Counter)
     refused: set[tuple[int, int]] = msgspec.field(default_factory=set)
     unreadable: set[tuple[int, int]] = msgspec.field(default_factory=set)
@@ -156,7 +174,10 @@ def take_ledger(
 
     is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
     faults = _schema_faults(is_result, dead.sample)
-    if raw_done != results.count - results.replayed + dead.of_raw:
+    # A commit may be seen before its messages are: those that are held back may be the missing ones.
+    hidden = sum(it.held for within in (snapshot.result, snapshot.dlq) for it in within.values())
+    missing = raw_done - (results.count - results.replayed + dead.of_raw)
+    if not 0 <= missing <= hidden:
         faults.append(
             f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
             f"{dead.of_raw} dead letters of them"
@@ -190,12 +211,14 @@ def take_ledger(
         duplicates=len(valid) - pc.count_distinct(valid["ride_id"]).as_py(),
         dlq=dead.of_raw,
         dlq_by_reason=dict(dead.by_reason.most_common()),
+        foreign=dead.foreign,
         refused=dead.refusals,
         replayed=replayed + results.replayed,
         reprocessed=reprocessed,
         superseded=int(is_superseded.sum()),
         pending=raw - raw_done,
         in_flight=in_flight,
+        held_back=snapshot.held_back(settings),
         is_reprocessing=is_under_way,
         to_purge=to_purge,
         elasticsearch=documents,
@@ -216,13 +239,35 @@ def groups(settings: Settings) -> dict[str, str]:
     }
 
 
-def lag(config: Config, topic: str, group: str) -> int:
-    """How many offsets of a topic the group has still to pass."""
-    with broker_errors(config, f"reading the lag of {group}"), consumer(config, group) as client:
-        of = partitions(client, topic)
-        within = bounds(client, topic, of)
-        at = committed(client, topic, of)
-    return sum(found.end - _position(at[partition].offset, found) for partition, found in within.items())
+def all_groups(settings: Settings) -> dict[str, str]:
+    """Every consumer group with the topic that it reads, those of commands included."""
+    return groups(settings) | {REPLAY_GROUP: settings.dlq_topic, REPROCESS_GROUP: settings.raw_topic}
+
+
+def dead_letter_sources(settings: Settings) -> dict[str, str]:
+    """The topics whose messages become dead letters, each with the DAG that writes them."""
+    return {settings.raw_topic: COMPUTE_GROUP, settings.result_topic: INDEX_GROUP}
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How many offsets a group has still to pass, to the high watermarks; `held_back` of these cannot be read yet."""
+
+    offsets: int
+    held_back: list[HeldBack]
+
+
+def lag(config: Config, topic: str, group: str) -> Lag:
+    """What a group has still to do on its topic.
+
+    Raises:
+        OffsetsError: somebody else has committed for the group.
+    """
+    with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
+        within = bounds(config, reader.consumer, topic, reader.partitions())
+        at = reader.committed()
+    # What the group has passed since the ends were read cannot be held back any more.
+    left = {it: max(0, found.high - _position(at[it].offset, found)) for it, found in within.items()}
+    return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))
 
 
 def _position(offset: int | None, within: Bounds) -> int:
@@ -230,7 +275,10 @@ def _position(offset: int | None, within: Bounds) -> int:
 
 
 def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot:
-    """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together."""
+    """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together.
+
+    The ends are read when the transactions that are open at first have ended, if that takes no longer than SETTLE_S.
+    """
 
     def offsets(topic: str, group: str) -> dict[int, int]:
         return {partition: at or 0 for partition, at in group_offsets(config, topic, group).items()}
@@ -239,12 +287,16 @@ def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot
         priced, indexed, exported = (offsets(topic, group) for group, topic in groups(settings).items())
         return priced, indexed, exported
 
+    topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
+
+    def ends_of_topics(settle_s: float = 0) -> list[dict[int, Bounds]]:
+        return [bounds(config, client, topic, partitions(client, topic), settle_s=settle_s) for topic in topics]
+
+    ends_of_topics(SETTLE_S)
+
     def attempt() -> _Snapshot | None:
         before = look()
-        ends = [
-            bounds(client, topic, partitions(client, topic))
-            for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic)
-        ]
+        ends = ends_of_topics()
         return _Snapshot(*before, *ends) if look() == before else None
 
     until_still = Retrying(
@@ -311,19 +363,21 @@ def _read_dead_letters(
     dead = _DeadLetters()
     for message in _messages(client, settings.dlq_topic, within, progress):
         headers = headers_of(message)
-        if len(dead.sample) < _SAMPLE:
-            dead.sample.append(message)
-        if error_text(headers, "topic") == settings.raw_topic:
+        if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP):
             dead.of_raw += 1
             dead.by_reason[error_text(headers, "exception.class.name")] += 1
-        elif error_text(headers, "topic") == settings.result_topic:
+        elif is_dead_letter_of(headers, settings.result_topic, INDEX_GROUP):
             dead.refusals += 1
             texts = error_text(headers, "partition"), error_text(headers, "offset")
-            if not all(map(str.isdigit, texts)):
-                continue  # not of our making; its schema fault will be told
-            position = int(texts[0]), int(texts[1])
-            is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
-            (dead.unreadable if is_unreadable else dead.refused).add(position)
+            if all(map(str.isdigit, texts)):  # otherwise its schema fault says so
+                position = int(texts[0]), int(texts[1])
+                is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
+                (dead.unreadable if is_unreadable else dead.refused).add(position)
+        else:
+            dead.foreign += 1
+            continue
+        if len(dead.sample) < _SAMPLE:
+            dead.sample.append(message)
     return dead
 
 

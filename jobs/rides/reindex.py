@@ -15,8 +15,9 @@ from elasticsearch import Elasticsearch
 from google.cloud import storage
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.claim import Bounds, Claim, bounds, committed, partitions, read
+from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
 from jobs.rides.index import TEMPLATE
 from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.retention import expiry
@@ -114,14 +115,10 @@ def _rows_of_objects(
 def _indexed_and_not_exported(settings: Settings, config: Config) -> tuple[dict[int, Bounds], list[Claim]]:
     """What the result topic holds, and what of it is indexed and not exported."""
     topic = settings.result_topic
-    with broker_errors(config, f"reading the offsets of {topic}"):
-        with consumer(config, INDEX_GROUP) as client:
-            of = partitions(client, topic)
-            within = bounds(client, topic, of)
-            indexed = committed(client, topic, of)
-        with consumer(config, EXPORT_GROUP) as client:
-            exported = committed(client, topic, of)
-    claims = [Claim(it, max(exported[it].offset or 0, within[it].low), indexed[it].offset or 0) for it in of]
+    with broker_errors(config, f"reading the offsets of {topic}"), consumer(config, "reindex") as client:
+        within = bounds(config, client, topic, partitions(client, topic))
+    indexed, exported = (group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
+    claims = [Claim(it, max(exported[it] or 0, found.low), indexed[it] or 0) for it, found in within.items()]
     return within, [claim for claim in claims if claim.start < claim.end]
 
 

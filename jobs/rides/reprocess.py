@@ -20,18 +20,28 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, IsolationLevel, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, Message
 from elasticsearch import Elasticsearch
 from google.cloud import storage
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.claim import Claim, Committed, bounds, committed, partitions, read
-from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
-from jobs.kafka.consume import group_offsets
-from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all
+from jobs.kafka.claim import Claim, read
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all, is_dead_letter_of
+from jobs.kafka.offsets import (
+    Bounds,
+    Committed,
+    bounds,
+    group_offsets,
+    group_reader,
+    held_back,
+    high_watermarks,
+    partitions,
+)
+from jobs.kafka.ownership import check_ownership
+from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
@@ -53,6 +63,7 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where
 from jobs.sinks.parquet import delete_rows, objects
+from jobs.staging import Folder
 
 # One list of messages at most makes one transaction.
 _CHUNK = 10_000
@@ -195,8 +206,10 @@ def look(systems: Systems, wanted: Window) -> Work:
     """
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
-    with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
-        begun = _plans(committed(client, topic, partitions(client, topic)))
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+        check_ownership(config, reader, TopicIds(Folder(settings.staging)))
+        client = reader.consumer
+        begun = _plans(reader.committed())
         if begun and (other := next(iter(begun.values())).window) != wanted:
             raise ConfigurationError(f"Another reprocessing is not done. Finish it first: make reprocess {other}")
         plans = begun or _snapshot(config, client, settings, wanted)
@@ -250,13 +263,7 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
 
 
 def _plans(at: dict[int, Committed]) -> dict[int, Plan]:
-    try:
-        return {it: msgspec.json.decode(found.metadata, type=Plan) for it, found in at.items() if found.metadata}
-    except msgspec.MsgspecError as error:
-        raise OffsetsError(
-            f"The metadata of the offsets of group {GROUP} is no plan of ours ({error}): another tool has written it. "
-            'Set the offsets anew without metadata: docs/runbook_kafka.md, "Resetting offsets".'
-        ) from error
+    return {it: plan for it, found in at.items() if (plan := found.plan(Plan)) is not None}
 
 
 def _check_plans(at: dict[int, Committed], expected: dict[int, Plan]) -> None:
@@ -267,16 +274,14 @@ def _check_plans(at: dict[int, Committed], expected: dict[int, Plan]) -> None:
 def _snapshot(config: Config, client: Consumer, settings: Settings, wanted: Window) -> dict[int, Plan]:
     """Committed offsets, and the results that belong to them: no transaction of dag_compute_cost may be in between."""
     raw, result = settings.raw_topic, settings.result_topic
-    admin = AdminClient({**QUIET, **config})
 
     def attempt() -> dict[int, Plan] | None:
         priced = group_offsets(config, raw, COMPUTE_GROUP)
-        ends = {it: found.end for it, found in bounds(client, result, partitions(client, result)).items()}
-        is_settled = ends == _high_watermarks(admin, result, list(ends))
-        if not is_settled or group_offsets(config, raw, COMPUTE_GROUP) != priced:
+        text = positions_text({it: found.end for it, found in _whole(config, client, result).items()})
+        if group_offsets(config, raw, COMPUTE_GROUP) != priced:
             return None
-        within = bounds(client, raw, partitions(client, raw))
-        text = positions_text(ends)
+        # A message that is held back belongs before the copies, so it has to be known.
+        within = _whole(config, client, raw)
         return {it: Plan(wanted, priced[it] or found.low, found.end, text) for it, found in within.items()}
 
     until_settled = Retrying(
@@ -293,25 +298,31 @@ def _snapshot(config: Config, client: Consumer, settings: Settings, wanted: Wind
     return found
 
 
-def _high_watermarks(admin: AdminClient, topic: str, of: list[int]) -> dict[int, int]:
-    """The ends of partitions, messages of open transactions included."""
-    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in of}
-    answers = admin.list_offsets(
-        asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=REQUEST_TIMEOUT_S
-    )
-    return {it.partition: future.result().offset for it, future in answers.items()}
+def _whole(config: Config, client: Consumer, topic: str) -> dict[int, Bounds]:
+    """The bounds of a topic once the transactions have ended that are open now.
+
+    Raises:
+        ServiceUnavailableError: one stays open.
+    """
+    within = bounds(config, client, topic, partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
+    if held := held_back(topic, within):
+        raise ServiceUnavailableError(
+            f"An open transaction holds messages back: {'; '.join(map(str, held))}. Without them, newer prices could "
+            "be overwritten. Nothing was changed. `make ledger` says who holds them; try again when it has ended."
+        )
+    return within
 
 
 def _dead_letters(systems: Systems, client: Consumer) -> set[Position]:
     """The raw messages that became dead letters instead of results."""
     settings = systems.settings
-    of = partitions(client, settings.dlq_topic)
     found: set[Position] = set()
-    ends = {partition: (0, within.end) for partition, within in bounds(client, settings.dlq_topic, of).items()}
+    within = _whole(systems.config, client, settings.dlq_topic)
+    ends = {partition: (0, bound.end) for partition, bound in within.items()}
     for messages in _messages(systems, client, settings.dlq_topic, ends, "looking"):
         for headers in headers_of_all(messages):
             texts = error_text(headers, "partition"), error_text(headers, "offset")
-            if error_text(headers, "topic") == settings.raw_topic and all(map(str.isdigit, texts)):
+            if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP) and all(map(str.isdigit, texts)):
                 found.add((int(texts[0]), int(texts[1])))
     return found
 
@@ -320,7 +331,7 @@ def _messages(
     systems: Systems, client: Consumer, topic: str, ranges: dict[int, tuple[int, int]], doing: str
 ) -> Iterator[list[Message]]:
     """The messages of some offsets [start, end) of each partition, as far as retention has left them."""
-    within = bounds(client, topic, list(ranges))
+    within = bounds(systems.config, client, topic, list(ranges))
     claims = [Claim(it, max(start, within[it].low), end) for it, (start, end) in ranges.items()]
     claims = [claim for claim in claims if claim.start < claim.end]
     passed, total = 0, sum(claim.end - claim.start for claim in claims)
@@ -384,8 +395,8 @@ def _goes(message: Message, ride: bytes, work: Work) -> bool:
 
 
 def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: list[Message] | None = None) -> None:
-    metadata = {partition: msgspec.json.encode(work.plans[partition]).decode() for partition in offsets}
-    with writer.transaction(offsets, metadata):
+    plans = {partition: msgspec.json.encode(work.plans[partition]) for partition in offsets}
+    with writer.transaction(offsets, plans):
         for message in copies or []:
             mark = Mark(_position(message), work.plans[message.partition()].supersedes)
             headers = mark_headers(headers_of(message), mark)
@@ -398,10 +409,9 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
 def _wait_for_dags(systems: Systems, client: Consumer, nudge: Callable[[], object]) -> None:
     """Wait until what is on rides_raw now is priced, and what came of it indexed and exported."""
     settings, config = systems.settings, systems.config
-    admin = AdminClient({**QUIET, **config})
-    raw = _high_watermarks(admin, settings.raw_topic, partitions(client, settings.raw_topic))
+    raw = high_watermarks(config, settings.raw_topic, partitions(client, settings.raw_topic))
     _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "priced")
-    result = _high_watermarks(admin, settings.result_topic, partitions(client, settings.result_topic))
+    result = high_watermarks(config, settings.result_topic, partitions(client, settings.result_topic))
     _wait_for(systems, settings.result_topic, INDEX_GROUP, result, "indexed")
     _wait_for(systems, settings.result_topic, EXPORT_GROUP, result, "exported", nudge)
 
@@ -435,8 +445,9 @@ def _wait_for(  # noqa: PLR0917
 
 
 def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
-    with consumer(systems.config, group) as client:
-        at, within = committed(client, topic, list(ends)), bounds(client, topic, list(ends))
+    with group_reader(systems.config, topic, group) as reader:
+        at = reader.committed()
+        within = bounds(systems.config, reader.consumer, topic, list(ends))
     return sum(max(0, end - max(at[it].offset or 0, within[it].low)) for it, end in ends.items())
 
 
@@ -446,7 +457,7 @@ def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int
 def _sent(systems: Systems, client: Consumer, work: Work) -> Copies:
     """What the marks of the copies say: it holds whatever retention has deleted since they were sent."""
     topic = systems.settings.raw_topic
-    ends = bounds(client, topic, list(work.plans))
+    ends = bounds(systems.config, client, topic, list(work.plans))
     ranges = {it: (plan.end, ends[it].end) for it, plan in work.plans.items()}
     copies = Copies(work.plan.window.start, work.plan.window.end)
     for messages in _messages(systems, client, topic, ranges, "counting"):

@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from elasticsearch import Elasticsearch
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.claim import Bounds, bounds, partitions
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
+from jobs.kafka.offsets import Bounds, bounds, partitions
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where, explained
 
@@ -55,7 +55,7 @@ def delete_expired(
         return None
     topic, index = settings.result_topic, settings.rides_index
     with broker_errors(config, f"reading {topic}"), consumer(config, "retention") as client:
-        within = bounds(client, topic, partitions(client, topic))
+        within = bounds(config, client, topic, partitions(client, topic))
         _check_longer_than_topic(settings, config)
     is_old: dict[str, Any] = {"range": {"agent_timestamp": {"lt": before.isoformat()}}}
     query = {"bool": {"filter": [is_old, _is_deleted_in_kafka(within)]}}

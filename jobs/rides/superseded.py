@@ -16,9 +16,9 @@ import pyarrow as pa
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from jobs.kafka.claim import committed, partitions
-from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.client import Config, broker_errors
 from jobs.kafka.dead_letter import Headers
+from jobs.kafka.offsets import group_reader
 
 # The consumer group of a reprocessing; its offsets bear the plan until all is done.
 GROUP = "reprocess"
@@ -122,8 +122,8 @@ def mark_headers(headers: Headers | None, mark: Mark) -> Headers:
 
 def is_reprocessing(config: Config, topic: str) -> bool:
     """Whether a reprocessing has begun on the raw topic and is not done."""
-    with broker_errors(config, f"reading the offsets of {GROUP}"), consumer(config, GROUP) as client:
-        return any(found.metadata for found in committed(client, topic, partitions(client, topic)).values())
+    with broker_errors(config, f"reading the offsets of {GROUP}"), group_reader(config, topic, GROUP) as reader:
+        return any(found.plan(dict) is not None for found in reader.committed().values())
 
 
 def is_before(

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from elasticsearch import Elasticsearch
 from google.cloud import storage
 
-from jobs.kafka.claim import Claim, bounds, partitions, read
+from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of
+from jobs.kafka.offsets import SETTLE_S, bounds, partitions
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -37,7 +38,8 @@ def trace(
     hours: set[str] = set()
     with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
         for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
-            for partition, within in bounds(client, topic, partitions(client, topic)).items():
+            asked = partitions(client, topic)
+            for partition, within in bounds(config, client, topic, asked, settle_s=SETTLE_S).items():
                 for messages in read(client, topic, Claim(partition, within.low, within.end)):
                     for message in messages:
                         text = (message.value() or b"").decode("utf-8", "replace")

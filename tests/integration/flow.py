@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
-from jobs.kafka.consume import Limits, group_offsets, stage
+from jobs.kafka.consume import Limits, stage
+from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets
 from jobs.kafka.publish import Outlet, Published, publish
+from jobs.kafka.set_offsets import Move, look, set_offsets
+from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.commit import Rejects, commit_offsets
 from jobs.rides.compute import compute
@@ -22,7 +26,7 @@ from jobs.rides.transform import transform
 from jobs.settings import Settings
 from jobs.staging import Folder, Manifest
 from tests.conftest import Stack
-from tests.helpers import Raw, Record, keyed, produce, read_all, ride, settle, until
+from tests.helpers import Raw, Record, keyed, produce, read_all, ride, until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
@@ -38,10 +42,24 @@ class Flow:
     folder: Folder
     limits: Limits = SMALL
     has_output: bool = False
+    settle_s: float = SETTLE_S
     tries: Any = field(default_factory=count)
 
     def next_folder(self) -> Folder:
         return self.folder.child("run", "Task", str(next(self.tries)))
+
+    @property
+    def topic_ids(self) -> TopicIds:
+        return TopicIds(self.folder)
+
+    def set_offsets(self, to: str | dict[int, int]) -> None:
+        """What `make offsets` does; by partition where no word of it fits."""
+        wanted = look(self.config, self.source, self.group, "beginning" if isinstance(to, dict) else to,
+                      topic_ids=self.topic_ids)  # fmt: skip
+        if isinstance(to, dict):
+            moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
+            wanted = msgspec.structs.replace(wanted, moves=moves)
+        set_offsets(self.config, wanted, self.topic_ids)
 
     def offsets(self) -> dict[int, int | None]:
         return group_offsets(self.config, self.source, self.group)
@@ -56,7 +74,9 @@ class Flow:
             self.group,
             self.next_folder(),
             self.limits,
+            topic_ids=self.topic_ids,
             wait_s=wait_s,
+            settle_s=self.settle_s,
             is_planned=is_planned,
             has_output=lambda _: self.has_output,
         ).manifest
@@ -105,10 +125,7 @@ class Pricing(Flow):
         return publish(self.config, computed, self.outlet)
 
     def run(self) -> Published:
-        published = self.publish(self.computed())
-        for topic in (self.result, self.dlq):
-            settle(self.config, topic)
-        return published
+        return self.publish(self.computed())
 
     def results(self) -> list[Record]:
         return read_all(self.config, self.result)
@@ -172,9 +189,7 @@ class Sinking(Flow):
         return transformed, indexed
 
     def run(self) -> Counter[str]:
-        rejects = self.commit(*self.write())
-        settle(self.config, self.dlq)
-        return rejects
+        return self.commit(*self.write())
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """The index by _id, each document with its _version."""

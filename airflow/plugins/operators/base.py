@@ -13,7 +13,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError, StagedFilesGoneError
-from jobs.kafka.consume import group_offsets
+from jobs.kafka.offsets import group_offsets
+from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
 from jobs.staging import Folder, Manifest, read_manifest
 
@@ -71,6 +72,10 @@ class DatastreamOperator(BaseOperator):
     def dag_folder(self, context: Context, settings: Settings) -> Folder:
         """The folder for all runs of this DAG."""
         return Folder(settings.staging).child(context["ti"].dag_id)
+
+    def topic_ids(self, settings: Settings) -> TopicIds:
+        """The topics that groups have worked with."""
+        return TopicIds(Folder(settings.staging))
 
     def unfinished(self, url: str) -> Manifest:
         """The manifest at `url`; skips the task if its group has passed it, as in an old run that was cleared."""

@@ -8,10 +8,12 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
+from confluent_kafka import Consumer
 
-from jobs.kafka.claim import holds_output
+from jobs.kafka.claim import holds_dead_letters, holds_results
 from jobs.kafka.consume import Limits, stage
-from jobs.settings import Settings
+from jobs.kafka.offsets import SETTLE_S
+from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
 
 
@@ -21,29 +23,34 @@ class ConsumeKafkaOperator(DatastreamOperator):
     Args:
         topic: what to consume.
         group: consumer group; the DAG's id, so that it is found at once in Kafka's tools.
-        output_topics: where the group's work shows. If the group has no committed offsets although there is output,
-            the task fails instead of doing everything a second time.
-        waits_for_messages: wait POLL_WAIT_S for a first message.
+        dlq_topic, result_topic: where the group's work shows. If the group has no committed offsets although there is
+            output, the task fails instead of doing everything a second time.
+        waits_for_messages: wait POLL_WAIT_S for a first message. Otherwise the claim waits for open transactions: what
+            starts the run is their commit, and readers see that a moment later.
     """
 
-    template_fields: Sequence[str] = ("topic", "output_topics")
+    template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic")
+    optional_fields: Sequence[str] = ("result_topic",)
 
     def __init__(
         self,
         *,
         topic: str,
         group: str,
-        output_topics: Sequence[str],
+        dlq_topic: str,
+        result_topic: str | None = None,
         waits_for_messages: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.topic = topic
         self.group = group
-        self.output_topics = output_topics
+        self.dlq_topic = dlq_topic
+        self.result_topic = result_topic
         self.waits_for_messages = waits_for_messages
 
     def work(self, context: Context, settings: Settings) -> str:
+        check_distinct(*filter(None, (self.topic, self.dlq_topic, self.result_topic)))
         # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
         self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
         staged = stage(
@@ -52,9 +59,10 @@ class ConsumeKafkaOperator(DatastreamOperator):
             self.group,
             self.folder(context, settings),
             Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
+            topic_ids=self.topic_ids(settings),
             wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
-            is_planned=False,
-            has_output=lambda client: any(holds_output(client, topic, self.topic) for topic in self.output_topics),
+            settle_s=0 if self.waits_for_messages else SETTLE_S,
+            has_output=self._has_output,
         )
         Stats.gauge(f"datastream.lag.{self.topic}", staged.lag)
         if staged.manifest is None:
@@ -67,3 +75,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
             staged.lag,
         )
         return staged.url
+
+    def _has_output(self, client: Consumer) -> bool:
+        is_result = self.result_topic is not None and holds_results(self.kafka, client, self.result_topic)
+        return is_result or holds_dead_letters(self.kafka, client, self.dlq_topic, self.topic, self.dag_id)

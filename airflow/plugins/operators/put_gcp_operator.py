@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
 from jobs.kafka.consume import Limits, stage
+from jobs.kafka.offsets import SETTLE_S
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -52,12 +53,16 @@ class PutGCPOperator(DatastreamOperator):
     def work(self, context: Context, settings: Settings) -> None:
         from jobs.rides.export import backlog
 
-        found = backlog(self.kafka, self.topic, self.group, settings.export_max_age_s)
-        target = 1 if context["params"]["export_now"] else settings.export_target_records
+        is_asked_for = context["params"]["export_now"]
+        # Who asks for it has seen results, maybe before readers do.
+        settle_s = SETTLE_S if is_asked_for else 0
+        found = backlog(self.kafka, self.topic, self.group, settings.export_max_age_s, settle_s=settle_s)
+        target = 1 if is_asked_for else settings.export_target_records
         if not found.is_due(target):
+            held = f", {found.held} of them behind an open transaction" if found.held else ""
             waits = (
                 f"{found.offsets} offsets of {self.topic} wait for EXPORT_TARGET_RECORDS={target} or "
-                f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}"
+                f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
             )
             if self.staged is None:
                 raise AirflowSkipException(waits)
@@ -79,7 +84,7 @@ class PutGCPOperator(DatastreamOperator):
             self.group,
             folder,
             Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
-            wait_s=0,
+            topic_ids=self.topic_ids(settings),
             is_planned=True,
             has_output=lambda _: holds_objects(client, self.bucket, self.prefix),
         ).manifest
