@@ -12,8 +12,10 @@ EXAMPLES ?= 200
 SEED ?=
 # Options of `make sizing`.
 SIZING ?=
-# How many rounds `make test-faults` plays and at which targets (none: all of them); SEED is the first round's.
+# How many rounds `make test-faults` and `make test-rounds` play; the targets of the former (none: all of them), whose
+# first round has SEED; how many whole demos the latter.
 ROUNDS ?= 1
+DEMOS ?= 1
 TARGETS ?=
 
 # The first of these that is there and that Airflow runs on.
@@ -158,7 +160,7 @@ cleanup: install-tools  ## Delete what is older than .env keeps (the stack does 
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-faults test-input test-stack test-unit bench sizing requirements
+.PHONY: install install-tools install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -187,6 +189,9 @@ test-unit: install-dev  ## Run the tests that need no service
 test-faults: install-dev  ## Kill, freeze and starve each part while rides flow, and compare every id: ROUNDS=10 SEED=1
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TARGETS),--targets $(TARGETS))
+
+test-rounds: install-dev  ## Produce, wait, ledger on fresh topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
+	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
 bench: install-dev  ## Measure speed beside peers, freshness and scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2

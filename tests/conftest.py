@@ -88,13 +88,17 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def topic_factory(stack: Stack) -> Callable[..., str]:
+    return topic_maker(stack.kafka)
+
+
+def topic_maker(config: dict[str, Any]) -> Callable[..., str]:
     """Makes a topic with a name of its own, otherwise as topics.yml declares the one that its prefix means.
 
     The prefix says raw, result or dlq; any other one is taken for raw.
     """
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient(stack.kafka)
+    admin = AdminClient(config)
     settings = {topic.setting: topic for topic in declared(ROOT / "infra" / "kafka" / "topics.yml", {})}
 
     def make(prefix: str, partitions: int = 6) -> str:

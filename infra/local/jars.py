@@ -48,7 +48,7 @@ def cache() -> Path:
 
 
 def locked(name: str) -> list[Jar]:
-    """The jars of a set: kafka, elasticsearch, compiler or spark."""
+    """The jars of a set of `infra.local.lock.ROOTS`."""
     lines = (line.split() for line in LOCK.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     found = []
     for kind, coordinate, digest in lines:

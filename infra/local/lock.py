@@ -20,6 +20,8 @@ ROOTS = {
         # Kafka logs through slf4j 1.7 and brings log4j-core without a binding in its own POM.
         "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
     ],
+    # kafka-transactions, for tests; the rest of what it needs is in the set "kafka".
+    "kafka-tools": [f"org.apache.kafka:kafka-tools:{KAFKA}", "net.sourceforge.argparse4j:argparse4j:0.7.0"],
     "elasticsearch": [
         f"org.elasticsearch:elasticsearch:{ELASTICSEARCH}",
         f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",
@@ -35,6 +37,7 @@ PROVIDED = {
         "org.slf4j", "org.xerial.snappy",
     ),
 }  # fmt: skip
+WITHOUT_DEPENDENCIES = ("kafka-tools",)
 HEADER = """\
 # Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
 # Written by `python -m infra.local.lock`; the versions are chosen there.
@@ -42,17 +45,17 @@ HEADER = """\
 
 
 def main() -> None:
-    lines = [f"{name} {line}\n" for name, roots in ROOTS.items() for line in _resolve(roots, PROVIDED.get(name, ()))]
+    lines = [f"{name} {line}\n" for name in ROOTS for line in _resolve(name)]
     LOCK.write_text(HEADER + "".join(lines), encoding="utf-8")
 
 
-def _resolve(roots: list[str], provided: tuple[str, ...]) -> list[str]:
-    """`coordinate sha256` of each jar that the roots need at run time, without those of the provided groups."""
+def _resolve(name: str) -> list[str]:
+    """`coordinate sha256` of each jar that a set's roots need at run time, without those of the provided groups."""
     dependencies = "".join(
         "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
             *root.split(":")
         )
-        for root in roots
+        for root in ROOTS[name]
     )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "pom.xml").write_text(
@@ -66,7 +69,8 @@ def _resolve(roots: list[str], provided: tuple[str, ...]) -> list[str]:
             [
                 "mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime",
                 "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={jars}",
-                f"-DexcludeGroupIds={','.join(provided)}",
+                f"-DexcludeGroupIds={','.join(PROVIDED.get(name, ()))}",
+                f"-DexcludeTransitive={str(name in WITHOUT_DEPENDENCIES).lower()}",
             ],
             cwd=folder, check=True,
         )  # fmt: skip

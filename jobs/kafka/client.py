@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaException
 from jobs.errors import IS_IT_UP, ServiceUnavailableError
 
 Config = Mapping[str, Any]
+Isolation = Literal["read_committed", "read_uncommitted"]
 
 # Seconds that one call to a broker may take, its retries and backoff included.
 REQUEST_TIMEOUT_S = 30.0
@@ -31,9 +32,7 @@ CONNECTED = {"enable.sparse.connections": False}
 
 
 @contextmanager
-def consumer(
-    config: Config, group: str, *, isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
-) -> Iterator[Consumer]:
+def consumer(config: Config, group: str, *, isolation: Isolation = "read_committed") -> Iterator[Consumer]:
     """A consumer for assigned partitions: it commits nothing by itself and is closed.
 
     `config` holds at least bootstrap.servers; what a connection says about security goes through as it is.

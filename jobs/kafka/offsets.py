@@ -26,11 +26,12 @@ from confluent_kafka.admin import AdminClient
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError
-from jobs.kafka.client import CONNECTED, QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
+from jobs.kafka.client import CONNECTED, QUIET, REQUEST_TIMEOUT_S, Config, Isolation, broker_errors, consumer
 
 T = TypeVar("T")
 
 WRITER = "datastream"
+_NONE = msgspec.Raw(b"null")
 # Kafka answers a commit before readers see it. Its transaction markers take milliseconds, on a loaded machine a second.
 SETTLE_S = 5.0
 # A group has no coordinator for a moment: on a fresh broker, and after one moved.
@@ -73,13 +74,13 @@ class OffsetMetadata(msgspec.Struct, frozen=True):
     """The metadata of each offset that this pipeline commits, as JSON.
 
     `topic_id` is that of the topic that the offset belongs to. `plan` is how the next claim is to be worked on, until
-    it is done.
+    it is done, or null.
     """
 
     v: Literal[1]
     writer: str
     topic_id: str
-    plan: msgspec.Raw | None = None
+    plan: msgspec.Raw = _NONE
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ class Committed(msgspec.Struct, frozen=True):
             # Versions before 1 wrote the plan alone.
             is_bare = "v" not in json.loads(self.metadata)
             text = self.metadata if is_bare else msgspec.json.decode(self.metadata, type=OffsetMetadata).plan
-            return None if text is None else msgspec.json.decode(text, type=kind)
+            return None if text == _NONE else msgspec.json.decode(text, type=kind)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise OffsetsError(
                 f"The metadata of a committed offset is not this pipeline's ({error}): {self.metadata!r:.200}. "
@@ -110,7 +111,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 def metadata_text(topic_id: str, plan: bytes | None) -> str:
     """The metadata of an offset to commit."""
-    content = OffsetMetadata(1, WRITER, topic_id, None if plan is None else msgspec.Raw(plan))
+    content = OffsetMetadata(1, WRITER, topic_id, _NONE if plan is None else msgspec.Raw(plan))
     return msgspec.json.encode(content).decode()
 
 
@@ -259,10 +260,31 @@ class GroupReader:
 
 
 @contextmanager
-def group_reader(config: Config, topic: str, group: str) -> Iterator[GroupReader]:
-    """A reader of a group's offsets, whose consumer reads the topic as well."""
-    with consumer(config, group) as own, consumer(config, kept_group(group)) as kept:
-        yield GroupReader(topic, group, own, kept)
+def group_reader(
+    config: Config, topic: str, group: str, *, isolation: Isolation = "read_committed"
+) -> Iterator[GroupReader]:
+    """A reader of a group's offsets, whose consumer reads the topic as well.
+
+    By default it waits for open transactions of the group; with read_uncommitted it reads what was committed before.
+    """
+    kept = kept_group(group)
+    with consumer(config, group, isolation=isolation) as own, consumer(config, kept, isolation=isolation) as copy:
+        yield GroupReader(topic, group, own, copy)
+
+
+def current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:
+    """What a group has committed so far, without waiting for its open transaction, which may take minutes.
+
+    Raises:
+        OffsetsError: somebody else has committed for the group.
+    """
+    try:
+        with group_reader(config, topic, group, isolation="read_uncommitted") as reader:
+            return reader.committed()
+    except OffsetsError:
+        # The markers of one commit may be written at different times.
+        with group_reader(config, topic, group) as reader:
+            return reader.committed()
 
 
 def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
@@ -290,11 +312,13 @@ def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mappi
             difference = f"is at {ours.offset}, but not with the metadata that this pipeline committed"
         else:
             difference = f"is at {_text(found.offset)}, but this pipeline committed {_text(ours.offset)}"
+        cause = (
+            "they were deleted" if found.offset is None else "another client commits with this group id; stop it first"
+        )
         remedy = "kept" if any(it.offset is not None for it in kept.values()) else "beginning"
         raise OffsetsError(
-            f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): another "
-            f"client commits with this group id. Nothing was done. Stop that client, then `make offsets GROUP={group} "
-            f"TO={remedy}` sets the group back to where this pipeline was."
+            f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): {cause}. "
+            f"Nothing was done. `make offsets GROUP={group} TO={remedy}` sets the group back to where this pipeline was."
         )
 
 

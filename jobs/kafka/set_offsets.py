@@ -78,9 +78,7 @@ def look(
                 f"An open transaction holds messages back, which `end` would skip unread: {'; '.join(map(str, held))}. "
                 "Nothing was changed. Try again when it has ended."
             )
-        remembered = topic_ids.read(group, topic)
-        is_another = remembered not in (None, topic_id)
-        before = _positions(reader, within, is_another=is_another)
+        before = _positions(reader, within, topic_id, topic_ids.read(group, topic))
         targets = _targets(reader, within, to, moment)
         moves = []
         for number, partition in enumerate(asked):
@@ -123,12 +121,15 @@ def _moment(to: str) -> datetime | None:
     return moment
 
 
-def _positions(reader: GroupReader, within: dict[int, Bounds], *, is_another: bool) -> dict[int, int | None]:
-    """Where this pipeline was: by the copy, or by the group itself where no copy was kept of it yet."""
-    kept = reader.kept()
-    if is_another:  # it has read nothing of this topic
+def _positions(
+    reader: GroupReader, within: dict[int, Bounds], topic_id: str, remembered: str | None
+) -> dict[int, int | None]:
+    """Where this pipeline was: by the copy, or by the group itself where an earlier version kept none."""
+    if remembered not in (None, topic_id):  # it has read nothing of this topic
         return {it: found.low for it, found in within.items()}
-    known = kept if any(it.offset is not None for it in kept.values()) else reader.unchecked()
+    known = reader.kept()
+    if remembered is None and all(it.offset is None for it in known.values()):
+        known = reader.unchecked()
     if all(it.offset is None for it in known.values()):
         return dict.fromkeys(within)
     # A partition without an offset beside others that have one is new.

@@ -35,8 +35,8 @@ from jobs.kafka.offsets import (
     Bounds,
     HeldBack,
     bounds,
+    current_offsets,
     group_offsets,
-    group_reader,
     held_back,
     partitions,
 )
@@ -262,9 +262,9 @@ def lag(config: Config, topic: str, group: str) -> Lag:
     Raises:
         OffsetsError: somebody else has committed for the group.
     """
-    with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
-        within = bounds(config, reader.consumer, topic, reader.partitions())
-        at = reader.committed()
+    with broker_errors(config, f"reading the lag of {group}"), consumer(config, "lag") as client:
+        within = bounds(config, client, topic, partitions(client, topic))
+        at = current_offsets(config, topic, group)
     # What the group has passed since the ends were read cannot be held back any more.
     left = {it: max(0, found.high - _position(at[it].offset, found)) for it, found in within.items()}
     return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from jobs.kafka.dead_letter import headers_of
 from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.topic_ids import TopicIds
+from jobs.staging import Folder
 from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
@@ -23,6 +25,8 @@ from tests.helpers import Headers, Raw, Record, produce
 pytestmark = pytest.mark.timeout(3600)
 
 TOPIC = "__connect.errors.topic"
+CONNECTOR = "__connect.errors.connector.name"
+DAGS = {"raw": "dag_compute_cost", "result": "dag_index_and_export"}
 MARK = "datastream.replayed"
 MAX_REPLAYS = 3
 marks = st.sampled_from(
@@ -47,10 +51,13 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     of_errors = st.tuples(
         st.just(TOPIC), st.sampled_from([raw.encode(), result.encode(), dlq.encode(), b"", b"\xff", None, b"nowhere"])
     )
+    of_connectors = st.tuples(
+        st.just(CONNECTOR), st.sampled_from([*(dag.encode() for dag in DAGS.values()), b"somebody-elses", b"", None])
+    )
     any_headers = st.builds(
         lambda *parts: [header for part in parts for header in part or []],
         headers,
-        st.lists(of_errors, max_size=2),
+        st.lists(of_errors | of_connectors, max_size=4),
         st.lists(st.tuples(st.just(MARK), marks), max_size=2),
         headers,
     )
@@ -58,14 +65,18 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     letter = st.builds(Raw, values, keys, any_headers, st.integers(0, PARTITIONS - 1))
     produce(stack.kafka, dlq, data.draw(st.lists(letter, min_size=1, max_size=40)))
 
-    expected = count_replayable(stack.kafka, dlq, (raw, result), MAX_REPLAYS)
-    replayed = replay(stack.kafka, dlq, (raw, result), MAX_REPLAYS)
+    sources = {raw: DAGS["raw"], result: DAGS["result"]}
+    topic_ids = TopicIds(Folder(stack.settings.staging))
+    expected = count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS)
+    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS, topic_ids)
     assert replayed == expected
     wanted: Counter[Any] = Counter()
-    left = 0
+    left = foreign = 0
     for record in letters.new():
-        topic, times = source_of(record), times_replayed(record)
-        if topic in {raw, result} and times < MAX_REPLAYS:
+        topic, times = last_of(record, TOPIC), times_replayed(record)
+        if topic not in sources or last_of(record, CONNECTOR) != sources[topic]:
+            foreign += 1
+        elif times < MAX_REPLAYS:
             own = [
                 (key, value)
                 for key, value in record.headers or []
@@ -80,8 +91,8 @@ def test_dead_letters_of_anyone_go_back_or_stay(
         for record in back.new()
     )
     assert found == wanted
-    assert (sum(replayed.sent.values()), replayed.left) == (wanted.total(), left)
-    assert replay(stack.kafka, dlq, (raw, result), MAX_REPLAYS).sent.total() == 0, "each once"
+    assert (sum(replayed.sent.values()), replayed.left, replayed.foreign) == (wanted.total(), left, foreign)
+    assert replay(stack.kafka, dlq, sources, MAX_REPLAYS, topic_ids).sent.total() == 0, "each once"
 
 
 def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
@@ -89,18 +100,19 @@ def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: di
     (raw, _), (dlq, letters) = topics["raw"], topics["dlq"]
     for key in (b"\xff", TOPIC.encode() + b"\xe9"):
         produce_with_header(stack.kafka["bootstrap.servers"], dlq, b"key", b"value", (key, raw.encode()))
-    assert count_replayable(stack.kafka, dlq, (raw,), MAX_REPLAYS).left == 2
-    replayed = replay(stack.kafka, dlq, (raw,), MAX_REPLAYS)
-    assert (replayed.sent.total(), replayed.left) == (0, 2)
+    sources = {raw: DAGS["raw"]}
+    assert count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS).foreign == 2
+    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS, TopicIds(Folder(stack.settings.staging)))
+    assert (replayed.sent.total(), replayed.foreign) == (0, 2)
     assert len(letters.new()) == 2
     for message in latest(stack.kafka, dlq, 2):
         assert headers_of(message) is None
         assert headers_of(message) is None, "what the client keeps of them would crash the interpreter"
 
 
-def source_of(record: Record) -> str:
-    """The topic by its last header: earlier ones are of the message's earlier lives."""
-    names: Headers = [(key, value) for key, value in record.headers or [] if key == TOPIC]
+def last_of(record: Record, name: str) -> str:
+    """A header's text, by its last one: earlier ones are of the message's earlier lives."""
+    names: Headers = [(key, value) for key, value in record.headers or [] if key == name]
     return (names[-1][1] or b"").decode("utf-8", "replace") if names else ""
 
 

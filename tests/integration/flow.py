@@ -26,9 +26,18 @@ from jobs.rides.transform import transform
 from jobs.settings import Settings
 from jobs.staging import Folder, Manifest
 from tests.conftest import Stack
-from tests.helpers import Raw, Record, keyed, produce, read_all, ride, until
+from tests.helpers import Config, Raw, Record, keyed, produce, read_all, ride, until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
+
+
+def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
+    """What `make offsets` does, or the same to offsets by partition."""
+    wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
+    if isinstance(to, dict):
+        moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
+        wanted = msgspec.structs.replace(wanted, moves=moves)
+    set_offsets(config, wanted, topic_ids)
 
 
 @dataclass
@@ -42,7 +51,7 @@ class Flow:
     folder: Folder
     limits: Limits = SMALL
     has_output: bool = False
-    settle_s: float = SETTLE_S
+    settle_s: float = SETTLE_S  # as the sinks do
     tries: Any = field(default_factory=count)
 
     def next_folder(self) -> Folder:
@@ -53,13 +62,7 @@ class Flow:
         return TopicIds(self.folder)
 
     def set_offsets(self, to: str | dict[int, int]) -> None:
-        """What `make offsets` does; by partition where no word of it fits."""
-        wanted = look(self.config, self.source, self.group, "beginning" if isinstance(to, dict) else to,
-                      topic_ids=self.topic_ids)  # fmt: skip
-        if isinstance(to, dict):
-            moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
-            wanted = msgspec.structs.replace(wanted, moves=moves)
-        set_offsets(self.config, wanted, self.topic_ids)
+        move(self.config, self.source, self.group, to, self.topic_ids)
 
     def offsets(self) -> dict[int, int | None]:
         return group_offsets(self.config, self.source, self.group)
@@ -67,7 +70,7 @@ class Flow:
     def dead_letters(self) -> list[Record]:
         return read_all(self.config, self.dlq)
 
-    def stage(self, wait_s: float = 0, *, is_planned: bool = False) -> Manifest | None:
+    def stage(self, wait_s: float = 0, *, settle_s: float | None = None, is_planned: bool = False) -> Manifest | None:
         return stage(
             self.config,
             self.source,
@@ -76,7 +79,7 @@ class Flow:
             self.limits,
             topic_ids=self.topic_ids,
             wait_s=wait_s,
-            settle_s=self.settle_s,
+            settle_s=self.settle_s if settle_s is None else settle_s,
             is_planned=is_planned,
             has_output=lambda _: self.has_output,
         ).manifest
@@ -110,6 +113,7 @@ class Pricing(Flow):
     """dag_compute_cost."""
 
     result: str = ""
+    settle_s: float = 0
 
     @property
     def outlet(self) -> Outlet:
@@ -139,8 +143,8 @@ class Exporting(Flow):
     bucket: str = ""
     prefix: str = ""
 
-    def stage(self, wait_s: float = 0, *, is_planned: bool = True) -> Manifest | None:
-        return super().stage(wait_s, is_planned=is_planned)
+    def stage(self, wait_s: float = 0, *, settle_s: float | None = None, is_planned: bool = True) -> Manifest | None:
+        return super().stage(wait_s, settle_s=settle_s, is_planned=is_planned)
 
     def write(self, staged: Manifest) -> list[str]:
         return put_gcs(self.gcs, self.bucket, self.prefix, staged)
@@ -153,8 +157,8 @@ class Exporting(Flow):
         self.write(staged)
         self.commit(staged)
 
-    def backlog(self, max_age_s: float = 300) -> Backlog:
-        return backlog(self.config, self.source, self.group, max_age_s)
+    def backlog(self, max_age_s: float = 300, *, settle_s: float = 0) -> Backlog:
+        return backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
 
     def objects(self) -> dict[str, bytes]:
         """The objects under the prefix by name."""

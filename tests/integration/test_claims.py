@@ -10,11 +10,11 @@ from confluent_kafka.admin import AdminClient
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka import consume
-from jobs.kafka.claim import holds_output
+from jobs.kafka.claim import holds_dead_letters, holds_results
 from jobs.kafka.client import consumer
 from jobs.kafka.consume import Limits
 from jobs.kafka.transaction import GroupWriter
-from tests.helpers import DEADLINE_S, Raw, aborted, commit, encode, keyed, produce, result, ride
+from tests.helpers import DEADLINE_S, Raw, aborted, encode, keyed, produce, result, ride
 from tests.integration.flow import Exporting, Pricing, Sinking
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,7 +44,7 @@ def test_no_offsets_although_results_exist(pricing: Pricing) -> None:
     with pytest.raises(OffsetsError, match=rf"{pricing.group} has no committed offsets on {pricing.source}"):
         pricing.stage()
     assert set(pricing.offsets().values()) == {None}
-    commit(pricing.config, pricing.group, pricing.source, dict.fromkeys(range(6), 0))
+    pricing.set_offsets("beginning")
     assert pricing.run().results == 5
 
 
@@ -57,16 +57,21 @@ def test_output_is_not_asked_for_while_there_are_offsets(pricing: Pricing) -> No
 
 
 def test_whether_a_topic_holds_output(pricing: Pricing) -> None:
-    def holds(topic: str, source: str = pricing.source) -> bool:
+    def holds(topic: str) -> bool:
         with consumer(pricing.config, "looker") as client:
-            return holds_output(client, topic, source)
+            return holds_results(pricing.config, client, topic)
+
+    def holds_dead(source: str, dag_id: str = "dag_compute_cost") -> bool:
+        with consumer(pricing.config, "looker") as client:
+            return holds_dead_letters(pricing.config, client, pricing.dlq, source, dag_id)
 
     assert not holds(pricing.result)
     produce(pricing.config, pricing.source, [*rides(3), Raw(b"bad", b"k")])
     pricing.run()
     assert holds(pricing.result)
-    assert holds(pricing.dlq)
-    assert not holds(pricing.dlq, pricing.result), "a dead letter of rides_raw is nothing that came of rides_result"
+    assert holds_dead(pricing.source)
+    assert not holds_dead(pricing.result), "a dead letter of rides_raw is nothing that came of rides_result"
+    assert not holds_dead(pricing.source, "somebody_elses_connector")
     with pytest.raises(ConfigurationError, match=r"There is no topic 'nowhere'.*make topics"):
         holds("nowhere")
 
@@ -75,17 +80,17 @@ def test_aborted_messages_are_no_output(pricing: Pricing) -> None:
     """A first publish that was killed must not stop the next run with `its output exists`."""
     aborted(pricing.config, pricing.result, rides(5))
     with consumer(pricing.config, "looker") as client:
-        assert not holds_output(client, pricing.result, pricing.source)
+        assert not holds_results(pricing.config, client, pricing.result)
 
 
 def test_what_retention_took_is_named_by_number(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(30, partition=2))
-    commit(pricing.config, pricing.group, pricing.source, dict.fromkeys(range(6), 0) | {2: 4})
+    pricing.set_offsets(dict.fromkeys(range(6), 0) | {2: 4})
     delete_up_to(pricing, 2, 17)
     with pytest.raises(OffsetsError, match=r"\[2\]: group .* committed offset 4, .*deleted the 13 messages up to 17"):
         pricing.stage()
     assert pricing.offsets()[2] == 4
-    commit(pricing.config, pricing.group, pricing.source, {2: 17})
+    pricing.set_offsets("beginning")
     assert pricing.run().results == 13
 
 
@@ -97,7 +102,7 @@ def test_a_new_group_takes_what_retention_left(pricing: Pricing) -> None:
 
 def test_an_offset_behind_the_end(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(3, partition=1))
-    commit(pricing.config, pricing.group, pricing.source, {1: 4})
+    pricing.set_offsets({1: 4})
     with pytest.raises(OffsetsError, match=r"\[1\]: group .* committed or planned offset 4, but the topic ends at 3"):
         pricing.stage()
     assert pricing.offsets()[1] == 4
@@ -237,7 +242,7 @@ def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, mon
 def test_offsets_move_only_from_the_start_of_the_claim(sinking: Sinking) -> None:
     produce(sinking.config, sinking.source, [Raw(encode(result()), b"k", partition=1) for _ in range(20)])
     written = sinking.write()
-    commit(sinking.config, sinking.group, sinking.source, {1: 7})
+    sinking.set_offsets({1: 7})
     with pytest.raises(OffsetsError, match=r"\[1\]: group .* is at 7, not at 0 where this run's claim starts"):
         sinking.commit(*written)
     assert sinking.offsets()[1] == 7

@@ -22,12 +22,14 @@ import pytest
 
 from infra.local import airflow as airflow_service
 from jobs.bqml import playbook
-from jobs.kafka.consume import group_offsets
+from jobs.kafka.offsets import group_offsets
+from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.staging import Folder
 from tests.bqml import put, ride_rows
 from tests.conftest import Stack
-from tests.helpers import Raw, commit, encode, keyed, produce, read_all, result, ride
+from tests.helpers import Raw, encode, keyed, produce, read_all, result, ride
+from tests.integration.flow import move
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -220,6 +222,10 @@ class Dags:
     def index_and_export(self, *, export_now: bool = True) -> dict[str, str]:
         return self.run("dag_index_and_export", export_now=export_now)[0]
 
+    def move(self, group: str, topic: str) -> None:
+        """To the beginning."""
+        move(self.stack.kafka, topic, group, "beginning", TopicIds(Folder(self.stack.settings.staging)))
+
     def offsets(self, group: str) -> set[int | None]:
         topic = self.raw if group == "dag_compute_cost" else self.result
         return set(group_offsets(self.stack.kafka, topic, group).values())
@@ -291,7 +297,8 @@ def test_rides_flow_through_both_dags(dags: Dags) -> None:
     assert objects > 0
     # What was staged is gone.
     staging = dags.stack.settings.datastream_state / "staging"
-    assert {path.name for path in staging.rglob("*") if path.is_file()} == set()
+    left = {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()}
+    assert left == {"topic-ids"}
     # Nothing new: both skip, nothing changes.
     before = dags.held()
     assert set(dags.compute().values()) == {"skipped"}
@@ -394,7 +401,7 @@ def test_a_bad_output_topic_fails_a_group_with_offsets_too(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     """With offsets committed, nobody has looked at the output topics before they are written."""
-    commit(dags.stack.kafka, "dag_compute_cost", dags.raw, dict.fromkeys(range(6), 0))
+    dags.move("dag_compute_cost", dags.raw)
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
     with monkeypatch.context() as patch:
         patch.setenv(name, value)
@@ -406,12 +413,32 @@ def test_a_bad_output_topic_fails_a_group_with_offsets_too(
     assert dags.held()[0] == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("AIRFLOW_VAR_RESULT_TOPIC", "AIRFLOW_VAR_RAW_TOPIC"),
+        ("AIRFLOW_VAR_DLQ_TOPIC", "AIRFLOW_VAR_RAW_TOPIC"),
+        ("AIRFLOW_VAR_DLQ_TOPIC", "AIRFLOW_VAR_RESULT_TOPIC"),
+    ],
+)
+def test_variables_that_name_one_topic_twice_stop_both_dags(
+    dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, same_as: str
+) -> None:
+    """The pipeline would feed itself for ever."""
+    produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
+    with monkeypatch.context() as patch:
+        patch.setenv(name, os.environ[same_as])
+        assert dags.compute()["ConsumeKafka"] == "failed"
+    assert dags.held() == (0, 0, 0, 0)
+    assert dags.offsets("dag_compute_cost") == {None}
+
+
 @pytest.mark.parametrize("has_offsets", [False, True])
 def test_an_unknown_bucket_fails_and_nothing_is_committed(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, has_offsets: bool
 ) -> None:
     if has_offsets:
-        commit(dags.stack.kafka, "dag_index_and_export.PutGCP", dags.result, dict.fromkeys(range(6), 0))
+        dags.move("dag_index_and_export.PutGCP", dags.result)
     produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(5)])
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_VAR_GCS_BUCKET", "no-such-bucket")

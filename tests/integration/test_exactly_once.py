@@ -31,7 +31,6 @@ from tests.helpers import (
     DEADLINE_S,
     Raw,
     aborted,
-    commit,
     encode,
     java_partition,
     keyed,
@@ -216,7 +215,7 @@ def test_an_empty_topic_leaves_nothing(pricing: Pricing, tmp_path: Path) -> None
     assert pricing.stage() is None
     assert pricing.stage(wait_s=0.3) is None
     assert pricing.offsets() == dict.fromkeys(range(6))
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [pricing.source], "only its topic's id"
 
 
 def test_waiting_ends_with_the_first_message(pricing: Pricing) -> None:
@@ -501,7 +500,7 @@ def test_an_older_claim_never_moves_offsets_back(pricing: Pricing, monkeypatch: 
     if rest:
         _half_published(pricing, older, 1, monkeypatch)
     else:
-        commit(pricing.config, pricing.group, pricing.source, {0: 0})
+        pricing.set_offsets({0: 0})
         pricing.publish(msgspec.structs.replace(older, claims=(Claim(0, 0, 10),)))
     assert pricing.offsets()[0] == 10
 
@@ -525,10 +524,10 @@ def test_a_claim_ahead_of_the_group_skips_nothing(pricing: Pricing) -> None:
     """Someone reset the offsets while a run was under way: what lies before its claim is still to be done."""
     sent = [raw._replace(partition=0) for raw in rides(30)]
     produce(pricing.config, pricing.source, sent)
-    commit(pricing.config, pricing.group, pricing.source, dict.fromkeys(range(6), 0) | {0: 20})
+    pricing.set_offsets(dict.fromkeys(range(6), 0) | {0: 20})
     ahead = pricing.computed()
     assert ahead.records == 10
-    commit(pricing.config, pricing.group, pricing.source, {0: 0})
+    pricing.set_offsets({0: 0})
     with pytest.raises(OffsetsError, match=pricing.group):
         pricing.publish(ahead)
     assert pricing.offsets()[0] == 0

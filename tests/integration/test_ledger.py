@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from infra.local import environment, jars, java
+from jobs.kafka.client import consumer
+from jobs.kafka.offsets import HeldBack, bounds, held_back
+from jobs.kafka.open_transactions import explained
 from jobs.kafka.replay import replay
-from jobs.rides.ledger import lag
-from tests.helpers import Raw, produce
+from jobs.rides import ledger as ledger_module
+from jobs.rides import reprocess
+from jobs.rides.ledger import Lag, dead_letter_sources, lag
+from jobs.rides.reprocess import Systems
+from jobs.settings import ROOT
+from tests.helpers import Raw, Record, produce, read_visible, send, transactional, until
 from tests.integration.flow import Books
 
 
@@ -103,13 +117,13 @@ def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
 def test_replayed_letters_are_counted_apart(books: Books) -> None:
     books.send(good=5, bad=3)
     books.run()
-    sources = (books.pricing.source, books.pricing.result)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 3
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 0
+    sources = dead_letter_sources(books.settings)
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).sent.total() == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).sent.total() == 0
     books.pricing.run()
     found = books.ledger()
     assert (found.raw, found.dlq, found.replayed, found.exit_code) == (11, 6, 3, 0)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).left == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).left == 3
 
 
 def test_refused_results_are_not_missed(books: Books) -> None:
@@ -136,8 +150,147 @@ def test_retention_leaves_nothing_to_tell(books: Books) -> None:
     assert (found.balanced, found.exit_code) == (None, 3)
 
 
+# --- Transactions of strangers -----------------------------------------------------------------
+
+
+@pytest.fixture
+def kafka_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Kafka's own tool on the PATH, as its archive has it."""
+    jars.fetch({"kafka", "kafka-tools"})
+    class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.locked(name))
+    script = tmp_path / "bin" / "kafka-transactions.sh"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\nexec "{java.executable()}" -cp "{class_path}" -Dlog4j2.level=ERROR '
+        'org.apache.kafka.tools.TransactionsCommand "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    return str(script)
+
+
+@contextmanager
+def open_transaction(books: Books, topic: str) -> Iterator[str]:
+    """A stranger's transaction that stays open in partition 3; its transactional id."""
+    name = f"stranger-{uuid4().hex[:8]}"
+    producer = transactional(books.stack.kafka, name)
+    send(producer, topic, [Raw(b"whatever", b"k", partition=3)])
+    assert producer.flush(30) == 0
+    try:
+        yield name
+    finally:
+        producer.abort_transaction(30)
+        until(lambda: held(books, topic) == [], "the end of the stranger's transaction")
+
+
+def held(books: Books, topic: str) -> list[HeldBack]:
+    with consumer(books.stack.kafka, "looker") as client:
+        return held_back(topic, bounds(books.stack.kafka, client, topic, range(6)))
+
+
+@pytest.mark.parametrize("place", ["raw", "result", "dlq"])
+def test_what_a_stranger_holds_back_is_never_balanced(
+    books: Books, monkeypatch: pytest.MonkeyPatch, kafka_transactions: str, place: str
+) -> None:
+    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    books.send(good=30, bad=6)
+    books.run()
+    topic = {"raw": books.pricing.source, "result": books.pricing.result, "dlq": books.pricing.dlq}[place]
+    first = len([it for it in read_visible(books.stack.kafka, topic) if it.partition == 3])
+    with open_transaction(books, topic) as name:
+        found = books.ledger()
+        assert (found.faults, found.balanced, found.exit_code) == ([], True, 2)
+        (it,) = found.held_back
+        assert (it.topic, it.partition, it.count) == (topic, 3, 1)
+        assert it.first >= first
+        (line,) = explained(books.stack.kafka, found.held_back)
+        assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
+        if place != "dlq":
+            group = books.pricing.group if place == "raw" else books.sinking.group
+            assert lag(books.stack.kafka, topic, group) == Lag(1, [it])
+    assert books.ledger().held_back == []
+
+
+def test_without_the_tool_the_command_to_ask_it_is_told(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = [HeldBack("rides_result", 3, 120, 7)]
+    held, who = explained(books.stack.kafka, found)
+    assert held == "rides_result[3]: 7 offsets from 120 on"
+    assert "kafka-transactions.sh --bootstrap-server" in who
+    assert "describe-producers --topic rides_result --partition 3" in who
+    assert explained(books.stack.kafka, []) == []
+
+
+def test_our_own_results_behind_a_strangers_transaction_are_not_lost(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    with open_transaction(books, books.pricing.result):
+        books.send(good=30)
+        books.pricing.run()
+        found = books.ledger()
+        assert found.result < 30, "some are in the partition that is held back"
+        assert (found.faults, found.exit_code) == ([], 2)
+        # What nobody holds back is missing for sure.
+        lost = max(found.held_back, key=lambda it: it.count)
+        books.send(good=lost.count + 1)
+        at = books.pricing.offsets()
+        books.pricing.set_offsets({it: (at[it] or 0) + len(rest) for it, rest in unread(books).items()})
+        found = books.ledger()
+        assert found.exit_code == 1, "more are missing than are held back"
+
+
+def unread(books: Books) -> dict[int, list[Record]]:
+    at = books.pricing.offsets()
+    rest: dict[int, list[Record]] = {it: [] for it in range(6)}
+    for record in read_visible(books.stack.kafka, books.pricing.source):
+        if record.offset >= (at[record.partition] or 0):
+            rest[record.partition].append(record)
+    return rest
+
+
+# --- Verdicts ----------------------------------------------------------------------------------
+
+
+def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> None:
+    books.send(good=10, bad=2)
+    books.run()
+    errors = [("__connect.errors.topic", books.pricing.source.encode()), ("__connect.errors.offset", b"0")]
+    ours = [("__connect.errors.connector.name", b"their-sink"), ("__connect.errors.partition", b"0")]
+    foreign = [Raw(b"{}", b"k", [*errors, *ours]), Raw(b"{}", b"k"), Raw(b"{}", b"k", errors)]
+    produce(books.stack.kafka, books.pricing.dlq, foreign)
+    found = books.ledger()
+    assert (found.dlq, found.foreign, found.faults, found.exit_code) == (2, 3, [], 0)
+    sources = dead_letter_sources(books.settings)
+    done = replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids)
+    assert (done.sent.total(), done.foreign) == (2, 3)
+    window = reprocess.window("2026-01-01", "2026-02-01")
+    work = reprocess.look(
+        Systems(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs), window
+    )
+    assert len(work.rides) == 10, "a stranger's dead letter leaves no ride out"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"DATASTREAM_STATE": "/dev/null/state"}, "Not a directory"),
+        ({"CHUNK_RECORDS": "many"}, "CHUNK_RECORDS"),
+        ({"ELASTICSEARCH_URL": "no url"}, "no url"),
+    ],
+)
+def test_whatever_keeps_the_ledger_from_a_verdict_ends_with_3(books: Books, changes: dict[str, str], text: str) -> None:
+    variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"} | changes
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", "ledger"],
+        cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert text in done.stderr
+
+
 def test_lag_is_what_a_group_has_to_pass(books: Books, fresh_name: Callable[[str], str]) -> None:
     books.send(good=7)
-    assert lag(books.stack.kafka, books.pricing.source, fresh_name("nobody")) == 7
+    assert lag(books.stack.kafka, books.pricing.source, fresh_name("nobody")).offsets == 7
     books.run()
-    assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost") == 0
+    assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost") == Lag(0, [])

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -44,13 +44,14 @@ class Sinks:
     stack: Stack
     sinking: Sinking
     exporting: Exporting
+    raw_topic: str
 
     @property
     def names(self) -> dict[str, str]:
         """The settings that lead to them."""
         return {
             "rides_index": self.sinking.index,
-            "raw_topic": self.sinking.source,
+            "raw_topic": self.raw_topic,
             "result_topic": self.sinking.source,
             "gcs_bucket": self.exporting.bucket,
             "gcs_prefix": self.exporting.prefix,
@@ -81,8 +82,9 @@ class Sinks:
 
 
 @pytest.fixture
-def sinks(stack: Stack, sinking: Sinking, exporting: Exporting) -> Sinks:
-    return Sinks(stack, replace(sinking, group=INDEX_GROUP), replace(exporting, group=EXPORT_GROUP))
+def sinks(stack: Stack, sinking: Sinking, exporting: Exporting, topic_factory: Callable[..., str]) -> Sinks:
+    flows = replace(sinking, group=INDEX_GROUP), replace(exporting, group=EXPORT_GROUP)
+    return Sinks(stack, *flows, topic_factory("raw"))
 
 
 def test_a_lost_index_comes_back_as_it_was(sinks: Sinks) -> None:

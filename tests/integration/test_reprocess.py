@@ -34,7 +34,7 @@ from jobs.rides.reindex import reindex
 from jobs.rides.reprocess import Reprocessed, Systems, Window, look, reprocess, window
 from jobs.rides.superseded import is_reprocessing
 from jobs.settings import ROOT
-from tests.helpers import Raw, commit, delete_all_records, encode, keyed, produce, ride, until
+from tests.helpers import Raw, delete_all_records, encode, keyed, produce, ride, until
 from tests.integration import flow
 from tests.integration.flow import Books
 
@@ -302,7 +302,7 @@ def rebuild_sinks(books: Books) -> None:
     for blob in books.stack.gcs.list_blobs(books.stack.bucket, prefix=books.exporting.prefix):
         blob.delete()
     for sink in (books.sinking, books.exporting):
-        commit(books.stack.kafka, sink.group, sink.source, dict.fromkeys(range(6), 0))
+        sink.set_offsets("beginning")
         sink.run()
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import OffsetsError
-from jobs.kafka.claim import Bounds, Committed, _until, limited, starting_offsets
+from jobs.kafka.claim import _until, limited, starting_offsets
 from jobs.kafka.consume import cut
+from jobs.kafka.offsets import Bounds, Committed
 from jobs.staging import MESSAGE_SCHEMA
 
 often = settings(max_examples=200, deadline=None)
@@ -137,7 +138,7 @@ def test_batches_have_the_schema() -> None:
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1000)), min_size=1, max_size=8), st.integers(1, 3000))
 def test_a_claim_is_bounded_and_starves_nobody(partitions: list[tuple[int, int]], most: int) -> None:
     starts = {number: start for number, (start, _) in enumerate(partitions)}
-    within = {number: Bounds(0, start + backlog) for number, (start, backlog) in enumerate(partitions)}
+    within = {number: Bounds(0, start + backlog, start + backlog) for number, (start, backlog) in enumerate(partitions)}
     claims = limited(starts, within, most)
     assert [claim.partition for claim in claims] == list(starts)
     taken = {claim.partition: claim.end - claim.start for claim in claims}
@@ -155,20 +156,20 @@ def at(*offsets: int | None) -> dict[int, Committed]:
 
 
 def test_a_claim_starts_where_the_group_is() -> None:
-    within = {0: Bounds(3, 9), 1: Bounds(0, 4), 2: Bounds(2, 2)}
+    within = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4), 2: Bounds(2, 2, 2)}
     assert starting_offsets("raw", "group", at(5, 4, 2), within, has_output=True) == {0: 5, 1: 4, 2: 2}
     assert starting_offsets("raw", "group", at(3, 0, 2), within, has_output=False) == {0: 3, 1: 0, 2: 2}
 
 
 def test_a_new_group_starts_at_the_beginning_unless_its_output_exists() -> None:
-    within = {0: Bounds(3, 9), 1: Bounds(0, 4)}
+    within = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4)}
     assert starting_offsets("raw", "group", at(None, None), within, has_output=False) == {0: 3, 1: 0}
     with pytest.raises(OffsetsError, match=r"group has no committed offsets on raw.*docs/runbook_kafka.md"):
         starting_offsets("raw", "group", at(None, None), within, has_output=True)
 
 
 def test_a_new_partition_starts_at_its_beginning() -> None:
-    assert starting_offsets("raw", "g", at(5, None), {0: Bounds(0, 9), 1: Bounds(2, 4)}, has_output=True) == {
+    assert starting_offsets("raw", "g", at(5, None), {0: Bounds(0, 9, 9), 1: Bounds(2, 4, 4)}, has_output=True) == {
         0: 5,
         1: 2,
     }
@@ -178,12 +179,12 @@ def test_what_retention_took_is_counted() -> None:
     with pytest.raises(
         OffsetsError, match=r"raw\[1\]: group g committed offset 7, .*deleted the 93 messages up to 100"
     ):
-        starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9), 1: Bounds(100, 200)}, has_output=False)
+        starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9, 9), 1: Bounds(100, 200, 200)}, has_output=False)
 
 
 def test_an_offset_behind_the_end_is_named() -> None:
     with pytest.raises(OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"):
-        starting_offsets("raw", "g", at(10), {0: Bounds(0, 9)}, has_output=False)
+        starting_offsets("raw", "g", at(10), {0: Bounds(0, 9, 9)}, has_output=False)
 
 
 def _fault(code: int) -> KafkaError:

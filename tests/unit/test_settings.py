@@ -27,6 +27,16 @@ def example() -> Iterator[tuple[str, str]]:
             yield name, value
 
 
+@pytest.mark.parametrize(
+    "same", [("raw_topic", "result_topic"), ("raw_topic", "dlq_topic"), ("result_topic", "dlq_topic")]
+)
+def test_topics_must_have_three_names(monkeypatch: pytest.MonkeyPatch, same: tuple[str, str]) -> None:
+    for name in same:
+        monkeypatch.setenv(name.upper(), "rides")
+    with pytest.raises(ConfigurationError, match="RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC must be three different names"):
+        load()
+
+
 def test_the_example_has_every_setting_once_with_its_default() -> None:
     names = [name for name, _ in example()]
     assert len(names) == len(set(names))

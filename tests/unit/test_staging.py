@@ -28,7 +28,7 @@ from jobs.staging import (
 from tests.helpers import messages
 
 CHUNK = Chunk(partition=1, first=5, last=8, records=3, size=30, url="")
-MANIFEST = Manifest("raw", "group", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,), 50_000, 2**25)
+MANIFEST = Manifest("raw", "id", "group", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,), 50_000, 2**25)
 
 
 @pytest.fixture

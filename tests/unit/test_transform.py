@@ -201,7 +201,7 @@ def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:
         last = first + len(values) - 1
         made.append(Chunk(4, first, last, len(values), 100, url))
         first = last + 1
-    return Manifest("result", "group", (Claim(4, 0, first),), tuple(made), 50_000, 2**25)
+    return Manifest("result", "id", "group", (Claim(4, 0, first),), tuple(made), 50_000, 2**25)
 
 
 def test_transform_keeps_chunks_and_counts(tmp_path: Path) -> None:
