@@ -312,13 +312,12 @@ def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mappi
             difference = f"is at {ours.offset}, but not with the metadata that this pipeline committed"
         else:
             difference = f"is at {_text(found.offset)}, but this pipeline committed {_text(ours.offset)}"
-        cause = (
-            "they were deleted" if found.offset is None else "another client commits with this group id; stop it first"
-        )
+        is_gone = found.offset is None
+        cause = "they were deleted" if is_gone else "another client commits with this group id; stop it first"
         remedy = "kept" if any(it.offset is not None for it in kept.values()) else "beginning"
         raise OffsetsError(
             f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): {cause}. "
-            f"Nothing was done. `make offsets GROUP={group} TO={remedy}` sets the group back to where this pipeline was."
+            f"Nothing was done. `make offsets GROUP={group} TO={remedy}` sets the group to where this pipeline was."
         )
 
 
