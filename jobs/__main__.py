@@ -234,6 +234,8 @@ def ledger() -> None:
     except Exception:
         Console(stderr=True).print_exception()
         exit_code = CANNOT_BE_TOLD
+    except SystemExit:  # so ends a write to a pipe that nobody reads any more
+        exit_code = CANNOT_BE_TOLD
     raise typer.Exit(exit_code)
 
 
@@ -465,7 +467,7 @@ def dlq_replay(
     if dry_run:
         done = count_replayable(config, settings.dlq_topic, sources, max_replays)
     else:
-        done = replay(config, settings.dlq_topic, sources, max_replays, _topic_ids(settings))
+        done = replay(config, settings.dlq_topic, sources, max_replays)
     verb = "would go" if dry_run else "went"
     for topic, count in done.sent.items():
         console.print(f"{count:,} dead letters {verb} back to {topic}")
@@ -487,13 +489,20 @@ def offsets(
     kept: where this pipeline was, by the copy that it keeps of its offsets.
     """
     from jobs.kafka import set_offsets as work
-    from jobs.rides.ledger import all_groups
+    from jobs.rides.ledger import all_groups, groups
+    from jobs.rides.superseded import GROUP as REPROCESS_GROUP
 
     settings = configuration.load()
     topics = all_groups(settings)
     if group not in topics:
         raise ConfigurationError(f"GROUP={group!r}: there are {', '.join(topics)}.")
-    config, topic_ids = kafka_config(settings), _topic_ids(settings)
+    if group == REPROCESS_GROUP and to != "kept":
+        raise ConfigurationError(
+            f"GROUP={group}: anything but TO=kept would leave copies of rides behind, half purged. Finish it with "
+            "`make reprocess` instead."
+        )
+    config = kafka_config(settings)
+    topic_ids = _topic_ids(settings) if group in groups(settings) else None
     with _progress() as progress:
         found = work.look(config, topics[group], group, to, topic_ids=topic_ids, progress=_bars(progress))
     _print_moves(found)
@@ -510,6 +519,10 @@ def _print_moves(found: Moves) -> None:
         table.add_row(str(it.partition), was, target, f"{it.skipped:,}", f"{it.repeated:,}")
     console.print(table)
     most = "" if found.is_certain else " at most (nobody knows where the group was)"
+    if found.discarded_plans:
+        console.print(
+            f"It discards the plan of {found.discarded_plans} partitions; what was planned is counted as repeated."
+        )
     console.print(
         f"Group {found.group} would skip {found.skipped:,} messages that it has not read, and repeat "
         f"{found.repeated:,}{most}.",

@@ -46,6 +46,7 @@ with DAG(
         topic="{{ var.value.RESULT_TOPIC }}",
         group="dag_index_and_export",
         dlq_topic="{{ var.value.DLQ_TOPIC }}",
+        source_topic="{{ var.value.RAW_TOPIC }}",
     )
     transform = TransformJSONOperator(task_id="TransformJSON", staged=consume.output)
     put_elasticsearch = PutElasticsearchOperator(

@@ -25,8 +25,9 @@ resource "google_storage_bucket" "rides" {
       type = "Delete"
     }
     condition {
+      # Not topic-ids/, which tells a topic that was made again from the one before.
       age            = var.staging_delete_after_days
-      matches_prefix = ["${local.staging}/"]
+      matches_prefix = ["${local.staging}/dag_"]
     }
   }
 

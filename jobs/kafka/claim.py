@@ -62,9 +62,8 @@ def starting_offsets(
     if has_output and all(committed.offset is None for committed in at.values()):
         raise OffsetsError(
             f"Group {group} has no committed offsets on {topic}, but its output exists: they expired or were deleted "
-            f"(the topic is the same), and starting from the beginning would do the work twice. `make offsets "
-            f"GROUP={group} TO=kept` restores them from their copy; if that is gone too: docs/runbook_kafka.md, "
-            '"Setting offsets".'
+            "with their copy (the topic is the same), and starting from the beginning would do the work twice: "
+            'docs/runbook_kafka.md, "Setting offsets".'
         )
     starts = {}
     for partition, bound in within.items():

@@ -1,12 +1,13 @@
 """Offsets: what a partition holds, what a group has committed, and whether it was this pipeline that committed it.
 
-Any client that uses a group's id can commit for it. So each commit of ours goes to a second group as well, in the same
-transaction; where the two differ, somebody else has committed.
+Any client can commit with a group's id. So each commit of ours also goes to a second group, in the same transaction:
+where the two differ, somebody else has committed.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
@@ -23,7 +24,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.client import CONNECTED, QUIET, REQUEST_TIMEOUT_S, Config, Isolation, broker_errors, consumer
@@ -88,6 +89,14 @@ class Committed(msgspec.Struct, frozen=True):
 
     offset: int | None
     metadata: str = ""
+
+    @property
+    def topic_id(self) -> str | None:
+        """The id of the topic that this pipeline committed the offset for; None if it is not from this version."""
+        try:
+            return msgspec.json.decode(self.metadata, type=OffsetMetadata).topic_id
+        except msgspec.MsgspecError:
+            return None
 
     def plan(self, kind: type[T]) -> T | None:
         """The plan in the metadata; None if there is none.
@@ -238,25 +247,26 @@ class GroupReader:
         return committed(self.consumer, self.topic, self.partitions())
 
     def committed(self) -> dict[int, Committed]:
-        """What the group has committed.
+        """What the group has committed; each of its offsets has its copy.
 
         Raises:
             OffsetsError: somebody else has committed for the group.
         """
-        until_equal = Retrying(
-            # A commit of ours between the two reads makes them differ, too, but not time after time.
-            retry=retry_if_exception(lambda error: isinstance(error, OffsetsError)),
-            stop=stop_after_attempt(5),
-            wait=wait_fixed(0.05),
-            reraise=True,
-        )
-        return until_equal(self._checked)
+        return self._equal(is_copy_expected=True)
 
-    def _checked(self) -> dict[int, Committed]:
-        kept, own = self.kept(), self.unchecked()
-        if not is_older(own, kept):
-            check_kept(self.topic, self.group, own, kept)
-        return own
+    def observed(self) -> dict[int, Committed]:
+        """The same for readers that commit nothing: they take offsets without any copy as they are."""
+        return self._equal(is_copy_expected=False)
+
+    def _equal(self, *, is_copy_expected: bool) -> dict[int, Committed]:
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            kept, own = self.kept(), self.unchecked()
+            if own == kept or (not is_copy_expected and is_without_copy(own, kept)):
+                return own
+            # A commit of ours between the two reads makes them differ, and moves the copy.
+            if self.kept() == kept or time.monotonic() > deadline:
+                check_kept(self.topic, self.group, own, kept)
 
 
 @contextmanager
@@ -280,11 +290,11 @@ def current_offsets(config: Config, topic: str, group: str) -> dict[int, Committ
     """
     try:
         with group_reader(config, topic, group, isolation="read_uncommitted") as reader:
-            return reader.committed()
+            return reader.observed()
     except OffsetsError:
         # The markers of one commit may be written at different times.
         with group_reader(config, topic, group) as reader:
-            return reader.committed()
+            return reader.observed()
 
 
 def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
@@ -294,11 +304,11 @@ def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | Non
         OffsetsError: somebody else has committed for the group.
     """
     with broker_errors(config, f"reading the offsets of {group}"), group_reader(config, topic, group) as reader:
-        return {partition: found.offset for partition, found in reader.committed().items()}
+        return {partition: found.offset for partition, found in reader.observed().items()}
 
 
-def is_older(own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> bool:
-    """Whether a group has offsets of a version that kept no copy."""
+def is_without_copy(own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> bool:
+    """Whether a group has offsets and no copy: of an earlier version, of somebody else, or the copy was deleted."""
     return all(found.offset is None for found in kept.values()) and any(it.offset is not None for it in own.values())
 
 
@@ -314,10 +324,13 @@ def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mappi
             difference = f"is at {_text(found.offset)}, but this pipeline committed {_text(ours.offset)}"
         is_gone = found.offset is None
         cause = "they were deleted" if is_gone else "another client commits with this group id; stop it first"
-        remedy = "kept" if any(it.offset is not None for it in kept.values()) else "beginning"
+        if all(it.offset is None for it in kept.values()):
+            remedy = f"`make offsets GROUP={group} TO=beginning` starts with the first message"
+        else:
+            remedy = f"`make offsets GROUP={group} TO=kept` sets the group back to where this pipeline was"
         raise OffsetsError(
             f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): {cause}. "
-            f"Nothing was done. `make offsets GROUP={group} TO={remedy}` sets the group to where this pipeline was."
+            f"Nothing was done. {remedy}."
         )
 
 

@@ -35,8 +35,8 @@ def explained(config: Config, held: Sequence[HeldBack]) -> list[str]:
     command = [tool, "--bootstrap-server", servers]
     try:
         ids = {row["ProducerId"]: row["TransactionalId"] for row in _rows([*command, "list"])}
-        return [f"{it}, by the transactional id {_holder(command, it, ids) or 'of nobody any more'}" for it in held]
-    except (subprocess.SubprocessError, KeyError) as error:
+        return [f"{it}, by the transactional id {_holder(command, it, ids) or 'that has just ended'}" for it in held]
+    except (subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
         return [*map(str, held), f"{tool} could not tell who holds them: {error}"]
 
 

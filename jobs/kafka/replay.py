@@ -13,7 +13,6 @@ from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, replay_headers, times_replayed
 from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_reader, held_back, partitions
 from jobs.kafka.ownership import check_ownership
-from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
 
 GROUP = "dlq_replay"
@@ -54,7 +53,7 @@ def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: i
         span *= 4
 
 
-def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: int, topic_ids: TopicIds) -> Replayed:
+def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
     """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
 
     Args:
@@ -62,13 +61,14 @@ def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: 
         max_replays: leave alone what was sent back so often already.
 
     Raises:
-        OffsetsError: the dead-letter topic was made again, or somebody else has committed for the group.
+        OffsetsError: somebody else has committed for the group.
         ServiceUnavailableError: a broker is away. What was sent stays sent; doing it again goes on from there.
     """
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
-        check_ownership(config, reader, topic_ids)
+        check_ownership(config, reader)
     replayed = Replayed()
     with group_writer(config, GROUP, topic, _CHUNK) as writer:
+        writer.committed()  # refuses those of somebody else
         for partition, messages in _waiting(config, topic, replayed):
             with writer.transaction({partition: messages[-1].offset() + 1}):
                 for source, message in _sort(messages, sources, max_replays, replayed):
@@ -87,7 +87,7 @@ def count_replayable(config: Config, topic: str, sources: Mapping[str, str], max
 def _waiting(config: Config, topic: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
     """The dead letters behind what was replayed, by partition; notes what is held back."""
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
-        at = reader.committed()
+        at = reader.observed()
         within = bounds(config, reader.consumer, topic, list(at), settle_s=SETTLE_S)
         replayed.held = held_back(topic, within)
         starts = starting_offsets(topic, GROUP, at, within, has_output=False)

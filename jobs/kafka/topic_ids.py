@@ -13,7 +13,7 @@ _FOLDER = "topic-ids"
 
 
 class TopicIds:
-    """The topic ids that groups have worked with, each in a file of its own.
+    """The topic ids that groups have worked with, a file for each.
 
     Args:
         staging: the folder at STAGING_URL.
@@ -24,17 +24,13 @@ class TopicIds:
 
     def read(self, group: str, topic: str) -> str | None:
         """The id that was remembered; None if the group is new."""
-        return self._folder.child(group).read_text(topic)
+        return self._folder.child(group).read_text(topic) or None
 
     def remember(self, group: str, topic: str, topic_id: str) -> None:
         self._folder.child(group).write_text(topic, topic_id)
 
-    def check(self, group: str, topic: str, topic_id: str) -> bool:
-        """Whether the group has worked with this topic before.
-
-        Raises:
-            OffsetsError: the topic of this name was another one then.
-        """
+    def check(self, group: str, topic: str, topic_id: str) -> None:
+        """Raises OffsetsError if the topic of this name was another one when the group worked on it."""
         remembered = self.read(group, topic)
         if remembered not in (None, topic_id):
             raise OffsetsError(
@@ -42,4 +38,3 @@ class TopicIds:
                 f"{topic_id}), or this is another cluster. The group's offsets went with the old topic, and nothing of "
                 f"the new one is done. To start with it: `make offsets GROUP={group} TO=beginning`."
             )
-        return remembered is not None

@@ -68,7 +68,7 @@ class GroupWriter:
 
     def __init__(self, producer: Producer, reader: GroupReader, topic_id: str) -> None:
         self._producer = producer
-        self._reader = reader
+        self.reader = reader
         self.topic = reader.topic
         self.topic_id = topic_id
 
@@ -78,7 +78,7 @@ class GroupWriter:
         Raises:
             OffsetsError: somebody else has committed for the group.
         """
-        return self._reader.committed()
+        return self.reader.committed()
 
     def offsets(self) -> dict[int, int | None]:
         """The group's committed offsets without their metadata; None where it never committed."""
@@ -96,7 +96,7 @@ class GroupWriter:
         self._producer.begin_transaction()
         try:
             yield
-            for client in self._reader.writers:
+            for client in self.reader.writers:
                 positions = [
                     TopicPartition(self.topic, it, offset, metadata=metadata_text(self.topic_id, noted.get(it)))
                     for it, offset in offsets.items()
@@ -128,7 +128,7 @@ class GroupWriter:
     def check_topics(self, *topics: str) -> None:
         """Raises ConfigurationError if one of them does not exist: sending would wait for it until the deadline."""
         for topic in topics:
-            partitions(self._reader.consumer, topic)
+            partitions(self.reader.consumer, topic)
 
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY

@@ -44,7 +44,7 @@ def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_
         settle_s: seconds to wait for the end of the transactions that are open now.
     """
     with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
-        at = reader.committed()
+        at = reader.observed()
         within = bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
         border_ms = int((time.time() - max_age_s) * 1000)
         asked = [TopicPartition(topic, partition, border_ms) for partition in at]

@@ -175,9 +175,9 @@ def take_ledger(
     is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
     faults = _schema_faults(is_result, dead.sample)
     # A commit may be seen before its messages are: those that are held back may be the missing ones.
-    hidden = sum(it.held for within in (snapshot.result, snapshot.dlq) for it in within.values())
+    hidden_results, hidden_letters = (sum(it.held for it in ends.values()) for ends in (snapshot.result, snapshot.dlq))
     missing = raw_done - (results.count - results.replayed + dead.of_raw)
-    if not 0 <= missing <= hidden:
+    if not 0 <= missing <= hidden_results + hidden_letters:
         faults.append(
             f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
             f"{dead.of_raw} dead letters of them"
@@ -186,8 +186,8 @@ def take_ledger(
     stale = rides.filter(pa.array(is_superseded & exported))
     parquet, rows, doubled, to_purge = _read_parquet(settings, gcs, snapshot.exported, stale, progress)
     most_rows = results.exported - len(stale) - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
-    # What is exported and not yet indexed may turn out to be no result.
-    least_rows = most_rows - (results.exported - results.sunk)
+    # What is exported and not yet indexed may turn out to be no result, and a refusal may be held back.
+    least_rows = most_rows - (results.exported - results.sunk) - hidden_letters
     if not least_rows <= rows <= most_rows or doubled:
         faults.append(f"Parquet holds {rows} of {most_rows} results, {doubled} of them more than once")
     if to_purge and not is_under_way:
@@ -195,7 +195,7 @@ def take_ledger(
     # Until it is purged, a ride that is rejected by now may be there.
     rides_at_most = rides if is_under_way else valid
     refused = dead.refused | dead.unreadable
-    least = _expected_documents(valid, refused, snapshot.indexed)
+    least = _expected_documents(valid, refused, snapshot.indexed) - hidden_letters
     most = _expected_documents(rides_at_most, refused, {it: within.end for it, within in snapshot.result.items()})
     documents = _count_documents(settings, elasticsearch, least, most)
     if not least <= documents <= most:

@@ -41,7 +41,6 @@ from jobs.kafka.offsets import (
     partitions,
 )
 from jobs.kafka.ownership import check_ownership
-from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
@@ -63,7 +62,6 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where
 from jobs.sinks.parquet import delete_rows, objects
-from jobs.staging import Folder
 
 # One list of messages at most makes one transaction.
 _CHUNK = 10_000
@@ -207,7 +205,7 @@ def look(systems: Systems, wanted: Window) -> Work:
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
-        check_ownership(config, reader, TopicIds(Folder(settings.staging)))
+        check_ownership(config, reader)
         client = reader.consumer
         begun = _plans(reader.committed())
         if begun and (other := next(iter(begun.values())).window) != wanted:
@@ -446,7 +444,7 @@ def _wait_for(  # noqa: PLR0917
 
 def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
     with group_reader(systems.config, topic, group) as reader:
-        at = reader.committed()
+        at = reader.observed()
         within = bounds(systems.config, reader.consumer, topic, list(ends))
     return sum(max(0, end - max(at[it].offset or 0, within[it].low)) for it, end in ends.items())
 

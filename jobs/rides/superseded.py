@@ -123,7 +123,7 @@ def mark_headers(headers: Headers | None, mark: Mark) -> Headers:
 def is_reprocessing(config: Config, topic: str) -> bool:
     """Whether a reprocessing has begun on the raw topic and is not done."""
     with broker_errors(config, f"reading the offsets of {GROUP}"), group_reader(config, topic, GROUP) as reader:
-        return any(found.plan(dict) is not None for found in reader.committed().values())
+        return any(found.plan(dict) is not None for found in reader.observed().values())
 
 
 def is_before(

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from jobs.kafka.dead_letter import headers_of
 from jobs.kafka.replay import count_replayable, latest, replay
-from jobs.kafka.topic_ids import TopicIds
-from jobs.staging import Folder
 from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
@@ -66,9 +64,8 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     produce(stack.kafka, dlq, data.draw(st.lists(letter, min_size=1, max_size=40)))
 
     sources = {raw: DAGS["raw"], result: DAGS["result"]}
-    topic_ids = TopicIds(Folder(stack.settings.staging))
     expected = count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS)
-    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS, topic_ids)
+    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS)
     assert replayed == expected
     wanted: Counter[Any] = Counter()
     left = foreign = 0
@@ -92,7 +89,7 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     )
     assert found == wanted
     assert (sum(replayed.sent.values()), replayed.left, replayed.foreign) == (wanted.total(), left, foreign)
-    assert replay(stack.kafka, dlq, sources, MAX_REPLAYS, topic_ids).sent.total() == 0, "each once"
+    assert replay(stack.kafka, dlq, sources, MAX_REPLAYS).sent.total() == 0, "each once"
 
 
 def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
@@ -102,7 +99,7 @@ def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: di
         produce_with_header(stack.kafka["bootstrap.servers"], dlq, b"key", b"value", (key, raw.encode()))
     sources = {raw: DAGS["raw"]}
     assert count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS).foreign == 2
-    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS, TopicIds(Folder(stack.settings.staging)))
+    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS)
     assert (replayed.sent.total(), replayed.foreign) == (0, 2)
     assert len(letters.new()) == 2
     for message in latest(stack.kafka, dlq, 2):

@@ -139,6 +139,7 @@ class Pricing(Flow):
 class Exporting(Flow):
     """PutGCP of dag_index_and_export."""
 
+    settle_s: float = 0
     gcs: Any = None
     bucket: str = ""
     prefix: str = ""

@@ -116,7 +116,7 @@ def test_a_topic_that_is_not_there(pricing: Pricing) -> None:
 
 @pytest.mark.parametrize("name", ["", "rides raw"])
 def test_a_topic_name_that_kafka_does_not_allow_is_a_wrong_setting(pricing: Pricing, name: str) -> None:
-    """An empty RESULT_TOPIC gets here by way of output_topics, and is tried three times."""
+    """An empty RESULT_TOPIC gets here by way of the operator, and is tried three times."""
     pricing.source = name
     with pytest.raises(ConfigurationError):
         pricing.stage()

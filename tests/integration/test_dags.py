@@ -429,8 +429,9 @@ def test_variables_that_name_one_topic_twice_stop_both_dags(
     with monkeypatch.context() as patch:
         patch.setenv(name, os.environ[same_as])
         assert dags.compute()["ConsumeKafka"] == "failed"
+        assert dags.index_and_export()["ConsumeKafka"] == "failed"
     assert dags.held() == (0, 0, 0, 0)
-    assert dags.offsets("dag_compute_cost") == {None}
+    assert dags.offsets("dag_compute_cost") == dags.offsets("dag_index_and_export") == {None}
 
 
 @pytest.mark.parametrize("has_offsets", [False, True])

@@ -97,20 +97,6 @@ def test_the_command_alters_only_when_told_to(stack: Stack, wanted: list[Topic],
     assert topics().count("as declared") == 3
 
 
-@pytest.mark.parametrize("command", ["topics", "lag", "ledger", "wait", "dlq", "dlq-replay", "where", "report"])
-def test_topics_of_one_name_are_refused_by_every_command(stack: Stack, names: dict[str, str], command: str) -> None:
-    """Today's client ends in a segmentation fault when it shall make one topic twice."""
-    names["DLQ_TOPIC"] = names["RAW_TOPIC"]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", command],
-        cwd=ROOT, env={**os.environ, **names, "COLUMNS": "200"}, capture_output=True, text=True, check=False,
-        timeout=60,
-    )  # fmt: skip
-    assert done.returncode == (3 if command == "ledger" else 1)
-    assert "RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC must be three different names" in done.stderr
-    assert names["RAW_TOPIC"] not in AdminClient(stack.kafka).list_topics(timeout=10).topics
-
-
 def test_the_command_applies_topics(stack: Stack, names: dict[str, str]) -> None:
     for state in ("created", "as declared"):
         result = subprocess.run(

@@ -24,7 +24,7 @@ from jobs.rides import reprocess
 from jobs.rides.ledger import Lag, dead_letter_sources, lag
 from jobs.rides.reprocess import Systems
 from jobs.settings import ROOT
-from tests.helpers import Raw, Record, produce, read_visible, send, transactional, until
+from tests.helpers import Raw, Record, keyed, produce, read_visible, result, send, transactional, until
 from tests.integration.flow import Books
 
 
@@ -118,12 +118,12 @@ def test_replayed_letters_are_counted_apart(books: Books) -> None:
     books.send(good=5, bad=3)
     books.run()
     sources = dead_letter_sources(books.settings)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).sent.total() == 3
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).sent.total() == 0
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 0
     books.pricing.run()
     found = books.ledger()
     assert (found.raw, found.dlq, found.replayed, found.exit_code) == (11, 6, 3, 0)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids).left == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).left == 3
 
 
 def test_refused_results_are_not_missed(books: Books) -> None:
@@ -240,6 +240,17 @@ def test_our_own_results_behind_a_strangers_transaction_are_not_lost(
         assert found.exit_code == 1, "more are missing than are held back"
 
 
+def test_refusals_behind_a_strangers_transaction_are_not_lost(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    with open_transaction(books, books.pricing.dlq):
+        produce(books.stack.kafka, books.pricing.result, [keyed(result(comfort="none")) for _ in range(40)])
+        books.sinking.run()
+        books.exporting.run()
+        found = books.ledger()
+        assert found.refused < 40, "some are in the partition that is held back"
+        assert [fault for fault in found.faults if "raw messages" not in fault] == []
+
+
 def unread(books: Books) -> dict[int, list[Record]]:
     at = books.pricing.offsets()
     rest: dict[int, list[Record]] = {it: [] for it in range(6)}
@@ -262,7 +273,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
     found = books.ledger()
     assert (found.dlq, found.foreign, found.faults, found.exit_code) == (2, 3, [], 0)
     sources = dead_letter_sources(books.settings)
-    done = replay(books.stack.kafka, books.pricing.dlq, sources, 1, books.pricing.topic_ids)
+    done = replay(books.stack.kafka, books.pricing.dlq, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
     window = reprocess.window("2026-01-01", "2026-02-01")
     work = reprocess.look(

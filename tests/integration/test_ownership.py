@@ -101,6 +101,16 @@ def test_a_stranger_that_commits_while_a_run_works_skips_nothing(pricing: Pricin
     assert pricing.publish(computed).results == 40
 
 
+def test_a_stranger_in_the_first_run_of_a_new_group_skips_nothing(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    computed = pricing.computed()
+    stranger_commits(pricing, {2: 20})
+    with pytest.raises(OffsetsError, match=r"is at 20, but this pipeline committed no offset.*TO=beginning"):
+        pricing.publish(computed)
+    pricing.set_offsets("beginning")
+    assert pricing.publish(computed).results == 40
+
+
 def test_a_stranger_in_a_new_group_is_not_taken_for_an_earlier_version(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(40, partition=2))
     assert pricing.stage() is not None
@@ -224,12 +234,34 @@ def test_offsets_that_were_deleted_come_back_from_their_copy(pricing: Pricing) -
     assert run_on(pricing) == 7
 
 
+def test_a_copy_that_was_deleted_is_made_again(pricing: Pricing, caplog: pytest.LogCaptureFixture) -> None:
+    """It may look like litter in Kafka-UI."""
+    produce(pricing.config, pricing.source, rides(50, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(7, partition=2))
+    forget(pricing, kept_group(pricing.group))
+    with caplog.at_level(logging.WARNING):
+        assert run_on(pricing) == 7
+    assert "Adopted the offsets" in caplog.text
+    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] is not None
+
+
+def test_a_forgotten_topic_id_is_remembered_again(pricing: Pricing) -> None:
+    """STAGING_URL was emptied, or names another folder with the ids of another stack."""
+    produce(pricing.config, pricing.source, rides(50))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(7))
+    pricing.topic_ids.remember(pricing.group, pricing.source, "of-another-stack")
+    assert run_on(pricing) == 7
+    assert pricing.topic_ids.read(pricing.group, pricing.source) != "of-another-stack"
+
+
 def test_offsets_that_expired_with_their_copy(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(50))
     pricing.run()
     pricing.has_output = True
     forget(pricing, pricing.group, kept_group(pricing.group))
-    with pytest.raises(OffsetsError, match=r"expired or were deleted \(the topic is the same\)"):
+    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy \(the topic is the same\)"):
         pricing.stage()
     end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
     assert (end.skipped, end.is_certain) == (50, False)
@@ -257,6 +289,29 @@ def test_what_is_skipped_and_repeated_is_counted_in_messages(pricing: Pricing) -
     for wrong in ("", "start", "12", "2026-01-05", "2026-01-05T08:00:00"):
         with pytest.raises(ConfigurationError, match="give kept, beginning, end, or a time with its offset"):
             moved(wrong)
+
+
+def test_a_group_that_moves_after_the_look_is_left_alone(pricing: Pricing) -> None:
+    """The question may stand for hours."""
+    produce(pricing.config, pricing.source, rides(20))
+    beginning = look(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
+    assert beginning.repeated == 20
+    pricing.run()
+    with pytest.raises(OffsetsError, match="has moved, since these messages were counted"):
+        set_offsets(pricing.config, beginning, pricing.topic_ids)
+    assert run_on(pricing) == 0
+
+
+def test_a_plan_that_is_discarded_counts_as_done(exporting: Exporting) -> None:
+    """Its objects may be there already, and other cuts would give them other names."""
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    exporting.staged()
+    beginning, kept = (
+        look(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
+        for to in ("beginning", "kept")
+    )
+    assert (beginning.repeated, beginning.discarded_plans) == (35, 6)
+    assert (kept.repeated, kept.discarded_plans) == (0, 0)
 
 
 def test_results_that_are_counted_leave_out_markers(exporting: Exporting, pricing: Pricing) -> None:
@@ -307,6 +362,8 @@ def test_the_command_says_what_it_would_skip_and_asks(
     assert done.returncode == 0, done.stderr
     assert "would skip 0 messages that it has not read, and repeat 0" in done.stdout
     assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7
+    abandoned = command("offsets", "reprocess", "end")
+    assert (abandoned.returncode, "anything but TO=kept" in abandoned.stderr) == (1, True)
     unknown = command("offsets", "nobody", "end")
     assert unknown.returncode == 1
     assert "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dlq_replay" in unknown.stderr

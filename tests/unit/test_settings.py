@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from jobs import __main__ as command_line
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, Settings, load
 
@@ -35,6 +37,36 @@ def test_topics_must_have_three_names(monkeypatch: pytest.MonkeyPatch, same: tup
         monkeypatch.setenv(name.upper(), "rides")
     with pytest.raises(ConfigurationError, match="RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC must be three different names"):
         load()
+
+
+COMMANDS = [command.name or command.callback.__name__ for command in command_line.app.registered_commands]
+ARGUMENTS = {
+    "offsets": ["dag_compute_cost", "end"],
+    "reprocess": ["2026-01-05", "2026-01-06"],
+    "trace": ["00000000-0000-0000-0000-000000000000"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_topics_of_one_name_are_refused_by_every_command(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Today's client ends in a segmentation fault when it shall make one topic twice."""
+    monkeypatch.setenv("DLQ_TOPIC", "rides_raw")
+    done = CliRunner().invoke(command_line.app, [command, *ARGUMENTS.get(command, [])])
+    if command == "ledger":
+        assert done.exit_code == 3
+    else:
+        assert isinstance(done.exception, ConfigurationError), done.output
+        assert "must be three different names" in str(done.exception)
+
+
+def test_a_ledger_that_nobody_reads_any_more_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich ends a write to a closed pipe with SystemExit(1)."""
+
+    def broken_pipe() -> int:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(command_line, "_ledger", broken_pipe)
+    assert CliRunner().invoke(command_line.app, ["ledger"]).exit_code == 3
 
 
 def test_the_example_has_every_setting_once_with_its_default() -> None:

@@ -25,12 +25,13 @@ class ConsumeKafkaOperator(DatastreamOperator):
         group: consumer group; the DAG's id, so that it is found at once in Kafka's tools.
         dlq_topic, result_topic: where the group's work shows. If the group has no committed offsets although there is
             output, the task fails instead of doing everything a second time.
+        source_topic: where the topic's own messages come from; only looked at to see that all of them differ.
         waits_for_messages: wait POLL_WAIT_S for a first message. Otherwise the claim waits for open transactions: what
             starts the run is their commit, and readers see that a moment later.
     """
 
-    template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic")
-    optional_fields: Sequence[str] = ("result_topic",)
+    template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic", "source_topic")
+    optional_fields: Sequence[str] = ("result_topic", "source_topic")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
         group: str,
         dlq_topic: str,
         result_topic: str | None = None,
+        source_topic: str | None = None,
         waits_for_messages: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -47,10 +49,11 @@ class ConsumeKafkaOperator(DatastreamOperator):
         self.group = group
         self.dlq_topic = dlq_topic
         self.result_topic = result_topic
+        self.source_topic = source_topic
         self.waits_for_messages = waits_for_messages
 
     def work(self, context: Context, settings: Settings) -> str:
-        check_distinct(*filter(None, (self.topic, self.dlq_topic, self.result_topic)))
+        check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
         self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
         staged = stage(
