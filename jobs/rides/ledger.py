@@ -172,10 +172,11 @@ def take_ledger(
     valid = rides.filter(pa.array(~is_superseded))
     in_flight = results.count - results.sunk
 
-    is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
-    faults = _schema_faults(is_result, dead.sample)
     # A commit may be seen before its messages are: those that are held back may be the missing ones.
     hidden_results, hidden_letters = (sum(it.held for it in ends.values()) for ends in (snapshot.result, snapshot.dlq))
+    is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
+    # A result whose refusal is hidden would break its schema.
+    faults = _schema_faults([] if hidden_letters else is_result, dead.sample)
     missing = raw_done - (results.count - results.replayed + dead.of_raw)
     if not 0 <= missing <= hidden_results + hidden_letters:
         faults.append(
