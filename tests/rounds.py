@@ -22,10 +22,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from infra.local import airflow, aside, environment, stack
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin
+from jobs.errors import ServiceUnavailableError
 from jobs.settings import LOOPBACK, ROOT, Settings
 
 console = Console()
@@ -132,6 +134,8 @@ def _stack(settings: Settings) -> Iterator[None]:
             shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
+# Airflow on SQLite may let a writer wait for longer than the client does while its DAGs are parsed for the first time.
+@retry(retry=retry_if_exception_type(ServiceUnavailableError), stop=stop_after_delay(180), reraise=True)
 def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
     with signed_in(settings) as (session, url):
         where = f"{url.removesuffix('/dags')}/variables"
