@@ -17,8 +17,10 @@ from benchmarks.sinks import NoStorage
 from benchmarks.stacks import own_stack, wide_console
 from infra.local import elasticsearch, kafka
 from jobs.clients import elasticsearch_admin, kafka_config
-from jobs.kafka.consume import Limits, stage
+from jobs.files import Folder
 from jobs.kafka.publish import Outlet, publish
+from jobs.kafka.stage import Limits, stage
+from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
@@ -26,7 +28,6 @@ from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import transform
 from jobs.settings import ROOT, Settings
-from jobs.staging import Folder, Manifest
 
 console = wide_console()
 

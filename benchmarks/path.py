@@ -14,13 +14,14 @@ import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured
 from benchmarks.route import Route, dead_letters
-from jobs.kafka.consume import Limits, stage
+from jobs.files import Folder
 from jobs.kafka.publish import Outlet, publish
+from jobs.kafka.stage import Limits, stage
+from jobs.kafka.staged import read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
 from jobs.rides.distance import distance_function
 from jobs.settings import Settings
-from jobs.staging import Folder, read_manifest
 
 
 def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:

@@ -21,15 +21,17 @@ from elasticsearch import Elasticsearch
 
 from benchmarks.measured import answer, measured
 from jobs.clients import storage_client
-from jobs.kafka.consume import Limits, stage
+from jobs.files import Folder, read_chunk
+from jobs.kafka.stage import Limits, stage
+from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
+from jobs.parallel import prefetched
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import documents, transform
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
 from jobs.sinks import parquet
-from jobs.staging import Chunk, Folder, prefetched, read_chunk, read_manifest
 
 
 class Job(msgspec.Struct, frozen=True):

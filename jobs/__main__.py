@@ -531,8 +531,8 @@ def _print_moves(found: Moves) -> None:
 
 
 def _topic_ids(settings: Settings) -> TopicIds:
+    from jobs.files import Folder
     from jobs.kafka.topic_ids import TopicIds
-    from jobs.staging import Folder
 
     return TopicIds(Folder(settings.staging))
 

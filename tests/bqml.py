@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.kafka.staged import Chunk
 from jobs.rides.distance import haversine
 from jobs.rides.transform import SINK_SCHEMA
 from jobs.sinks.parquet import export, object_name
-from jobs.staging import Chunk
 from ride_generator import CITIES, make_rides, spread
 
 START = datetime(2026, 1, 5, 22, tzinfo=UTC)

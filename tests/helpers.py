@@ -12,7 +12,7 @@ import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from jobs.staging import MESSAGE_SCHEMA
+from jobs.kafka.staged import MESSAGE_SCHEMA
 
 DEADLINE_S = 30
 

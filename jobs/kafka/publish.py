@@ -11,12 +11,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs import cyclic_gc
+from jobs import resources
+from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
+from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, result_values
 from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.parallel import prefetched
 from jobs.settings import check_distinct
-from jobs.staging import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, prefetched, read_batches, result_values
 
 # So few objects stay in the processor's cache, and the next ones get their memory.
 PIECE_RECORDS = 2_000
@@ -47,7 +49,7 @@ class Outlet(msgspec.Struct, frozen=True):
     stage: str
 
 
-@cyclic_gc.paused()
+@resources.cyclic_gc_paused()
 def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """Publish staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
@@ -147,8 +149,8 @@ def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
     """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
 
     Args:
-        rejects: rows with the columns offset, reason, message and stacktrace of `jobs.staging.REJECT_SCHEMA`; only the
-            last may be null.
+        rejects: rows with the columns offset, reason, message and stacktrace of REJECT_SCHEMA; only the last may be
+            null.
     """
     texts = (
         rejects["offset"].cast(pa.string()),

@@ -7,7 +7,7 @@ under STAGING_URL.
 from __future__ import annotations
 
 from jobs.errors import OffsetsError
-from jobs.staging import Folder
+from jobs.files import Folder
 
 _FOLDER = "topic-ids"
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from jobs import cyclic_gc
+from jobs import resources
+from jobs.files import Folder, read_chunk
+from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk, Manifest
+from jobs.parallel import prefetched
 from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
-from jobs.staging import OUTCOME_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk
 
 # Fewer at a time stay in the processor's cache, more at a time spare the regular expressions their start.
 _SLICE_RECORDS = 25_000
 
 
-@cyclic_gc.paused()
+@resources.cyclic_gc_paused()
 def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
     """Price every staged chunk.
 
     Returns:
-        URL and content of a manifest whose chunks hold outcomes (`jobs.staging.OUTCOME_SCHEMA`).
+        URL and content of a manifest whose chunks hold outcomes (`jobs.kafka.staged.OUTCOME_SCHEMA`).
     """
 
     def price_chunk(chunk: Chunk) -> Chunk:

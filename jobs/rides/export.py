@@ -13,12 +13,14 @@ import msgspec
 from confluent_kafka import TopicPartition
 from google.cloud import storage
 
+from jobs.files import read_chunk
 from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
-from jobs.kafka.consume import Plan
 from jobs.kafka.offsets import bounds, group_reader
+from jobs.kafka.stage import Plan
+from jobs.kafka.staged import Chunk, Manifest
+from jobs.parallel import prefetched
 from jobs.rides.transform import flatten
 from jobs.sinks.parquet import check_bucket, export, object_name
-from jobs.staging import Chunk, Manifest, prefetched, read_chunk
 
 
 class Backlog(msgspec.Struct, frozen=True):

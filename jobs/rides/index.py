@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from elasticsearch import Elasticsearch
 
+from jobs.files import Folder, read_chunk
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
+from jobs.parallel import prefetched
 from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
 from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import actions, bulk, verify_template
-from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
 

@@ -1,4 +1,4 @@
-"""Rides priced column-wise: values of `rides_raw` in, outcomes out (`jobs.staging.OUTCOME_SCHEMA`).
+"""Rides priced column-wise: values of `rides_raw` in, outcomes out (`jobs.kafka.staged.OUTCOME_SCHEMA`).
 
 A message takes the first of three ways that is open to it, and has the same result on each: a canonical message is its
 result's beginning, byte for byte; a plain one is read column-wise; any other goes through `parse_ride`, which decides.
@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.kafka.staged import OUTCOME_SCHEMA
 from jobs.rides import columnar
 from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
-from jobs.staging import OUTCOME_SCHEMA
 
 _IS_CANONICAL_TIMESTAMP = f"^{CANONICAL_TIMESTAMP}$"
 _numbers_of = attrgetter(*NUMBERS)

@@ -18,6 +18,8 @@ from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
+from jobs.kafka.staged import message_batch
+from jobs.parallel import prefetched
 from jobs.rides.index import TEMPLATE
 from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.retention import expiry
@@ -26,7 +28,6 @@ from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
 from jobs.sinks.parquet import check_bucket, objects, read_rows
-from jobs.staging import message_batch, prefetched
 
 # Objects are read side by side; a bulk is of so many rows or more, since many objects may hold a few hundred only.
 _READ_AHEAD = 8

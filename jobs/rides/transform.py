@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
+from jobs.files import Folder, read_chunk
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
+from jobs.parallel import prefetched
 from jobs.rides import columnar
 from jobs.rides.columnar import CANONICAL_RIDE_ID, CANONICAL_TIMESTAMP, RESULTS_SCHEMA
 from jobs.rides.contract import Reason
-from jobs.staging import REJECT_SCHEMA, Chunk, Folder, Manifest, prefetched, read_chunk, reject_batch
 
 _UTC = pa.timestamp("us", "UTC")
 _NUMBERS = {

@@ -18,7 +18,7 @@ from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
-from jobs.staging import prefetched
+from jobs.parallel import prefetched
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
-from jobs.staging import Chunk
+from jobs.kafka.staged import Chunk
 
 _PARALLEL_UPLOADS = 4
 _UPLOAD_TIMEOUT_S = 60

@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from jobs.kafka.consume import Limits
+from jobs.files import Folder
+from jobs.kafka.stage import Limits
 from jobs.rides.index import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
-from jobs.staging import Folder
 from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS
 from tests.fuzz.outcome import Tails

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from jobs.kafka.consume import Limits
+from jobs.kafka.stage import Limits
 from ride_faults import encode, every_fault
 from ride_generator import NEW_YORK, make_rides, now
 from tests.helpers import Raw, produce

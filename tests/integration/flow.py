@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobs.kafka.consume import Limits, stage
+from jobs.files import Folder
+from jobs.kafka.commit import Rejects, commit_offsets
 from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets
 from jobs.kafka.publish import Outlet, Published, publish
 from jobs.kafka.set_offsets import Move, look, set_offsets
+from jobs.kafka.stage import Limits, stage
+from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
-from jobs.rides.commit import Rejects, commit_offsets
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
 from jobs.rides.export import Backlog, backlog, put_gcs
@@ -24,7 +26,6 @@ from jobs.rides.index import put_elasticsearch
 from jobs.rides.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.settings import Settings
-from jobs.staging import Folder, Manifest
 from tests.conftest import Stack
 from tests.helpers import Config, Raw, Record, keyed, produce, read_all, ride, until
 

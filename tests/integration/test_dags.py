@@ -22,10 +22,10 @@ import pytest
 
 from infra.local import airflow as airflow_service
 from jobs.bqml import playbook
+from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
-from jobs.staging import Folder
 from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, read_all, result, ride
@@ -345,7 +345,7 @@ def test_an_export_that_is_tried_again_writes_the_same_objects(dags: Dags, monke
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.rides.commit.commit_offsets", killed)
+        patch.setattr("jobs.kafka.commit.commit_offsets", killed)
         assert dags.index_and_export()["PutGCP"] == "failed"
     written = {blob.name for blob in dags.stack.gcs.list_blobs(dags.stack.bucket, prefix=dags.prefix)}
     assert written

@@ -20,11 +20,11 @@ from confluent_kafka import Producer
 
 from jobs.errors import OffsetsError, ServiceUnavailableError
 from jobs.kafka.claim import Claim
-from jobs.kafka.consume import Limits
+from jobs.kafka.stage import Limits
+from jobs.kafka.staged import Manifest
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import parse_ride
 from jobs.settings import ROOT
-from jobs.staging import Manifest
 from ride_faults import every_fault
 from ride_generator import NEW_YORK, make_rides, now
 from tests.helpers import (
@@ -290,7 +290,7 @@ BLOCKED = """
     from pathlib import Path
     from jobs.kafka.publish import Outlet, publish
     from jobs.kafka.transaction import GroupWriter
-    from jobs.staging import read_manifest
+    from jobs.kafka.staged import read_manifest
 
     servers, url, result, dlq, mark, chunks = sys.argv[1:]
     calls = 0

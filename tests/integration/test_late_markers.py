@@ -21,9 +21,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from infra.local import environment
 from jobs.kafka import offsets
 from jobs.kafka.client import consumer
-from jobs.kafka.consume import Limits
 from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.stage import Limits
 from jobs.rides import ledger as ledger_module
 from jobs.rides.ledger import dead_letter_sources, lag
 from jobs.rides.reindex import reindex

@@ -16,9 +16,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local import environment
 from jobs.errors import ConfigurationError, OffsetsError
-from jobs.kafka.consume import Plan
 from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
 from jobs.kafka.set_offsets import look, set_offsets
+from jobs.kafka.stage import Plan
 from jobs.rides.ledger import lag
 from jobs.settings import ROOT
 from tests.helpers import DEADLINE_S, Raw, commit, keyed, produce, result, ride, until

@@ -23,7 +23,7 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.kafka.consume import Limits
+from jobs.kafka.stage import Limits
 from jobs.rides.index import TEMPLATE
 from jobs.rides.transform import SINK_SCHEMA
 from jobs.sinks import elasticsearch as elasticsearch_sink
@@ -291,7 +291,7 @@ def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting:
 
 def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     held = held_when_forgotten(monkeypatch)
-    monkeypatch.setattr("jobs.rides.commit.PIECE_RECORDS", 4)
+    monkeypatch.setattr("jobs.kafka.commit.PIECE_RECORDS", 4)
     bad = [b"%d" % number for number in range(10)]
     produce(sinking.config, sinking.source, [Raw(value, b"k", partition=0) for value in bad])
     assert sinking.run() == {"invalid_result": 10}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import OffsetsError
 from jobs.kafka.claim import _until, limited, starting_offsets
-from jobs.kafka.consume import cut
 from jobs.kafka.offsets import Bounds, Committed
-from jobs.staging import MESSAGE_SCHEMA
+from jobs.kafka.stage import cut
+from jobs.kafka.staged import MESSAGE_SCHEMA
 
 often = settings(max_examples=200, deadline=None)
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_text, replay_headers, times_replayed
 from jobs.kafka.publish import error_headers
-from jobs.staging import REJECT_SCHEMA
+from jobs.kafka.staged import REJECT_SCHEMA
 
 P = "__connect.errors."
 

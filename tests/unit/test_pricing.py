@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from jobs.kafka.staged import OUTCOME_SCHEMA
 from jobs.rides import pricing
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, parse_ride
 from jobs.rides.distance import Distance, geodesic, haversine
 from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from jobs.staging import OUTCOME_SCHEMA
 from tests.helpers import encode, result_values, ride
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"

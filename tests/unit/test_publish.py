@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.files import Folder
 from jobs.kafka.publish import _results, _uncovered, grouped
-from jobs.staging import MESSAGE_SCHEMA, OUTCOME_SCHEMA, Chunk, Folder
+from jobs.kafka.staged import MESSAGE_SCHEMA, OUTCOME_SCHEMA, Chunk
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
 # The message, its outcome and, unless it is rejected, the result. Offset 6 is a transaction marker.

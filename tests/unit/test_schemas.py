@@ -12,10 +12,10 @@ from jsonschema import Draft202012Validator
 
 from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, replay_headers
 from jobs.kafka.publish import error_headers
+from jobs.kafka.staged import REJECT_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
-from jobs.staging import REJECT_SCHEMA
 from ride_faults import FAULTS, every_fault
 from tests.helpers import result, ride
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.kafka.staged import Chunk
 from jobs.sinks.elasticsearch import actions
 from jobs.sinks.parquet import by_hour, join, object_name
-from jobs.staging import Chunk
 
 CHUNK = Chunk(partition=3, first=1200, last=1299, records=100, size=20_000, url="")
 

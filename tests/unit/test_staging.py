@@ -11,20 +11,11 @@ import pyarrow as pa
 import pytest
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
+from jobs.files import Folder, read_batches, read_chunk
 from jobs.kafka.claim import Claim
+from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, read_manifest, reject_batch
+from jobs.parallel import prefetched
 from jobs.settings import Settings
-from jobs.staging import (
-    MESSAGE_SCHEMA,
-    REJECT_SCHEMA,
-    Chunk,
-    Folder,
-    Manifest,
-    prefetched,
-    read_batches,
-    read_chunk,
-    read_manifest,
-    reject_batch,
-)
 from tests.helpers import messages
 
 CHUNK = Chunk(partition=1, first=5, last=8, records=3, size=30, url="")

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.files import Folder, read_batches, read_chunk
 from jobs.kafka.claim import Claim
+from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest
 from jobs.rides.contract import Reason
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten, transform
 from jobs.settings import ROOT
-from jobs.staging import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Folder, Manifest, read_batches, read_chunk
 from tests.helpers import encode, messages, result, result_values, ride
 
 SENT_AT = 1_770_091_506_007

@@ -13,10 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError, StagedFilesGoneError
+from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
+from jobs.kafka.staged import Manifest, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
-from jobs.staging import Folder, Manifest, read_manifest
 
 # How every DAG of the stack treats its tasks: what passes is tried again soon, what hangs is ended.
 DEFAULT_ARGS = {

@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
+from jobs.kafka.staged import read_manifest
 from jobs.settings import Settings
-from jobs.staging import read_manifest
 from operators.base import DatastreamOperator
 
 
@@ -31,7 +31,7 @@ class CommitOffsetsOperator(DatastreamOperator):
         self.dlq_topic = dlq_topic
 
     def work(self, context: Context, settings: Settings) -> None:
-        from jobs.rides.commit import Rejects, commit_offsets
+        from jobs.kafka.commit import Rejects, commit_offsets
 
         transformed = read_manifest(self.transformed)
         rejects = [

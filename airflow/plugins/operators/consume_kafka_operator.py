@@ -11,8 +11,8 @@ from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
 from jobs.kafka.claim import holds_dead_letters, holds_results
-from jobs.kafka.consume import Limits, stage
 from jobs.kafka.offsets import SETTLE_S
+from jobs.kafka.stage import Limits, stage
 from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
 

@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
+from jobs.kafka.staged import read_manifest
 from jobs.settings import Settings
-from jobs.staging import read_manifest
 from operators.base import DatastreamOperator
 
 

@@ -9,8 +9,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
-from jobs.kafka.consume import Limits, stage
 from jobs.kafka.offsets import SETTLE_S
+from jobs.kafka.stage import Limits, stage
 from jobs.settings import Settings
 from operators.base import DatastreamOperator
 
@@ -72,7 +72,7 @@ class PutGCPOperator(DatastreamOperator):
 
     def _export(self, context: Context, settings: Settings) -> None:
         from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.rides.commit import commit_offsets
+        from jobs.kafka.commit import commit_offsets
         from jobs.rides.export import put_gcs
         from jobs.sinks.parquet import holds_objects
 

@@ -1,4 +1,4 @@
-"""Python's collector of reference cycles, held off while messages are moved in bulk."""
+"""What Python's runtime does on the side, held off while messages are moved in bulk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def cyclic_gc_paused() -> Iterator[None]:
     """Free what is no longer referred to at once, as always, but look for no cycles meanwhile.
 
     Messages are in none, yet each 700 new ones make the collector look through those that are there: 40 % of the time

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import msgspec
 
 from jobs.errors import OffsetsError
+from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
+from jobs.kafka.staged import Manifest
 from jobs.kafka.transaction import group_writer
 from jobs.settings import check_distinct
-from jobs.staging import Manifest, read_batches
 
 
 class Rejects(msgspec.Struct, frozen=True):

@@ -1,16 +1,11 @@
-"""Claim checks: tasks hand each other the URL of a manifest; the messages stay in Arrow files beside it.
+"""Claim checks: tasks hand each other the URL of a manifest; the messages stay in Arrow files next to it.
 
-A folder per dag, run, task and try; files are written under a temporary name and renamed, so that what has its name
-is whole.
+Each try of a task has a folder for its files.
 """
 
 from __future__ import annotations
 
-import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -21,9 +16,6 @@ from pyarrow import fs
 from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.kafka.claim import Claim
 from jobs.kafka.dead_letter import headers_of_all
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 # A message as it was: offset, timestamp in milliseconds since 1970, key, value and headers, byte for byte.
 MESSAGE_SCHEMA = pa.schema(
@@ -55,7 +47,6 @@ OUTCOME_SCHEMA = pa.schema(
         *(REJECT_SCHEMA.field(name) for name in ("reason", "message", "stacktrace")),
     ]
 )
-_MANIFEST = "manifest.json"
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -136,66 +127,6 @@ class Manifest(msgspec.Struct, frozen=True):
         return all((offsets.get(claim.partition) or 0) >= claim.end for claim in self.claims)
 
 
-class Folder:
-    """A folder for staged files, local or in a bucket, by its URL: file:///path or gs://bucket/path."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._fs, self._path = fs.FileSystem.from_uri(self.url)
-
-    def child(self, *names: str) -> Folder:
-        """A folder below this one; names are made safe for a path."""
-        return Folder("/".join([self.url, *(re.sub(r"^\.+|[^\w.:+-]", "_", name) for name in names)]))
-
-    def write_table(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
-        """Write batches as an Arrow IPC file; its URL."""
-
-        def write(stream: Any) -> None:
-            with pa.ipc.new_file(stream, schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-
-        return self._write(f"{name}.arrow", write)
-
-    def write_chunk(self, partition: int, first: int, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
-        """Write the chunk of a partition that starts at the offset `first`; its URL."""
-        return self.write_table(f"{partition:05d}-{first:020d}", batches, schema)
-
-    def write_manifest(self, manifest: msgspec.Struct) -> str:
-        return self._write(_MANIFEST, lambda stream: stream.write(msgspec.json.encode(manifest)))
-
-    def write_text(self, name: str, text: str) -> str:
-        """Write a small file; its URL."""
-        return self._write(name, lambda stream: stream.write(text.encode()))
-
-    def read_text(self, name: str) -> str | None:
-        """What `write_text` wrote; None if there is no such file."""
-        try:
-            with self._fs.open_input_stream(f"{self._path}/{name}") as stream:
-                return bytes(stream.read()).decode()
-        except FileNotFoundError:
-            return None
-
-    def _write(self, name: str, write: Callable[[Any], object]) -> str:
-        self._fs.create_dir(self._path, recursive=True)
-        temporary = f"{self._path}/.{name}.part"
-        with self._fs.open_output_stream(temporary) as stream:
-            write(stream)
-        self._fs.move(temporary, f"{self._path}/{name}")
-        return f"{self.url}/{name}"
-
-    def delete(self) -> None:
-        """Delete the folder with all that is in it; harmless when it is not there."""
-        if self._fs.get_file_info(self._path).type != fs.FileType.NotFound:
-            self._fs.delete_dir(self._path)
-
-    def delete_all_but(self, kept: Folder) -> None:
-        """Delete the folders below this one, except `kept`."""
-        for entry in self._fs.get_file_info(fs.FileSelector(self._path, allow_not_found=True)):
-            if entry.path != kept._path:
-                self._fs.delete_dir(entry.path)
-
-
 def read_manifest(url: str) -> Manifest:
     """Read a manifest.
 
@@ -211,22 +142,6 @@ def read_manifest(url: str) -> Manifest:
             f"{url} is gone: this run's work was committed, or a later run has taken it over. Nothing is left to do; "
             "clear the run from ConsumeKafka on to work on what is there now."
         ) from error
-
-
-def read_batches(url: str) -> Iterator[pa.RecordBatch]:
-    """Read a staged Arrow file batch by batch; a local one is mapped, which copies nothing."""
-    filesystem, path = fs.FileSystem.from_uri(url)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        filesystem = fs.LocalFileSystem(use_mmap=True)
-    with filesystem.open_input_file(path) as file:
-        reader = pa.ipc.open_file(file)
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
-
-
-def read_chunk(url: str) -> pa.RecordBatch:
-    """Read a staged chunk as one batch."""
-    return pa.concat_batches(list(read_batches(url)))
 
 
 def result_values(messages: Any, outcomes: Any) -> Any:
@@ -258,23 +173,6 @@ def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: l
         ],
         schema=REJECT_SCHEMA,
     )
-
-
-def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
-    """Each item with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
-    with ThreadPoolExecutor(max_workers=ahead) as pool:
-        loading: deque[tuple[S, Future[T]]] = deque()
-        try:
-            for item in items:
-                loading.append((item, pool.submit(load, item)))
-                if len(loading) > ahead:
-                    ready, future = loading.popleft()
-                    yield ready, future.result()
-            for ready, future in loading:
-                yield ready, future.result()
-        finally:
-            for _, future in loading:  # after a failure, or where the caller has left off
-                future.cancel()
 
 
 def message_batch(messages: list[Message]) -> pa.RecordBatch:

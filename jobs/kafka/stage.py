@@ -14,15 +14,16 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message
 from numpy.typing import NDArray
 
-from jobs import cyclic_gc
+from jobs import resources
 from jobs.errors import OffsetsError
+from jobs.files import Folder
 from jobs.kafka.claim import Claim, check_end, limited, read, starting_offsets, wait_for_message
 from jobs.kafka.client import Config, broker_errors
 from jobs.kafka.offsets import Bounds, Committed, GroupReader, bounds, group_reader
 from jobs.kafka.ownership import check_ownership
+from jobs.kafka.staged import MESSAGE_SCHEMA, Chunk, Manifest, message_batch
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
-from jobs.staging import MESSAGE_SCHEMA, Chunk, Folder, Manifest, message_batch
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True):
     chunk_bytes: int
 
 
-@cyclic_gc.paused()
+@resources.cyclic_gc_paused()
 def stage(
     config: Config,
     topic: str,
