@@ -165,10 +165,11 @@ install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
 
-lint: install-dev  ## Check style, format and types
+lint: install-dev  ## Check style, format, types and the layers of imports
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@PYTHONPATH=$(CURDIR) .venv/bin/lint-imports
 
 format: install-dev  ## Format the code
 	@.venv/bin/ruff check --fix .

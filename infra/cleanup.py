@@ -72,9 +72,9 @@ def clean_up(*, dry_run: bool) -> bool:
 
 
 def clean_index(settings: Settings, dry_run: bool) -> str:
-    """Rides by the time of their ingestion: see `jobs.rides.retention`."""
+    """Rides by the time of their ingestion: see `jobs.rides.ops.retention`."""
     from jobs.clients import elasticsearch_admin, kafka_config  # noqa: PLC0415
-    from jobs.rides.retention import delete_expired  # noqa: PLC0415
+    from jobs.rides.ops.retention import delete_expired  # noqa: PLC0415
 
     found = delete_expired(settings, kafka_config(settings), elasticsearch_admin(settings), dry_run=dry_run)
     if found is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jobs.kafka.offsets import HeldBack
     from jobs.kafka.set_offsets import Moves
     from jobs.kafka.topic_ids import TopicIds
-    from jobs.rides.ledger import Lag, Ledger
+    from jobs.rides.ops.ledger import Lag, Ledger
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -154,8 +154,8 @@ def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.
 
 def _lags(settings: Settings) -> dict[str, Lag]:
     """What each group has still to do, read in the order of a ride's way: what one has passed the next one sees."""
-    from jobs.rides.ledger import groups
-    from jobs.rides.ledger import lag as group_lag
+    from jobs.rides.ops.ledger import groups
+    from jobs.rides.ops.ledger import lag as group_lag
 
     config = kafka_config(settings)
     return {group: group_lag(config, topic, group) for group, topic in groups(settings).items()}
@@ -166,7 +166,7 @@ def _held(lags: dict[str, Lag]) -> list[HeldBack]:
 
 
 def _lag_table(settings: Settings) -> Table:
-    from jobs.rides.ledger import groups
+    from jobs.rides.ops.ledger import groups
 
     table = Table("group", "topic", "offsets to do", "held back")
     lags = _lags(settings)
@@ -188,7 +188,7 @@ def export() -> None:
 @app.command()
 def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
     """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
-    from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
+    from jobs.rides.ops.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
 
     settings = configuration.load()
     deadline = time.monotonic() + timeout
@@ -240,7 +240,7 @@ def ledger() -> None:
 
 
 def _ledger() -> int:
-    from jobs.rides.ledger import take_ledger
+    from jobs.rides.ops.ledger import take_ledger
 
     settings = configuration.load()
     config = kafka_config(settings)
@@ -298,7 +298,7 @@ def _print_ledger(found: Ledger, path: Path) -> None:
 @app.command()
 def reindex() -> None:
     """Rebuild the Elasticsearch index from Parquet, id for id. The DAGs may run meanwhile; harmless to repeat."""
-    from jobs.rides.reindex import reindex as rebuild
+    from jobs.rides.ops.reindex import reindex as rebuild
 
     settings = configuration.load()
     with _progress() as progress:
@@ -322,7 +322,7 @@ def reprocess(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Price the rides with FROM ≤ ts < TO anew, end to end. The same command again goes on where one was ended."""
-    from jobs.rides import reprocess as work
+    from jobs.rides.ops import reprocess as work
 
     settings = configuration.load()
     wanted = work.window(start, end)
@@ -381,10 +381,10 @@ def bqml(
     teardown: Annotated[bool, typer.Option(help="Delete what the playbook made, and nothing else.")] = False,
 ) -> None:
     """Run infra/bigquery: zones, revenue by zone and comfort. On BigQuery if BIGQUERY_PROJECT is set, else here."""
-    from jobs.bqml import playbook
-    from jobs.bqml import run as work
-    from jobs.bqml import zones as result
-    from jobs.bqml.show import Printer, revenue_table
+    from jobs.rides import zones as result
+    from jobs.zones import playbook
+    from jobs.zones import run as work
+    from jobs.zones.show import Printer, revenue_table
 
     settings = configuration.load()
     values, client = playbook.parameters(settings), storage_client(settings)
@@ -419,7 +419,7 @@ def bqml(
 @app.command()
 def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
     """Show where a ride is: raw, result, dlq, Elasticsearch, Parquet."""
-    from jobs.rides.trace import trace as trace_ride
+    from jobs.rides.ops.trace import trace as trace_ride
 
     settings = configuration.load()
     table = Table("place", Column("position", overflow="fold"), Column("content", overflow="fold"), show_lines=True)
@@ -460,7 +460,7 @@ def dlq_replay(
 ) -> None:
     """Send dead letters back to their source topic: each one once, and none for ever."""
     from jobs.kafka.replay import count_replayable, replay
-    from jobs.rides.ledger import dead_letter_sources
+    from jobs.rides.ops.ledger import dead_letter_sources
 
     settings = configuration.load()
     config, sources = kafka_config(settings), dead_letter_sources(settings)
@@ -489,8 +489,8 @@ def offsets(
     kept: where this pipeline was, by the copy that it keeps of its offsets.
     """
     from jobs.kafka import set_offsets as work
-    from jobs.rides.ledger import all_groups, groups
-    from jobs.rides.superseded import GROUP as REPROCESS_GROUP
+    from jobs.rides.ops.ledger import all_groups, groups
+    from jobs.rides.ops.superseded import GROUP as REPROCESS_GROUP
 
     settings = configuration.load()
     topics = all_groups(settings)

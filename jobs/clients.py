@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import Config
 from jobs.settings import Settings
 
 # Each function imports its own library: they are slow and large, and most commands need one of them.
@@ -21,7 +20,7 @@ WRITER = "datastream_writer"
 READER = "datastream_reader"
 
 
-def kafka_config(settings: Settings) -> Config:
+def kafka_config(settings: Settings) -> dict[str, Any]:
     """What confluent-kafka needs to reach the broker."""
     return {"bootstrap.servers": settings.bootstrap_servers}
 

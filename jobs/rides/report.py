@@ -20,9 +20,9 @@ from elasticsearch import Elasticsearch, NotFoundError
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from jobs.bqml import zones as playbook
-from jobs.bqml.zones import Zones
 from jobs.errors import DatastreamError
+from jobs.rides import zones as playbook
+from jobs.rides.zones import Zones
 from jobs.sinks.elasticsearch import explained
 
 # A figure of the page: the title of its card, and what is drawn in it. A figure of TALL_PX takes two rows.

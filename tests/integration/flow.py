@@ -23,7 +23,7 @@ from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
 from jobs.rides.export import Backlog, backlog, put_gcs
 from jobs.rides.index import put_elasticsearch
-from jobs.rides.ledger import Ledger, take_ledger
+from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.settings import Settings
 from tests.conftest import Stack

@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.bqml import playbook, reference
-from jobs.bqml import run as work
-from jobs.bqml.engine import Answer, RefusedError, StatementError
-from jobs.bqml.local import LocalEngine
-from jobs.bqml.playbook import Parameters, Step
-from jobs.bqml.zones import Zones, read, write
 from jobs.errors import ConfigurationError, DatastreamError
+from jobs.rides.zones import Zones, read, write
 from jobs.settings import ROOT, Settings
+from jobs.zones import playbook, reference
+from jobs.zones import run as work
+from jobs.zones.engine import Answer, RefusedError, StatementError
+from jobs.zones.local import LocalEngine
+from jobs.zones.playbook import Parameters, Step
 from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 

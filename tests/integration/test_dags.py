@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.local import airflow as airflow_service
-from jobs.bqml import playbook
 from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
+from jobs.zones import playbook
 from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, read_all, result, ride

@@ -24,12 +24,12 @@ from jobs.kafka.client import consumer
 from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.kafka.stage import Limits
-from jobs.rides import ledger as ledger_module
-from jobs.rides.ledger import dead_letter_sources, lag
-from jobs.rides.reindex import reindex
-from jobs.rides.reprocess import look, reprocess
-from jobs.rides.superseded import is_reprocessing
-from jobs.rides.trace import trace
+from jobs.rides.ops import ledger as ledger_module
+from jobs.rides.ops.ledger import dead_letter_sources, lag
+from jobs.rides.ops.reindex import reindex
+from jobs.rides.ops.reprocess import look, reprocess
+from jobs.rides.ops.superseded import is_reprocessing
+from jobs.rides.ops.trace import trace
 from jobs.settings import ROOT
 from tests.conftest import Stack, topic_maker
 from tests.helpers import DEADLINE_S, Raw, encode, keyed, produce, read_visible, ride, until

@@ -19,10 +19,10 @@ from jobs.kafka.client import consumer
 from jobs.kafka.offsets import HeldBack, bounds, held_back
 from jobs.kafka.open_transactions import explained
 from jobs.kafka.replay import replay
-from jobs.rides import ledger as ledger_module
-from jobs.rides import reprocess
-from jobs.rides.ledger import Lag, dead_letter_sources, lag
-from jobs.rides.reprocess import Systems
+from jobs.rides.ops import ledger as ledger_module
+from jobs.rides.ops import reprocess
+from jobs.rides.ops.ledger import Lag, dead_letter_sources, lag
+from jobs.rides.ops.reprocess import Systems
 from jobs.settings import ROOT
 from tests.helpers import Raw, Record, keyed, produce, read_visible, result, send, transactional, until
 from tests.integration.flow import Books

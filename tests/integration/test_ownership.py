@@ -19,7 +19,7 @@ from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
 from jobs.kafka.set_offsets import look, set_offsets
 from jobs.kafka.stage import Plan
-from jobs.rides.ledger import lag
+from jobs.rides.ops.ledger import lag
 from jobs.settings import ROOT
 from tests.helpers import DEADLINE_S, Raw, commit, keyed, produce, result, ride, until
 from tests.integration.flow import Books, Exporting, Flow, Pricing

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import ConfigurationError
-from jobs.rides import reindex as module
-from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
-from jobs.rides.reindex import Reindexed, reindex
+from jobs.rides.ops import reindex as module
+from jobs.rides.ops.ledger import EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.ops.reindex import Reindexed, reindex
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.helpers import delete_all_records, keyed, produce, result, until
@@ -179,7 +179,7 @@ KILLED = """
     import sys, time
     from pathlib import Path
     from jobs import __main__ as command_line
-    from jobs.rides import reindex as module
+    from jobs.rides.ops import reindex as module
 
     calls, actions = 0, module.actions
 

@@ -17,10 +17,10 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from jobs.bqml.zones import Revenue, Zone, Zones, write
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.index import TEMPLATE
 from jobs.rides.report import number, write_report
+from jobs.rides.zones import Revenue, Zone, Zones, write
 from jobs.sinks.elasticsearch import apply_template
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)

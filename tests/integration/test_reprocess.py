@@ -24,16 +24,16 @@ from typer.testing import CliRunner
 
 from jobs import __main__ as command_line
 from jobs import airflow_api
-from jobs.bqml import playbook
-from jobs.bqml.local import LocalEngine
 from jobs.errors import ConfigurationError
 from jobs.kafka.transaction import GroupWriter
-from jobs.rides import reprocess as module
 from jobs.rides.distance import haversine
-from jobs.rides.reindex import reindex
-from jobs.rides.reprocess import Reprocessed, Systems, Window, look, reprocess, window
-from jobs.rides.superseded import is_reprocessing
+from jobs.rides.ops import reprocess as module
+from jobs.rides.ops.reindex import reindex
+from jobs.rides.ops.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.rides.ops.superseded import is_reprocessing
 from jobs.settings import ROOT
+from jobs.zones import playbook
+from jobs.zones.local import LocalEngine
 from tests.helpers import Raw, delete_all_records, encode, keyed, produce, ride, until
 from tests.integration import flow
 from tests.integration.flow import Books

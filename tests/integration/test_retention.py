@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import ConfigurationError
-from jobs.rides.retention import Expired, delete_expired
+from jobs.rides.ops.retention import Expired, delete_expired
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where
 from tests.conftest import Stack

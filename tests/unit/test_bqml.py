@@ -16,13 +16,13 @@ import pyarrow as pa
 import pytest
 import sqlglot
 
-from jobs.bqml import kmeans, playbook, reference
-from jobs.bqml.engine import RefusedError, StatementError
-from jobs.bqml.local import LocalEngine
-from jobs.bqml.playbook import Parameters, split
-from jobs.bqml.run import RESULT_STEPS
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, Settings
+from jobs.zones import kmeans, playbook, reference
+from jobs.zones.engine import RefusedError, StatementError
+from jobs.zones.local import LocalEngine
+from jobs.zones.playbook import Parameters, split
+from jobs.zones.run import RESULT_STEPS
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")

@@ -12,12 +12,12 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from jobs.bqml.bigquery import BigQueryEngine, bigquery_client, size
-from jobs.bqml.engine import RefusedError, StatementError
-from jobs.bqml.playbook import parameters, steps
-from jobs.bqml.run import engine_of
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import Settings
+from jobs.zones.bigquery import BigQueryEngine, bigquery_client, size
+from jobs.zones.engine import RefusedError, StatementError
+from jobs.zones.playbook import parameters, steps
+from jobs.zones.run import engine_of
 
 LIMIT = 1_000_000
 

@@ -121,6 +121,8 @@ def test_topics_are_as_designed() -> None:
         "DLQ_TOPIC": "rides_dlq",
     }
     assert {topic.partitions for topic in topics.values()} == {6}
+    stamps = {setting: topic.config.get("message.timestamp.type") for setting, topic in topics.items()}
+    assert stamps == {"RAW_TOPIC": "LogAppendTime", "RESULT_TOPIC": None, "DLQ_TOPIC": None}, "what others write to"
     days = {setting: int(topic.config["retention.ms"]) / DAY_MS for setting, topic in topics.items()}
     assert days == {"RAW_TOPIC": 7, "RESULT_TOPIC": 7, "DLQ_TOPIC": 14}
     largest = {setting: int(topic.config["max.message.bytes"]) for setting, topic in topics.items()}

@@ -14,7 +14,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
-from jobs.bqml.zones import Revenue, Zone, Zones
 from jobs.rides.report import (
     COMFORT_COLOURS,
     MOST_BUCKETS,
@@ -28,6 +27,7 @@ from jobs.rides.report import (
     page,
     price_bins,
 )
+from jobs.rides.zones import Revenue, Zone, Zones
 
 START = 1_767_600_000_000  # 2026-01-05T08:00:00Z, in ms
 MINUTE = 60_000

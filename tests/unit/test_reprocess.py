@@ -8,8 +8,8 @@ import pytest
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.dead_letter import Headers
-from jobs.rides.reprocess import window
-from jobs.rides.superseded import Mark, Superseded, mark_headers, mark_of, parse_positions, positions_text
+from jobs.rides.ops.reprocess import window
+from jobs.rides.ops.superseded import Mark, Superseded, mark_headers, mark_of, parse_positions, positions_text
 
 
 @pytest.mark.parametrize(

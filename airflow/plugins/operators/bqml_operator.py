@@ -38,7 +38,7 @@ class LocalPlaybookOperator(DatastreamOperator):
 
     def work(self, context: Context, settings: Settings) -> str:
         from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.bqml.run import score_locally, train_locally
+        from jobs.zones.run import score_locally, train_locally
 
         work = train_locally if self.playbook == "train" else score_locally
         here = settings.model_copy(update={"gcs_bucket": self.bucket, "gcs_prefix": self.prefix})
@@ -65,7 +65,7 @@ def playbook_tasks(work: Work) -> list[BaseOperator]:
         ]
     from airflow.providers.google.cloud.operators.bigquery import BigQueryInsertJobOperator
 
-    from jobs.bqml.playbook import parameters, steps
+    from jobs.zones.playbook import parameters, steps
 
     values = parameters(settings)
     return [

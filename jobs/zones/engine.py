@@ -1,4 +1,4 @@
-"""What runs statements of the playbook: BigQuery (jobs.bqml.bigquery) or this machine (jobs.bqml.local)."""
+"""What runs statements of the playbook: BigQuery (jobs.zones.bigquery) or this machine (jobs.zones.local)."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
 from jobs.kafka.staged import message_batch
 from jobs.parallel import prefetched
 from jobs.rides.index import TEMPLATE
-from jobs.rides.ledger import EXPORT_GROUP, INDEX_GROUP
-from jobs.rides.retention import expiry
-from jobs.rides.superseded import is_reprocessing
+from jobs.rides.ops.ledger import EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.ops.retention import expiry
+from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained

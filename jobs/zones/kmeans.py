@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score
 from threadpoolctl import threadpool_limits
 
-from jobs.bqml.engine import StatementError
+from jobs.zones.engine import StatementError
 
 Matrix = npt.NDArray[np.float64]
 

@@ -27,12 +27,12 @@ from sqlglot import ErrorLevel, exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token
 
-from jobs.bqml import kmeans, reference
-from jobs.bqml.engine import Answer, RefusedError, StatementError
-from jobs.bqml.kmeans import Model
-from jobs.bqml.playbook import MODELS_FOLDER
 from jobs.errors import ConfigurationError
 from jobs.sinks.parquet import explained
+from jobs.zones import kmeans, reference
+from jobs.zones.engine import Answer, RefusedError, StatementError
+from jobs.zones.kmeans import Model
+from jobs.zones.playbook import MODELS_FOLDER
 
 _DOWNLOADS = 4
 _ML_FUNCTIONS = ("PREDICT", "CENTROIDS", "EVALUATE", "TRAINING_INFO")

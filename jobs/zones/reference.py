@@ -18,9 +18,9 @@ import google.api_core.exceptions
 import msgspec
 from google.cloud import storage
 
-from jobs.bqml.playbook import REFERENCE_FOLDER, Parameters
 from jobs.errors import ConfigurationError
 from jobs.sinks.parquet import explained
+from jobs.zones.playbook import REFERENCE_FOLDER, Parameters
 
 OBJECT = f"{REFERENCE_FOLDER}uber-split2.csv"
 COLUMNS = 4

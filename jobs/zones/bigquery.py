@@ -11,10 +11,10 @@ import google.auth.exceptions
 import requests
 from google.cloud import bigquery
 
-from jobs.bqml.engine import Answer, RefusedError, StatementError
 from jobs.clients import google_credentials
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import Settings
+from jobs.zones.engine import Answer, RefusedError, StatementError
 
 LABELS = {"app": "datastream"}
 

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 
 from google.cloud import storage
 
-from jobs.bqml.bigquery import BigQueryEngine, bigquery_client
-from jobs.bqml.engine import Answer, Engine
-from jobs.bqml.local import LocalEngine
-from jobs.bqml.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
-from jobs.bqml.reference import Report, ensure
-from jobs.bqml.zones import FILE, Revenue, Zone, Zones, encode
 from jobs.errors import ConfigurationError
+from jobs.rides.zones import FILE, Revenue, Zone, Zones, encode
 from jobs.settings import Settings
 from jobs.sinks.parquet import check_bucket, explained
+from jobs.zones.bigquery import BigQueryEngine, bigquery_client
+from jobs.zones.engine import Answer, Engine
+from jobs.zones.local import LocalEngine
+from jobs.zones.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
+from jobs.zones.reference import Report, ensure
 
 # Told a step, one of its statements and what came of it.
 Tell = Callable[[Step, str, Answer], None]

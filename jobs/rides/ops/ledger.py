@@ -41,8 +41,8 @@ from jobs.kafka.offsets import (
     partitions,
 )
 from jobs.kafka.replay import GROUP as REPLAY_GROUP
-from jobs.rides.superseded import GROUP as REPROCESS_GROUP
-from jobs.rides.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
+from jobs.rides.ops.superseded import GROUP as REPROCESS_GROUP
+from jobs.rides.ops.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
 from jobs.settings import ROOT, Settings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained

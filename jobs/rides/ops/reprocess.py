@@ -1,8 +1,8 @@
 """Pricing a window of ride time anew, end to end, for when a price was wrong and the code has been mended.
 
 Kafka is append-only, so the raw messages of the window's rides are sent to rides_raw once more, byte for byte, with
-marks (`jobs.rides.superseded`). The DAGs price, index and export the copies like any other message. In the end the rows
-of superseded results are taken out of Parquet, and rides that are rejected by now out of Elasticsearch.
+marks (`jobs.rides.ops.superseded`). The DAGs price, index and export the copies like any other message. In the end the
+rows of superseded results are taken out of Parquet, and rides that are rejected by now out of Elasticsearch.
 
 It may be killed anywhere: the plan is kept with the offsets of a consumer group of its own, and copies are sent in
 transactions with those offsets, as by the DAGs. Nothing has to be paused.
@@ -43,9 +43,8 @@ from jobs.kafka.offsets import (
 from jobs.kafka.ownership import check_ownership
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
-from jobs.rides.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
-from jobs.rides.pricing import normalised_timestamps
-from jobs.rides.superseded import (
+from jobs.rides.ops.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.ops.superseded import (
     GROUP,
     Mark,
     Position,
@@ -58,6 +57,7 @@ from jobs.rides.superseded import (
     positions_text,
     ride_bytes,
 )
+from jobs.rides.pricing import normalised_timestamps
 from jobs.rides.transform import SINK_SCHEMA
 from jobs.settings import Settings
 from jobs.sinks.elasticsearch import delete_where

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from jobs.bqml.engine import Answer
-from jobs.bqml.playbook import Step
-from jobs.bqml.zones import Zones
+from jobs.rides.zones import Zones
+from jobs.zones.engine import Answer
+from jobs.zones.playbook import Step
 
 _MOST_LINES = 9
 _COMFORTS = ("low", "medium", "high")
