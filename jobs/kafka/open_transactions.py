@@ -1,4 +1,4 @@
-"""Who holds messages back: Kafka's own tool tells the transactional ids, which the client has no call for."""
+"""Who holds messages back: Kafka's own tool shows the transactional ids; the client has no call for them."""
 
 from __future__ import annotations
 
