@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
+from benchmarks.stacks import own_stack
 from infra.local import airflow, aside, environment, stack
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin
@@ -70,8 +71,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
     """What is wrong with each round; empty if nothing is."""
     if not count:
         return
-    settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
-    with _stack(settings):
+    with _stack() as settings:
         for number in range(count):
             here = settings.model_copy(
                 update={
@@ -111,7 +111,7 @@ def _demos(count: int, rides: int) -> Iterator[str]:
 
 
 @contextmanager
-def _stack(settings: Settings) -> Iterator[None]:
+def _stack() -> Iterator[Settings]:
     """All services, with both DAGs on; their topics come from Airflow's database."""
     whole = airflow.airflow_environment
 
@@ -121,17 +121,12 @@ def _stack(settings: Settings) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
-        try:
-            stack.up(settings, stack.NAMES, console)
+        patch.setenv("POLL_WAIT_S", "1")
+        with own_stack((), console) as settings:
             variables = environment.of_settings(settings)
-            _jobs(variables, "topics")
-            _jobs(variables, "template")
             _set_variables(settings, variables)
             _jobs(variables, "unpause")
-            yield
-        finally:
-            stack.down(settings, console)
-            shutil.rmtree(settings.datastream_state, ignore_errors=True)
+            yield settings
 
 
 # Airflow on SQLite may let a writer wait for longer than the client does while its DAGs are parsed for the first time.

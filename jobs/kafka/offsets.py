@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Literal, TypeVar
 
 import msgspec
@@ -235,16 +236,22 @@ class GroupReader:
         """The clients in whose groups each offset is committed."""
         return self.consumer, self._kept
 
+    @cached_property
     def partitions(self) -> list[int]:
+        """The topic's partitions when they were first asked for.
+
+        Raises:
+            ConfigurationError: there is no such topic.
+        """
         return partitions(self.consumer, self.topic)
 
     def kept(self) -> dict[int, Committed]:
         """What this pipeline has committed."""
-        return committed(self._kept, self.topic, self.partitions())
+        return committed(self._kept, self.topic, self.partitions)
 
     def unchecked(self) -> dict[int, Committed]:
         """What the group has committed, whoever it was."""
-        return committed(self.consumer, self.topic, self.partitions())
+        return committed(self.consumer, self.topic, self.partitions)
 
     def committed(self) -> dict[int, Committed]:
         """What the group has committed; each of its offsets has its copy.

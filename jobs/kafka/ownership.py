@@ -31,9 +31,8 @@ def check_ownership(config: Config, reader: GroupReader, topic_ids: TopicIds | N
         OffsetsError: names the cause and the remedy; nothing was committed.
     """
     topic, group = reader.topic, reader.group
-    reader.partitions()  # fails for a topic that does not exist
+    own, kept = reader.unchecked(), reader.kept()  # fails for a topic that does not exist
     topic_id = read_topic_id(config, topic)
-    own, kept = reader.unchecked(), reader.kept()
     is_known = topic_ids is not None and topic_ids.read(group, topic) == topic_id
     if topic_ids is not None and not is_known and not is_ours(kept, topic_id):
         topic_ids.check(group, topic, topic_id)

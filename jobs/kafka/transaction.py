@@ -190,7 +190,7 @@ def group_writer(
         with group_reader(config, topic, group) as reader:
             producer = Producer(settings)
             _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
-            reader.partitions()  # a topic that does not exist is a wrong setting
+            partitions(reader.consumer, topic)  # a topic that does not exist is a wrong setting
             yield GroupWriter(producer, reader, read_topic_id(config, topic))
     except KafkaException as error:
         fault = error.args[0]
