@@ -98,10 +98,10 @@ local-doctor: install  ## Check memory, disk and ports without starting anything
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
-topics: install-tools  ## Create the topics of infra/kafka/topics.yml; report what differs; APPLY=1 alters it
+topics: install-tools  ## Create the topics of infra/kafka/topics; report what differs; APPLY=1 alters it
 	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
-template: install-tools  ## Apply the Elasticsearch index template
+template: install-tools  ## Apply the Elasticsearch index templates
 	@$(PY) -m jobs template
 
 bucket: install-tools  ## Create the bucket in the emulator; at Google, see that it is there
@@ -119,8 +119,8 @@ lag: install-tools  ## Watch what each group has still to do
 export: install-tools  ## Export at once what waits for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
 	@$(PY) -m jobs export
 
-ledger: install-tools  ## Count every ride at every system and hold the figures against each other
-	@$(PY) -m jobs ledger
+ledger: install-tools  ## Count every message at every system and compare the figures: VERTICAL=rides
+	@$(PY) -m jobs ledger $(VERTICAL)
 
 report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
@@ -160,7 +160,7 @@ cleanup: install-tools  ## Delete what is older than .env keeps (the stack does 
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing requirements
+.PHONY: install install-tools install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
@@ -200,6 +200,9 @@ bench: install-dev  ## Measure speed beside peers, freshness and scale (half an 
 
 sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help
 	@$(PY) -m benchmarks.sizing $(SIZING)
+
+generate: install-tools  ## Write the files that follow from what the code declares (infra/generate.py)
+	@$(PY) -m infra.generate
 
 requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@for set in dev local image tools; do \

@@ -21,7 +21,7 @@ from benchmarks.data import fill
 from benchmarks.machine import machine
 from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack, wide_console
-from jobs import settings as configuration
+from jobs.settings import Settings, load
 
 console = wide_console()
 
@@ -126,7 +126,7 @@ def _write(found: Found, conditions: dict[str, object]) -> Path:
         "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, found.results)} for it in found.results],
         "aims": [{**msgspec.to_builtins(it), "reached": it.reached} for it in found.aims],
     }
-    path = configuration.load().datastream_state / "bench.json"
+    path = load(Settings).datastream_state / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path

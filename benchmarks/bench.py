@@ -18,8 +18,7 @@ from benchmarks.candidates import CANDIDATES, OURS, Candidate, Pass, Unavailable
 from benchmarks.data import drop
 from benchmarks.measure import FailedError, Measured, run
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
-from jobs.rides.index import TEMPLATE
-from jobs.settings import Settings
+from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import apply_template
 
 _WARM_UPS = 2
@@ -61,7 +60,7 @@ class Result(msgspec.Struct):
 class Bench:
     """One run on one stack."""
 
-    def __init__(self, settings: Settings, progress: Progress, rounds: int) -> None:
+    def __init__(self, settings: RidesSettings, progress: Progress, rounds: int) -> None:
         self.settings = settings
         self.rounds = rounds
         self.results: list[Result] = []

@@ -18,6 +18,7 @@ from jobs.clients import kafka_config
 from jobs.kafka import topics
 from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
 from jobs.kafka.offsets import partitions
+from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT, Settings
 
 _BATCH = 20_000
@@ -25,8 +26,8 @@ _TIMEOUT_S = 60
 
 
 def create(config: Config, names: list[str]) -> None:
-    """Create topics as infra/kafka/topics.yml declares rides_dlq, which takes any message of this project."""
-    declared = next(it for it in topics.declared(TOPICS, {}) if it.setting == "DLQ_TOPIC")
+    """Create topics as infra/kafka/topics/rides.yml declares rides_dlq, which takes any message of this project."""
+    declared = next(it for it in topics.declared(TOPICS, Settings.model_construct()) if it.setting == "DLQ_TOPIC")
     topics.apply(config, [msgspec.structs.replace(declared, name=name) for name in names])
 
 
@@ -38,7 +39,7 @@ def drop(config: Config, names: list[str]) -> None:
             deleted.result(_TIMEOUT_S)
 
 
-def fill(settings: Settings, rides: int, faulty: float) -> None:
+def fill(settings: RidesSettings, rides: int, faulty: float) -> None:
     """Send rides to rides_raw, always the same ones."""
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
     command += ["--count", str(rides), "--faulty", str(faulty)]
@@ -46,7 +47,7 @@ def fill(settings: Settings, rides: int, faulty: float) -> None:
     subprocess.run(command, check=True)
 
 
-def repeat(settings: Settings, source: str, target: str, count: int) -> None:
+def repeat(settings: RidesSettings, source: str, target: str, count: int) -> None:
     """Send the messages of a topic to another one, again from the first when they end, until it has `count`.
 
     They are shuffled, so that the first ones are of all partitions.

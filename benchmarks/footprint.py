@@ -18,8 +18,10 @@ from benchmarks.stacks import own_stack, wide_console
 from infra.local import elasticsearch, kafka
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.files import Folder
+from jobs.kafka.claim import Limits, claim
+from jobs.kafka.offsets import group_reader
 from jobs.kafka.publish import Outlet, publish
-from jobs.kafka.stage import Limits, stage
+from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
@@ -27,7 +29,8 @@ from jobs.rides.distance import haversine
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import transform
-from jobs.settings import ROOT, Settings
+from jobs.rides.vertical import RidesSettings
+from jobs.settings import ROOT
 
 console = wide_console()
 
@@ -41,26 +44,24 @@ def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them bad
         _report(settings, storage, counts)
 
 
-def _produce(settings: Settings, rides: int) -> None:
+def _produce(settings: RidesSettings, rides: int) -> None:
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1", "--spread", "59m"]
     command += ["--count", str(rides), "--faulty", "0.01", "--bootstrap-servers", settings.bootstrap_servers]
     subprocess.run(command, check=True)
 
 
-def _move(settings: Settings, storage: NoStorage) -> dict[str, int]:
+def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
     """Take the rides all the way; how many messages each topic holds."""
     config = kafka_config(settings)
     folder = Folder(settings.staging)
     limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
 
     def staged(topic: str) -> Manifest:
-        found = stage(
-            config, topic, f"footprint-{topic}", folder.child(topic), limits,
-            topic_ids=TopicIds(folder), has_output=lambda _: False,
-        )  # fmt: skip
-        if found.manifest is None:
-            raise SystemExit(f"There is nothing on {topic}.")
-        return found.manifest
+        with group_reader(config, topic, f"footprint-{topic}") as reader:
+            claimed = claim(config, reader, limits, topic_ids=TopicIds(folder), has_output=lambda _: False)
+            if claimed.is_empty:
+                raise SystemExit(f"There is nothing on {topic}.")
+            return stage(config, reader, claimed, folder.child(topic))[1]
 
     _, computed = compute(staged(settings.raw_topic), haversine, folder.child("computed"))
     outlet = Outlet(settings.result_topic, settings.dlq_topic, "footprint", "ComputeCostTravel", "TRANSFORMATION")
@@ -78,7 +79,7 @@ def _move(settings: Settings, storage: NoStorage) -> dict[str, int]:
     }
 
 
-def _report(settings: Settings, storage: NoStorage, counts: dict[str, int]) -> None:
+def _report(settings: RidesSettings, storage: NoStorage, counts: dict[str, int]) -> None:
     table = Table("what", "count", "bytes", "bytes each")
     row = partial(_row, table)
     for topic, count in counts.items():

@@ -31,7 +31,9 @@ from benchmarks.stacks import own_stack
 from infra.local import stack
 from jobs import airflow_api
 from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
-from jobs.settings import ROOT, Settings
+from jobs.rides.vertical import VERTICAL as RIDES
+from jobs.rides.vertical import RidesSettings
+from jobs.settings import ROOT
 
 POLL_S = 0.2
 TICK_MS = 100
@@ -136,11 +138,11 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
         FailedError: not every ride became searchable.
     """
     with own_stack((), console) as settings:
-        airflow_api.unpause(settings)
+        airflow_api.unpause(settings, RIDES.dags)
         return _measure(settings, console, seconds, rate, warm_up)
 
 
-def _measure(settings: Settings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
+def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
     # While its shard is being made, searches fail.
     elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
@@ -189,7 +191,7 @@ def _measure(settings: Settings, console: Console, seconds: int, rate: int, warm
     for (sent_ms, seen_after), count in census.seen.items():
         if sent_ms / 1000 >= measured_from:
             freshness[seen_after] += count
-    runs, tasks = times(settings, airflow_api.DAGS, counted_from)
+    runs, tasks = times(settings, RIDES.dags, counted_from)
     return Found(
         seconds,
         rate,
@@ -204,7 +206,7 @@ def _measure(settings: Settings, console: Console, seconds: int, rate: int, warm
     )
 
 
-def _cpu_seconds(settings: Settings) -> dict[str, float]:
+def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
     """Processor seconds of each service so far, with all that its processes have started and seen end."""
     spent: defaultdict[str, float] = defaultdict(float)
     for entry in stack.status(settings):

@@ -15,8 +15,10 @@ import airflow.sdk  # noqa: F401
 from benchmarks.measured import answer, measured
 from benchmarks.route import Route, dead_letters
 from jobs.files import Folder
+from jobs.kafka.claim import Limits, claim
+from jobs.kafka.offsets import group_reader
 from jobs.kafka.publish import Outlet, publish
-from jobs.kafka.stage import Limits, stage
+from jobs.kafka.stage import stage
 from jobs.kafka.staged import read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
@@ -25,15 +27,15 @@ from jobs.settings import Settings
 
 
 def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
-    defaults = Settings.model_construct()
-    limits = Limits(defaults.max_records_per_run, defaults.chunk_records, defaults.chunk_bytes)
     folder = _folder(route).child(run, "ConsumeKafka")
     config = {"bootstrap.servers": route.bootstrap_servers}
-    staged = stage(
-        config, route.source, route.target, folder, limits,
-        topic_ids=TopicIds(_folder(route)), has_output=lambda _: False,
-    )  # fmt: skip
-    return staged.url, staged.manifest.records if staged.manifest else 0
+    limits = Limits.from_settings(Settings.model_construct())
+    with group_reader(config, route.source, route.target) as reader:
+        claimed = claim(config, reader, limits, topic_ids=TopicIds(_folder(route)), has_output=lambda _: False)
+        if claimed.is_empty:
+            return "", 0
+        url, manifest = stage(config, reader, claimed, folder)
+    return url, manifest.records
 
 
 def compute_cost_travel(route: Route, run: str, url: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from benchmarks.candidates import CANDIDATES, OURS, Pass, compete
 from benchmarks.data import create, drop, repeat
 from benchmarks.measure import FailedError
 from jobs.clients import kafka_config
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 # Next to nothing to do, and some of it in each partition.
@@ -44,7 +44,7 @@ class Scale(msgspec.Struct, frozen=True):
         return max(it.peak_mib for it in self.passes[size])
 
 
-def measure(settings: Settings, progress: Progress, rounds: int, largest: int) -> Scale:
+def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: int) -> Scale:
     """Price the rides of rides_raw, repeated as often as a size needs them; sizes above `largest` are left out.
 
     Raises:
@@ -68,7 +68,7 @@ def measure(settings: Settings, progress: Progress, rounds: int, largest: int) -
     return Scale(fixed_s, passes)
 
 
-def _pass(settings: Settings, size: int, number: int) -> Pass:
+def _pass(settings: RidesSettings, size: int, number: int) -> Pass:
     name = f"scale-{size}-{number}"
     source = f"{name}-raw"
     create(kafka_config(settings), [source])

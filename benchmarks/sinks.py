@@ -22,13 +22,16 @@ from elasticsearch import Elasticsearch
 from benchmarks.measured import answer, measured
 from jobs.clients import storage_client
 from jobs.files import Folder, read_chunk
-from jobs.kafka.stage import Limits, stage
+from jobs.kafka.claim import Limits, claim
+from jobs.kafka.offsets import group_reader
+from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetched
-from jobs.rides.export import put_gcs
+from jobs.rides.export import REPETITIVE, put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import documents, transform
+from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
 from jobs.sinks import parquet
@@ -45,8 +48,8 @@ class Job(msgspec.Struct, frozen=True):
     transformed: str = ""
 
     @property
-    def at(self) -> Settings:
-        return Settings(_env_file=None, **self.settings)
+    def at(self) -> RidesSettings:
+        return RidesSettings(_env_file=None, **self.settings)
 
     @property
     def staging(self) -> Folder:
@@ -59,13 +62,11 @@ def prepare(job: Job) -> list[str]:
     defaults = Settings.model_construct()
     limits = Limits(sys.maxsize, defaults.chunk_records, defaults.chunk_bytes)
     with measured():
-        staged = stage(
-            config, job.topic, "benchmark-sinks", job.staging.child("staged"), limits,
-            topic_ids=TopicIds(job.staging), has_output=lambda _: False,
-        )  # fmt: skip
-        assert staged.manifest is not None  # noqa: S101 (the topic holds results)
-        url, transformed = transform(staged.manifest, job.staging.child("transformed"))
-    return [staged.url, url, str(transformed.records)]
+        with group_reader(config, job.topic, "benchmark-sinks") as reader:
+            claimed = claim(config, reader, limits, topic_ids=TopicIds(job.staging), has_output=lambda _: False)
+            staged_url, staged = stage(config, reader, claimed, job.staging.child("staged"))
+        url, transformed = transform(staged, job.staging.child("transformed"))
+    return [staged_url, url, str(transformed.records)]
 
 
 def put(job: Job) -> None:
@@ -170,7 +171,9 @@ def write_rows(job: Job) -> int:
 
     def write(part: tuple[Chunk, pa.RecordBatch]) -> None:
         chunk, rows = part
-        parquet.export(client, "nowhere", rows, partial(parquet.object_name, job.name, transformed.topic, chunk))
+        parquet.export(
+            client, "nowhere", rows, partial(parquet.object_name, job.name, transformed.topic, chunk), REPETITIVE
+        )
 
     with measured():
         list(prefetched(write, ready, ahead=2))  # as put_gcs does
@@ -179,7 +182,7 @@ def write_rows(job: Job) -> int:
 
 def write_table(job: Job) -> None:
     """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same options."""
-    _write_table(job, parquet.WRITE_OPTIONS)
+    _write_table(job, parquet.WRITE_OPTIONS | {"use_dictionary": list(REPETITIVE)})
 
 
 def write_table_with_defaults(job: Job) -> None:

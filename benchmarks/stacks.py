@@ -7,36 +7,33 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from rich.console import Console
 
 from infra.local import aside, stack
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.kafka import topics
-from jobs.rides.index import TEMPLATE
-from jobs.settings import ROOT, Settings
+from jobs.rides.vertical import TEMPLATE, RidesSettings
+from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import apply_template
+from jobs.verticals import declared_topics
 
-TOPICS = ROOT / "infra" / "kafka" / "topics.yml"
+TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def own_stack(only: Collection[str], console: Console) -> Iterator[Settings]:
+def own_stack(only: Collection[str], console: Console) -> Iterator[RidesSettings]:
     """Start services (none named: all), with topics and, where there is Elasticsearch, the index template.
 
     Settings other than addresses come from the environment, so that a measurement can be repeated with another one.
     """
     # `kill` is to stop the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    settings = aside.settings()
+    settings = cast(RidesSettings, aside.settings())  # it has every vertical's settings
     try:
         stack.up(settings, only, console)
-        names = {
-            "RAW_TOPIC": settings.raw_topic,
-            "RESULT_TOPIC": settings.result_topic,
-            "DLQ_TOPIC": settings.dlq_topic,
-        }
-        topics.apply(kafka_config(settings), topics.declared(TOPICS, names))
+        topics.apply(kafka_config(settings), declared_topics(settings))
         if not only or "elasticsearch" in only:
             apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings

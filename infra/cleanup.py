@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings, load
 
 console = Console()
@@ -64,19 +65,19 @@ def clean_up(*, dry_run: bool) -> bool:
         ("Airflow's logs", clean_logs),
     ):
         try:
-            text = work(load(), dry_run)
+            text = work(load(RidesSettings), dry_run)
         except DatastreamError as error:
             text, done = f"[red]error:[/] {escape(str(error))}", False
         console.print(f"{title}: {text}", soft_wrap=True, highlight=False)
     return done
 
 
-def clean_index(settings: Settings, dry_run: bool) -> str:
+def clean_index(settings: RidesSettings, dry_run: bool) -> str:
     """Rides by the time of their ingestion: see `jobs.rides.ops.retention`."""
-    from jobs.clients import elasticsearch_admin, kafka_config  # noqa: PLC0415
+    from jobs.clients import Systems  # noqa: PLC0415
     from jobs.rides.ops.retention import delete_expired  # noqa: PLC0415
 
-    found = delete_expired(settings, kafka_config(settings), elasticsearch_admin(settings), dry_run=dry_run)
+    found = delete_expired(Systems(settings, may_write=True), dry_run=dry_run)
     if found is None:
         return "everything is kept (RIDES_INDEX_RETENTION_DAYS=0)"
     waiting = f"; {found.waiting:,} stay until Kafka has deleted their results" if found.waiting else ""

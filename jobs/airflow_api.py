@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -12,11 +13,10 @@ from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
 
-DAGS = ("dag_compute_cost", "dag_index_and_export")
 _TIMEOUT_S = 30
 
 
-def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
+def unpause(settings: Settings, dags: Sequence[str]) -> None:
     """Toggle DAGs on.
 
     Raises:
@@ -32,21 +32,21 @@ def unpause(settings: Settings, dags: tuple[str, ...] = DAGS) -> None:
     until_known(_unpause, settings, dags)
 
 
-def _unpause(settings: Settings, dags: tuple[str, ...]) -> None:
+def _unpause(settings: Settings, dags: Sequence[str]) -> None:
     with signed_in(settings) as (session, url):
         for dag in dags:
             session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
 
 
-def export_now(settings: Settings) -> None:
-    """Start a run of dag_index_and_export that exports all that waits; queued while another one is active.
+def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> None:
+    """Start a run of a DAG with parameters; it is queued while another one is active.
 
     Raises:
         ServiceUnavailableError, ConfigurationError: as `unpause`.
     """
     with signed_in(settings) as (session, url):
-        run = {"logical_date": None, "conf": {"export_now": True}}
-        session.post(f"{url}/dag_index_and_export/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
+        run = {"logical_date": None, "conf": dict(conf)}
+        session.post(f"{url}/{dag_id}/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import requests
 
@@ -18,6 +21,37 @@ if TYPE_CHECKING:
 ADMIN = "elastic"
 WRITER = "datastream_writer"
 READER = "datastream_reader"
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Systems(Generic[S]):
+    """What work on the whole of a stream needs: its settings, and a client for each system, made when it is used.
+
+    Attributes:
+        settings: the vertical's.
+        progress: called with the name of what is being done, how much of it is done and how much there is.
+        may_write: whether the client of Elasticsearch may do more than read.
+    """
+
+    settings: S
+    progress: Callable[[str, int, int], object] = lambda *_: None
+    may_write: bool = False
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What confluent-kafka needs."""
+        return kafka_config(self.settings)
+
+    @cached_property
+    def elasticsearch(self) -> Elasticsearch:
+        return elasticsearch_admin(self.settings) if self.may_write else elasticsearch_client(self.settings)
+
+    @cached_property
+    def gcs(self) -> storage.Client:
+        """Raises ConfigurationError as `storage_client`."""
+        return storage_client(self.settings)
 
 
 def kafka_config(settings: Settings) -> dict[str, Any]:

@@ -3,9 +3,6 @@
 # The remedy when a service does not answer.
 IS_IT_UP = "Is it up? `make ps` tells of the Docker stack, `make local-status` of the one without Docker."
 
-# The ledger's exit code where something keeps it from a verdict.
-CANNOT_BE_TOLD = 3
-
 
 class DatastreamError(Exception):
     """Base of every error that this project raises on purpose; its text is fit to be shown to a user."""

@@ -1,9 +1,12 @@
-"""Every setting of the stack: the environment first, then `.env` at the root, then the defaults here."""
+"""The settings that all of the stack shares: the environment first, then `.env` at the root, then the defaults here.
+
+A vertical adds its own in a subclass (jobs/<vertical>/vertical.py).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,24 +16,27 @@ from jobs.errors import ConfigurationError
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 
-DistanceMethod = Literal["haversine", "geodesic"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(min_length=1)]
+S = TypeVar("S", bound="Settings")
+
+
+TOPICS_DIFFER = "topics must have different names. Set them in .env, or as Airflow's Variables. Nothing was done."
 
 
 def check_distinct(*topics: str) -> None:
-    """Raises ConfigurationError if two topics of a step are one: it would read what it writes, for ever."""
+    """Raises ConfigurationError if two topics have one name: a step would read what it writes, for ever."""
     if len(set(topics)) != len(topics):
-        raise ConfigurationError(
-            f"{', '.join(topics)}: RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC must be three different names. Set them in "
-            ".env, or as Airflow's Variables. Nothing was done."
-        )
+        raise ConfigurationError(f"{', '.join(topics)}: {TOPICS_DIFFER}")
 
 
 class Settings(BaseSettings):
     """The settings by the names that `.env.example` explains, in lower case. Immutable."""
 
     model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # The settings that name topics: each class has those that it adds.
+    topic_settings: ClassVar[tuple[str, ...]] = ()
 
     # Where the services without Docker keep data, logs and generated secrets.
     datastream_state: Path = ROOT / ".local"
@@ -59,33 +65,17 @@ class Settings(BaseSettings):
     gcs_emulator_url: str = ""
     google_application_credentials: str = ""
 
-    raw_topic: Name = "rides_raw"
-    result_topic: Name = "rides_result"
-    dlq_topic: Name = "rides_dlq"
-    rides_index: Name = "rides"
     es_version: Name = "9.5.3"
     gcs_bucket: str = ""
-    gcs_prefix: Name = "rides/processed/"
 
-    # Empty: the playbook of infra/bigquery runs on the local engine.
-    bigquery_project: Annotated[str, Field(pattern=r"^([a-z0-9.:-]+)?$")] = ""
-    bigquery_dataset: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "rides"
-    bigquery_location: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "EU"
-    bigquery_max_bytes_billed: Annotated[int, Field(ge=1)] = 10 * 2**30
-    service_area: str = "40.45,-74.30,41.00,-73.60"
-
-    distance_method: DistanceMethod = "haversine"
     poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
     # A producer's queue, of twice as many, takes no more than 2**31 - 1.
     chunk_records: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50_000
     chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
-    export_target_records: Annotated[int, Field(ge=1)] = 500_000
-    export_max_age_s: Annotated[float, Field(ge=0)] = 300
     staging_url: str = ""
 
     # Days; 0 keeps everything.
-    rides_index_retention_days: Annotated[int, Field(ge=0)] = 0
     airflow_retention_days: Annotated[int, Field(ge=0)] = 7
 
     @field_validator("datastream_state")
@@ -93,20 +83,13 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         return path if path.is_absolute() else ROOT / path
 
-    @field_validator("service_area")
-    @classmethod
-    def _is_area(cls, text: str) -> str:
-        try:
-            south, west, north, east = map(float, text.split(","))
-        except ValueError as error:
-            raise ValueError("four numbers are needed: south,west,north,east in degrees") from error
-        if not (-90 <= south < north <= 90 and -180 <= west < east <= 180):
-            raise ValueError("south must be below north and west below east, in degrees")
-        return text
-
     @model_validator(mode="after")
-    def _topics_differ(self) -> Settings:
-        check_distinct(self.raw_topic, self.result_topic, self.dlq_topic)
+    def _topics_differ(self) -> Self:
+        names = [name for kind in type(self).__mro__ for name in vars(kind).get("topic_settings", ())]
+        topics = {name.upper(): getattr(self, name) for name in names}
+        if len(set(topics.values())) != len(topics):
+            given = ", ".join(f"{setting}={topic}" for setting, topic in topics.items())
+            raise ConfigurationError(f"{given}: {TOPICS_DIFFER}")
         return self
 
     @property
@@ -141,26 +124,20 @@ class Settings(BaseSettings):
         return ROOT / "infra" / path if path else None
 
     @property
-    def area(self) -> tuple[float, float, float, float]:
-        """The service area's south, west, north and east in degrees."""
-        south, west, north, east = map(float, self.service_area.split(","))
-        return south, west, north, east
-
-    @property
     def staging(self) -> str:
         """URL of the folder for staged files, without a trailing slash."""
         return (self.staging_url or (self.datastream_state / "staging").as_uri()).rstrip("/")
 
 
-def load() -> Settings:
-    """Read the settings.
+def load(kind: type[S]) -> S:
+    """Read the settings of one kind: `Settings` itself, or with what a vertical adds.
 
     Raises:
         ConfigurationError: names each setting that is wrong, what it holds and what it may hold; or two topics have
             one name.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])).upper()}={fault['input']!r}: {fault['msg']}" for fault in error.errors()

@@ -14,11 +14,13 @@ import pytest
 from infra.local import aside, elasticsearch, environment, gcs, kafka
 from infra.local import stack as services
 from jobs.kafka.topics import declared
-from jobs.rides.index import TEMPLATE
+from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings, load
 from jobs.sinks.elasticsearch import apply_template
+from jobs.verticals import stack_settings
 from tests.helpers import until
 
+TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
 
 # Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
@@ -69,7 +71,7 @@ def stack() -> Iterator[Stack]:
         )
         try:
             services.up(wanted, only=NAMES)
-            settings = load()
+            settings = load(stack_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
                 settings=settings,
@@ -92,14 +94,14 @@ def topic_factory(stack: Stack) -> Callable[..., str]:
 
 
 def topic_maker(config: dict[str, Any]) -> Callable[..., str]:
-    """Makes a topic with a name of its own, otherwise as topics.yml declares the one that its prefix means.
+    """Makes a topic with a name of its own, otherwise as topics/rides.yml declares the one that its prefix means.
 
     The prefix says raw, result or dlq; any other one is taken for raw.
     """
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient(config)
-    settings = {topic.setting: topic for topic in declared(ROOT / "infra" / "kafka" / "topics.yml", {})}
+    settings = {topic.setting: topic for topic in declared(TOPICS, Settings())}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"

@@ -46,8 +46,11 @@ with DAG(
     publish = PublishKafkaOperator(
         task_id="PublishKafka",
         computed=compute.output,
+        computed_by=compute.task_id,
         result_topic="{{ var.value.RESULT_TOPIC }}",
         dlq_topic="{{ var.value.DLQ_TOPIC }}",
+        published_metric="datastream.rides.priced",
+        rejected_metric="datastream.rides.rejected",
         outlets=[Asset("rides_result")],
     )
     consume >> compute >> publish

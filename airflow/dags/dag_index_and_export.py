@@ -65,7 +65,10 @@ with DAG(
     commit = CommitOffsetsOperator(
         task_id="CommitOffsets",
         transformed=transform.output,
-        indexed=put_elasticsearch.output,
+        transformed_by=transform.task_id,
+        put=put_elasticsearch.output,
+        put_by=put_elasticsearch.task_id,
         dlq_topic="{{ var.value.DLQ_TOPIC }}",
+        refused_metric="datastream.rides.refused",
     )
     consume >> transform >> [put_elasticsearch, put_gcp] >> commit

@@ -15,7 +15,7 @@ from psycopg2 import sql
 from sqlalchemy.engine import URL, make_url
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from jobs.settings import load
+from jobs.settings import Settings, load
 
 DEVELOPMENT_PASSWORD = "airflow"  # noqa: S105 (POSTGRES_PASSWORD's default in docker-compose.yml)
 READY_S = 60
@@ -26,7 +26,7 @@ def main() -> None:
     set_database_password(make_url(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]))
     airflow("db", "migrate")
     rotate_fernet_key(os.environ["AIRFLOW__CORE__FERNET_KEY"])
-    settings = load()
+    settings = load(Settings)
     set_administrator(settings.airflow_user, settings.airflow_password)
     print(f"The database is migrated, the administrator is {settings.airflow_user}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import requests
@@ -15,10 +16,10 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from infra.docker import compose, environment, preflight
 from infra.kibana.saved_objects import Key, Kibana
 from infra.preflight import demand, show
-from jobs import settings as configuration
 from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
-from jobs.settings import LOOPBACK, Settings
+from jobs.settings import LOOPBACK, Settings, load
+from jobs.verticals import find_verticals
 
 app = typer.Typer(
     help="The stack in Docker: generated secrets, a check before the start, and what `make smoke` looks at.",
@@ -43,7 +44,7 @@ def env() -> None:
 @app.command()
 def doctor() -> None:
     """Check whether this machine can run the stack, and change nothing."""
-    findings = preflight.findings(configuration.load())
+    findings = preflight.findings(load(Settings))
     show(findings, console)
     if not all(finding.fits for finding in findings):
         raise typer.Exit(1)
@@ -53,10 +54,10 @@ def doctor() -> None:
 def up() -> None:
     """Start the stack and wait until it is healthy. Harmless to repeat."""
     # Before .env is written: a running stack would not know the new secrets if this fails.
-    demand(preflight.findings(configuration.load()))
+    demand(preflight.findings(load(Settings)))
     env()
     compose.up()
-    where(configuration.load())
+    where(load(Settings))
 
 
 @app.command()
@@ -78,12 +79,14 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 
 @app.command()
 def check() -> None:
-    """Wait until every container is well, then see that Kibana has its dashboard and Kafka-UI sees the broker."""
-    settings = configuration.load()
+    """Wait until every container is well, then check that Kibana has the dashboards and Kafka-UI sees the broker."""
+    settings = load(Settings)
     table = Table("what", "state")
     faults = []
-    for what, look in (("containers", _containers), ("Kibana's data view", _data_view),
-                       ("Kibana's dashboard", _dashboard), ("Kafka-UI", _kafka_ui)):  # fmt: skip
+    looks = {"containers": _containers, "Kafka-UI": _kafka_ui}
+    for name in (vertical.dashboard for vertical in find_verticals() if vertical.dashboard):
+        looks |= {f"data view {name}": partial(_data_view, name), f"dashboard {name}": partial(_dashboard, name)}
+    for what, look in looks.items():
         try:
             table.add_row(what, f"[green]✓[/] {escape(look(settings))}")
         except (DatastreamError, requests.RequestException) as error:
@@ -103,14 +106,14 @@ def _containers(settings: Settings) -> str:
     return f"{len(compose.services())}, all healthy or done"
 
 
-def _data_view(settings: Settings) -> str:
-    answer = _get(f"{settings.kibana_address}/api/data_views/data_view/rides", ("elastic", settings.elastic_password))
+def _data_view(name: str, settings: Settings) -> str:
+    answer = _get(f"{settings.kibana_address}/api/data_views/data_view/{name}", ("elastic", settings.elastic_password))
     return f"{answer['data_view']['title']}, by {answer['data_view']['timeFieldName']}"
 
 
-def _dashboard(settings: Settings) -> str:
-    objects = Kibana(settings).with_references(Key("dashboard", "rides"))
-    return f"{objects[Key('dashboard', 'rides')]['attributes']['title']}, with {len(objects) - 1} saved objects"
+def _dashboard(name: str, settings: Settings) -> str:
+    objects = Kibana(settings).with_references(Key("dashboard", name))
+    return f"{objects[Key('dashboard', name)]['attributes']['title']}, with {len(objects) - 1} saved objects"
 
 
 def _kafka_ui(settings: Settings) -> str:

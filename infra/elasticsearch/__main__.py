@@ -12,25 +12,29 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from jobs.clients import ADMIN, READER, WRITER
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
-from jobs.rides.index import TEMPLATE
 from jobs.settings import Settings, load
 from jobs.sinks.elasticsearch import apply_template, explained
+from jobs.verticals import find_verticals, stack_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
 READY_S = 60
 
 
 def main() -> None:
-    settings = load()
+    settings = load(stack_settings())
+    templates = {
+        getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()
+    }
     client = sign_in(settings)
     with explained(client, "setting up users"):
         client.security.change_password(username=ADMIN, password=settings.elastic_password)
         client = client.options(basic_auth=(ADMIN, settings.elastic_password))
         client.security.change_password(username="kibana_system", password=settings.kibana_system_password)
-        give_role(client, WRITER, settings.elasticsearch_writer_password, settings.rides_index, _WRITE)
-        give_role(client, READER, settings.elasticsearch_reader_password, settings.rides_index, _READ)
-    apply_template(client, settings.rides_index, TEMPLATE)
-    print(f"Users {ADMIN}, kibana_system, {WRITER}, {READER} and the template of {settings.rides_index} are set.")
+        give_role(client, WRITER, settings.elasticsearch_writer_password, list(templates), _WRITE)
+        give_role(client, READER, settings.elasticsearch_reader_password, list(templates), _READ)
+    for index, path in templates.items():
+        apply_template(client, index, path)
+    print(f"Users {ADMIN}, kibana_system, {WRITER}, {READER} and the templates of {', '.join(templates)} are set.")
 
 
 # `create_index`, because the first document makes the index by its template; `monitor` lets the template be read.
@@ -80,10 +84,13 @@ def _first_taken(clients: Sequence[Elasticsearch]) -> Elasticsearch:
     return last
 
 
-def give_role(client: Elasticsearch, user: str, password: str, index: str, rights: dict[str, list[str]]) -> None:
-    """Make a user with a role of the same name that reaches `<index>*` only."""
-    indices = [{"names": [f"{index}*"], "privileges": rights["privileges"]}]
-    client.security.put_role(name=user, cluster=rights["cluster"], indices=indices)
+def give_role(
+    client: Elasticsearch, user: str, password: str, indices: Sequence[str], rights: dict[str, list[str]]
+) -> None:
+    """Make a user with a role of the same name that reaches indices whose names begin so, and no others."""
+    names = [f"{index}*" for index in indices]
+    allowed = [{"names": names, "privileges": rights["privileges"]}]
+    client.security.put_role(name=user, cluster=rights["cluster"], indices=allowed)
     client.security.put_user(username=user, password=password, roles=[user])
 
 

@@ -12,15 +12,14 @@ from rich.markup import escape
 
 from infra.kibana import saved_objects
 from infra.kibana.saved_objects import Key, Kibana
-from jobs import settings as configuration
 from jobs.errors import DatastreamError
-from jobs.settings import ROOT
-
-DASHBOARD = Key("dashboard", "rides")
-DATA_VIEW = Key("index-pattern", "rides")
+from jobs.rides.vertical import RidesSettings
+from jobs.settings import ROOT, Settings, load
+from jobs.vertical import Vertical
+from jobs.verticals import find_verticals
 
 app = typer.Typer(
-    help="Kibana's dashboard of rides: the readable files in infra/kibana/objects, and Kibana itself.",
+    help="Kibana's dashboards: the readable files in infra/kibana/objects, and Kibana itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,9 +30,11 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @app.command()
 def build() -> None:
-    """Write infra/kibana/rides.ndjson from infra/kibana/objects."""
-    objects = saved_objects.build()
-    console.print(f"{saved_objects.NDJSON.relative_to(ROOT)}: {len(objects)} saved objects.")
+    """Write infra/kibana/<vertical>.ndjson from infra/kibana/objects/<vertical>."""
+    for vertical in _with_dashboards():
+        target = saved_objects.ndjson(vertical.name)
+        objects = saved_objects.build(saved_objects.objects_folder(vertical.name), target)
+        console.print(f"{target.relative_to(ROOT)}: {len(objects)} saved objects.")
 
 
 @app.command("import")
@@ -43,41 +44,52 @@ def import_(
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for Kibana.", min=1)] = saved_objects.WAIT_S,
 ) -> None:
-    """Bring the data view and the dashboard into Kibana. What exists there is left as it is. Harmless to repeat."""
-    kibana = Kibana(configuration.load())
-    objects = saved_objects.read()
+    """Bring data views and dashboards into Kibana. What exists there is left as it is. Harmless to repeat."""
+    kibana = Kibana(load(Settings))
     kibana.wait(timeout)
-    done = saved_objects.import_objects(kibana, objects, overwrite=overwrite)
-    kibana.default_data_view(DATA_VIEW.id)
-    console.print(f"Kibana at {kibana.address}: {len(done.imported)} imported, {len(done.left)} left as they are.")
+    for vertical in _with_dashboards():
+        objects = saved_objects.read(saved_objects.objects_folder(vertical.name))
+        done = saved_objects.import_objects(kibana, objects, overwrite=overwrite)
+        kibana.default_data_view(vertical.dashboard)  # the first one stays
+        console.print(
+            f"Kibana at {kibana.address}, {vertical.name}: {len(done.imported)} imported, {len(done.left)} left as "
+            "they are."
+        )
 
 
 @app.command()
 def export(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for Kibana.", min=1)] = 30,
 ) -> None:
-    """Fetch the dashboard as it is in Kibana, and rewrite infra/kibana/objects and rides.ndjson."""
-    kibana = Kibana(configuration.load())
+    """Fetch the dashboards as they are in Kibana, and rewrite infra/kibana/objects and the NDJSON files."""
+    kibana = Kibana(load(Settings))
     kibana.wait(timeout)
-    objects = kibana.with_references(DASHBOARD)
-    removed = saved_objects.write(objects.values())
-    folder = saved_objects.OBJECTS.relative_to(ROOT)
-    console.print(f"{folder}: {len(objects)} saved objects. `git diff {folder}` shows what changed.")
-    if removed:
-        console.print(f"Removed, because the dashboard does not use them: {', '.join(removed)}.")
+    for vertical in _with_dashboards():
+        objects = kibana.with_references(Key("dashboard", vertical.dashboard))
+        path = saved_objects.objects_folder(vertical.name)
+        removed = saved_objects.write(objects.values(), path, saved_objects.ndjson(vertical.name))
+        folder = path.relative_to(ROOT)
+        console.print(f"{folder}: {len(objects)} saved objects. `git diff {folder}` shows what changed.")
+        if removed:
+            console.print(f"Removed, because the dashboard does not use them: {', '.join(removed)}.")
+
+
+def _with_dashboards() -> list[Vertical]:
+    return [vertical for vertical in find_verticals() if vertical.dashboard]
 
 
 @app.command()
 def picture(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")] = ROOT / "docs" / "dashboard.png",
 ) -> None:
-    """Draw the dashboard from its own aggregations, as Elasticsearch answers them now. Needs chromium."""
+    """Draw the rides' dashboard from its own aggregations, as Elasticsearch answers them now. Needs chromium."""
     # What only this command needs takes a second to load.
     from infra.kibana.picture import draw  # noqa: PLC0415
     from jobs.clients import elasticsearch_client  # noqa: PLC0415
 
-    settings = configuration.load()
-    draw(elasticsearch_client(settings), settings.rides_index, saved_objects.read(), target)
+    settings = load(RidesSettings)
+    objects = saved_objects.read(saved_objects.objects_folder("rides"))
+    draw(elasticsearch_client(settings), settings.rides_index, objects, target)
     console.print(f"Drew {target}.")
 
 

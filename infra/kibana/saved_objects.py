@@ -22,7 +22,7 @@ from jobs.settings import Settings
 
 HERE = Path(__file__).parent
 OBJECTS = HERE / "objects"
-NDJSON = HERE / "rides.ndjson"
+
 
 USER = "elastic"
 WAIT_S = 300  # a first start of Kibana takes a minute or two
@@ -59,6 +59,16 @@ class Imported:
 
     imported: list[Key]
     left: list[Key]  # they exist, and may have been changed by a user
+
+
+def objects_folder(vertical: str) -> Path:
+    """Where the decoded objects of a vertical are."""
+    return OBJECTS / vertical
+
+
+def ndjson(vertical: str) -> Path:
+    """The file that Kibana imports."""
+    return HERE / f"{vertical}.ndjson"
 
 
 def key(saved: SavedObject) -> Key:
@@ -129,7 +139,7 @@ def pretty(value: Any, indent: str = "") -> str:
     return f"{start}\n{deeper}" + f",\n{deeper}".join(inner) + f"\n{indent}{end}"
 
 
-def read(folder: Path = OBJECTS) -> list[SavedObject]:
+def read(folder: Path) -> list[SavedObject]:
     """The decoded objects of a folder, each before those that refer to it.
 
     Raises:
@@ -175,7 +185,7 @@ def from_ndjson(text: str) -> list[SavedObject]:
     return [line for line in lines if "type" in line]
 
 
-def build(folder: Path = OBJECTS, target: Path = NDJSON) -> list[SavedObject]:
+def build(folder: Path, target: Path) -> list[SavedObject]:
     """Write the NDJSON file of a folder of decoded objects; returns those.
 
     Raises:
@@ -186,7 +196,7 @@ def build(folder: Path = OBJECTS, target: Path = NDJSON) -> list[SavedObject]:
     return objects
 
 
-def write(objects: Iterable[SavedObject], folder: Path = OBJECTS, target: Path = NDJSON) -> list[str]:
+def write(objects: Iterable[SavedObject], folder: Path, target: Path) -> list[str]:
     """Make a folder hold these encoded objects and no others, decoded, and write its NDJSON file.
 
     Returns:
@@ -270,7 +280,7 @@ class Kibana:
             "POST",
             "/api/saved_objects/_import",
             params={"overwrite": str(overwrite).lower()},
-            files={"file": (NDJSON.name, content.encode(), "application/ndjson")},
+            files={"file": ("objects.ndjson", content.encode(), "application/ndjson")},
         ).json()
         if errors := answer.get("errors") or []:
             raise DatastreamError(

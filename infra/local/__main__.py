@@ -24,9 +24,9 @@ if _missing or sys.platform == "win32":
 
 from infra.local import airflow, paths, preflight, processes, stack, supervisor  # noqa: E402
 from infra.preflight import show  # noqa: E402
-from jobs import settings as configuration  # noqa: E402
 from jobs.errors import DatastreamError  # noqa: E402
-from jobs.settings import Settings  # noqa: E402
+from jobs.settings import Settings, load  # noqa: E402
+from jobs.verticals import stack_settings  # noqa: E402
 
 NOT_RUNNING = 3
 
@@ -154,7 +154,7 @@ def logs(
 
 
 def _settings() -> Settings:
-    return configuration.load()
+    return load(stack_settings())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -22,6 +22,7 @@ from infra.local.paths import Paths, write_private
 from infra.local.service import Process, Service
 from jobs.errors import ConfigurationError
 from jobs.settings import LOOPBACK, ROOT, Settings
+from jobs.verticals import find_verticals
 
 NAME = "airflow"
 MIGRATE_TIMEOUT_S = 300
@@ -111,11 +112,12 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(where.logs / NAME),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(where.logs / NAME / "dag_processor"),
         **_connections(settings),
-        "AIRFLOW_VAR_RAW_TOPIC": settings.raw_topic,
-        "AIRFLOW_VAR_RESULT_TOPIC": settings.result_topic,
-        "AIRFLOW_VAR_DLQ_TOPIC": settings.dlq_topic,
         "AIRFLOW_VAR_GCS_BUCKET": settings.bucket,
-        "AIRFLOW_VAR_GCS_PREFIX": settings.gcs_prefix,
+        **{
+            f"AIRFLOW_VAR_{name.upper()}": str(getattr(settings, name))
+            for vertical in find_verticals()
+            for name in vertical.variables
+        },
     }
 
 

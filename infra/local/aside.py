@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.local import ports
 from jobs.settings import Settings
+from jobs.verticals import stack_settings
 
 
 def settings(state: Path | None = None, **changes: Any) -> Settings:
@@ -30,4 +31,4 @@ def settings(state: Path | None = None, **changes: Any) -> Settings:
         "cloud_storage": "emulator",
         "staging_url": "",
     }
-    return Settings(_env_file=None, **own | changes)
+    return stack_settings()(_env_file=None, **own | changes)

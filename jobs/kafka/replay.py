@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from confluent_kafka import Consumer, Message
 
-from jobs.kafka.claim import Claim, read, starting_offsets
+from jobs.kafka.claim import starting_offsets
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, replay_headers, times_replayed
 from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_reader, held_back, partitions
 from jobs.kafka.ownership import check_ownership
+from jobs.kafka.scan import Claim, scan
 from jobs.kafka.transaction import group_writer
 
-GROUP = "dlq_replay"
 _CHUNK = 10_000
 
 
@@ -35,7 +35,7 @@ class Replayed(msgspec.Struct):
 def latest(config: Config, topic: str, count: int) -> list[Message]:
     """The latest dead letters by time, newest first."""
     found: list[Message] = []
-    with broker_errors(config, f"reading {topic}"), consumer(config, GROUP) as client:
+    with broker_errors(config, f"reading {topic}"), consumer(config, "dlq") as client:
         asked = partitions(client, topic)
         for partition, within in bounds(config, client, topic, asked, settle_s=SETTLE_S).items():
             found += _last(client, topic, partition, within, count)
@@ -47,16 +47,17 @@ def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: i
     span = 2 * count
     while True:
         start = max(within.low, within.end - span)
-        found = [it for messages in read(client, topic, Claim(partition, start, within.end)) for it in messages]
+        found = [it for messages in scan(client, topic, [Claim(partition, start, within.end)]) for it in messages]
         if len(found) >= count or start == within.low:
             return found[-count:]
         span *= 4
 
 
-def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
+def replay(config: Config, topic: str, group: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
     """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
 
     Args:
+        group: consumer group of the replay.
         sources: the topics that messages may go back to, each with the DAG that writes their dead letters.
         max_replays: leave alone what was sent back so often already.
 
@@ -64,36 +65,36 @@ def replay(config: Config, topic: str, sources: Mapping[str, str], max_replays: 
         OffsetsError: somebody else has committed for the group.
         ServiceUnavailableError: a broker is away. What was sent stays sent; doing it again goes on from there.
     """
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
         check_ownership(config, reader)
     replayed = Replayed()
-    with group_writer(config, GROUP, topic, _CHUNK) as writer:
+    with group_writer(config, group, topic, _CHUNK) as writer:
         writer.committed()  # refuses those of somebody else
-        for partition, messages in _waiting(config, topic, replayed):
+        for partition, messages in _waiting(config, topic, group, replayed):
             with writer.transaction({partition: messages[-1].offset() + 1}):
                 for source, message in _sort(messages, sources, max_replays, replayed):
                     writer.send(source, message.key(), message.value(), replay_headers(headers_of(message)))
     return replayed
 
 
-def count_replayable(config: Config, topic: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
+def count_replayable(config: Config, topic: str, group: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
     """What `replay` would do."""
     replayed = Replayed()
-    for _, messages in _waiting(config, topic, replayed):
+    for _, messages in _waiting(config, topic, group, replayed):
         _sort(messages, sources, max_replays, replayed)
     return replayed
 
 
-def _waiting(config: Config, topic: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
+def _waiting(config: Config, topic: str, group: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
     """The dead letters behind what was replayed, by partition; notes what is held back."""
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
         at = reader.observed()
         within = bounds(config, reader.consumer, topic, list(at), settle_s=SETTLE_S)
         replayed.held = held_back(topic, within)
-        starts = starting_offsets(topic, GROUP, at, within, has_output=False)
-        for partition, start in starts.items():
-            for messages in read(reader.consumer, topic, Claim(partition, start, within[partition].end)):
-                yield partition, messages
+        starts = starting_offsets(topic, group, at, within, has_output=False)
+        ranges = [Claim(partition, start, within[partition].end) for partition, start in starts.items()]
+        for messages in scan(reader.consumer, topic, ranges):
+            yield messages[0].partition(), messages
 
 
 def _sort(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 from confluent_kafka import TopicPartition
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
 from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, bounds, group_reader, held_back, read_topic_id
 from jobs.kafka.ownership import is_ours
+from jobs.kafka.scan import Claim, Progress, scan
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
-
-Progress = Callable[[str, int, int], object]
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -201,6 +198,4 @@ def _count(
 
 
 def _messages(reader: GroupReader, partition: int, start: int, end: int) -> int:
-    if start >= end:
-        return 0
-    return sum(map(len, read(reader.consumer, reader.topic, Claim(partition, start, end))))
+    return sum(map(len, scan(reader.consumer, reader.topic, [Claim(partition, start, end)])))

@@ -14,8 +14,8 @@ from confluent_kafka import Message
 from pyarrow import fs
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
-from jobs.kafka.claim import Claim
 from jobs.kafka.dead_letter import headers_of_all
+from jobs.kafka.scan import Claim
 
 # A message as it was: offset, timestamp in milliseconds since 1970, key, value and headers, byte for byte.
 MESSAGE_SCHEMA = pa.schema(

@@ -1,8 +1,7 @@
-"""Topics as infra/kafka/topics.yml declares them."""
+"""Topics as the files of infra/kafka/topics declare them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
-from jobs.settings import check_distinct
+from jobs.settings import Settings
 
 # The name of a difference that is not a setting.
 PARTITIONS = "partitions"
@@ -48,19 +47,20 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[Topic]
 
 
-def declared(path: Path, names: Mapping[str, str]) -> list[Topic]:
-    """The topics of a file, under the names that the settings give them.
+def declared(path: Path, settings: Settings) -> list[Topic]:
+    """The topics of a file, under the names that these settings give them.
 
     Raises:
-        ConfigurationError: the file is not as it should be, or two topics have one name.
+        ConfigurationError: the file is not as it should be.
     """
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    topics = [msgspec.structs.replace(topic, name=names.get(topic.setting, topic.name)) for topic in file.topics]
-    check_distinct(*(topic.name for topic in topics))
-    return topics
+    return [
+        msgspec.structs.replace(topic, name=getattr(settings, topic.setting.lower(), topic.name))
+        for topic in file.topics
+    ]
 
 
 def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:

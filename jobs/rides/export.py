@@ -13,14 +13,83 @@ import msgspec
 from confluent_kafka import TopicPartition
 from google.cloud import storage
 
-from jobs.files import read_chunk
+from jobs.files import Folder, read_chunk
+from jobs.kafka.claim import Limits, Plan, claim
 from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
-from jobs.kafka.offsets import bounds, group_reader
-from jobs.kafka.stage import Plan
+from jobs.kafka.commit import commit_offsets
+from jobs.kafka.offsets import SETTLE_S, bounds, group_reader
+from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, Manifest
+from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetched
 from jobs.rides.transform import flatten
-from jobs.sinks.parquet import check_bucket, export, object_name
+from jobs.rides.vertical import RidesSettings
+from jobs.sinks.parquet import check_bucket, export, holds_objects, object_name
+
+# See `jobs.sinks.parquet.export`.
+REPETITIVE = ("comfort", "price_base", "price_per_km", "price_per_min", "kafka_partition")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What is exported, by which consumer group, and where to."""
+
+    topic: str
+    group: str
+    bucket: str
+    prefix: str
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """How many rows were written as how many objects; `waits` says what messages wait for if none was due."""
+
+    rows: int = 0
+    objects: int = 0
+    waits: str = ""
+
+
+def export_if_due(
+    config: Config,
+    client: storage.Client,
+    target: Target,
+    settings: RidesSettings,
+    folder: Folder,
+    *,
+    topic_ids: TopicIds,
+    is_asked_for: bool,
+) -> Exported:
+    """Export what waits when there are EXPORT_TARGET_RECORDS, when the first has waited EXPORT_MAX_AGE_S, or on demand.
+
+    If the group has no committed offsets although there are objects, it refuses to write everything a second time.
+
+    Raises:
+        ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed; exporting again is harmless.
+    """
+    # Who asks for it has seen results, maybe before readers do.
+    settle_s = SETTLE_S if is_asked_for else 0
+    found = backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
+    least = 1 if is_asked_for else settings.export_target_records
+    if not found.is_due(least):
+        held = f", {found.held} of them behind an open transaction" if found.held else ""
+        return Exported(
+            waits=f"{found.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
+            f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
+        )
+    with group_reader(config, target.topic, target.group) as reader:
+        claimed = claim(
+            config,
+            reader,
+            Limits.from_settings(settings),
+            topic_ids=topic_ids,
+            is_planned=True,
+            has_output=lambda _: holds_objects(client, target.bucket, target.prefix),
+        )
+        if claimed.is_empty:
+            return Exported()
+        _, manifest = stage(config, reader, claimed, folder)
+    names = put_gcs(client, target.bucket, target.prefix, manifest)
+    commit_offsets(config, manifest)
+    folder.delete()
+    return Exported(manifest.records, len(names))
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -71,7 +140,7 @@ def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) 
 
     def put_chunk(chunk: Chunk) -> list[str]:
         rows, _ = flatten(read_chunk(chunk.url), chunk.partition)
-        return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk))
+        return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk), REPETITIVE)
 
     # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
     return [name for _, names in prefetched(put_chunk, staged.chunks, ahead=2) for name in names]

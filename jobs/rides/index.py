@@ -14,10 +14,8 @@ from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
 from jobs.parallel import prefetched
 from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
-from jobs.settings import ROOT
+from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import actions, bulk, verify_template
-
-TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
 
 
 def put_elasticsearch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,12 +26,7 @@ _PARALLEL_UPLOADS = 4
 _UPLOAD_TIMEOUT_S = 60
 # Lost connections, 429 and 5xx are tried again for so long inside the task; then Airflow's retries take over.
 RETRY_FOR_S = 60
-# A dictionary pays for columns with few values; for the others it would cost half of the time, and larger objects.
-WRITE_OPTIONS: dict[str, Any] = {
-    "compression": "zstd",
-    "coerce_timestamps": "us",
-    "use_dictionary": ["comfort", "price_base", "price_per_km", "price_per_min", "kafka_partition"],
-}
+WRITE_OPTIONS: dict[str, Any] = {"compression": "zstd", "coerce_timestamps": "us"}
 _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=10).with_timeout(RETRY_FOR_S)
 
 
@@ -114,11 +109,17 @@ def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def delete_rows(
-    blob: storage.Blob, schema: pa.Schema, is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]]
+    blob: storage.Blob,
+    schema: pa.Schema,
+    repetitive: Sequence[str],
+    is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]],
 ) -> int:
-    """Write an object anew without some of its rows, or delete it if none is left; how many rows went.
+    """Write an object again without some of its rows, or delete it if no row is left; how many rows went.
 
     An object that keeps all is left alone. What others write meanwhile is looked at again, never overwritten.
+
+    Args:
+        repetitive: as in `export`.
 
     Raises:
         ConfigurationError, ServiceUnavailableError: as `read_rows`; doing it again is harmless.
@@ -131,7 +132,7 @@ def delete_rows(
         reraise=True,
     )
     with explained(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
-        dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, is_dropped)
+        dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, repetitive, is_dropped)
     return dropped
 
 
@@ -139,6 +140,7 @@ def _delete_rows(
     bucket: storage.Bucket,
     name: str,
     schema: pa.Schema,
+    repetitive: Sequence[str],
     is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]],
 ) -> int:
     blob = bucket.get_blob(name, retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
@@ -149,7 +151,7 @@ def _delete_rows(
     if not len(kept):
         blob.delete(if_generation_match=blob.generation, retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
     elif len(kept) < len(rows):
-        _upload(bucket, name, kept, if_generation_match=blob.generation)
+        _upload(bucket, name, kept, repetitive, if_generation_match=blob.generation)
     return len(rows) - len(kept)
 
 
@@ -163,10 +165,19 @@ def object_name(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
     return join(prefix, f"{hour}/{topic}-{chunk.partition:05d}-{chunk.first:020d}-{chunk.last:020d}.parquet")
 
 
-def export(client: storage.Client, bucket: str, rows: pa.RecordBatch, name: Callable[[str], str]) -> list[str]:
+def export(
+    client: storage.Client,
+    bucket: str,
+    rows: pa.RecordBatch,
+    name: Callable[[str], str],
+    repetitive: Sequence[str] = (),
+) -> list[str]:
     """Write rows (with a column ts) as one object per hour of ts; the objects' names.
 
-    `name` makes an object's name of its hour (`YYYY/MM/DD/HH`, UTC).
+    Args:
+        name: makes an object's name of its hour (`YYYY/MM/DD/HH`, UTC).
+        repetitive: columns with few different values, which a dictionary makes small. For others it would take half of
+            the time, and make larger objects.
 
     Raises:
         ServiceUnavailableError, ConfigurationError: not all were written; writing them again is harmless.
@@ -174,7 +185,8 @@ def export(client: storage.Client, bucket: str, rows: pa.RecordBatch, name: Call
     parts = [(name(hour), part) for hour, part in by_hour(rows)]
     target = client.bucket(bucket)
     with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, explained(client, f"writing to bucket {bucket}"):
-        for _ in pool.map(lambda part: _upload(target, *part), parts):  # the first failure cancels the rest
+        # The first failure cancels the rest.
+        for _ in pool.map(lambda part: _upload(target, part[0], part[1], repetitive), parts):
             pass
     return [name for name, _ in parts]
 
@@ -192,9 +204,15 @@ def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
         yield f"{at.year:04d}/{at:%m/%d/%H}", rows.slice(begin, count)
 
 
-def _upload(target: storage.Bucket, name: str, rows: pa.RecordBatch, if_generation_match: int | None = None) -> None:
+def _upload(
+    target: storage.Bucket,
+    name: str,
+    rows: pa.RecordBatch,
+    repetitive: Sequence[str],
+    if_generation_match: int | None = None,
+) -> None:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_batches([rows]), buffer, **WRITE_OPTIONS)
+    pq.write_table(pa.Table.from_batches([rows]), buffer, use_dictionary=list(repetitive), **WRITE_OPTIONS)
     blob = target.blob(name)
     blob.upload_from_string(
         buffer.getvalue(),

@@ -13,8 +13,8 @@ from google.cloud import bigquery
 
 from jobs.clients import google_credentials
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.settings import Settings
 from jobs.zones.engine import Answer, RefusedError, StatementError
+from jobs.zones.vertical import ZonesSettings
 
 LABELS = {"app": "datastream"}
 
@@ -24,7 +24,7 @@ _MOST_ROWS = 5_000  # what a query of the playbook is read for; more stays in Bi
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def bigquery_client(settings: Settings) -> bigquery.Client:
+def bigquery_client(settings: ZonesSettings) -> bigquery.Client:
     """A client of BIGQUERY_PROJECT, signed in as for Cloud Storage.
 
     Raises:

@@ -15,8 +15,9 @@ from typing import Literal, get_args
 from sqlglot import tokenize
 
 from jobs.errors import ConfigurationError
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT
 from jobs.sinks.parquet import join
+from jobs.zones.vertical import ZonesSettings
 
 FOLDER = ROOT / "infra" / "bigquery"
 
@@ -74,7 +75,7 @@ class Step:
         return [statement for text in texts for statement in split(text)]
 
 
-def parameters(settings: Settings) -> Parameters:
+def parameters(settings: ZonesSettings) -> Parameters:
     """The placeholders' values by the settings, each checked before it becomes part of a statement.
 
     Raises:

@@ -10,13 +10,13 @@ from google.cloud import storage
 
 from jobs.errors import ConfigurationError
 from jobs.rides.zones import FILE, Revenue, Zone, Zones, encode
-from jobs.settings import Settings
 from jobs.sinks.parquet import check_bucket, explained
 from jobs.zones.bigquery import BigQueryEngine, bigquery_client
 from jobs.zones.engine import Answer, Engine
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
 from jobs.zones.reference import Report, ensure
+from jobs.zones.vertical import ZonesSettings
 
 # Told a step, one of its statements and what came of it.
 Tell = Callable[[Step, str, Answer], None]
@@ -30,7 +30,7 @@ _ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "4
 
 
 @contextmanager
-def engine_of(settings: Settings, client: storage.Client) -> Iterator[Engine]:
+def engine_of(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
     """BigQuery where BIGQUERY_PROJECT is set, else this machine.
 
     Raises:
@@ -49,7 +49,7 @@ def engine_of(settings: Settings, client: storage.Client) -> Iterator[Engine]:
     yield BigQueryEngine(bigquery_client(settings), settings.bigquery_max_bytes_billed)
 
 
-def prepare(settings: Settings, client: storage.Client, values: Parameters) -> Report:
+def prepare(settings: ZonesSettings, client: storage.Client, values: Parameters) -> Report:
     """See that bucket and reference file are there; a made-up file goes into the emulator's bucket only.
 
     Raises:
@@ -107,7 +107,7 @@ def collect(answers: Answers, engine: str, reference: str) -> Zones:
     )
 
 
-def train_locally(settings: Settings, client: storage.Client, tell: Tell) -> str:
+def train_locally(settings: ZonesSettings, client: storage.Client, tell: Tell) -> str:
     """Train on the local engine and keep the model in the bucket; its URI.
 
     Raises:
@@ -120,7 +120,7 @@ def train_locally(settings: Settings, client: storage.Client, tell: Tell) -> str
         return engine.keep(values.bucket, values.dataset, _KEPT_TABLES)
 
 
-def score_locally(settings: Settings, client: storage.Client, tell: Tell) -> str:
+def score_locally(settings: ZonesSettings, client: storage.Client, tell: Tell) -> str:
     """Score all rides with the kept model; the URI of the result, which is a `Zones` as JSON.
 
     Raises:

@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.machine import machine
-from jobs import settings as configuration
 from jobs.errors import DatastreamError
+from jobs.settings import Settings, load
 from tests.faults.campaign import Campaign, Round
 from tests.faults.faults import TARGETS, Target
 from tests.faults.ground import prepared
@@ -47,7 +47,7 @@ def main(
         raise typer.BadParameter(f"no target is called {', '.join(unknown)}: there are {', '.join(TARGETS)}")
     chosen = [TARGETS[name] for name in targets.split(",") if name] or list(TARGETS.values())
     seeds = range(first := secrets.randbelow(10**6) if seed is None else seed, first + rounds)
-    folder = configuration.load().datastream_state / "faults"
+    folder = load(Settings).datastream_state / "faults"
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -240,7 +240,7 @@ def _variables(settings: Settings) -> dict[str, str]:
 @contextmanager
 def prepared(seed: int, console: Console) -> Iterator[Ground]:
     """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
-    direct = aside.settings(
+    direct: Any = aside.settings(
         Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
         gcs_bucket="datastream",
         poll_wait_s=1,

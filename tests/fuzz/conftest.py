@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from jobs.files import Folder
-from jobs.kafka.stage import Limits
-from jobs.rides.index import TEMPLATE
+from jobs.kafka.claim import Limits
+from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
 from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from jobs.kafka.stage import Limits
+from jobs.kafka.claim import Limits
 from ride_faults import encode, every_fault
 from ride_generator import NEW_YORK, make_rides, now
 from tests.helpers import Raw, produce

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.kafka.dead_letter import headers_of
 from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.rides.vertical import REPLAY_GROUP
 from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
@@ -64,8 +65,8 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     produce(stack.kafka, dlq, data.draw(st.lists(letter, min_size=1, max_size=40)))
 
     sources = {raw: DAGS["raw"], result: DAGS["result"]}
-    expected = count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS)
-    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS)
+    expected = count_replayable(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS)
+    replayed = replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS)
     assert replayed == expected
     wanted: Counter[Any] = Counter()
     left = foreign = 0
@@ -89,7 +90,7 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     )
     assert found == wanted
     assert (sum(replayed.sent.values()), replayed.left, replayed.foreign) == (wanted.total(), left, foreign)
-    assert replay(stack.kafka, dlq, sources, MAX_REPLAYS).sent.total() == 0, "each once"
+    assert replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS).sent.total() == 0, "each once"
 
 
 def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
@@ -98,8 +99,8 @@ def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: di
     for key in (b"\xff", TOPIC.encode() + b"\xe9"):
         produce_with_header(stack.kafka["bootstrap.servers"], dlq, b"key", b"value", (key, raw.encode()))
     sources = {raw: DAGS["raw"]}
-    assert count_replayable(stack.kafka, dlq, sources, MAX_REPLAYS).foreign == 2
-    replayed = replay(stack.kafka, dlq, sources, MAX_REPLAYS)
+    assert count_replayable(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS).foreign == 2
+    replayed = replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS)
     assert (replayed.sent.total(), replayed.foreign) == (0, 2)
     assert len(letters.new()) == 2
     for message in latest(stack.kafka, dlq, 2):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.files import Folder
-from jobs.rides.ops.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
 from tests.conftest import Stack
 from tests.integration.flow import Books, Exporting, Pricing, Sinking
 

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from jobs.clients import Systems
 from jobs.files import Folder
+from jobs.kafka.claim import Limits, claim
 from jobs.kafka.commit import Rejects, commit_offsets
-from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets
+from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets, group_reader
 from jobs.kafka.publish import Outlet, Published, publish
 from jobs.kafka.set_offsets import Move, look, set_offsets
-from jobs.kafka.stage import Limits, stage
+from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
@@ -25,7 +27,7 @@ from jobs.rides.export import Backlog, backlog, put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 from tests.conftest import Stack
 from tests.helpers import Config, Raw, Record, keyed, produce, read_all, ride, until
 
@@ -72,18 +74,18 @@ class Flow:
         return read_all(self.config, self.dlq)
 
     def stage(self, wait_s: float = 0, *, settle_s: float | None = None, is_planned: bool = False) -> Manifest | None:
-        return stage(
-            self.config,
-            self.source,
-            self.group,
-            self.next_folder(),
-            self.limits,
-            topic_ids=self.topic_ids,
-            wait_s=wait_s,
-            settle_s=self.settle_s if settle_s is None else settle_s,
-            is_planned=is_planned,
-            has_output=lambda _: self.has_output,
-        ).manifest
+        with group_reader(self.config, self.source, self.group) as reader:
+            claimed = claim(
+                self.config,
+                reader,
+                self.limits,
+                topic_ids=self.topic_ids,
+                wait_s=wait_s,
+                settle_s=self.settle_s if settle_s is None else settle_s,
+                is_planned=is_planned,
+                has_output=lambda _: self.has_output,
+            )
+            return None if claimed.is_empty else stage(self.config, reader, claimed, self.next_folder())[1]
 
     def staged(self) -> Manifest:
         manifest = self.stage()
@@ -226,11 +228,11 @@ class Books:
         }
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> RidesSettings:
         return self.stack.settings.model_copy(update=self.names)
 
     def ledger(self) -> Ledger:
-        return take_ledger(self.settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
+        return take_ledger(Systems(self.settings))
 
     def send(self, good: int, bad: int = 0, twice: int = 0) -> None:
         rides = [keyed(ride()) for _ in range(good)]

@@ -9,10 +9,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka import stage
-from jobs.kafka.claim import holds_dead_letters, holds_results
+from jobs.kafka import claim
+from jobs.kafka.claim import Limits, holds_dead_letters, holds_results
 from jobs.kafka.client import consumer
-from jobs.kafka.stage import Limits
 from jobs.kafka.transaction import GroupWriter
 from tests.helpers import DEADLINE_S, Raw, aborted, encode, keyed, produce, result, ride
 from tests.integration.flow import Exporting, Pricing, Sinking
@@ -187,14 +186,14 @@ def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> Non
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
     """Let another worker act between a planner's look at the topic and its own plan."""
-    real = stage.group_writer
+    real = claim.group_writer
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(stage, "group_writer", real)
+        monkeypatch.setattr(claim, "group_writer", real)
         other()
         return real(*arguments)
 
-    monkeypatch.setattr(stage, "group_writer", late)
+    monkeypatch.setattr(claim, "group_writer", late)
 
 
 def test_a_zombie_planner_cannot_move_offsets_back(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:

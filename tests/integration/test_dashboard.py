@@ -20,8 +20,8 @@ from elasticsearch.helpers import bulk
 
 from infra.kibana.picture import latest, page
 from infra.kibana.queries import Rides, lens_layers, map_layers
-from infra.kibana.saved_objects import SavedObject, read
-from jobs.rides.index import TEMPLATE
+from infra.kibana.saved_objects import SavedObject, objects_folder, read
+from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
 
 Ride = dict[str, Any]
@@ -33,7 +33,7 @@ END = datetime(2026, 1, 5, 9, 29, 40, tzinfo=UTC)
 MINUTE_MS, FIVE_MINUTES_MS = 60_000, 300_000
 ZOOM = 11
 
-OBJECTS = {(saved["type"], saved["id"]): saved for saved in read()}
+OBJECTS = {(saved["type"], saved["id"]): saved for saved in read(objects_folder("rides"))}
 LENS = [(name, layer) for (kind, name), saved in OBJECTS.items() if kind == "lens" for layer in lens_layers(saved)]
 MAPS = [(name, layer["id"]) for (kind, name), saved in OBJECTS.items() if kind == "map" for layer in map_layers(saved)]
 

@@ -19,8 +19,8 @@ import pytest
 from confluent_kafka import Producer
 
 from jobs.errors import OffsetsError, ServiceUnavailableError
-from jobs.kafka.claim import Claim
-from jobs.kafka.stage import Limits
+from jobs.kafka.claim import Limits
+from jobs.kafka.scan import Claim
 from jobs.kafka.staged import Manifest
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import parse_ride

@@ -17,10 +17,13 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka import claim, offsets, publish, topics, transaction
 from jobs.kafka.topics import Topic, alter, apply, declared
+from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.helpers import keyed, produce, ride
 from tests.integration.flow import Pricing
+
+TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -32,7 +35,10 @@ def names(fresh_name: Callable[[str], str]) -> dict[str, str]:
 
 @pytest.fixture
 def wanted(names: dict[str, str]) -> list[Topic]:
-    return declared(ROOT / "infra" / "kafka" / "topics.yml", names)
+    return declared(
+        TOPICS,
+        RidesSettings(**{setting.lower(): name for setting, name in names.items()}),
+    )
 
 
 def test_topics_are_made_once_and_as_declared(stack: Stack, wanted: list[Topic]) -> None:

@@ -19,17 +19,19 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local import environment
+from jobs.clients import Systems
 from jobs.kafka import offsets
+from jobs.kafka.claim import Limits
 from jobs.kafka.client import consumer
+from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
-from jobs.kafka.stage import Limits
 from jobs.rides.ops import ledger as ledger_module
-from jobs.rides.ops.ledger import dead_letter_sources, lag
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import look, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.ops.trace import trace
+from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
 from tests.conftest import Stack, topic_maker
 from tests.helpers import DEADLINE_S, Raw, encode, keyed, produce, read_visible, ride, until
@@ -116,7 +118,7 @@ def test_no_lag_is_hidden(books: Books, proxy: DelayingProxy) -> None:
     books.send(good=30)
     with held_markers(proxy):
         books.pricing.run()
-        found = lag(books.stack.kafka, books.pricing.result, books.sinking.group)
+        found = read_lag(books.stack.kafka, books.pricing.result, books.sinking.group)
         assert (found.offsets, sum(it.count for it in found.held_back)) == (30, 30)
         assert books.sinking.stage(settle_s=0) is None, "nothing can be read yet"
 
@@ -153,8 +155,8 @@ def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy
     books.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
         books.pricing.run()
-        sources = dead_letter_sources(books.settings)
-        arguments = books.stack.kafka, books.pricing.dlq, sources, 1
+        sources = DEAD_LETTERS.sources_by_topic(books.settings)
+        arguments = books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1
         assert count_replayable(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 0
@@ -166,8 +168,7 @@ def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(
     books.pricing.run()
     with ThreadPoolExecutor(1) as pool:
         letters = pool.submit(latest, books.stack.kafka, books.pricing.dlq, 5)
-        stack = books.stack
-        found = trace(books.settings, stack.kafka, stack.elasticsearch, stack.gcs, sent["ride_id"])
+        found = trace(Systems(books.settings), sent["ride_id"])
         assert [it.place for it in found] == [books.pricing.source, books.pricing.result]
         assert [it.value() for it in letters.result()] == [b"bad"]
 
@@ -191,8 +192,7 @@ def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
     books.pricing.run()
     books.sinking.run()
     books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    stack = books.stack
-    done = reindex(books.settings, stack.kafka, stack.elasticsearch, stack.gcs, lambda *_: None)
+    done = reindex(Systems(books.settings, may_write=True))
     assert (done.results, done.documents) == (30, 30)
 
 

@@ -15,14 +15,15 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra.local import environment, jars, java
+from jobs.clients import Systems
 from jobs.kafka.client import consumer
+from jobs.kafka.lag import Lag, read_lag
 from jobs.kafka.offsets import HeldBack, bounds, held_back
 from jobs.kafka.open_transactions import explained
 from jobs.kafka.replay import replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops import reprocess
-from jobs.rides.ops.ledger import Lag, dead_letter_sources, lag
-from jobs.rides.ops.reprocess import Systems
+from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
 from tests.helpers import Raw, Record, keyed, produce, read_visible, result, send, transactional, until
 from tests.integration.flow import Books
@@ -117,13 +118,13 @@ def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
 def test_replayed_letters_are_counted_apart(books: Books) -> None:
     books.send(good=5, bad=3)
     books.run()
-    sources = dead_letter_sources(books.settings)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 3
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).sent.total() == 0
+    sources = DEAD_LETTERS.sources_by_topic(books.settings)
+    assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 0
     books.pricing.run()
     found = books.ledger()
     assert (found.raw, found.dlq, found.replayed, found.exit_code) == (11, 6, 3, 0)
-    assert replay(books.stack.kafka, books.pricing.dlq, sources, 1).left == 3
+    assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).left == 3
 
 
 def test_refused_results_are_not_missed(books: Books) -> None:
@@ -207,7 +208,7 @@ def test_what_a_stranger_holds_back_is_never_balanced(
         assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
         if place != "dlq":
             group = books.pricing.group if place == "raw" else books.sinking.group
-            assert lag(books.stack.kafka, topic, group) == Lag(1, [it])
+            assert read_lag(books.stack.kafka, topic, group) == Lag(1, [it])
     assert books.ledger().held_back == []
 
 
@@ -272,13 +273,11 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
     produce(books.stack.kafka, books.pricing.dlq, foreign)
     found = books.ledger()
     assert (found.dlq, found.foreign, found.faults, found.exit_code) == (2, 3, [], 0)
-    sources = dead_letter_sources(books.settings)
-    done = replay(books.stack.kafka, books.pricing.dlq, sources, 1)
+    sources = DEAD_LETTERS.sources_by_topic(books.settings)
+    done = replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
     window = reprocess.window("2026-01-01", "2026-02-01")
-    work = reprocess.look(
-        Systems(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs), window
-    )
+    work = reprocess.look(Systems(books.settings, may_write=True), window)
     assert len(work.rides) == 10, "a stranger's dead letter leaves no ride out"
 
 
@@ -302,6 +301,6 @@ def test_whatever_keeps_the_ledger_from_a_verdict_ends_with_3(books: Books, chan
 
 def test_lag_is_what_a_group_has_to_pass(books: Books, fresh_name: Callable[[str], str]) -> None:
     books.send(good=7)
-    assert lag(books.stack.kafka, books.pricing.source, fresh_name("nobody")).offsets == 7
+    assert read_lag(books.stack.kafka, books.pricing.source, fresh_name("nobody")).offsets == 7
     books.run()
-    assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost") == Lag(0, [])
+    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost") == Lag(0, [])

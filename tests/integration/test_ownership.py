@@ -16,10 +16,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local import environment
 from jobs.errors import ConfigurationError, OffsetsError
+from jobs.kafka.claim import Plan
+from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
 from jobs.kafka.set_offsets import look, set_offsets
-from jobs.kafka.stage import Plan
-from jobs.rides.ops.ledger import lag
 from jobs.settings import ROOT
 from tests.helpers import DEADLINE_S, Raw, commit, keyed, produce, result, ride, until
 from tests.integration.flow import Books, Exporting, Flow, Pricing
@@ -77,7 +77,7 @@ def test_a_strangers_commit_is_refused_and_set_back(pricing: Pricing) -> None:
     with pytest.raises(OffsetsError, match=rf"{refusal}.*make offsets GROUP={pricing.group} TO=kept"):
         pricing.stage()
     with pytest.raises(OffsetsError, match=refusal):
-        lag(pricing.config, pricing.source, pricing.group)
+        read_lag(pricing.config, pricing.source, pricing.group)
     assert len(pricing.results()) == 10
 
     wanted = look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
@@ -349,7 +349,7 @@ def test_the_command_says_what_it_would_skip_and_asks(
     asked = command("offsets", "dag_compute_cost", "end")
     assert "would skip 7 messages that it has not read, and repeat 0" in asked.stdout
     assert asked.returncode == 1
-    assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
+    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
 
     stranger_commits(books.pricing, dict.fromkeys(range(6), 3))
     refused = command("lag", "--once")
@@ -361,7 +361,7 @@ def test_the_command_says_what_it_would_skip_and_asks(
     done = command("offsets", "dag_compute_cost", "kept", "--yes")
     assert done.returncode == 0, done.stderr
     assert "would skip 0 messages that it has not read, and repeat 0" in done.stdout
-    assert lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7
+    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7
     abandoned = command("offsets", "reprocess", "end")
     assert (abandoned.returncode, "anything but TO=kept" in abandoned.stderr) == (1, True)
     unknown = command("offsets", "nobody", "end")

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.rides.ops import reindex as module
-from jobs.rides.ops.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.ops.reindex import Reindexed, reindex
+from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.helpers import delete_all_records, keyed, produce, result, until
@@ -78,7 +79,7 @@ class Sinks:
 
     def reindex(self, **changes: Any) -> Reindexed:
         settings = self.stack.settings.model_copy(update=self.names | changes)
-        return reindex(settings, self.stack.kafka, self.stack.elasticsearch, self.stack.gcs, lambda *_: None)
+        return reindex(Systems(settings, may_write=True))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
-from jobs.rides.index import TEMPLATE
 from jobs.rides.report import number, write_report
+from jobs.rides.vertical import TEMPLATE
 from jobs.rides.zones import Revenue, Zone, Zones, write
 from jobs.sinks.elasticsearch import apply_template
 

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from jobs import __main__ as command_line
 from jobs import airflow_api
 from jobs.errors import ConfigurationError
+from jobs.kafka import lag
 from jobs.kafka.offsets import metadata_text
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
@@ -125,7 +126,7 @@ class Rides:
 
 @pytest.fixture
 def rides(books: Books, monkeypatch: pytest.MonkeyPatch) -> Rides:
-    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    monkeypatch.setattr(lag, "_POLL_S", 0.05)
     return Rides(books, monkeypatch)
 
 
@@ -151,7 +152,7 @@ def dags(books: Books, is_export_due: Callable[[], bool] = lambda: True) -> Iter
 
 
 def systems(books: Books) -> Systems:
-    return Systems(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs)
+    return Systems(books.settings, may_write=True)
 
 
 def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
@@ -174,7 +175,7 @@ def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatc
     for name, value in rides.books.names.items():
         monkeypatch.setenv(name.upper(), value)
     asked: list[Any] = []
-    monkeypatch.setattr(airflow_api, "export_now", asked.append)  # there is no Airflow here
+    monkeypatch.setattr(airflow_api, "trigger", lambda *arguments: asked.append(arguments))  # there is no Airflow here
     command = ["reprocess", FROM, TO]
     refused = CliRunner().invoke(command_line.app, command, input="n\n")
     assert refused.exit_code == 1
@@ -293,7 +294,7 @@ def test_a_lost_index_comes_back_with_the_right_prices(books: Books, rides: Ride
     run(books)
     before = books.sinking.documents()
     books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    reindex(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs, lambda *_: None)
+    reindex(systems(books))
     assert books.sinking.documents() == before
 
 
@@ -369,7 +370,7 @@ def test_ended_anywhere_and_done_again(
     with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
         look(systems(books), window("2026-01-05", "2026-01-06"))
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs, lambda *_: None)
+        reindex(systems(books))
     done = run(books)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
@@ -390,7 +391,7 @@ def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.Mon
                     run(books)
 
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(books.settings, books.stack.kafka, books.stack.elasticsearch, books.stack.gcs, begin)
+        reindex(Systems(books.settings, begin, may_write=True))
     assert begun
     run(books)
     rides.check()

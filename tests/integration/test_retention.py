@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.rides.ops.retention import Expired, delete_expired
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where
 from tests.conftest import Stack
 from tests.helpers import delete_all_records, keyed, produce, result, until
@@ -18,13 +19,13 @@ from tests.integration.flow import Sinking
 pytestmark = pytest.mark.timeout(120)
 
 
-def settings(stack: Stack, sinking: Sinking, **changes: Any) -> Settings:
+def settings(stack: Stack, sinking: Sinking, **changes: Any) -> RidesSettings:
     names = {"rides_index": sinking.index, "result_topic": sinking.source, "rides_index_retention_days": 8}
     return stack.settings.model_copy(update=names | changes)
 
 
 def expire(stack: Stack, sinking: Sinking, *, dry_run: bool = False, **changes: Any) -> Expired | None:
-    return delete_expired(settings(stack, sinking, **changes), stack.kafka, sinking.elasticsearch, dry_run=dry_run)
+    return delete_expired(Systems(settings(stack, sinking, **changes), may_write=True), dry_run=dry_run)
 
 
 def ingested(sinking: Sinking, ids: list[str], days: float) -> None:

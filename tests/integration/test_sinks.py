@@ -23,9 +23,9 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.kafka.stage import Limits
-from jobs.rides.index import TEMPLATE
+from jobs.kafka.claim import Limits
 from jobs.rides.transform import SINK_SCHEMA
+from jobs.rides.vertical import TEMPLATE
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
 from jobs.sinks.elasticsearch import actions, apply_template

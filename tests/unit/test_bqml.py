@@ -17,20 +17,21 @@ import pytest
 import sqlglot
 
 from jobs.errors import ConfigurationError
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT
 from jobs.zones import kmeans, playbook, reference
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import Parameters, split
 from jobs.zones.run import RESULT_STEPS
+from jobs.zones.vertical import ZonesSettings
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")
 STATEMENTS = [(step.name, it) for step in playbook.steps(*ALL) for it in step.statements(VALUES)]
 
 
-def settings(**changes: Any) -> Settings:
-    return Settings(_env_file=None, **changes)
+def settings(**changes: Any) -> ZonesSettings:
+    return ZonesSettings(_env_file=None, **changes)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.settings import Settings
 from jobs.zones.bigquery import BigQueryEngine, bigquery_client, size
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.playbook import parameters, steps
 from jobs.zones.run import engine_of
+from jobs.zones.vertical import ZonesSettings
 
 LIMIT = 1_000_000
 
@@ -117,7 +117,7 @@ def test_fake_bigquery_is_asked_for_a_dataset_only_if_it_is_missing(fake: FakeBi
     """An account that may fill a dataset may not create any."""
     fake.has_dataset = has_dataset
     (step,) = steps("dataset")
-    values = parameters(Settings(_env_file=None, bigquery_project="a-project"))
+    values = parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))
     (statement,) = step.statements(values)
     engine(fake.address).run(statement, step.name)
     assert len(fake.jobs) == (0 if has_dataset else 1)
@@ -193,7 +193,7 @@ def test_fake_bigquery_cannot_tell_bytes_of_what_is_not_made_yet(fake: FakeBigQu
 
 
 def test_bigquery_does_not_read_the_emulator() -> None:
-    settings = Settings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
+    settings = ZonesSettings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
     with (
         pytest.raises(ConfigurationError, match=r"cannot read the emulator.*GCS_BUCKET"),
         engine_of(settings, None),  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def test_bigquery_does_not_read_the_emulator() -> None:
 
 
 def test_a_key_that_is_not_there_is_named() -> None:
-    settings = Settings(
+    settings = ZonesSettings(
         _env_file=None, bigquery_project="a-project", google_application_credentials="/nowhere/key.json"
     )
     with pytest.raises(ConfigurationError, match=r"/nowhere/key\.json.*GOOGLE_APPLICATION_CREDENTIALS"):

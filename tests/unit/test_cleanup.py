@@ -10,10 +10,11 @@ import pytest
 
 from infra import cleanup
 from jobs.errors import ServiceUnavailableError
+from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings
 
 DAY_S = 24 * 60 * 60
-SETTINGS = Settings(_env_file=None, airflow_retention_days=7)
+SETTINGS = RidesSettings(_env_file=None, airflow_retention_days=7)
 
 
 @pytest.fixture

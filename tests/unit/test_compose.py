@@ -18,8 +18,10 @@ import yaml
 from infra.docker import environment
 from infra.local import kafka
 from jobs.settings import ROOT, Settings
+from jobs.verticals import stack_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
+ENVIRONMENT_FILES = (ROOT / "infra" / "verticals.env", ROOT / "infra" / "airflow" / "variables.env")
 MAX_MIB = 6 * 1024
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?-([^${}]*))?")
 EXACT = re.compile(r":(slim-|v)?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
@@ -67,8 +69,13 @@ def example() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+def texts() -> str:
+    """The file of the stack and the environment files that it fills in."""
+    return "".join(path.read_text() for path in (STACK, *ENVIRONMENT_FILES))
+
+
 def used_variables() -> set[str]:
-    found = {match[1] for match in VARIABLE.finditer(STACK.read_text())}
+    found = {match[1] for match in VARIABLE.finditer(texts())}
     return found | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
 
 
@@ -135,15 +142,15 @@ def test_bucket_and_key_lead_to_google() -> None:
 
 
 def test_every_variable_is_explained_and_every_setting_is_used() -> None:
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for name in stack_settings().model_fields}
     assert used_variables() <= set(example())
     assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 
 
 def test_defaults_are_those_of_the_example() -> None:
-    for match in VARIABLE.finditer(STACK.read_text()):
+    for match in VARIABLE.finditer(texts()):
         documented = example()[match[1]]
-        if documented and match[2] is not None:
+        if documented and match[2]:
             assert match[2] == documented, match[1]
 
 
@@ -355,7 +362,7 @@ def test_kafka_is_set_up_as_without_docker() -> None:
 
 def test_offsets_outlive_the_messages_that_they_are_of() -> None:
     days = kafka.BROKER["offsets.retention.minutes"] / (60 * 24)
-    topics = yaml.safe_load((ROOT / "infra/kafka/topics.yml").read_text())["topics"]
+    topics = yaml.safe_load((ROOT / "infra/kafka/topics/rides.yml").read_text())["topics"]
     kept = [int(topic["config"]["retention.ms"]) / 86_400_000 for topic in topics]
     assert days >= max(60, *kept)
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import OffsetsError
-from jobs.kafka.claim import _until, limited, starting_offsets
+from jobs.kafka.claim import limited, starting_offsets
 from jobs.kafka.offsets import Bounds, Committed
+from jobs.kafka.scan import _until
 from jobs.kafka.stage import cut
 from jobs.kafka.staged import MESSAGE_SCHEMA
 

@@ -23,8 +23,6 @@ import pytest
 from infra.kibana import saved_objects
 from infra.kibana.queries import lens_layers, map_layers
 from infra.kibana.saved_objects import (
-    NDJSON,
-    OBJECTS,
     Key,
     Kibana,
     SavedObject,
@@ -38,10 +36,12 @@ from infra.kibana.saved_objects import (
     to_ndjson,
 )
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
-from jobs.rides.index import TEMPLATE
+from jobs.rides.vertical import TEMPLATE
 from jobs.settings import Settings
 
-ALL = read()
+OBJECTS = saved_objects.objects_folder("rides")
+NDJSON = saved_objects.ndjson("rides")
+ALL = read(OBJECTS)
 BY_KEY = {key(saved): saved for saved in ALL}
 FIELDS = {
     name: spec["type"] for name, spec in json.loads(TEMPLATE.read_text())["template"]["mappings"]["properties"].items()
@@ -372,7 +372,7 @@ class NotKibana:
     def import_(self, query: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
         message = BytesParser().parsebytes(b"content-type: " + headers["content-type"].encode() + b"\r\n\r\n" + body)
         (part,) = message.get_payload()
-        assert part.get_filename() == "rides.ndjson"
+        assert part.get_filename() == "objects.ndjson"
         objects = from_ndjson(part.get_payload(decode=True).decode())
         conflicts = [saved for saved in objects if key(saved) in self.stored and query != "overwrite=true"]
         errors = self.errors + [{**key(it)._asdict(), "error": {"type": "conflict"}} for it in conflicts]

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.files import Folder, read_batches, read_chunk
-from jobs.kafka.claim import Claim
+from jobs.kafka.scan import Claim
 from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, read_manifest, reject_batch
 from jobs.parallel import prefetched
 from jobs.settings import Settings

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from jobs.rides.transform import SINK_SCHEMA
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT
+from jobs.zones.vertical import ZonesSettings
 
 TERRAFORM = ROOT / "infra" / "terraform"
 SQL = ROOT / "infra" / "bigquery"
@@ -195,7 +196,7 @@ def test_variables_that_are_named_exist(text: str) -> None:
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    defaults = Settings(_env_file=None)
+    defaults = ZonesSettings(_env_file=None)
     for variable, setting in [
         ("gcs_prefix", "gcs_prefix"),
         ("dataset_id", "bigquery_dataset"),
@@ -211,7 +212,7 @@ def test_the_lines_for_env_name_settings() -> None:
         *("GCS_BUCKET", "GCS_PREFIX", "GOOGLE_APPLICATION_CREDENTIALS"),
         *("BIGQUERY_PROJECT", "BIGQUERY_DATASET", "BIGQUERY_LOCATION"),
     ]
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in ZonesSettings.model_fields}
     if "BIGQUERY_PROJECT" not in known:
         known |= {"BIGQUERY_PROJECT", "BIGQUERY_DATASET", "BIGQUERY_LOCATION"}
     assert set(lines) <= known

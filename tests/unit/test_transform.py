@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.files import Folder, read_batches, read_chunk
-from jobs.kafka.claim import Claim
+from jobs.kafka.scan import Claim
 from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest
 from jobs.rides.contract import Reason
 from jobs.rides.distance import haversine

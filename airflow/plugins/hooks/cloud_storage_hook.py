@@ -6,12 +6,12 @@ from airflow.providers.google.cloud.hooks.gcs import GCSHook
 from google.cloud import storage
 
 from jobs.clients import storage_client
-from jobs.settings import load
+from jobs.settings import Settings, load
 
 
 class CloudStorageHook(GCSHook):
     """GCSHook that needs no connection for the emulator."""
 
     def get_conn(self) -> storage.Client:
-        settings = load()
+        settings = load(Settings)
         return super().get_conn() if settings.gcs_endpoint is None else storage_client(settings)

@@ -35,13 +35,15 @@ class DatastreamOperator(BaseOperator):
 
     # Template fields that may be empty.
     optional_fields: Sequence[str] = ()
+    # What `work` gets; an operator of a vertical names that one's.
+    settings_class: type[Settings] = Settings
 
     def __init__(self, *, kafka_conn_id: str = "kafka_local", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.kafka_conn_id = kafka_conn_id
 
     @abstractmethod
-    def work(self, context: Context, settings: Settings) -> str | None:
+    def work(self, context: Context, settings: Any) -> str | None:
         """Do the task; the URL of the manifest that the next task takes up."""
 
     def execute(self, context: Context) -> str | None:
@@ -50,7 +52,7 @@ class DatastreamOperator(BaseOperator):
                 value = getattr(self, name)
                 if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
-            return self.work(context, load())
+            return self.work(context, load(self.settings_class))
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
         except StagedFilesGoneError as error:

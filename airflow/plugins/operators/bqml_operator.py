@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from airflow.sdk import BaseOperator, Context
 
-from jobs.settings import Settings, load
+from jobs.settings import load
+from jobs.zones.vertical import ZonesSettings
 from operators.base import DatastreamOperator
 
 Work = Literal["train", "score"]
@@ -27,6 +28,8 @@ class LocalPlaybookOperator(DatastreamOperator):
 
     template_fields: Sequence[str] = ("bucket", "prefix")
 
+    settings_class = ZonesSettings
+
     def __init__(
         self, *, playbook: Work, bucket: str, prefix: str, gcp_conn_id: str = "gcp_default", **kwargs: Any
     ) -> None:
@@ -36,7 +39,7 @@ class LocalPlaybookOperator(DatastreamOperator):
         self.prefix = prefix
         self.gcp_conn_id = gcp_conn_id
 
-    def work(self, context: Context, settings: Settings) -> str:
+    def work(self, context: Context, settings: ZonesSettings) -> str:
         from hooks.cloud_storage_hook import CloudStorageHook
         from jobs.zones.run import score_locally, train_locally
 
@@ -53,7 +56,7 @@ class LocalPlaybookOperator(DatastreamOperator):
 
 def playbook_tasks(work: Work) -> list[BaseOperator]:
     """The tasks of a DAG in their order: one for each step if BIGQUERY_PROJECT is set, else one that does it all."""
-    settings = load()
+    settings = load(ZonesSettings)
     if not settings.bigquery_project:
         return [
             LocalPlaybookOperator(

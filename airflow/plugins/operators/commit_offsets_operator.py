@@ -17,29 +17,45 @@ class CommitOffsetsOperator(DatastreamOperator):
     """Publishes what the sinks refused and commits the claim's ends, in one transaction.
 
     Args:
-        transformed: URL of TransformJSON's manifest.
-        indexed: URL of PutElasticSearch's manifest.
+        transformed: URL of the manifest of the task that read the messages.
+        transformed_by: id of that task, for dead letters.
+        put: URL of the manifest of the task that wrote them to the sink.
+        put_by: id of that task, for dead letters.
         dlq_topic: for dead letters.
+        refused_metric: name of the counter, which is followed by the reason.
     """
 
-    template_fields: Sequence[str] = ("transformed", "indexed", "dlq_topic")
+    template_fields: Sequence[str] = ("transformed", "put", "dlq_topic")
 
-    def __init__(self, *, transformed: Any, indexed: Any, dlq_topic: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        transformed: Any,
+        transformed_by: str,
+        put: Any,
+        put_by: str,
+        dlq_topic: str,
+        refused_metric: str,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.transformed = transformed
-        self.indexed = indexed
+        self.transformed_by = transformed_by
+        self.put = put
+        self.put_by = put_by
         self.dlq_topic = dlq_topic
+        self.refused_metric = refused_metric
 
     def work(self, context: Context, settings: Settings) -> None:
         from jobs.kafka.commit import Rejects, commit_offsets
 
         transformed = read_manifest(self.transformed)
         rejects = [
-            Rejects(transformed, "TransformJSON", "VALUE_CONVERTER"),
-            Rejects(read_manifest(self.indexed), "PutElasticSearch", "TASK_PUT"),
+            Rejects(transformed, self.transformed_by, "VALUE_CONVERTER"),
+            Rejects(read_manifest(self.put), self.put_by, "TASK_PUT"),
         ]
         refused = commit_offsets(self.kafka, transformed, rejects, self.dlq_topic, self.dag_id)
         self.run_folder(context, settings).delete()
         self.log.info("Committed %s; refused: %d", transformed.ends, refused.total())
         for reason, count in refused.items():
-            Stats.incr(f"datastream.rides.refused.{reason}", count)
+            Stats.incr(f"{self.refused_metric}.{reason}", count)

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from airflow.sdk import Context
-
-from jobs.settings import Settings
-from operators.base import DatastreamOperator
+from jobs.files import Folder
+from jobs.kafka.staged import Manifest
+from jobs.rides.vertical import RidesSettings
+from operators.step_operator import StepOperator
 
 
-class ComputeCostOperator(DatastreamOperator):
-    """Gives every staged ride its distance and its price, and every faulty message its reason.
+class ComputeCostOperator(StepOperator):
+    """Gives every staged ride its distance and its price, and every faulty message its reason."""
 
-    Args:
-        staged: URL of ConsumeKafka's manifest.
-    """
+    settings_class = RidesSettings
 
-    template_fields: Sequence[str] = ("staged",)
-
-    def __init__(self, *, staged: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.staged = staged
-
-    def work(self, context: Context, settings: Settings) -> str:
+    def step(self, manifest: Manifest, folder: Folder, settings: RidesSettings) -> tuple[str, Manifest]:
         from jobs.rides.compute import compute
         from jobs.rides.distance import distance_function
 
-        manifest = self.unfinished(self.staged)
-        url, computed = compute(manifest, distance_function(settings.distance_method), self.folder(context, settings))
-        self.log.info("Priced %d messages by %s distance", computed.records, settings.distance_method)
-        return url
+        return compute(manifest, distance_function(settings.distance_method), folder)

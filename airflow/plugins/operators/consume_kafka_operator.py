@@ -10,9 +10,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
-from jobs.kafka.claim import holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S
-from jobs.kafka.stage import Limits, stage
+from jobs.kafka.claim import Limits, claim, holds_dead_letters, holds_results
+from jobs.kafka.offsets import SETTLE_S, group_reader
+from jobs.kafka.stage import stage
 from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
 
@@ -56,28 +56,28 @@ class ConsumeKafkaOperator(DatastreamOperator):
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
         self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
-        staged = stage(
-            self.kafka,
-            self.topic,
-            self.group,
-            self.folder(context, settings),
-            Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
-            topic_ids=self.topic_ids(settings),
-            wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
-            settle_s=0 if self.waits_for_messages else SETTLE_S,
-            has_output=self._has_output,
-        )
-        Stats.gauge(f"datastream.lag.{self.topic}", staged.lag)
-        if staged.manifest is None:
-            raise AirflowSkipException(f"Nothing new on {self.topic}.")
+        with group_reader(self.kafka, self.topic, self.group) as reader:
+            claimed = claim(
+                self.kafka,
+                reader,
+                Limits.from_settings(settings),
+                topic_ids=self.topic_ids(settings),
+                wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
+                settle_s=0 if self.waits_for_messages else SETTLE_S,
+                has_output=self._has_output,
+            )
+            Stats.gauge(f"datastream.lag.{self.topic}", claimed.lag)
+            if claimed.is_empty:
+                raise AirflowSkipException(f"Nothing new on {self.topic}.")
+            url, manifest = stage(self.kafka, reader, claimed, self.folder(context, settings))
         self.log.info(
             "Staged %d messages of %s in %d chunks; the group was %d offsets behind",
-            staged.manifest.records,
+            manifest.records,
             self.topic,
-            len(staged.manifest.chunks),
-            staged.lag,
+            len(manifest.chunks),
+            claimed.lag,
         )
-        return staged.url
+        return url
 
     def _has_output(self, client: Consumer) -> bool:
         is_result = self.result_topic is not None and holds_results(self.kafka, client, self.result_topic)

@@ -17,16 +17,31 @@ class PublishKafkaOperator(DatastreamOperator):
     """Publishes what became of the staged messages, exactly once.
 
     Args:
-        computed: URL of ComputeCostTravel's manifest.
+        computed: URL of the manifest of the task that computed the outcomes.
+        computed_by: id of that task, for dead letters.
         result_topic: for results.
         dlq_topic: for dead letters.
+        published_metric, rejected_metric: names of the counters; the latter's is followed by the reason.
     """
 
     template_fields: Sequence[str] = ("computed", "result_topic", "dlq_topic")
 
-    def __init__(self, *, computed: Any, result_topic: str, dlq_topic: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        computed: Any,
+        computed_by: str,
+        result_topic: str,
+        dlq_topic: str,
+        published_metric: str,
+        rejected_metric: str,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.computed = computed
+        self.computed_by = computed_by
+        self.published_metric = published_metric
+        self.rejected_metric = rejected_metric
         self.result_topic = result_topic
         self.dlq_topic = dlq_topic
 
@@ -35,11 +50,11 @@ class PublishKafkaOperator(DatastreamOperator):
 
         # publish() itself looks at the committed offsets; a try after the last commit still ends as a success.
         manifest = read_manifest(self.computed)
-        outlet = Outlet(self.result_topic, self.dlq_topic, self.dag_id, "ComputeCostTravel", "TRANSFORMATION")
+        outlet = Outlet(self.result_topic, self.dlq_topic, self.dag_id, self.computed_by, "TRANSFORMATION")
         published = publish(self.kafka, manifest, outlet)
         self.run_folder(context, settings).delete()
         rejected = ", ".join(f"{count} {reason}" for reason, count in published.rejects.most_common())
         self.log.info("Published %d results; rejected: %s", published.results, rejected or "none")
-        Stats.incr("datastream.rides.priced", published.results)
+        Stats.incr(self.published_metric, published.results)
         for reason, count in published.rejects.items():
-            Stats.incr(f"datastream.rides.rejected.{reason}", count)
+            Stats.incr(f"{self.rejected_metric}.{reason}", count)

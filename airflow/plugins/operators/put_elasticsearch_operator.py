@@ -9,7 +9,7 @@ from airflow.sdk import Context
 from airflow.sdk.observability.stats import Stats
 
 from jobs.kafka.staged import read_manifest
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 from operators.base import DatastreamOperator
 
 
@@ -21,6 +21,7 @@ class PutElasticsearchOperator(DatastreamOperator):
         transformed: URL of TransformJSON's manifest.
     """
 
+    settings_class = RidesSettings
     template_fields: Sequence[str] = ("staged", "transformed")
 
     def __init__(self, *, staged: Any, transformed: Any, es_conn_id: str = "es_local", **kwargs: Any) -> None:
@@ -29,7 +30,7 @@ class PutElasticsearchOperator(DatastreamOperator):
         self.transformed = transformed
         self.es_conn_id = es_conn_id
 
-    def work(self, context: Context, settings: Settings) -> str:
+    def work(self, context: Context, settings: RidesSettings) -> str:
         from hooks.elasticsearch_hook import ElasticsearchHook
         from jobs.rides.index import put_elasticsearch
 

@@ -9,18 +9,14 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
-from jobs.kafka.offsets import SETTLE_S
-from jobs.kafka.stage import Limits, stage
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 from operators.base import DatastreamOperator
 
 
 class PutGCPOperator(DatastreamOperator):
     """Writes results under gs://<bucket>/<prefix>/YYYY/MM/DD/HH/ by ride time, and commits its own group's offsets.
 
-    It waits until EXPORT_TARGET_RECORDS are there, until the first has waited EXPORT_MAX_AGE_S, or until a run has the
-    parameter export_now. If the group has no committed offsets although there are objects, the task fails instead of
-    writing everything a second time.
+    When it does, `jobs.rides.export.export_if_due` decides; a run with the parameter export_now asks for it.
 
     Args:
         topic: what to export.
@@ -28,6 +24,7 @@ class PutGCPOperator(DatastreamOperator):
         staged: ConsumeKafka's manifest; None where it had nothing new.
     """
 
+    settings_class = RidesSettings
     template_fields: Sequence[str] = ("topic", "staged", "bucket", "prefix")
     optional_fields: Sequence[str] = ("staged",)
 
@@ -50,48 +47,23 @@ class PutGCPOperator(DatastreamOperator):
         self.prefix = prefix
         self.gcp_conn_id = gcp_conn_id
 
-    def work(self, context: Context, settings: Settings) -> None:
-        from jobs.rides.export import backlog
-
-        is_asked_for = context["params"]["export_now"]
-        # Who asks for it has seen results, maybe before readers do.
-        settle_s = SETTLE_S if is_asked_for else 0
-        found = backlog(self.kafka, self.topic, self.group, settings.export_max_age_s, settle_s=settle_s)
-        target = 1 if is_asked_for else settings.export_target_records
-        if not found.is_due(target):
-            held = f", {found.held} of them behind an open transaction" if found.held else ""
-            waits = (
-                f"{found.offsets} offsets of {self.topic} wait for EXPORT_TARGET_RECORDS={target} or "
-                f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
-            )
-            if self.staged is None:
-                raise AirflowSkipException(waits)
-            self.log.info(waits)
-            return
-        self._export(context, settings)
-
-    def _export(self, context: Context, settings: Settings) -> None:
+    def work(self, context: Context, settings: RidesSettings) -> None:
         from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.kafka.commit import commit_offsets
-        from jobs.rides.export import put_gcs
-        from jobs.sinks.parquet import holds_objects
+        from jobs.rides.export import Target, export_if_due
 
-        client = CloudStorageHook(self.gcp_conn_id).get_conn()
-        folder = self.folder(context, settings)
-        manifest = stage(
+        exported = export_if_due(
             self.kafka,
-            self.topic,
-            self.group,
-            folder,
-            Limits(settings.max_records_per_run, settings.chunk_records, settings.chunk_bytes),
+            CloudStorageHook(self.gcp_conn_id).get_conn(),
+            Target(self.topic, self.group, self.bucket, self.prefix),
+            settings,
+            self.folder(context, settings),
             topic_ids=self.topic_ids(settings),
-            is_planned=True,
-            has_output=lambda _: holds_objects(client, self.bucket, self.prefix),
-        ).manifest
-        if manifest is None:
+            is_asked_for=context["params"]["export_now"],
+        )
+        if exported.waits and self.staged is None:
+            raise AirflowSkipException(exported.waits)
+        if exported.waits:
+            self.log.info(exported.waits)
             return
-        names = put_gcs(client, self.bucket, self.prefix, manifest)
-        commit_offsets(self.kafka, manifest)
-        folder.delete()
-        self.log.info("Wrote %d rides as %d objects to gs://%s", manifest.records, len(names), self.bucket)
-        Stats.incr("datastream.rides.exported", manifest.records)
+        self.log.info("Wrote %d rides as %d objects to gs://%s", exported.rows, exported.objects, self.bucket)
+        Stats.incr("datastream.rides.exported", exported.rows)

@@ -8,9 +8,8 @@ elasticsearch = distinct ride_ids of result - refused - superseded
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,51 +19,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Message
-from elasticsearch import Elasticsearch
 from google.cloud import storage
-from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
 
-from jobs.errors import CANNOT_BE_TOLD, ServiceUnavailableError
-from jobs.kafka.claim import Claim, read
-from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.clients import Systems
+from jobs.errors import ServiceUnavailableError
+from jobs.kafka.client import broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, times_replayed
-from jobs.kafka.offsets import (
-    SETTLE_S,
-    Bounds,
-    HeldBack,
-    bounds,
-    current_offsets,
-    group_offsets,
-    held_back,
-    partitions,
-)
-from jobs.kafka.replay import GROUP as REPLAY_GROUP
-from jobs.rides.ops.superseded import GROUP as REPROCESS_GROUP
+from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_offsets, held_back, partitions
+from jobs.kafka.scan import scan, whole
+from jobs.ledger import verdict
+from jobs.ledger.schema import headers_as_text, schema_faults, value_of
+from jobs.ledger.verdict import Figure
 from jobs.rides.ops.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
-from jobs.settings import ROOT, Settings
+from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
+from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
 from jobs.sinks.parquet import join
 
-COMPUTE_GROUP = "dag_compute_cost"
-INDEX_GROUP = "dag_index_and_export"
-EXPORT_GROUP = "dag_index_and_export.PutGCP"
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
 # An index shows what was written within its refresh interval of a second; a loaded machine may need a few.
 _SEARCHABLE_WITHIN_S = 15
 _SAMPLE = 100
+# Figures that are shown only where they are not 0.
+_RARE = ("foreign dead letters", "reprocessed", "results superseded by that", "held back (offsets)")
 
-Progress = Callable[[str, int, int], None]
 
-
-class Ledger(msgspec.Struct):
-    """What the systems hold. `faults` says in words what does not add up; empty while `balanced`.
-
-    `balanced` is None where retention has deleted messages, so that nothing can be said.
-    """
+class Ledger(verdict.Ledger, kw_only=True):
+    """What the systems hold. `balanced` is None where retention has deleted messages."""
 
     raw: int
     result: int
@@ -78,24 +63,51 @@ class Ledger(msgspec.Struct):
     superseded: int  # results that copies have replaced
     pending: int
     in_flight: int
-    held_back: list[HeldBack]  # by open transactions, and in none of these figures
     is_reprocessing: bool
     to_purge: int  # rows of superseded results in Parquet, until the reprocessing is done
     elasticsearch: int
     parquet: int
-    balanced: bool | None
-    faults: list[str]
     sample_result: dict[str, Any] | None = None
     sample_dead_letter: dict[str, str] | None = None
 
     @property
-    def exit_code(self) -> int:
-        """0 balanced, 1 lost or doubled, 2 still on its way, 3 cannot be told."""
-        if self.balanced is None:
-            return CANNOT_BE_TOLD
-        if not self.balanced:
-            return 1
-        return 2 if self.pending or self.in_flight or self.held_back or self.is_reprocessing else 0
+    def is_on_its_way(self) -> bool:
+        return bool(self.pending or self.in_flight or self.is_reprocessing)
+
+    @property
+    def figures(self) -> list[Figure]:
+        kafka = {
+            "raw": self.raw,
+            "  result": self.result,
+            "    of these duplicates": self.duplicates,
+            "  dlq": self.dlq,
+            "  pending": self.pending,
+            "refused by the sinks": self.refused,
+            "replayed": self.replayed,
+            "foreign dead letters": self.foreign,
+            "reprocessed": self.reprocessed,
+            "results superseded by that": self.superseded,
+            "in flight to the sinks": self.in_flight,
+            "held back (offsets)": sum(it.count for it in self.held_back),
+        }
+        return [
+            *(Figure(name, count, "Kafka") for name, count in kafka.items() if count or name not in _RARE),
+            Figure("elasticsearch", self.elasticsearch, "Elasticsearch"),
+            Figure("parquet", self.parquet, "Cloud Storage"),
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        lines = []
+        if self.dlq_by_reason:
+            lines.append("dlq by reason: " + ", ".join(f"{reason} {n}" for reason, n in self.dlq_by_reason.items()))
+        if self.sample_result:
+            lines.append(f"a result: {msgspec.json.encode(self.sample_result).decode()}")
+        if self.sample_dead_letter:
+            lines.append(f"a dead letter's headers: {self.sample_dead_letter}")
+        if self.is_reprocessing:
+            lines.append("A reprocessing is not done.")
+        return lines
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -108,7 +120,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     result: dict[int, Bounds]
     dlq: dict[int, Bounds]
 
-    def held_back(self, settings: Settings) -> list[HeldBack]:
+    def held_back(self, settings: RidesSettings) -> list[HeldBack]:
         """What open transactions hold back, on each topic."""
         topics = ((settings.raw_topic, self.raw), (settings.result_topic, self.result), (settings.dlq_topic, self.dlq))
         return [it for topic, within in topics for it in held_back(topic, within)]
@@ -141,32 +153,29 @@ class _RideId(msgspec.Struct):
     ride_id: str
 
 
-def take_ledger(
-    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, progress: Progress
-) -> Ledger:
+def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
     """Count everything.
-
-    Args:
-        progress: told the name of what is being read, how much of it is done and how much there is.
 
     Raises:
         ServiceUnavailableError: a service does not answer, or the topics move too fast for a consistent look.
     """
+    settings, config = systems.settings, systems.config
     with broker_errors(config, "taking the ledger"), consumer(config, "ledger") as client:
-        snapshot = _snapshot(config, client, settings)
+        snapshot = _snapshot(systems, client)
         is_under_way = is_reprocessing(config, settings.raw_topic)
         raw = raw_done = replayed = reprocessed = 0
         superseded = Superseded()
-        for message in _messages(client, settings.raw_topic, snapshot.raw, progress):
-            raw += 1
-            raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
-            if headers := headers_of(message):
-                replayed += times_replayed(headers) > 0
-                if (mark := mark_of(headers)) and (ride := identity(message)):
-                    reprocessed += 1
-                    superseded.add(mark, ride[0])
-        results = _read_results(client, settings.result_topic, snapshot, progress)
-        dead = _read_dead_letters(client, settings, snapshot.dlq, progress)
+        for messages in scan(client, settings.raw_topic, whole(snapshot.raw), systems.progress, "counting"):
+            for message in messages:
+                raw += 1
+                raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
+                if headers := headers_of(message):
+                    replayed += times_replayed(headers) > 0
+                    if (mark := mark_of(headers)) and (ride := identity(message)):
+                        reprocessed += 1
+                        superseded.add(mark, ride[0])
+        results = _read_results(systems, client, snapshot)
+        dead = _read_dead_letters(systems, client, snapshot.dlq)
     rides = pa.Table.from_batches(results.by_ride, _BY_RIDE)
     is_superseded = superseded.covers(rides["ride_id"], *_positions(rides))
     valid = rides.filter(pa.array(~is_superseded))
@@ -176,7 +185,9 @@ def take_ledger(
     hidden_results, hidden_letters = (sum(it.held for it in ends.values()) for ends in (snapshot.result, snapshot.dlq))
     is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
     # A result whose refusal is hidden would break its schema.
-    faults = _schema_faults([] if hidden_letters else is_result, dead.sample)
+    is_checked = [] if hidden_letters else is_result
+    faults = schema_faults(SCHEMAS / "rides_result.schema.json", is_checked, value_of)
+    faults += schema_faults(SCHEMAS / "rides_dlq.schema.json", dead.sample, headers_as_text)
     missing = raw_done - (results.count - results.replayed + dead.of_raw)
     if not 0 <= missing <= hidden_results + hidden_letters:
         faults.append(
@@ -185,7 +196,7 @@ def take_ledger(
         )
     exported = is_before(snapshot.exported, *_positions(rides))
     stale = rides.filter(pa.array(is_superseded & exported))
-    parquet, rows, doubled, to_purge = _read_parquet(settings, gcs, snapshot.exported, stale, progress)
+    parquet, rows, doubled, to_purge = _read_parquet(systems, snapshot.exported, stale)
     most_rows = results.exported - len(stale) - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
     # What is exported and not yet indexed may turn out to be no result, and a refusal may be held back.
     least_rows = most_rows - (results.exported - results.sunk) - hidden_letters
@@ -198,7 +209,7 @@ def take_ledger(
     refused = dead.refused | dead.unreadable
     least = _expected_documents(valid, refused, snapshot.indexed) - hidden_letters
     most = _expected_documents(rides_at_most, refused, {it: within.end for it, within in snapshot.result.items()})
-    documents = _count_documents(settings, elasticsearch, least, most)
+    documents = _count_documents(systems, least, most)
     if not least <= documents <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
         faults.append(f"Elasticsearch holds {documents} rides, not {wanted}")
@@ -226,67 +237,28 @@ def take_ledger(
         parquet=parquet,
         balanced=None if deleted else not faults,
         faults=faults,
-        sample_result=_json(is_result[0]) if is_result else None,
-        sample_dead_letter=_texts(dead.sample[0]) if dead.sample else None,
+        sample_result=value_of(is_result[0]) if is_result else None,
+        sample_dead_letter=headers_as_text(dead.sample[0]) if dead.sample else None,
     )
 
 
-def groups(settings: Settings) -> dict[str, str]:
-    """The consumer groups in the order of a ride's way, each with the topic that it reads."""
-    return {
-        COMPUTE_GROUP: settings.raw_topic,
-        INDEX_GROUP: settings.result_topic,
-        EXPORT_GROUP: settings.result_topic,
-    }
-
-
-def all_groups(settings: Settings) -> dict[str, str]:
-    """Every consumer group with the topic that it reads, those of commands included."""
-    return groups(settings) | {REPLAY_GROUP: settings.dlq_topic, REPROCESS_GROUP: settings.raw_topic}
-
-
-def dead_letter_sources(settings: Settings) -> dict[str, str]:
-    """The topics whose messages become dead letters, each with the DAG that writes them."""
-    return {settings.raw_topic: COMPUTE_GROUP, settings.result_topic: INDEX_GROUP}
-
-
-class Lag(msgspec.Struct, frozen=True):
-    """How many offsets a group has still to pass, to the high watermarks; `held_back` of these cannot be read yet."""
-
-    offsets: int
-    held_back: list[HeldBack]
-
-
-def lag(config: Config, topic: str, group: str) -> Lag:
-    """What a group has still to do on its topic.
-
-    Raises:
-        OffsetsError: somebody else has committed for the group.
-    """
-    with broker_errors(config, f"reading the lag of {group}"), consumer(config, "lag") as client:
-        within = bounds(config, client, topic, partitions(client, topic))
-        at = current_offsets(config, topic, group)
-    # What the group has passed since the ends were read cannot be held back any more.
-    left = {it: max(0, found.high - _position(at[it].offset, found)) for it, found in within.items()}
-    return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))
-
-
-def _position(offset: int | None, within: Bounds) -> int:
-    return within.low if offset is None else offset
-
-
-def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot:
+def _snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapshot:
     """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together.
 
     The ends are read when the transactions that are open at first have ended, if that takes no longer than SETTLE_S.
     """
 
+    settings, config = systems.settings, systems.config
+
     def offsets(topic: str, group: str) -> dict[int, int]:
         return {partition: at or 0 for partition, at in group_offsets(config, topic, group).items()}
 
     def look() -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
-        priced, indexed, exported = (offsets(topic, group) for group, topic in groups(settings).items())
-        return priced, indexed, exported
+        return (
+            offsets(settings.raw_topic, COMPUTE_GROUP),
+            offsets(settings.result_topic, INDEX_GROUP),
+            offsets(settings.result_topic, EXPORT_GROUP),
+        )
 
     topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
 
@@ -312,23 +284,13 @@ def _snapshot(config: Config, client: Consumer, settings: Settings) -> _Snapshot
     return found
 
 
-def _messages(client: Consumer, topic: str, within: Mapping[int, Bounds], progress: Progress) -> Iterator[Message]:
-    total = sum(found.end - found.low for found in within.values())
-    done = 0
-    for partition, found in within.items():
-        for messages in read(client, topic, Claim(partition, found.low, found.end)):
-            yield from messages
-            progress(topic, done + messages[-1].offset() + 1 - found.low, total)
-        done += found.end - found.low
-    progress(topic, total, total)
-
-
 _BY_RIDE = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("ride_id", pa.binary(16))])
 _decode_ride_id = msgspec.json.Decoder(_RideId).decode
 
 
-def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: Progress) -> _Results:
+def _read_results(systems: Systems[RidesSettings], client: Consumer, snapshot: _Snapshot) -> _Results:
     results = _Results()
+    lists = scan(client, systems.settings.result_topic, whole(snapshot.result), systems.progress, "counting")
     rows: list[tuple[int, int, bytes]] = []
 
     def flush() -> None:
@@ -336,7 +298,7 @@ def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: P
         results.by_ride.append(pa.record_batch(list(map(list, columns)), schema=_BY_RIDE))
         rows.clear()
 
-    for message in _messages(client, topic, snapshot.result, progress):
+    for message in (message for messages in lists for message in messages):
         results.count += 1
         results.replayed += times_replayed(headers_of(message)) > 0
         is_exported = message.offset() < snapshot.exported.get(message.partition(), 0)
@@ -358,11 +320,10 @@ def _read_results(client: Consumer, topic: str, snapshot: _Snapshot, progress: P
     return results
 
 
-def _read_dead_letters(
-    client: Consumer, settings: Settings, within: Mapping[int, Bounds], progress: Progress
-) -> _DeadLetters:
-    dead = _DeadLetters()
-    for message in _messages(client, settings.dlq_topic, within, progress):
+def _read_dead_letters(systems: Systems[RidesSettings], client: Consumer, within: Mapping[int, Bounds]) -> _DeadLetters:
+    settings, dead = systems.settings, _DeadLetters()
+    lists = scan(client, settings.dlq_topic, whole(within), systems.progress, "counting")
+    for message in (message for messages in lists for message in messages):
         headers = headers_of(message)
         if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP):
             dead.of_raw += 1
@@ -401,10 +362,12 @@ def _keys(partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[
     return partitions << 48 | offsets
 
 
-def _count_documents(settings: Settings, client: Elasticsearch, least: int, most: int) -> int:
+def _count_documents(systems: Systems[RidesSettings], least: int, most: int) -> int:
+    client, index = systems.elasticsearch, systems.settings.rides_index
+
     def count() -> int:
-        with elasticsearch_explained(client, f"counting {settings.rides_index}"):
-            found: int = client.count(index=settings.rides_index, ignore_unavailable=True)["count"]
+        with elasticsearch_explained(client, f"counting {index}"):
+            found: int = client.count(index=index, ignore_unavailable=True)["count"]
         return found
 
     until_searchable = Retrying(
@@ -418,7 +381,7 @@ def _count_documents(settings: Settings, client: Elasticsearch, least: int, most
 
 
 def _read_parquet(
-    settings: Settings, client: storage.Client, exported: Mapping[int, int], stale: pa.Table, progress: Progress
+    systems: Systems[RidesSettings], exported: Mapping[int, int], stale: pa.Table
 ) -> tuple[int, int, int, int]:
     """Rows in all; rows of results that the group has passed, how many of those are there more than once, and how many
     stale ones, which are in neither of the two.
@@ -427,17 +390,18 @@ def _read_parquet(
     def positions(blob: storage.Blob) -> pa.Table:
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
 
-    with storage_explained(client, f"reading bucket {settings.bucket}"):
+    settings = systems.settings
+    with storage_explained(systems.gcs, f"reading bucket {settings.bucket}"):
         blobs = [
             blob
-            for blob in client.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))
+            for blob in systems.gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))
             if blob.name.endswith(".parquet")
         ]
         tables = []
         with ThreadPoolExecutor(8) as pool:
             for number, table in enumerate(pool.map(positions, blobs), start=1):
                 tables.append(table)
-                progress("parquet", number, len(blobs))
+                systems.progress("counting parquet", number, len(blobs))
     if not tables:
         return 0, 0, 0, 0
     table = pa.concat_tables(tables)
@@ -446,27 +410,3 @@ def _read_parquet(
     is_stale = np.isin(keys, _keys(*_positions(stale)))
     valid = keys[~is_stale]
     return len(table), len(valid), len(valid) - len(np.unique(valid)), int(is_stale.sum())
-
-
-def _schema_faults(results: Iterable[Message], dead_letters: Iterable[Message]) -> list[str]:
-    """Hold a sample against the contract's written form."""
-    result = Draft202012Validator(json.loads((SCHEMAS / "rides_result.schema.json").read_text()))
-    headers = Draft202012Validator(json.loads((SCHEMAS / "rides_dlq.schema.json").read_text()))
-    checks = [(result, message, _json(message)) for message in results]
-    checks += [(headers, message, _texts(message)) for message in dead_letters]
-    return [
-        f"{message.topic()}[{message.partition()}]@{message.offset()} breaks its schema: {fault.message[:200]}"
-        for validator, message, document in checks
-        for fault in validator.iter_errors(document)
-    ]
-
-
-def _json(message: Message) -> Any:
-    try:
-        return json.loads(message.value() or b"")
-    except ValueError:
-        return None
-
-
-def _texts(message: Message) -> dict[str, str]:
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers_of(message) or []}

@@ -5,35 +5,30 @@ Parquet holds what is exported; what is indexed and still waits for its export c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from elasticsearch import Elasticsearch
-from google.cloud import storage
 
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
-from jobs.kafka.claim import Claim, read
-from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.client import broker_errors, consumer
 from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
+from jobs.kafka.scan import Claim, scan
 from jobs.kafka.staged import message_batch
 from jobs.parallel import prefetched
-from jobs.rides.index import TEMPLATE
-from jobs.rides.ops.ledger import EXPORT_GROUP, INDEX_GROUP
 from jobs.rides.ops.retention import expiry
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
-from jobs.settings import Settings
+from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
 from jobs.sinks.parquet import check_bucket, objects, read_rows
 
 # Objects are read side by side; a bulk is of so many rows or more, since many objects may hold a few hundred only.
 _READ_AHEAD = 8
 _BULK_ROWS = 50_000
-
-Progress = Callable[[str, int, int], object]
 
 
 class Reindexed(msgspec.Struct):
@@ -52,31 +47,29 @@ class Reindexed(msgspec.Struct):
     documents: int = 0
 
 
-def reindex(
-    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, progress: Progress
-) -> Reindexed:
+def reindex(systems: Systems[RidesSettings]) -> Reindexed:
     """Index every row that the pipeline has indexed before; makes the index by its template if there is none.
 
     A row's version is its Kafka offset, so the newest row of a ride stays, in whatever order they come, and what
     dag_index_and_export writes meanwhile.
 
     Args:
-        elasticsearch: may apply the template and write.
-        progress: told what is being read, how much of it is done and how much there is.
+        systems: may apply the template and write.
 
     Raises:
         ConfigurationError: an object is not of this pipeline, the index holds another mapping, or a reprocessing is
             under way.
         ServiceUnavailableError: not all is indexed; doing it again is harmless.
     """
-    _check_no_reprocessing(settings, config)
+    settings, elasticsearch = systems.settings, systems.elasticsearch
+    _check_no_reprocessing(systems)
     index, oldest = settings.rides_index, expiry(settings)
     apply_template(elasticsearch, index, TEMPLATE)
-    check_bucket(gcs, settings.bucket)
+    check_bucket(systems.gcs, settings.bucket)
     done = Reindexed()
     # First the offsets, then the objects: what is exported in between is read twice, never missed.
-    within, waiting = _indexed_and_not_exported(settings, config)
-    rows = _rows_of_objects(settings, gcs, done, progress), _rows_of_results(settings, config, waiting, done, progress)
+    within, waiting = _indexed_and_not_exported(systems)
+    rows = _rows_of_objects(systems, done), _rows_of_results(systems, waiting, done)
 
     def batches() -> Iterator[tuple[None, pa.StringArray]]:
         for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
@@ -87,35 +80,33 @@ def reindex(
     for _, refusals in bulk(elasticsearch, index, batches()):
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
-    _check_no_reprocessing(settings, config)  # one may have begun since
+    _check_no_reprocessing(systems)  # one may have begun since
     with explained(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
     return done
 
 
-def _check_no_reprocessing(settings: Settings, config: Config) -> None:
-    if is_reprocessing(config, settings.raw_topic):
+def _check_no_reprocessing(systems: Systems[RidesSettings]) -> None:
+    if is_reprocessing(systems.config, systems.settings.raw_topic):
         raise ConfigurationError(
             "A reprocessing is not done: Parquet still holds rides that it takes out of Elasticsearch. Finish it "
             "first, then do this again; any `make reprocess FROM=… TO=…` says which it is."
         )
 
 
-def _rows_of_objects(
-    settings: Settings, gcs: storage.Client, done: Reindexed, progress: Progress
-) -> Iterator[pa.RecordBatch]:
-    blobs = objects(gcs, settings.bucket, settings.gcs_prefix)
+def _rows_of_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
+    blobs = objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
     for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
         done.objects += 1
         done.rows += len(rows)
         yield rows
-        progress("objects", done.objects, len(blobs))
+        systems.progress("reading objects", done.objects, len(blobs))
 
 
-def _indexed_and_not_exported(settings: Settings, config: Config) -> tuple[dict[int, Bounds], list[Claim]]:
+def _indexed_and_not_exported(systems: Systems[RidesSettings]) -> tuple[dict[int, Bounds], list[Claim]]:
     """What the result topic holds, and what of it is indexed and not exported."""
-    topic = settings.result_topic
+    config, topic = systems.config, systems.settings.result_topic
     with broker_errors(config, f"reading the offsets of {topic}"), consumer(config, "reindex") as client:
         within = bounds(config, client, topic, partitions(client, topic))
     indexed, exported = (group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
@@ -132,20 +123,13 @@ def _unexpired(rows: pa.RecordBatch, oldest: datetime, within: dict[int, Bounds]
     return rows.filter(pc.or_(pc.greater_equal(rows["agent_timestamp"], pa.scalar(oldest)), is_held))
 
 
-def _rows_of_results(
-    settings: Settings, config: Config, claims: list[Claim], done: Reindexed, progress: Progress
-) -> Iterator[pa.RecordBatch]:
-    topic = settings.result_topic
-    offsets = sum(claim.end - claim.start for claim in claims)
-    passed = 0
+def _rows_of_results(systems: Systems[RidesSettings], claims: list[Claim], done: Reindexed) -> Iterator[pa.RecordBatch]:
+    config, topic = systems.config, systems.settings.result_topic
     with broker_errors(config, f"reading {topic}"), consumer(config, "reindex") as client:
-        for claim in claims:
-            for messages in read(client, topic, claim):
-                rows, _ = flatten(message_batch(messages), claim.partition)
-                done.results += len(rows)
-                yield rows
-                progress("results", passed + messages[-1].offset() + 1 - claim.start, offsets)
-            passed += claim.end - claim.start
+        for messages in scan(client, topic, claims, systems.progress, "reading"):
+            rows, _ = flatten(message_batch(messages), messages[0].partition())
+            done.results += len(rows)
+            yield rows
 
 
 def _joined(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.RecordBatch]:

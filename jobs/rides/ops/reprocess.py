@@ -10,10 +10,8 @@ transactions with those offsets, as by the DAGs. Nothing has to be paused.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from uuid import UUID
 
@@ -21,15 +19,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, Message
-from elasticsearch import Elasticsearch
-from google.cloud import storage
 from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from jobs import clients
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.claim import Claim, read
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all, is_dead_letter_of
+from jobs.kafka.lag import wait_until_done
 from jobs.kafka.offsets import (
     Bounds,
     Committed,
@@ -41,11 +38,11 @@ from jobs.kafka.offsets import (
     partitions,
 )
 from jobs.kafka.ownership import check_ownership
+from jobs.kafka.scan import Claim, scan
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
-from jobs.rides.ops.ledger import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
+from jobs.rides.export import REPETITIVE
 from jobs.rides.ops.superseded import (
-    GROUP,
     Mark,
     Position,
     Superseded,
@@ -59,21 +56,20 @@ from jobs.rides.ops.superseded import (
 )
 from jobs.rides.pricing import normalised_timestamps
 from jobs.rides.transform import SINK_SCHEMA
-from jobs.settings import Settings
+from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
+from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
 from jobs.sinks.parquet import delete_rows, objects
 
 # One list of messages at most makes one transaction.
 _CHUNK = 10_000
 _SNAPSHOT_WITHIN_S = 60
-_POLL_S = 0.5
-# Without any progress for so long, something is wrong that waiting does not mend.
-_STALLED_S = 180
 _PARALLEL_OBJECTS = 8
 # Elasticsearch takes 65,536 terms in a query.
 _RIDES_PER_QUERY = 10_000
 
-Progress = Callable[[str, int, int], object]
+# Elasticsearch must be allowed to delete.
+Systems = clients.Systems[RidesSettings]
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -154,17 +150,6 @@ class Reprocessed(msgspec.Struct):
     rows: int = 0
     rejected: int = 0
     untouched: int = 0
-
-
-@dataclass(frozen=True)
-class Systems:
-    """What a reprocessing works with. `elasticsearch` may delete; `progress` is told what is done, how far, of what."""
-
-    settings: Settings
-    config: Config
-    elasticsearch: Elasticsearch
-    gcs: storage.Client
-    progress: Progress = lambda *_: None
 
 
 def window(start: str, end: str) -> Window:
@@ -269,7 +254,7 @@ def _check_plans(at: dict[int, Committed], expected: dict[int, Plan]) -> None:
         raise OffsetsError("Another reprocessing has begun, or has done this one, meanwhile. Do the same again to see.")
 
 
-def _snapshot(config: Config, client: Consumer, settings: Settings, wanted: Window) -> dict[int, Plan]:
+def _snapshot(config: Config, client: Consumer, settings: RidesSettings, wanted: Window) -> dict[int, Plan]:
     """Committed offsets, and the results that belong to them: no transaction of dag_compute_cost may be in between."""
     raw, result = settings.raw_topic, settings.result_topic
 
@@ -331,15 +316,7 @@ def _messages(
     """The messages of some offsets [start, end) of each partition, as far as retention has left them."""
     within = bounds(systems.config, client, topic, list(ranges))
     claims = [Claim(it, max(start, within[it].low), end) for it, (start, end) in ranges.items()]
-    claims = [claim for claim in claims if claim.start < claim.end]
-    passed, total = 0, sum(claim.end - claim.start for claim in claims)
-    for claim in claims:
-        for messages in read(client, topic, claim):
-            yield messages
-            systems.progress(f"{doing} {topic}", passed + messages[-1].offset() + 1 - claim.start, total)
-        passed += claim.end - claim.start
-    if total:
-        systems.progress(f"{doing} {topic}", total, total)
+    return scan(client, topic, claims, systems.progress, doing)
 
 
 def _identities(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]:
@@ -419,27 +396,16 @@ def _wait_for(  # noqa: PLR0917
     topic: str,
     group: str,
     ends: dict[int, int],
-    title: str,
-    nudge: Callable[[], object] | None = None,
+    done: str,
+    nudge: Callable[[], object] = lambda: None,
 ) -> None:
     """Wait until a group has passed these offsets; `nudge` is called at once, and after each step on the way."""
-    most, last, moved = 0, -1, time.monotonic()
-    while True:
-        left = _left(systems, topic, group, ends)
-        most = max(most, left)
-        systems.progress(title, most - left, most)
-        if not left:
-            return
-        if left != last:
-            last, moved = left, time.monotonic()
-            if nudge is not None:
-                nudge()
-        if time.monotonic() - moved > _STALLED_S:
-            raise ServiceUnavailableError(
-                f"{group} has {left} offsets of {topic} to do and has not moved for {_STALLED_S} s. Are both DAGs on, "
-                "and what do their tasks' logs say? Then do the same again: it goes on from here."
-            )
-        time.sleep(_POLL_S)
+    wait_until_done(
+        lambda: {done: _left(systems, topic, group, ends)},
+        systems.progress,
+        on_move=lambda _: nudge(),
+        advise=lambda: "Are both DAGs on, and what do their tasks' logs say? Then run it again to resume.",
+    )
 
 
 def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
@@ -478,7 +444,7 @@ def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocess
 
     blobs = objects(systems.gcs, settings.bucket, settings.gcs_prefix, (_hour(copies.first), _hour(copies.last)))
     with ThreadPoolExecutor(_PARALLEL_OBJECTS) as pool:
-        dropped = pool.map(lambda blob: delete_rows(blob, SINK_SCHEMA, is_superseded), blobs)
+        dropped = pool.map(lambda blob: delete_rows(blob, SINK_SCHEMA, REPETITIVE, is_superseded), blobs)
         for number, rows in enumerate(dropped, start=1):
             done.rows += rows
             systems.progress("purging objects", number, len(blobs))

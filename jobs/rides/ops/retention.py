@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
-from elasticsearch import Elasticsearch
 
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
 from jobs.kafka.offsets import Bounds, bounds, partitions
-from jobs.settings import Settings
+from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where, explained
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -29,15 +29,13 @@ class Expired(msgspec.Struct, frozen=True):
     waiting: int
 
 
-def expiry(settings: Settings) -> datetime | None:
+def expiry(settings: RidesSettings) -> datetime | None:
     """Rides that were ingested before this moment are to be deleted; None: all are kept."""
     days = settings.rides_index_retention_days
     return datetime.now(UTC) - timedelta(days=days) if days else None
 
 
-def delete_expired(
-    settings: Settings, config: Config, elasticsearch: Elasticsearch, *, dry_run: bool
-) -> Expired | None:
+def delete_expired(systems: Systems[RidesSettings], *, dry_run: bool) -> Expired | None:
     """Delete rides by agent_timestamp, the time of their ingestion; None where all are kept.
 
     A ride whose result Kafka still holds stays in any case: the ledger would call it lost. (Kafka deletes by segments,
@@ -50,6 +48,7 @@ def delete_expired(
         ConfigurationError: the index would keep rides no longer than Kafka their results.
         ServiceUnavailableError: not all were deleted; doing it again is harmless.
     """
+    settings, config, elasticsearch = systems.settings, systems.config, systems.elasticsearch
     before = expiry(settings)
     if before is None:
         return None
@@ -75,7 +74,7 @@ def _is_deleted_in_kafka(within: dict[int, Bounds]) -> dict[str, Any]:
     return {"bool": {"should": by_partition, "minimum_should_match": 1}}
 
 
-def _check_longer_than_topic(settings: Settings, config: Config) -> None:
+def _check_longer_than_topic(settings: RidesSettings, config: Config) -> None:
     topic = ConfigResource(ResourceType.TOPIC, settings.result_topic)
     admin = AdminClient({**QUIET, **config})  # kept until the answer is there
     answer = admin.describe_configs([topic], request_timeout=REQUEST_TIMEOUT_S)[topic].result()

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from jobs.kafka.client import Config, broker_errors
 from jobs.kafka.dead_letter import Headers
 from jobs.kafka.offsets import group_reader
-
-# The consumer group of a reprocessing; its offsets bear the plan until all is done.
-GROUP = "reprocess"
+from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 
 # The position of the raw message that a copy replaces: "<partition>:<offset>".
 REPROCESSED = "datastream.reprocessed"

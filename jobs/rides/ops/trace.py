@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from elasticsearch import Elasticsearch
-from google.cloud import storage
 
-from jobs.kafka.claim import Claim, read
-from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.clients import Systems
+from jobs.kafka.client import broker_errors, consumer
 from jobs.kafka.dead_letter import error_text, headers_of
 from jobs.kafka.offsets import SETTLE_S, bounds, partitions
-from jobs.settings import Settings
+from jobs.kafka.scan import scan, whole
+from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
 from jobs.sinks.parquet import join
@@ -31,26 +30,25 @@ class Sighting(msgspec.Struct, frozen=True):
     content: str
 
 
-def trace(
-    settings: Settings, config: Config, elasticsearch: Elasticsearch, gcs: storage.Client, ride_id: str
-) -> Iterator[Sighting]:
+def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
     """Every place that holds the ride, in the order of its way. Reads whole topics: for a look, not for a loop."""
+    settings, config, elasticsearch, gcs = systems.settings, systems.config, systems.elasticsearch, systems.gcs
     hours: set[str] = set()
     with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
         for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
-            asked = partitions(client, topic)
-            for partition, within in bounds(config, client, topic, asked, settle_s=SETTLE_S).items():
-                for messages in read(client, topic, Claim(partition, within.low, within.end)):
-                    for message in messages:
-                        text = (message.value() or b"").decode("utf-8", "replace")
-                        key = (message.key() or b"").decode("utf-8", "replace")
-                        if ride_id not in (key.lower(), key) and ride_id not in text.lower():
-                            continue
-                        if topic == settings.result_topic:
-                            hours |= _hour(text)
-                        reason = error_text(headers_of(message), "exception.class.name")
-                        why = f"{reason}: {error_text(headers_of(message), 'exception.message')} — " if reason else ""
-                        yield Sighting(topic, f"partition {partition}, offset {message.offset()}", why + text)
+            within = bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S)
+            for messages in scan(client, topic, whole(within), systems.progress, "reading"):
+                for message in messages:
+                    text = (message.value() or b"").decode("utf-8", "replace")
+                    key = (message.key() or b"").decode("utf-8", "replace")
+                    if ride_id not in (key.lower(), key) and ride_id not in text.lower():
+                        continue
+                    if topic == settings.result_topic:
+                        hours |= _hour(text)
+                    reason = error_text(headers_of(message), "exception.class.name")
+                    why = f"{reason}: {error_text(headers_of(message), 'exception.message')} — " if reason else ""
+                    position = f"partition {message.partition()}, offset {message.offset()}"
+                    yield Sighting(topic, position, why + text)
     with elasticsearch_explained(elasticsearch, "looking a ride up"):
         found = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
         if found.get("found"):

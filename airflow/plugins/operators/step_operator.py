@@ -1,0 +1,36 @@
+"""A step between ConsumeKafka and what publishes or writes: staged messages in, staged outcomes out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context
+
+from jobs.files import Folder
+from jobs.kafka.staged import Manifest
+from operators.base import DatastreamOperator
+
+
+class StepOperator(DatastreamOperator):
+    """Works on the chunks of a manifest and hands on the manifest of what became of them.
+
+    Args:
+        staged: URL of ConsumeKafka's manifest.
+    """
+
+    template_fields: Sequence[str] = ("staged",)
+
+    def __init__(self, *, staged: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.staged = staged
+
+    @abstractmethod
+    def step(self, manifest: Manifest, folder: Folder, settings: Any) -> tuple[str, Manifest]:
+        """Do the work; URL and content of the manifest for the next task."""
+
+    def work(self, context: Context, settings: Any) -> str:
+        url, done = self.step(self.unfinished(self.staged), self.folder(context, settings), settings)
+        self.log.info("Processed %d messages in %d chunks", done.records + done.rejects, len(done.chunks))
+        return url

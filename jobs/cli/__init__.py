@@ -1,0 +1,1 @@
+"""The command line: one module for each kind of command, and one for each vertical's own."""

@@ -1,0 +1,80 @@
+"""How far groups are behind, and waiting until they have caught up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from jobs.errors import ServiceUnavailableError
+from jobs.kafka.client import Config, broker_errors, consumer
+from jobs.kafka.offsets import HeldBack, bounds, current_offsets, held_back, partitions
+from jobs.kafka.scan import Progress
+
+# Without any progress for this long, something is wrong that waiting does not mend.
+STALLED_S = 180
+_POLL_S = 0.5
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """What a group has still to pass, up to the high watermarks; `held_back` of these offsets cannot be read yet."""
+
+    offsets: int
+    held_back: list[HeldBack]
+
+
+def read_lag(config: Config, topic: str, group: str) -> Lag:
+    """What a group has still to do on its topic.
+
+    Raises:
+        OffsetsError: somebody else has committed for the group.
+    """
+    with broker_errors(config, f"reading the lag of {group}"), consumer(config, "lag") as client:
+        within = bounds(config, client, topic, partitions(client, topic))
+        at = current_offsets(config, topic, group)
+    # What the group has passed since the ends were read cannot be held back any more.
+    positions = {it: found.low if (offset := at[it].offset) is None else offset for it, found in within.items()}
+    left = {it: max(0, found.high - positions[it]) for it, found in within.items()}
+    return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))
+
+
+def wait_until_done(
+    read_left: Callable[[], Mapping[str, int]],
+    progress: Progress,
+    *,
+    timeout_s: float | None = None,
+    on_move: Callable[[Mapping[str, int]], object] = lambda _: None,
+    advise: Callable[[], str],
+) -> None:
+    """Wait until no offsets are left to do.
+
+    Args:
+        read_left: how many offsets are left, by what is to be done with them ("priced").
+        timeout_s: seconds to wait at most; None as long as there is progress.
+        on_move: called with what is left, at first and whenever it has changed.
+        advise: what to do where nothing moves.
+
+    Raises:
+        ServiceUnavailableError: nothing has moved for STALLED_S seconds, or the time is over.
+    """
+    start = moved = time.monotonic()
+    most: dict[str, int] = {}
+    last: Mapping[str, int] | None = None
+    while True:
+        left = read_left()
+        for done, count in left.items():
+            most[done] = max(most.get(done, 0), count)
+            progress(done, most[done] - count, most[done])
+        if not any(left.values()):
+            return
+        if left != last:
+            last, moved = left, time.monotonic()
+            on_move(left)
+        now = time.monotonic()
+        is_late = timeout_s is not None and now > start + timeout_s
+        if is_late or now > moved + STALLED_S:
+            what = ", ".join(f"{count:,} to be {done}" for done, count in left.items() if count)
+            why = "" if is_late else f" Nothing has moved for {STALLED_S} s."
+            raise ServiceUnavailableError(f"Offsets still to do: {what}.{why} {advise()}")
+        time.sleep(_POLL_S)

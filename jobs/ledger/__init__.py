@@ -1,0 +1,1 @@
+"""What every ledger shares: its figures, its verdict, its exit code."""

@@ -1,0 +1,57 @@
+"""Every vertical there is: each package below jobs/ whose module `vertical` holds a `VERTICAL`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from functools import cache
+
+from pydantic import create_model
+
+import jobs
+from jobs.errors import ConfigurationError
+from jobs.kafka.topics import Topic, declared
+from jobs.settings import Settings, check_distinct
+from jobs.vertical import Vertical
+
+
+@cache
+def find_verticals() -> tuple[Vertical, ...]:
+    """The verticals, the rides first and the others by their names."""
+    packages = sorted(found.name for found in pkgutil.iter_modules(jobs.__path__) if found.ispkg)
+    modules = [f"jobs.{name}.vertical" for name in packages if importlib.util.find_spec(f"jobs.{name}.vertical")]
+    found = [importlib.import_module(module).VERTICAL for module in modules]
+    return tuple(sorted(found, key=lambda vertical: vertical.name != "rides"))
+
+
+def find_vertical(name: str) -> Vertical:
+    """The vertical of that name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    by_name = {vertical.name: vertical for vertical in find_verticals()}
+    if name not in by_name:
+        raise ConfigurationError(f"There is no vertical {name!r}: there are {', '.join(by_name)}.")
+    return by_name[name]
+
+
+@cache
+def stack_settings() -> type[Settings]:
+    """The settings of the whole stack: those of every vertical, in one class."""
+    kinds = {vertical.settings for vertical in find_verticals()}
+    leaves = [kind for kind in kinds if not any(issubclass(other, kind) for other in kinds - {kind})]
+    return create_model("StackSettings", __base__=tuple(sorted(leaves, key=lambda kind: kind.__name__)))
+
+
+def declared_topics(settings: Settings) -> list[Topic]:
+    """The topics of every vertical, under the names that these settings give them.
+
+    Raises:
+        ConfigurationError: a file is not as it should be, or two topics have one name.
+    """
+    files = [vertical.topics for vertical in find_verticals() if vertical.topics is not None]
+    topics = [topic for file in files for topic in declared(file, settings)]
+    check_distinct(*(topic.name for topic in topics))
+    return topics

@@ -1,0 +1,17 @@
+"""Generated files are those that the code makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.generate import generate
+from jobs.settings import ROOT
+
+FILES = generate()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_generated_files_are_current(path: Path) -> None:
+    assert path.read_text() == FILES[path], f"{path.relative_to(ROOT)}: run `make generate`"
