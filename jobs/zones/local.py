@@ -53,7 +53,7 @@ class LocalEngine:
     def __init__(self, client: storage.Client) -> None:
         self._client = client
         self._models: dict[str, Model] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="datastream-bqml-")
+        self._folder = tempfile.TemporaryDirectory(prefix="datastream-zones-")
         self._numbers = count(1)
         self._connection = duckdb.connect(config={"autoinstall_known_extensions": False})
         self._connection.execute("SET TimeZone = 'UTC'")
@@ -108,7 +108,7 @@ class LocalEngine:
                 content = self._client.bucket(bucket).blob(name).download_as_bytes()
             except google.api_core.exceptions.NotFound as error:
                 raise ConfigurationError(
-                    f"There is no model gs://{bucket}/{name} yet. Train one first: trigger dag_bqml_train, or run "
+                    f"There is no model gs://{bucket}/{name} yet. Train one first: trigger dag_zones_train, or run "
                     "`make bqml`."
                 ) from error
         kept = msgspec.json.decode(content, type=Kept)

@@ -9,8 +9,8 @@ rides are of another city than the model.
 With `BIGQUERY_PROJECT` set, each step of infra/bigquery is a query job on BigQuery, and the tables are the result.
 Otherwise one task runs the same SQL on the local engine; its result is the bucket's **models/rides/zones.json**.
 
-It needs a model: run dag_bqml_train once before. Each run costs, which is why it is paused until somebody wants it, and
-why it does not run more often.
+It needs a model: run dag_zones_train once before. Each run costs, which is why it is paused until somebody wants it,
+and why it does not run more often.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from airflow.sdk import DAG, chain
 
 from callbacks.deadline import done_within
 from operators.base import DEFAULT_ARGS
-from operators.bqml_operator import playbook_tasks
+from operators.zones_operator import playbook_tasks
 
 with DAG(
-    dag_id="dag_bqml_score",
+    dag_id="dag_zones_score",
     description="rides in Parquet → zones → revenue by zone and comfort",
     schedule="*/15 * * * *",
     max_active_runs=1,

@@ -26,8 +26,8 @@ from jobs.zones import run as work
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import Parameters, Step
-from tests.bqml import put, ride_rows
 from tests.conftest import Stack
+from tests.zones import put, ride_rows
 
 RIDES = 1_500
 ZONES = (
@@ -43,7 +43,7 @@ def quiet(step: Step, statement: str, answer: Answer) -> None:
 @pytest.fixture
 def bucket(stack: Stack, fresh_name: Callable[[str], str]) -> str:
     """A bucket of its own: the reference file lies beside the rides."""
-    name = fresh_name("bqml")
+    name = fresh_name("zones")
     stack.gcs.create_bucket(name)
     return name
 
@@ -321,7 +321,7 @@ def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settin
 def test_a_kept_model_scores_as_the_one_that_was_trained(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match="dag_bqml_train"):
+    with pytest.raises(ConfigurationError, match="dag_zones_train"):
         work.score_locally(settings, stack.gcs, quiet)
     _, together = whole(engine, settings)
     kept = work.train_locally(settings, stack.gcs, quiet)

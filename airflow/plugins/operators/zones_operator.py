@@ -18,7 +18,7 @@ _ROLES = {"train": ("setup", "train"), "score": ("setup", "score")}
 _LOCAL_TASKS = {"train": "TrainLocally", "score": "ScoreLocally"}
 
 
-class LocalPlaybookOperator(DatastreamOperator):
+class LocalZonesOperator(DatastreamOperator):
     """Trains or scores on the local engine; what it finds goes to gs://<bucket>/models/.
 
     Args:
@@ -56,7 +56,7 @@ def playbook_tasks(work: Work) -> list[BaseOperator]:
     settings = load()
     if not settings.bigquery_project:
         return [
-            LocalPlaybookOperator(
+            LocalZonesOperator(
                 task_id=_LOCAL_TASKS[work],
                 playbook=work,
                 bucket="{{ var.value.GCS_BUCKET }}",

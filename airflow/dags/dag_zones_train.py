@@ -10,7 +10,7 @@ With `BIGQUERY_PROJECT` set, each step of infra/bigquery is a query job on BigQu
 (Terraform or `make bqml` creates it). Otherwise one task runs the same SQL on the local engine and keeps the model as
 JSON under the bucket's **models/**.
 
-Trigger it once by hand before dag_bqml_score is toggled on: scoring needs a model. Training costs: it is paused until
+Trigger it once by hand before dag_zones_score is toggled on: scoring needs a model. Training costs: it is paused until
 somebody wants it.
 """
 
@@ -22,12 +22,12 @@ from airflow.sdk import DAG, chain
 
 from callbacks.deadline import done_within
 from operators.base import DEFAULT_ARGS
-from operators.bqml_operator import playbook_tasks
+from operators.zones_operator import playbook_tasks
 
 with DAG(
-    dag_id="dag_bqml_train",
+    dag_id="dag_zones_train",
     description="reference file → eight zones by k-means",
-    # Between two runs of dag_bqml_score, which must not read half of a new training.
+    # Between two runs of dag_zones_score, which must not read half of a new training.
     schedule="2 3 * * *",
     max_active_runs=1,
     catchup=False,
