@@ -1,1 +1,1 @@
-"""The BigQuery ML playbook of infra/bigquery: one interface, on BigQuery or on a local engine."""
+"""Run the BigQuery ML playbook in infra/bigquery, on BigQuery or on a local engine, through one interface."""

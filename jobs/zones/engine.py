@@ -1,4 +1,4 @@
-"""What runs statements of the playbook: BigQuery (jobs.zones.bigquery) or this machine (jobs.zones.local)."""
+"""The interface of the engines that run the playbook: BigQuery (jobs.zones.bigquery) and local (jobs.zones.local)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from jobs.errors import ConfigurationError
 
 
 class StatementError(ConfigurationError):
-    """A statement is wrong or cannot run as it is."""
+    """A statement is invalid or cannot run."""
 
 
 class RefusedError(ConfigurationError):
-    """An ASSERT of the playbook does not hold; its text names the remedy."""
+    """An ASSERT in the playbook failed; its text names the remedy."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a statement.
+    """The result of a statement.
 
-    `rows` counts the rows of a query, of the table that was made, or those that changed; None where there are none to
-    count. `values` are a query's rows by `columns`.
+    `rows` is the number of rows that a query returned, a new table has or a statement changed. It is None for other
+    statements. `values` are a query's rows; their fields are in the order of `columns`.
     """
 
     rows: int | None = None
@@ -29,27 +29,27 @@ class Answer:
     values: tuple[tuple[Any, ...], ...] = ()
     note: str = ""
 
-    def records(self) -> list[dict[str, Any]]:
-        """A query's rows by the names of their columns."""
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a query's rows as dictionaries by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.values]
 
 
 class Engine(Protocol):
-    """Runs statements in BigQuery's SQL."""
+    """Runs statements in the SQL of BigQuery."""
 
     @property
     def title(self) -> str:
-        """What this is, in a few words for people."""
+        """The engine's name, for people."""
 
     def estimate(self, statement: str) -> str:
-        """What is known of a statement before it runs, in a few words; checks it as far as that goes.
+        """Check a statement without running it; return its expected cost, in a few words.
 
         Raises:
-            StatementError: it is wrong.
+            StatementError: the statement is invalid.
         """
 
     def run(self, statement: str, step: str) -> Answer:
-        """Run a statement of a step.
+        """Run one statement of a step.
 
         Raises:
             StatementError, RefusedError, ConfigurationError, ServiceUnavailableError

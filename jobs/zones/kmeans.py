@@ -1,4 +1,4 @@
-"""k-means as BigQuery ML's options describe it, by scikit-learn, kept as JSON."""
+"""k-means with the options of BigQuery ML, computed by scikit-learn. A model can be stored as JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jobs.zones.engine import StatementError
 
 Matrix = npt.NDArray[np.float64]
 
-# The defaults of CREATE MODEL … MODEL_TYPE='KMEANS'. There is no early stop here: training goes on until no point
-# changes its cluster.
+# The defaults of CREATE MODEL … MODEL_TYPE='KMEANS'. There is no early stop: training ends when no point changes its
+# cluster, or after MAX_ITERATIONS.
 _DEFAULTS: dict[str, Any] = {
     "MODEL_TYPE": None,
     "NUM_CLUSTERS": 8,
@@ -37,8 +37,8 @@ _STARTS = 10
 class Model(msgspec.Struct, frozen=True):
     """A trained model: k centroids of n features.
 
-    `centroids` (k × n), distances and `mean_squared_distance` are in the space of the training: features less `mean`
-    over `scale`, both n long.
+    `centroids` (k × n), distances and `mean_squared_distance` are in standardised units: (feature − `mean`) / `scale`.
+    `mean` and `scale` have length n.
     """
 
     features: list[str]
@@ -50,86 +50,86 @@ class Model(msgspec.Struct, frozen=True):
     mean_squared_distance: float
     davies_bouldin_index: float
 
-    def places(self) -> Matrix:
-        """The centroids in the features' own units, k × n."""
-        places: Matrix = np.array(self.centroids) * np.array(self.scale) + np.array(self.mean)
-        return places
+    def unscale_centroids(self) -> Matrix:
+        """Return the centroids in the units of the features, k × n."""
+        centroids: Matrix = np.array(self.centroids) * np.array(self.scale) + np.array(self.mean)
+        return centroids
 
-    def distances(self, table: pa.Table) -> Matrix:
-        """Euclidean distance of each row to each centroid, rows × k."""
-        points = (_matrix(table, self.features) - np.array(self.mean)) / np.array(self.scale)
+    def compute_distances(self, table: pa.Table) -> Matrix:
+        """Return the Euclidean distance from each row to each centroid, rows × k, in standardised units."""
+        points = (_to_matrix(table, self.features) - np.array(self.mean)) / np.array(self.scale)
         columns = [np.sqrt(((points - centroid) ** 2).sum(axis=1)) for centroid in np.array(self.centroids)]
         return np.column_stack(columns)
 
 
-def train(table: pa.Table, given: Mapping[str, Any]) -> Model:
-    """Train a model on all columns of a table, as CREATE MODEL with these options does.
+def train(table: pa.Table, options: Mapping[str, Any]) -> Model:
+    """Train a model on all columns of a table, like CREATE MODEL with these options.
 
     Raises:
-        StatementError: an option is unknown or not possible here, or the table has too few points.
+        StatementError: an option is unknown or unsupported, or the table has too few points.
     """
-    if unknown := given.keys() - _DEFAULTS.keys():
-        raise StatementError(f"CREATE MODEL: the local engine knows no option {', '.join(sorted(unknown))}.")
-    options = _DEFAULTS | dict(given)
+    if unknown := options.keys() - _DEFAULTS.keys():
+        raise StatementError(f"CREATE MODEL: the local engine does not support {', '.join(sorted(unknown))}.")
+    options = _DEFAULTS | dict(options)
     if options["MODEL_TYPE"] != "KMEANS" or options["DISTANCE_TYPE"] != "EUCLIDEAN":
         raise StatementError(
-            "CREATE MODEL: the local engine has MODEL_TYPE='KMEANS' with DISTANCE_TYPE='EUCLIDEAN' only."
+            "CREATE MODEL: the local engine supports only MODEL_TYPE='KMEANS' with DISTANCE_TYPE='EUCLIDEAN'."
         )
-    mark = options["KMEANS_INIT_COL"]
-    features = [name for name in table.column_names if name != mark]
-    points = _matrix(table, features)
-    # Rows have no order, but k-means++ draws by position: sorted, the same points make the same model.
+    init_column = options["KMEANS_INIT_COL"]
+    features = [name for name in table.column_names if name != init_column]
+    points = _to_matrix(table, features)
+    # k-means++ samples by position, and rows have no order. Sort them, so that the same points give the same model.
     order = np.lexsort(points.T)
     points = points[order]
     clusters = options["NUM_CLUSTERS"]
     if len(np.unique(points, axis=0)) < clusters:
         raise StatementError(
-            f"CREATE MODEL: {len(points):,} rows have fewer than NUM_CLUSTERS={clusters} distinct points. Is the "
-            "reference file the right one, and is SERVICE_AREA its area?"
+            f"CREATE MODEL: {len(points):,} rows have fewer than NUM_CLUSTERS={clusters} distinct points. Check the "
+            "reference file, and that SERVICE_AREA covers its city."
         )
     mean, scale = np.zeros(len(features)), np.ones(len(features))
     if options["STANDARDIZE_FEATURES"]:
         mean, deviation = points.mean(axis=0), points.std(axis=0)
         scale = np.where(deviation > 0, deviation, 1.0)
     standardised = (points - mean) / scale
-    start: Any = _INITS.get(options["KMEANS_INIT_METHOD"])
+    init: Any = _INITS.get(options["KMEANS_INIT_METHOD"])
     if options["KMEANS_INIT_METHOD"] == "CUSTOM":
-        start = standardised[table[mark].to_numpy(zero_copy_only=False).astype(bool)[order]]
-        if len(start) != clusters:
-            raise StatementError(f"CREATE MODEL: {mark} marks {len(start)} rows, NUM_CLUSTERS is {clusters}.")
-    elif start is None:
+        init = standardised[table[init_column].to_numpy(zero_copy_only=False).astype(bool)[order]]
+        if len(init) != clusters:
+            raise StatementError(f"CREATE MODEL: {init_column} marks {len(init)} rows, but NUM_CLUSTERS is {clusters}.")
+    elif init is None:
         raise StatementError(f"CREATE MODEL: KMEANS_INIT_METHOD={options['KMEANS_INIT_METHOD']!r} is unknown.")
-    began = time.monotonic()
-    search = KMeans(
+    started = time.monotonic()
+    kmeans = KMeans(
         clusters,
-        init=start,
-        n_init=_STARTS if isinstance(start, str) else 1,
+        init=init,
+        n_init=_STARTS if isinstance(init, str) else 1,
         max_iter=options["MAX_ITERATIONS"],
         tol=0,
         random_state=_SEED,
     )
-    # More threads wait for each other longer than they work, on a machine that has other things to do.
+    # On a busy machine, several threads spend more time waiting for each other than computing.
     with threadpool_limits(1):
-        found = search.fit(standardised)
+        fitted = kmeans.fit(standardised)
     return Model(
         features=features,
         mean=mean.tolist(),
         scale=scale.tolist(),
-        centroids=found.cluster_centers_.tolist(),
-        iterations=int(found.n_iter_),
-        duration_ms=round(1_000 * (time.monotonic() - began)),
-        mean_squared_distance=float(found.inertia_) / len(points),
-        davies_bouldin_index=float(davies_bouldin_score(standardised, found.labels_)),
+        centroids=fitted.cluster_centers_.tolist(),
+        iterations=int(fitted.n_iter_),
+        duration_ms=round(1_000 * (time.monotonic() - started)),
+        mean_squared_distance=float(fitted.inertia_) / len(points),
+        davies_bouldin_index=float(davies_bouldin_score(standardised, fitted.labels_)),
     )
 
 
 def predict(model: Model, table: pa.Table) -> pa.Table:
-    """The table with CENTROID_ID and NEAREST_CENTROIDS_DISTANCE (nearest first) before its columns.
+    """Return the table with two columns in front: CENTROID_ID and NEAREST_CENTROIDS_DISTANCE (nearest first).
 
     Raises:
         StatementError: a feature is missing or not a number.
     """
-    distances = model.distances(table)
+    distances = model.compute_distances(table)
     rows, clusters = distances.shape
     order = np.argsort(distances, axis=1, kind="stable")
     nearest = pa.StructArray.from_arrays(
@@ -144,19 +144,19 @@ def predict(model: Model, table: pa.Table) -> pa.Table:
     return pa.table(columns | {name: table[name] for name in table.column_names})
 
 
-def centroids(model: Model) -> pa.Table:
-    """The answer of ML.CENTROIDS: one row per centroid and feature, in the feature's own unit."""
-    places = model.places()
+def list_centroids(model: Model) -> pa.Table:
+    """Return the result of ML.CENTROIDS: one row for each centroid and feature, in the unit of the feature."""
+    centroids = model.unscale_centroids()
     rows = [
-        {"centroid_id": row + 1, "feature": feature, "numerical_value": float(places[row, column])}
-        for row in range(len(places))
+        {"centroid_id": row + 1, "feature": feature, "numerical_value": float(centroids[row, column])}
+        for row in range(len(centroids))
         for column, feature in enumerate(model.features)
     ]
     return pa.Table.from_pylist(rows)
 
 
-def evaluation(model: Model) -> pa.Table:
-    """The answer of ML.EVALUATE, of the training data."""
+def evaluate(model: Model) -> pa.Table:
+    """Return the result of ML.EVALUATE on the training data."""
     return pa.table(
         {
             "davies_bouldin_index": [model.davies_bouldin_index],
@@ -165,8 +165,8 @@ def evaluation(model: Model) -> pa.Table:
     )
 
 
-def training_info(model: Model) -> pa.Table:
-    """The answer of ML.TRAINING_INFO, but for the last iteration only: scikit-learn keeps no others."""
+def describe_training(model: Model) -> pa.Table:
+    """Return the result of ML.TRAINING_INFO for the last iteration; scikit-learn keeps no others."""
     return pa.table(
         {
             "training_run": [0],
@@ -177,8 +177,8 @@ def training_info(model: Model) -> pa.Table:
     )
 
 
-def _matrix(table: pa.Table, features: list[str]) -> Matrix:
-    """Columns as a matrix, rows × features."""
+def _to_matrix(table: pa.Table, features: list[str]) -> Matrix:
+    """Return columns as a matrix, rows × features."""
     if missing := [name for name in features if name not in table.column_names]:
         raise StatementError(f"The rows have no column {', '.join(missing)}, which the model was trained on.")
     columns = []

@@ -1,7 +1,7 @@
-"""The steps of infra/bigquery: read, filled in, split into statements.
+"""Read the steps in infra/bigquery, fill in their placeholders and split them into statements.
 
-A file is a step: `NN_name.sql`, run in the order of the numbers. Its first line says what it does, the line
-`-- role: …` when it runs; `-- repeat: k = 4..12` has it run once for each k. Placeholders are those of string.Template.
+Each file `NN_name.sql` is a step; steps run in the order of their numbers. The first line says what the step does. The
+line `-- role: …` says when it runs. `-- repeat: k = 4..12` repeats it for each k. Placeholders follow string.Template.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from jobs.zones.vertical import ZonesSettings
 
 FOLDER = ROOT / "infra" / "bigquery"
 
-# dataset: once, by somebody who may create datasets; setup: what needs no data; train: reference file to zones; score:
-# rides to revenue; look: only reads; scan: trains other numbers of zones; teardown: deletes, only when it is asked for.
+# dataset: creates the dataset, once; setup: needs no data; train: reference file to zones; score: rides to revenue;
+# look: only reads; scan: trains other numbers of zones; teardown: deletes, and runs only on request.
 Role = Literal["dataset", "setup", "train", "score", "look", "scan", "teardown"]
 
 USUAL: tuple[Role, ...] = ("dataset", "setup", "train", "score", "look", "scan")
@@ -38,7 +38,7 @@ _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*[a-z0-9]")
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the files' placeholders stand for. `prefix` ends with a slash unless it is empty; the area in degrees."""
+    """Values of the placeholders. `prefix` is empty or ends with a slash; the area is in degrees."""
 
     project: str
     dataset: str
@@ -53,7 +53,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Step:
-    """A file of the playbook. `values` are the k that it is repeated for; empty: it runs once, without one."""
+    """A file of the playbook. It is repeated for each k in `values`; if that is empty, it runs once."""
 
     name: str
     role: Role
@@ -62,24 +62,24 @@ class Step:
     values: tuple[int, ...] = ()
 
     def statements(self, parameters: Parameters) -> list[str]:
-        """The step's statements in their order, filled in, without the `;`.
+        """Return the statements in order, with placeholders filled in, without the `;`.
 
         Raises:
             ConfigurationError: a placeholder is unknown.
         """
-        names = {name: str(value) for name, value in asdict(parameters).items()}
+        replacements = {name: str(value) for name, value in asdict(parameters).items()}
         try:
-            texts = [Template(self.text).substitute(names | {"k": str(k)}) for k in self.values or ("",)]
+            texts = [Template(self.text).substitute(replacements | {"k": str(k)}) for k in self.values or ("",)]
         except (KeyError, ValueError) as error:
-            raise ConfigurationError(f"{self.name}.sql: the placeholder {error} is unknown.") from error
-        return [statement for text in texts for statement in split(text)]
+            raise ConfigurationError(f"{self.name}.sql: unknown placeholder: {error}.") from error
+        return [statement for text in texts for statement in split_statements(text)]
 
 
 def parameters(settings: ZonesSettings) -> Parameters:
-    """The placeholders' values by the settings, each checked before it becomes part of a statement.
+    """Take the placeholders' values from the settings; check each, because it becomes part of a statement.
 
     Raises:
-        ConfigurationError: names the setting that no identifier or URI can be made of.
+        ConfigurationError: a setting is not valid in an identifier or URI; the text names it.
     """
     project = settings.bigquery_project or "local"
     prefix = join(settings.gcs_prefix, "")
@@ -89,12 +89,12 @@ def parameters(settings: ZonesSettings) -> Parameters:
         ("GCS_PREFIX", prefix, _PREFIX),
     ):
         if not pattern.fullmatch(value):
-            raise ConfigurationError(f"{name}={value!r} has a character that does not belong there. See .env.example.")
+            raise ConfigurationError(f"{name}={value!r} is not valid. See .env.example.")
     for folder in (REFERENCE_FOLDER, MODELS_FOLDER):
         if folder.startswith(prefix):
             raise ConfigurationError(
-                f"GCS_PREFIX={settings.gcs_prefix!r} holds the folder {folder} as well, and BigQuery's `*` spans "
-                "folders. Give rides a prefix of their own, such as rides/processed/."
+                f"GCS_PREFIX={settings.gcs_prefix!r} also covers the folder {folder}, because BigQuery's `*` matches "
+                "across folders. Use a separate prefix for rides, for example rides/processed/."
             )
     south, west, north, east = settings.area
     return Parameters(
@@ -111,18 +111,18 @@ def parameters(settings: ZonesSettings) -> Parameters:
 
 
 def steps(*roles: Role, folder: Path = FOLDER) -> list[Step]:
-    """The steps of these roles in their order.
+    """Read the steps that have one of these roles, in order.
 
     Raises:
-        ConfigurationError: the folder has no steps, or one without a header.
+        ConfigurationError: the folder has no steps, or a step has no header.
     """
-    found = [_read(path) for path in sorted(folder.glob("*.sql"))]
-    if not found:
-        raise ConfigurationError(f"No steps in {folder}. It is part of the repository: mount or check it out.")
-    return [step for step in found if step.role in roles]
+    all_steps = [_read_step(path) for path in sorted(folder.glob("*.sql"))]
+    if not all_steps:
+        raise ConfigurationError(f"No steps in {folder}. It is part of the repository: check it out or mount it.")
+    return [step for step in all_steps if step.role in roles]
 
 
-def _read(path: Path) -> Step:
+def _read_step(path: Path) -> Step:
     text = path.read_text(encoding="utf-8")
     header = _HEADER.match(text)
     if header is None or header["role"] not in get_args(Role):
@@ -133,8 +133,8 @@ def _read(path: Path) -> Step:
     return Step(path.stem, header["role"], header["title"], text, values)  # type: ignore[arg-type]
 
 
-def split(text: str) -> list[str]:
-    """The statements of a text as BigQuery tells them apart: `;` in strings and comments do not count."""
+def split_statements(text: str) -> list[str]:
+    """Split a text into statements at each `;` that is not in a string or comment, as BigQuery does."""
     statements, first, last = [], None, 0
     for token in tokenize(text, read="bigquery"):
         if token.token_type.name == "SEMICOLON":

@@ -1,8 +1,8 @@
-"""The reference file `uber-split2.csv`: New York pick-ups of 2014 in the three forms in which it circulates.
+"""The reference file `uber-split2.csv`: New York pick-ups from 2014. Copies of it exist in three forms.
 
-Columns: date, latitude, longitude, base. Headers: `date,lat,lon,ID`, `Date/Time,Lat,Lon,Base`, or none. Some copies
-have CRLF line ends, no final newline, exact duplicates, and points far outside the city.
-Where there is no such file, a generated one stands in for it in the emulator: GENERATED in place of each base says so.
+Columns: date, latitude, longitude, base. Header: `date,lat,lon,ID`, `Date/Time,Lat,Lon,Base`, or no header. Some copies
+have CRLF line ends, no final newline, exact duplicates, or points far outside the city.
+If the emulator's bucket has no such file, a generated one replaces it. Its base column is GENERATED in every line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|infinity)|na
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a reference file holds. Each line counts once: unreadable (a header too), duplicate, outside or used."""
+    """Figures of a reference file. Each line counts once: as unreadable (also a header), duplicate, outside or used."""
 
     form: Form
     lines: int
@@ -52,32 +52,32 @@ class Report(msgspec.Struct, frozen=True):
         ]
         faults += ["CRLF line ends"] if self.has_crlf else []
         faults += [] if self.ends_with_newline else ["no final newline"]
-        what = "a GENERATED stand-in" if self.made_up else "form"
-        return f"{what}, {self.form}: {self.lines:,} lines, {self.used:,} used; {', '.join(faults)}"
+        kind = "a GENERATED stand-in" if self.made_up else "form"
+        return f"{kind}, {self.form}: {self.lines:,} lines, {self.used:,} used; {', '.join(faults)}"
 
 
-def lines_of(content: bytes) -> list[list[str]]:
-    """The lines of a file, each as its first four fields; empty lines are none. Missing fields are left out."""
+def parse_lines(content: bytes) -> list[list[str]]:
+    """Return the first four fields of each line. Skips empty lines; a short line has fewer fields."""
     text = content.decode("utf-8-sig", "replace")
     return [fields[:COLUMNS] for fields in csv.reader(io.StringIO(text, newline="")) if fields]
 
 
 def inspect(content: bytes, parameters: Parameters) -> Report:
-    """Count what a file holds, as 11_reference_points.sql does."""
-    lines = lines_of(content)
+    """Count the lines of a file by kind, like 11_reference_points.sql."""
+    lines = parse_lines(content)
     first = ",".join(field.strip() for field in lines[0]).lower() if lines else ""
     seen: set[tuple[str, ...]] = set()
     unreadable = duplicates = outside = used = made_up = 0
     for fields in lines:
         line = tuple(field.strip() for field in fields)
-        place = [float(text) for text in line[1:3] if _NUMBER.fullmatch(text)]
-        if len(place) < 2:
+        point = [float(text) for text in line[1:3] if _NUMBER.fullmatch(text)]
+        if len(point) < 2:
             unreadable += 1
             continue
         made_up += line[3:] == (GENERATED,)
         if line in seen:
             duplicates += 1
-        elif parameters.south <= place[0] <= parameters.north and parameters.west <= place[1] <= parameters.east:
+        elif parameters.south <= point[0] <= parameters.north and parameters.west <= point[1] <= parameters.east:
             used += 1
         else:
             outside += 1
@@ -96,36 +96,36 @@ def inspect(content: bytes, parameters: Parameters) -> Report:
 
 
 def ensure(client: storage.Client, parameters: Parameters, *, may_generate: bool) -> Report:
-    """What the bucket's reference file holds; where there is none, put the generated one there if that is allowed.
+    """Inspect the bucket's reference file. If there is no file, upload a generated one, provided that is allowed.
 
     Raises:
-        ConfigurationError: there is no file, or no point of it is in the service area.
+        ConfigurationError: there is no file, or it has no point in the service area.
         ServiceUnavailableError
     """
-    where = f"gs://{parameters.bucket}/{OBJECT}"
-    with explained(client, f"reading {where}"):
+    uri = f"gs://{parameters.bucket}/{OBJECT}"
+    with explained(client, f"reading {uri}"):
         blob = client.bucket(parameters.bucket).blob(OBJECT)
         try:
             content = blob.download_as_bytes()
         except google.api_core.exceptions.NotFound as error:
             if not may_generate:
                 raise ConfigurationError(
-                    f"There is no {where}. Put the file of New York's pick-ups there (gcloud storage cp "
-                    f"uber-split2.csv {where}); docs/bqml_playbook.md tells its columns."
+                    f"There is no {uri}. Upload the file of New York pick-ups (gcloud storage cp uber-split2.csv "
+                    f"{uri}); docs/bqml_playbook.md lists its columns."
                 ) from error
-            content = generated()
+            content = generate()
             blob.upload_from_string(content, "text/csv")
     report = inspect(content, parameters)
     if not report.used:
         raise ConfigurationError(
-            f"{where} has {report.lines:,} lines and no place inside SERVICE_AREA={parameters.south},{parameters.west},"
-            f"{parameters.north},{parameters.east}: {report}. Its columns must be date, latitude, longitude, base; set "
-            "SERVICE_AREA to the area of its city."
+            f"{uri} has {report.lines:,} lines and no point inside SERVICE_AREA={parameters.south},{parameters.west},"
+            f"{parameters.north},{parameters.east}: {report}. The columns must be date, latitude, longitude, base, "
+            "and SERVICE_AREA must be the area of the file's city."
         )
     return report
 
 
-# Places of New York with the spread of pick-ups around them in km, and their weight.
+# Latitude and longitude of places in New York, the spread of pick-ups around each in km, and its weight.
 _PLACES = (
     (40.7549, -73.9840, 0.9, 22),  # Midtown
     (40.7255, -73.9900, 0.9, 18),  # the Village
@@ -139,12 +139,12 @@ _PLACES = (
     (40.7745, -73.8720, 0.5, 4),  # LaGuardia
     (40.6446, -73.7850, 0.6, 4),  # Kennedy
 )
-_SCATTERED = 0.02  # of pick-ups anywhere in the city
+_SCATTERED = 0.02  # share of pick-ups that are anywhere in the city
 _KM_PER_DEGREE = 111.195
 _KM_PER_DEGREE_OF_LONGITUDE = 84.3  # at 40.7° north
 
 
-def generated(
+def generate(
     form: Form = "Date/Time,Lat,Lon,Base",
     *,
     points: int = 6_000,
@@ -152,7 +152,7 @@ def generated(
     ends_with_newline: bool = False,
     seed: int = 2014,
 ) -> bytes:
-    """A made-up reference file with the real one's form and faults: one percent each of duplicates and far points."""
+    """Generate a reference file with the form and faults of the real one: 1 % duplicates and 1 % far points."""
     rng = random.Random(seed)  # noqa: S311 (made-up data)
     weights = [weight for *_, weight in _PLACES]
     lines: list[str] = []
@@ -168,8 +168,8 @@ def generated(
             place_lat, place_lon, spread, _ = rng.choices(_PLACES, weights)[0]
             lat = place_lat + rng.gauss(0, spread) / _KM_PER_DEGREE
             lon = place_lon + rng.gauss(0, spread) / _KM_PER_DEGREE_OF_LONGITUDE
-        at = datetime(2014, 8, 1) + timedelta(minutes=rng.randrange(31 * 24 * 60))
-        date = f"{at.month}/{at.day}/{at.year} {at.hour}:{at:%M:%S}"
+        pickup_time = datetime(2014, 8, 1) + timedelta(minutes=rng.randrange(31 * 24 * 60))
+        date = f"{pickup_time.month}/{pickup_time.day}/{pickup_time.year} {pickup_time.hour}:{pickup_time:%M:%S}"
         lines.append(f"{date},{lat:.4f},{lon:.4f},{GENERATED}")
     if form != "no header":
         lines.insert(0, form)

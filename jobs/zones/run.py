@@ -1,4 +1,4 @@
-"""Run steps of the playbook on an engine, and collect what they found."""
+"""Run steps of the playbook on an engine, and collect their results."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from google.cloud import storage
 from jobs.errors import ConfigurationError
 from jobs.rides.zones import FILE, Revenue, Zone, Zones, encode
 from jobs.sinks.parquet import check_bucket, explained
-from jobs.zones.bigquery import BigQueryEngine, bigquery_client
+from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client
 from jobs.zones.engine import Answer, Engine
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
 from jobs.zones.reference import Report, ensure
 from jobs.zones.vertical import ZonesSettings
 
-# Told a step, one of its statements and what came of it.
-Tell = Callable[[Step, str, Answer], None]
-# The answers of each step by its name, one for each statement.
+# Called after each statement with its step, its text and its answer.
+OnAnswer = Callable[[Step, str, Answer], None]
+# Answers by step name, one for each statement.
 Answers = dict[str, list[Answer]]
 
-# What scoring on the local engine needs of a training, besides the model.
-_KEPT_TABLES = ["zones"]
+# The tables that scoring on the local engine needs from a training, besides the model.
+_SAVED_TABLES = ["zones"]
 # The steps whose answers are the result.
 _ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "41_sample_for_the_map")
 
 
 @contextmanager
 def engine_of(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
-    """BigQuery where BIGQUERY_PROJECT is set, else this machine.
+    """Open BigQuery if BIGQUERY_PROJECT is set, else the local engine.
 
     Raises:
-        ConfigurationError: BigQuery cannot read the bucket, or nothing offers credentials.
+        ConfigurationError: BigQuery cannot read the bucket, or there are no credentials.
     """
     if not settings.bigquery_project:
         with LocalEngine(client) as engine:
@@ -46,11 +46,11 @@ def engine_of(settings: ZonesSettings, client: storage.Client) -> Iterator[Engin
             f"{settings.gcs_endpoint}. Set GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS, or leave BIGQUERY_PROJECT "
             "empty for the local engine."
         )
-    yield BigQueryEngine(bigquery_client(settings), settings.bigquery_max_bytes_billed)
+    yield BigQueryEngine(create_bigquery_client(settings), settings.bigquery_max_bytes_billed)
 
 
 def prepare(settings: ZonesSettings, client: storage.Client, values: Parameters) -> Report:
-    """See that bucket and reference file are there; a made-up file goes into the emulator's bucket only.
+    """Check the bucket and the reference file. Only the emulator's bucket gets a generated file if it has none.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
@@ -59,23 +59,23 @@ def prepare(settings: ZonesSettings, client: storage.Client, values: Parameters)
     return ensure(client, values, may_generate=settings.gcs_endpoint is not None)
 
 
-def run(engine: Engine, chosen: Iterable[Step], values: Parameters, tell: Tell) -> Answers:
-    """Run steps in their order.
+def run(engine: Engine, selected: Iterable[Step], values: Parameters, on_answer: OnAnswer) -> Answers:
+    """Run steps in the given order; call `on_answer` after each statement.
 
     Raises:
         StatementError, RefusedError, ConfigurationError, ServiceUnavailableError: later steps did not run.
     """
     answers: Answers = {}
-    for step in chosen:
+    for step in selected:
         for statement in step.statements(values):
             answer = engine.run(statement, step.name)
             answers.setdefault(step.name, []).append(answer)
-            tell(step, statement, answer)
+            on_answer(step, statement, answer)
     return answers
 
 
 def collect(answers: Answers, engine: str, reference: str) -> Zones:
-    """The result of a run that had RESULT_STEPS in it."""
+    """Build the result from the answers of a run that included RESULT_STEPS."""
     (zones,), (revenue,), (sample,) = (answers[name] for name in RESULT_STEPS)
     return Zones(
         generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -90,7 +90,7 @@ def collect(answers: Answers, engine: str, reference: str) -> Zones:
                 reference_points=row["reference_points"],
                 radius=row["radius"],
             )
-            for row in zones.records()
+            for row in zones.to_records()
         ],
         revenue=[
             Revenue(
@@ -101,14 +101,14 @@ def collect(answers: Answers, engine: str, reference: str) -> Zones:
                 rides=row["n"],
                 outside=row["n_outside"],
             )
-            for row in revenue.records()
+            for row in revenue.to_records()
         ],
         sample=[(lon, lat, zone) for lon, lat, zone in sample.values],
     )
 
 
-def train_locally(settings: ZonesSettings, client: storage.Client, tell: Tell) -> str:
-    """Train on the local engine and keep the model in the bucket; its URI.
+def train_locally(settings: ZonesSettings, client: storage.Client, on_answer: OnAnswer) -> str:
+    """Train on the local engine and save the model to the bucket; return its URI.
 
     Raises:
         StatementError, ConfigurationError, ServiceUnavailableError
@@ -116,24 +116,24 @@ def train_locally(settings: ZonesSettings, client: storage.Client, tell: Tell) -
     values = parameters(settings)
     prepare(settings, client, values)
     with LocalEngine(client) as engine:
-        run(engine, steps("dataset", "setup", "train"), values, tell)
-        return engine.keep(values.bucket, values.dataset, _KEPT_TABLES)
+        run(engine, steps("dataset", "setup", "train"), values, on_answer)
+        return engine.save(values.bucket, values.dataset, _SAVED_TABLES)
 
 
-def score_locally(settings: ZonesSettings, client: storage.Client, tell: Tell) -> str:
-    """Score all rides with the kept model; the URI of the result, which is a `Zones` as JSON.
+def score_locally(settings: ZonesSettings, client: storage.Client, on_answer: OnAnswer) -> str:
+    """Score all rides with the saved model and write the result, a `Zones` as JSON; return its URI.
 
     Raises:
-        RefusedError: the rides are of another city.
+        RefusedError: the rides are from another city.
         StatementError, ConfigurationError, ServiceUnavailableError
     """
     values = parameters(settings)
     check_bucket(client, values.bucket)
-    of_roles = steps("dataset", "setup", "score", "look")
-    chosen = [step for step in of_roles if step.role != "look" or step.name in RESULT_STEPS]
+    candidates = steps("dataset", "setup", "score", "look")
+    selected = [step for step in candidates if step.role != "look" or step.name in RESULT_STEPS]
     with LocalEngine(client) as engine:
         engine.restore(values.bucket, values.dataset)
-        zones = collect(run(engine, chosen, values, tell), engine.title, "as trained")
+        zones = collect(run(engine, selected, values, on_answer), engine.title, "as trained")
     name = f"{MODELS_FOLDER}{values.dataset}/{FILE}"
     with explained(client, f"writing gs://{values.bucket}/{name}"):
         client.bucket(values.bucket).blob(name).upload_from_string(encode(zones), "application/json")

@@ -1,4 +1,4 @@
-"""What `python -m jobs bqml` prints."""
+"""Print the steps and results of `python -m jobs bqml`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from jobs.rides.zones import Zones
 from jobs.zones.engine import Answer
 from jobs.zones.playbook import Step
 
-_MOST_LINES = 9
+_MAX_LINES = 9
 _COMFORTS = ("low", "medium", "high")
 
 
 class Printer:
-    """Prints each step once with its title, then what came of its statements."""
+    """Prints the name and title of each step once, then the answers to its statements."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._step: Step | None = None
         self._table: Table | None = None
-        self._left = 0
+        self._row_count = 0
 
     def __call__(self, step: Step, statement: str, answer: Answer) -> None:
-        """Print a statement's answer; rows of a step's several queries go into one table."""
+        """Print an answer. All queries of a step share one table."""
         if step is not self._step:
             self.close()
             self._step = step
@@ -41,23 +41,23 @@ class Printer:
                        if isinstance(value, int | float)}  # fmt: skip
             columns = [Column(name, justify="right" if name in numbers else "left") for name in answer.columns]
             self._table = Table(*columns, box=None, padding=(0, 2))
-        for row in answer.values[: _MOST_LINES - self._table.row_count]:
-            self._table.add_row(*map(text, row))
-        self._left += answer.rows or 0
+        for row in answer.values[: _MAX_LINES - self._table.row_count]:
+            self._table.add_row(*map(format_value, row))
+        self._row_count += answer.rows or 0
 
     def close(self) -> None:
-        """Print the last step's table."""
+        """Print the table of the last step."""
         if self._table is not None:
             self._console.print(self._table)
-            if self._left > self._table.row_count:
-                self._console.print(f"  {self._left:,} rows, {self._table.row_count} of them above")
+            if self._row_count > self._table.row_count:
+                self._console.print(f"  {self._row_count:,} rows, the first {self._table.row_count} shown")
             else:
-                self._console.print(f"  {self._left:,} rows")
-        self._table, self._left = None, 0
+                self._console.print(f"  {self._row_count:,} rows")
+        self._table, self._row_count = None, 0
 
 
-def text(value: Any) -> str:
-    """A value for people."""
+def format_value(value: Any) -> str:
+    """Format a value for people."""
     if isinstance(value, float):
         return f"{value:,.4f}" if abs(value) < 1_000 else f"{value:,.2f}"
     if isinstance(value, datetime):
@@ -66,9 +66,9 @@ def text(value: Any) -> str:
 
 
 def revenue_table(zones: Zones) -> Table:
-    """Revenue by zone and comfort, the zone with the highest first, with sums."""
-    found = {part.comfort for part in zones.revenue}
-    comforts = [*[name for name in _COMFORTS if name in found], *sorted(found - set(_COMFORTS))]
+    """Build a table of revenue by zone and comfort with totals; the zone with the highest revenue comes first."""
+    names = {part.comfort for part in zones.revenue}
+    comforts = [*[name for name in _COMFORTS if name in names], *sorted(names - set(_COMFORTS))]
     by_zone: dict[str, dict[str, float]] = {}
     rides: dict[str, int] = {}
     for part in zones.revenue:
@@ -77,8 +77,10 @@ def revenue_table(zones: Zones) -> Table:
     table = Table("zone", *[Column(name, justify="right") for name in (*comforts, "revenue", "rides")])
     for label, parts in sorted(by_zone.items(), key=lambda item: -sum(item[1].values())):
         amounts = [parts.get(comfort, 0.0) for comfort in comforts]
-        table.add_row(escape(label), *[f"{it:,.2f}" for it in amounts], f"{sum(amounts):,.2f}", f"{rides[label]:,}")
+        cells = [f"{amount:,.2f}" for amount in (*amounts, sum(amounts))]
+        table.add_row(escape(label), *cells, f"{rides[label]:,}")
     sums = [sum(parts.get(comfort, 0.0) for parts in by_zone.values()) for comfort in comforts]
     table.add_section()
-    table.add_row("all zones", *[f"{it:,.2f}" for it in sums], f"{sum(sums):,.2f}", f"{zones.rides:,}")
+    cells = [f"{amount:,.2f}" for amount in (*sums, sum(sums))]
+    table.add_row("all zones", *cells, f"{zones.rides:,}")
     return table

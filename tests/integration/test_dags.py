@@ -26,10 +26,10 @@ from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
-from tests.bqml import put, ride_rows
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, read_all, result, ride
 from tests.integration.flow import move
+from tests.zones import put, ride_rows
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -74,7 +74,7 @@ def bag(airflow: None) -> Any:
 
 def test_dags_import(bag: Any) -> None:
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["dag_bqml_score", "dag_bqml_train", "dag_compute_cost", "dag_index_and_export"]
+    assert sorted(bag.dags) == ["dag_compute_cost", "dag_index_and_export", "dag_zones_score", "dag_zones_train"]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_dags_import(bag: Any) -> None:
     [
         ("dag_compute_cost", COMPUTE),
         ("dag_index_and_export", INDEX),
-        ("dag_bqml_train", ["TrainLocally"]),
-        ("dag_bqml_score", ["ScoreLocally"]),
+        ("dag_zones_train", ["TrainLocally"]),
+        ("dag_zones_score", ["ScoreLocally"]),
     ],
 )
 def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> None:
@@ -107,7 +107,7 @@ def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> No
 
 
 def test_zones_are_learnt_daily_and_scored_every_quarter_of_an_hour_at_most(bag: Any) -> None:
-    for dag_id, schedule in (("dag_bqml_train", "2 3 * * *"), ("dag_bqml_score", "*/15 * * * *")):
+    for dag_id, schedule in (("dag_zones_train", "2 3 * * *"), ("dag_zones_score", "*/15 * * * *")):
         dag = bag.dags[dag_id]
         assert dag.timetable.expression == schedule
         assert dag.is_paused_upon_creation is True
@@ -124,8 +124,8 @@ def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pyt
     found = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     assert found.import_errors == {}
     expected = {
-        "dag_bqml_train": playbook.steps("setup", "train"),
-        "dag_bqml_score": playbook.steps("setup", "score"),
+        "dag_zones_train": playbook.steps("setup", "train"),
+        "dag_zones_score": playbook.steps("setup", "score"),
     }
     for dag_id, steps in expected.items():
         tasks = found.dags[dag_id].topological_sort()
@@ -499,16 +499,16 @@ def test_an_old_run_that_is_executed_again_does_nothing(
 def test_zones_are_learnt_and_rides_scored(
     dags: Dags, stack: Stack, fresh_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket = fresh_name("bqml")
+    bucket = fresh_name("zones")
     stack.gcs.create_bucket(bucket)
     monkeypatch.setenv("AIRFLOW_VAR_GCS_BUCKET", bucket)
     monkeypatch.setenv("AIRFLOW_VAR_GCS_PREFIX", "rides/processed/")
     rides = ride_rows(300)
     put(stack.gcs, bucket, "rides/processed/", rides)
     # There is nothing to score with yet: it fails at once, and says what to do.
-    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "failed"}
-    assert dags.run("dag_bqml_train")[0] == {"TrainLocally": "success"}
-    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "success"}
+    assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
+    assert dags.run("dag_zones_train")[0] == {"TrainLocally": "success"}
+    assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "success"}
     held = {blob.name for blob in stack.gcs.list_blobs(bucket)}
     assert {"models/rides/kmeans8.json", "models/rides/zones.json", "reference/uber-split2.csv"} <= held
     found = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
@@ -517,7 +517,7 @@ def test_zones_are_learnt_and_rides_scored(
     assert revenue == pytest.approx(sum(ride["price_total"] for ride in rides), rel=1e-9)
     # Rides of another city: refused, and the last result stays.
     put(stack.gcs, bucket, "rides/processed/", ride_rows(400, city="paris", first_offset=1_000))
-    assert dags.run("dag_bqml_score")[0] == {"ScoreLocally": "failed"}
+    assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
     assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == found
 
 

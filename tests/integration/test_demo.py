@@ -119,10 +119,10 @@ def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
     headers = {"Authorization": f"Bearer {token['access_token']}"}
     dags = requests.get(f"{url}/api/v2/dags", headers=headers, timeout=30).json()["dags"]
     assert {dag["dag_id"]: dag["is_paused"] for dag in dags} == {
-        "dag_bqml_score": True,
-        "dag_bqml_train": True,
         "dag_compute_cost": False,
         "dag_index_and_export": False,
+        "dag_zones_score": True,
+        "dag_zones_train": True,
     }
     assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
 

@@ -214,7 +214,7 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
         inside = {it["ride_id"] for it in rides.inside}
-        found = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").records()}
+        found = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
         assert len(found) == len(rides.inside) + len(rides.outside)
         return float(sum(price for ride_id, price in found.items() if ride_id in inside))
 

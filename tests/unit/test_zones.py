@@ -21,7 +21,7 @@ from jobs.settings import ROOT
 from jobs.zones import kmeans, playbook, reference
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.local import LocalEngine
-from jobs.zones.playbook import Parameters, split
+from jobs.zones.playbook import Parameters, split_statements
 from jobs.zones.run import RESULT_STEPS
 from jobs.zones.vertical import ZonesSettings
 
@@ -121,7 +121,7 @@ def test_a_step_is_repeated_for_each_k() -> None:
     ],
 )
 def test_statements_are_told_apart(text: str, parts: list[str]) -> None:
-    assert split(text) == parts
+    assert split_statements(text) == parts
 
 
 @pytest.mark.parametrize("text", ["SELECT 1;\n", "-- what\nSELECT 1;\n", "-- what\n-- role: cook\nSELECT 1;\n"])
@@ -178,14 +178,14 @@ def test_what_cannot_be_part_of_a_statement_is_refused(name: str, changes: dict[
             "must be MODEL",
         ),  # the document's
         ("SELECT * FROM ML.PREDICT(rides.kmeans8, (SELECT longitude FROM t))", "must be MODEL"),
-        ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, SELECT longitude FROM t)", "parentheses of its own"),
-        ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, (SELECT 1), (SELECT 2))", "parentheses of its own"),
+        ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, SELECT longitude FROM t)", "must be in parentheses"),
+        ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, (SELECT 1), (SELECT 2))", "must be in parentheses"),
         ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8)", "second argument"),
         ("SELECT * FROM ML.CENTROIDS(rides.kmeans8)", "must be MODEL"),
         ("SELECT * FROM ML.CENTROIDS(MODEL)", "must be MODEL"),
         ("SELECT * FROM ML.CENTROIDS()", "must be MODEL"),
-        ("SELECT * FROM ML.EVALUATE(MODEL rides.kmeans8, (SELECT 1))", "takes the model only"),
-        ("SELECT * FROM ML.FORECAST(MODEL rides.kmeans8)", "has ML.PREDICT"),
+        ("SELECT * FROM ML.EVALUATE(MODEL rides.kmeans8, (SELECT 1))", "accepts only the model"),
+        ("SELECT * FROM ML.FORECAST(MODEL rides.kmeans8)", "supports only ML.PREDICT"),
         ("SELECT * FROM ML.CENTROIDS(MODEL rides.kmeans8", "never closed"),
     ],
 )
@@ -232,7 +232,7 @@ def test_an_assertion_that_does_not_hold_shows_its_text(engine: LocalEngine) -> 
 
 def test_sums_of_integers_are_integers(engine: LocalEngine) -> None:
     answer = engine.run("SELECT SUM(x) AS total, COUNTIF(x > 1) AS n FROM UNNEST([1, 2, 3]) AS x", "step")
-    assert answer.records() == [{"total": 6, "n": 2}]
+    assert answer.to_records() == [{"total": 6, "n": 2}]
     assert {type(value) for value in answer.values[0]} == {int}
 
 
@@ -249,7 +249,7 @@ def test_ml_functions_nest_and_stand_beside_each_other(engine: LocalEngine) -> N
         "JOIN ML.CENTROIDS(MODEL rides.m) AS c ON c.centroid_id = p.CENTROID_ID GROUP BY 1 ORDER BY 1",
         "step",
     )
-    assert found.records() == [
+    assert found.to_records() == [
         {"centre": 1.5, "n": 2, "name": "kept"},
         {"centre": 12.0, "n": 3, "name": "kept"},
     ]
@@ -258,7 +258,7 @@ def test_ml_functions_nest_and_stand_beside_each_other(engine: LocalEngine) -> N
         "(SELECT numerical_value AS x FROM ML.CENTROIDS(MODEL rides.m)))",
         "step",
     )
-    assert nested.records() == [{"n": 2}]
+    assert nested.to_records() == [{"n": 2}]
 
 
 # --- k-means -----------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def test_kmeans_agrees_with_an_independent_one(seed: int, standardised: bool) ->
     mean, scale = (points.mean(axis=0), points.std(axis=0)) if standardised else (np.zeros(2), np.ones(2))
     expected = lloyd((points - mean) / scale, ((points - mean) / scale)[first])
     assert distance_up_to_permutation(np.array(model.centroids), expected) < 1e-6
-    assert distance_up_to_permutation(model.places(), expected * scale + mean) < 1e-6
+    assert distance_up_to_permutation(model.unscale_centroids(), expected * scale + mean) < 1e-6
     nearest = np.sqrt((((points - mean) / scale)[:, None] - expected) ** 2 @ np.ones(2)).min(axis=1)
     assert model.mean_squared_distance == pytest.approx(float((nearest**2).mean()), rel=1e-9)
     predicted = kmeans.predict(model, table)
@@ -310,7 +310,7 @@ def test_kmeans_agrees_with_an_independent_one(seed: int, standardised: bool) ->
     ids = predicted["CENTROID_ID"].to_pylist()
     assert set(ids) == {1, 2, 3, 4, 5}
     for row in range(0, len(points), 50):
-        assert np.abs(points[row] - model.places()[ids[row] - 1]).max() <= 3
+        assert np.abs(points[row] - model.unscale_centroids()[ids[row] - 1]).max() <= 3
 
 
 def test_the_evaluation_is_that_of_its_definition() -> None:
@@ -319,7 +319,7 @@ def test_the_evaluation_is_that_of_its_definition() -> None:
     points = np.vstack([rng.normal(centre, 0.3, (40, 2)) for centre in ((0, 0), (3, 1), (1, 4))])
     table = pa.table({"x": points[:, 0], "y": points[:, 1]})
     model = kmeans.train(table, {"MODEL_TYPE": "KMEANS", "NUM_CLUSTERS": 3, "STANDARDIZE_FEATURES": False})
-    labels = model.distances(table).argmin(axis=1)
+    labels = model.compute_distances(table).argmin(axis=1)
     centres = [points[labels == k].mean(axis=0) for k in range(3)]
     spread = [np.linalg.norm(points[labels == k] - centres[k], axis=1).mean() for k in range(3)]
     worst = [
@@ -386,8 +386,8 @@ def test_every_form_is_read_and_its_faults_counted(header: str | None, end: str,
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
 def test_the_generated_file_has_the_forms_and_faults_and_says_what_it_is(form: Any) -> None:
-    content = reference.generated(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
-    assert content == reference.generated(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
+    content = reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
+    assert content == reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
     report = reference.inspect(content, VALUES)
     assert (report.form, report.made_up, report.has_crlf) == (form, 1_000, form == "no header")
     assert (report.duplicates, report.outside, report.used) == (10, 10, 980)

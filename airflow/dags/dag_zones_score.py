@@ -2,15 +2,15 @@
 
 Parquet → native table → zone of each ride → `revenue_by_zone`, `revenue_by_hour`
 
-Every 15 minutes: merges new rides into the native table (the same rides again change nothing), gives each ride the zone
-it starts in, and adds up revenue and rides by zone, comfort and hour. It stops before that if more than half of the
-rides are of another city than the model.
+Every 15 minutes: merges new rides into the native table (merging the same rides again changes nothing), assigns each
+ride to the zone it starts in, and sums revenue and rides by zone, comfort and hour. It stops before the sums if more
+than half of the rides start outside the model's city.
 
 With `BIGQUERY_PROJECT` set, each step of infra/bigquery is a query job on BigQuery, and the tables are the result.
-Otherwise one task runs the same SQL on the local engine; its result is the bucket's **models/rides/zones.json**.
+Otherwise one task runs the same SQL on the local engine and writes the bucket's **models/rides/zones.json**.
 
-It needs a model: run dag_bqml_train once before. Each run costs, which is why it is paused until somebody wants it, and
-why it does not run more often.
+Run dag_zones_train once before: scoring needs a model. This DAG starts paused and runs no more often, because each run
+on BigQuery costs money.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from airflow.sdk import DAG, chain
 
 from callbacks.deadline import done_within
 from operators.base import DEFAULT_ARGS
-from operators.bqml_operator import playbook_tasks
+from operators.zones_operator import create_tasks
 
 with DAG(
-    dag_id="dag_bqml_score",
+    dag_id="dag_zones_score",
     description="rides in Parquet → zones → revenue by zone and comfort",
     schedule="*/15 * * * *",
     max_active_runs=1,
@@ -35,4 +35,4 @@ with DAG(
     tags=["datastream", "rides", "bigquery"],
     doc_md=__doc__,
 ):
-    chain(*playbook_tasks("score"))
+    chain(*create_tasks("score"))

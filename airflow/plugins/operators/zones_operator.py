@@ -1,4 +1,4 @@
-"""The playbook of infra/bigquery as tasks: query jobs on BigQuery, or one task on the local engine."""
+"""Run the playbook in infra/bigquery as tasks: one query job for each step on BigQuery, or one local task."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jobs.settings import load
 from jobs.zones.vertical import ZonesSettings
 from operators.base import DatastreamOperator
 
-Work = Literal["train", "score"]
+Phase = Literal["train", "score"]
 
-# The roles of the steps that a DAG runs. `look` is for people; so is the dataset: to create one is a right on the whole
-# project, which the account of the tasks should not have.
+# The roles of the steps that each DAG runs. `look` steps are for people. `dataset` is left out because creating one
+# needs a permission on the whole project, which the tasks' account should not have.
 _ROLES = {"train": ("setup", "train"), "score": ("setup", "score")}
 _LOCAL_TASKS = {"train": "TrainLocally", "score": "ScoreLocally"}
 
 
-class LocalPlaybookOperator(DatastreamOperator):
-    """Trains or scores on the local engine; what it finds goes to gs://<bucket>/models/.
+class LocalZonesOperator(DatastreamOperator):
+    """Trains or scores on the local engine; writes the result to gs://<bucket>/models/.
 
     Args:
-        work: train (reference file to model and zones) or score (rides to revenue by zone and comfort).
+        phase: train (reference file to model and zones) or score (rides to revenue by zone and comfort).
     """
 
     template_fields: Sequence[str] = ("bucket", "prefix")
@@ -31,10 +31,10 @@ class LocalPlaybookOperator(DatastreamOperator):
     settings_class = ZonesSettings
 
     def __init__(
-        self, *, playbook: Work, bucket: str, prefix: str, gcp_conn_id: str = "gcp_default", **kwargs: Any
+        self, *, phase: Phase, bucket: str, prefix: str, gcp_conn_id: str = "gcp_default", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.playbook = playbook
+        self.phase = phase
         self.bucket = bucket
         self.prefix = prefix
         self.gcp_conn_id = gcp_conn_id
@@ -43,10 +43,9 @@ class LocalPlaybookOperator(DatastreamOperator):
         from hooks.cloud_storage_hook import CloudStorageHook
         from jobs.zones.run import score_locally, train_locally
 
-        work = train_locally if self.playbook == "train" else score_locally
-        here = settings.model_copy(update={"gcs_bucket": self.bucket, "gcs_prefix": self.prefix})
-        uri = work(
-            here,
+        run_phase = train_locally if self.phase == "train" else score_locally
+        uri = run_phase(
+            settings.model_copy(update={"gcs_bucket": self.bucket, "gcs_prefix": self.prefix}),
             CloudStorageHook(self.gcp_conn_id).get_conn(),
             lambda step, _, answer: self.log.info("%s: %s rows", step.name, answer.rows),
         )
@@ -54,14 +53,14 @@ class LocalPlaybookOperator(DatastreamOperator):
         return uri
 
 
-def playbook_tasks(work: Work) -> list[BaseOperator]:
-    """The tasks of a DAG in their order: one for each step if BIGQUERY_PROJECT is set, else one that does it all."""
+def create_tasks(phase: Phase) -> list[BaseOperator]:
+    """Create the tasks of a DAG, in order: one for each step if BIGQUERY_PROJECT is set, else a single local task."""
     settings = load(ZonesSettings)
     if not settings.bigquery_project:
         return [
-            LocalPlaybookOperator(
-                task_id=_LOCAL_TASKS[work],
-                playbook=work,
+            LocalZonesOperator(
+                task_id=_LOCAL_TASKS[phase],
+                phase=phase,
                 bucket="{{ var.value.GCS_BUCKET }}",
                 prefix="{{ var.value.GCS_PREFIX }}",
             )
@@ -87,5 +86,5 @@ def playbook_tasks(work: Work) -> list[BaseOperator]:
             },
             doc_md=step.title,
         )
-        for step in steps(*_ROLES[work])  # type: ignore[arg-type]
+        for step in steps(*_ROLES[phase])  # type: ignore[arg-type]
     ]

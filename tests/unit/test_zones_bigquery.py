@@ -13,7 +13,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.zones.bigquery import BigQueryEngine, bigquery_client, size
+from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.playbook import parameters, steps
 from jobs.zones.run import engine_of
@@ -137,7 +137,7 @@ def test_fake_bigquery_answers_a_query(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "SELECT"}
     fake.rows = [["Midtown", "3"], ["Harlem", "2"]]
     answer = engine(fake.address).run("SELECT zone, n FROM rides.x", "36_revenue")
-    assert answer.records() == [{"zone": "Midtown", "n": 3}, {"zone": "Harlem", "n": 2}]
+    assert answer.to_records() == [{"zone": "Midtown", "n": 3}, {"zone": "Harlem", "n": 2}]
     assert (answer.rows, answer.note) == (2, "10 MiB billed")
     (job,) = fake.jobs
     assert job["configuration"]["labels"] == {"app": "datastream", "step": "36_revenue"}
@@ -186,7 +186,7 @@ def test_fake_bigquery_refuses_and_the_remedy_is_named(
 
 def test_fake_bigquery_cannot_tell_bytes_of_what_is_not_made_yet(fake: FakeBigQuery) -> None:
     fake.fault = (404, "notFound", "Not found: Table rides.zones")
-    assert "not known before earlier steps have run" in engine(fake.address).estimate("SELECT * FROM rides.zones")
+    assert "unknown until the earlier steps have run" in engine(fake.address).estimate("SELECT * FROM rides.zones")
     fake.fault = (400, "invalidQuery", "Syntax error")
     with pytest.raises(StatementError, match="Syntax error"):
         engine(fake.address).estimate("SELECT FROM")
@@ -206,9 +206,9 @@ def test_a_key_that_is_not_there_is_named() -> None:
         _env_file=None, bigquery_project="a-project", google_application_credentials="/nowhere/key.json"
     )
     with pytest.raises(ConfigurationError, match=r"/nowhere/key\.json.*GOOGLE_APPLICATION_CREDENTIALS"):
-        bigquery_client(settings)
+        create_bigquery_client(settings)
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1,023 B"), (3_407_872, "3.25 MiB"), (2**41, "2 TiB")])
 def test_bytes_for_people(count: int, text: str) -> None:
-    assert size(count) == text
+    assert format_bytes(count) == text

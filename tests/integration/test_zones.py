@@ -26,8 +26,8 @@ from jobs.zones import run as work
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import Parameters, Step
-from tests.bqml import put, ride_rows
 from tests.conftest import Stack
+from tests.zones import put, ride_rows
 
 RIDES = 1_500
 ZONES = (
@@ -43,7 +43,7 @@ def quiet(step: Step, statement: str, answer: Answer) -> None:
 @pytest.fixture
 def bucket(stack: Stack, fresh_name: Callable[[str], str]) -> str:
     """A bucket of its own: the reference file lies beside the rides."""
-    name = fresh_name("bqml")
+    name = fresh_name("zones")
     stack.gcs.create_bucket(name)
     return name
 
@@ -85,7 +85,7 @@ def whole(engine: LocalEngine, settings: Settings, *roles: playbook.Role) -> tup
 
 
 def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
-    return engine.run(sql, "test").records()
+    return engine.run(sql, "test").to_records()
 
 
 # --- The whole playbook ------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
     report = reference.inspect(
         stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.parameters(settings)
     )
-    (counted,) = answers["12_reference_report"][0].records()
+    (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
         "line_count": report.lines,
         **{name: getattr(report, name) for name in ("unreadable", "duplicates", "outside", "used", "made_up")},
@@ -161,11 +161,11 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
     assert report.duplicates > 0 < report.outside
     assert sum(zone.reference_points for zone in found.zones) == report.used
 
-    scan = [answer.records()[0] for answer in answers["43_scan_of_k"][1::2]]
+    scan = [answer.to_records()[0] for answer in answers["43_scan_of_k"][1::2]]
     assert [row["k"] for row in scan] == list(range(4, 13))
     errors = [row["mean_squared_distance"] for row in scan]
     assert errors == sorted(errors, reverse=True)
-    costs = {row["source"]: row["n"] for answer in answers["42_cost_comparison"] for row in answer.records()}
+    costs = {row["source"]: row["n"] for answer in answers["42_cost_comparison"] for row in answer.to_records()}
     assert (costs["external, all"], costs["native, all"]) == (RIDES + 40, RIDES)
 
 
@@ -277,11 +277,11 @@ def test_a_reference_file_of_the_same_city_serves_any_city(
 def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], form: Any, is_faulty: bool
 ) -> None:
-    content = reference.generated(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
+    content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
     stack.gcs.bucket(settings.bucket).blob(reference.OBJECT).upload_from_string(content)
     values = playbook.parameters(settings)
     answers = work.run(engine, playbook.steps("dataset", "setup", "train", "look")[:8], values, quiet)
-    (counted,) = answers["12_reference_report"][0].records()
+    (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
         "line_count": 2_000 + (form != "no header"),
         "unreadable": int(form != "no header"),
@@ -306,7 +306,7 @@ def test_a_made_up_file_goes_into_the_emulator_only(
 
 def test_a_file_of_another_kind_is_named(stack: Stack, values: Parameters, bucket: str) -> None:
     stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(b"lat,lon\n40.7,-73.9\n")
-    with pytest.raises(ConfigurationError, match=r"no place inside SERVICE_AREA.*date, latitude, longitude, base"):
+    with pytest.raises(ConfigurationError, match=r"no point inside SERVICE_AREA.*date, latitude, longitude, base"):
         reference.ensure(stack.gcs, values, may_generate=True)
 
 
@@ -321,7 +321,7 @@ def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settin
 def test_a_kept_model_scores_as_the_one_that_was_trained(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match="dag_bqml_train"):
+    with pytest.raises(ConfigurationError, match="dag_zones_train"):
         work.score_locally(settings, stack.gcs, quiet)
     _, together = whole(engine, settings)
     kept = work.train_locally(settings, stack.gcs, quiet)
@@ -358,10 +358,10 @@ def test_teardown_leaves_nothing_and_can_be_repeated(
     engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
     whole(engine, settings)
-    assert engine._value("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'rides'") > 10
+    assert engine._query_value("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'rides'") > 10
     for _ in range(2):
         work.run(engine, playbook.steps("teardown"), values, quiet)
-        assert engine._value("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'rides'") == 0
+        assert engine._query_value("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'rides'") == 0
     assert engine._models == {}
 
 
@@ -372,7 +372,7 @@ def test_teardown_leaves_what_others_keep_in_the_dataset(
     engine.run("CREATE TABLE rides.somebodys AS SELECT 1 AS x", "test")
     with pytest.raises(StatementError, match="90_teardown"):
         work.run(engine, playbook.steps("teardown"), values, quiet)
-    assert engine._value("SELECT x FROM rides.somebodys") == 1
+    assert engine._query_value("SELECT x FROM rides.somebodys") == 1
 
 
 def test_a_bucket_that_is_away_is_named(stack: Stack, settings: Settings) -> None:
