@@ -126,10 +126,10 @@ def _held(client: Elasticsearch, index: str) -> dict[str, Any]:
 
 
 def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
-    """The two lines of each document in a bulk request; ids must not need escaping."""
+    """The two lines of each document in a bulk request."""
     return pc.binary_join_element_wise(
         '{"index":{"_id":"',
-        ids,
+        _escape(ids),
         '","version":',
         versions.cast(pa.string()),
         ',"version_type":"external_gte"}}\n',
@@ -137,6 +137,15 @@ def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringAr
         "\n",
         "",
     )
+
+
+def _escape(texts: pa.StringArray) -> pa.StringArray:
+    """Texts as they stand between the quotes of a JSON string."""
+    is_unsafe = pc.match_substring_regex(texts, r'["\\\x00-\x1f]')
+    if not is_unsafe.true_count:
+        return texts
+    escaped = [json.dumps(text, ensure_ascii=False)[1:-1] for text in texts.filter(is_unsafe).to_pylist()]
+    return pc.replace_with_mask(texts, is_unsafe, pa.array(escaped, pa.string()))
 
 
 def bulk(

@@ -28,7 +28,7 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
-from jobs.sinks.elasticsearch import actions, apply_template
+from jobs.sinks.elasticsearch import actions, apply_template, bulk
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
 from tests.helpers import Raw, encode, keyed, produce, result, until
@@ -110,6 +110,15 @@ def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
 
 
 # --- The same thing again ----------------------------------------------------------------------
+
+
+def test_ids_that_need_escaping(sinking: Sinking) -> None:
+    ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
+    lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
+    batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
+    assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
+    found = sinking.documents()
+    assert {key: (it["ride_id"], it["_version"]) for key, it in found.items()} == {it: (it, 7) for it in ids}
 
 
 def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:

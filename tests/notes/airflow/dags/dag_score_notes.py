@@ -1,0 +1,48 @@
+"""# Score notes, exactly once
+
+`ConsumeKafka` → `ScoreNotes` → `PublishKafka`
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, Asset
+
+from callbacks.deadline import done_within
+from operators.base import DEFAULT_ARGS
+from operators.consume_kafka_operator import ConsumeKafkaOperator
+from operators.publish_kafka_operator import PublishKafkaOperator
+from operators.score_notes_operator import ScoreNotesOperator
+
+with DAG(
+    dag_id="dag_score_notes",
+    schedule="@continuous",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    max_active_runs=1,
+    catchup=False,
+    default_args=DEFAULT_ARGS,
+    deadline=done_within(timedelta(minutes=15)),
+    tags=["datastream", "notes"],
+    doc_md=__doc__,
+):
+    consume = ConsumeKafkaOperator(
+        task_id="ConsumeKafka",
+        topic="{{ var.value.NOTES_RAW_TOPIC }}",
+        group="dag_score_notes",
+        result_topic="{{ var.value.NOTES_RESULT_TOPIC }}",
+        dlq_topic="{{ var.value.NOTES_DLQ_TOPIC }}",
+        waits_for_messages=True,
+    )
+    score = ScoreNotesOperator(task_id="ScoreNotes", staged=consume.output)
+    publish = PublishKafkaOperator(
+        task_id="PublishKafka",
+        computed=score.output,
+        computed_by=score.task_id,
+        result_topic="{{ var.value.NOTES_RESULT_TOPIC }}",
+        dlq_topic="{{ var.value.NOTES_DLQ_TOPIC }}",
+        published_metric="datastream.notes.scored",
+        rejected_metric="datastream.notes.rejected",
+        outlets=[Asset("notes_result")],
+    )
+    consume >> score >> publish

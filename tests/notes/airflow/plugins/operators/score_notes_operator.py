@@ -1,0 +1,18 @@
+"""ScoreNotes: gives staged notes a mood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.files import Folder
+from jobs.kafka.staged import Manifest
+from operators.step_operator import StepOperator
+
+
+class ScoreNotesOperator(StepOperator):
+    """Gives every staged note its mood, and every other message a reason."""
+
+    def step(self, manifest: Manifest, folder: Folder, settings: Any) -> tuple[str, Manifest]:
+        from jobs.notes.score import score  # here: Airflow parses this file for every task
+
+        return score(manifest, folder)
