@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from jobs.rides import fields
+from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings
 from jobs.verticals import find_verticals, stack_settings
 
@@ -17,11 +20,17 @@ def generate() -> dict[Path, str]:
     return {
         INFRA / "verticals.env": _environment_file(_settings()),
         INFRA / "airflow" / "variables.env": _environment_file(_variables()),
+        TEMPLATE: json.dumps(fields.index_template(), indent=2) + "\n",
+        INFRA / "terraform" / "rides_schema.json": _json_lines(fields.table_schema()),
     }
 
 
 def _environment_file(lines: Iterable[str]) -> str:
     return _COMMENT + "".join(f"{line}\n" for line in lines)
+
+
+def _json_lines(items: Iterable[object]) -> str:
+    return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in items) + "\n]\n"
 
 
 def _settings() -> Iterable[str]:

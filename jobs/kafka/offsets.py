@@ -140,8 +140,8 @@ def partitions(client: Consumer, topic: str) -> list[int]:
     if metadata.error is not None:
         if metadata.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
             raise ConfigurationError(
-                f"There is no topic {topic!r}: {metadata.error.str()}. `make topics` makes what infra/kafka/topics.yml "
-                "says; the names are RAW_TOPIC, RESULT_TOPIC and DLQ_TOPIC."
+                f"There is no topic {topic!r}: {metadata.error.str()}. `make topics` creates what infra/kafka/topics "
+                "declares; .env and Airflow's Variables give the names."
             )
         raise KafkaException(metadata.error)
     return sorted(metadata.partitions)

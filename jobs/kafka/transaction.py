@@ -203,7 +203,7 @@ def group_writer(
         if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             raise ConfigurationError(
                 f"{where}: {fault.str()}. Raise max.message.bytes of the topic that it was for "
-                "(infra/kafka/topics.yml, docs/runbook_kafka.md)."
+                "(infra/kafka/topics, docs/runbook_kafka.md)."
             ) from error
         raise ServiceUnavailableError(
             f"{where}: {fault.str()}. The transaction counts as a whole or not at all; the next try looks. {IS_IT_UP}"

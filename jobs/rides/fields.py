@@ -1,0 +1,148 @@
+"""The fields of a ride: the list that layouts, Arrow schemas, documents, mappings and tables derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+
+
+class Kind(Enum):
+    """What a field holds."""
+
+    UUID = auto()
+    TIME = auto()
+    COMFORT = auto()
+    LATITUDE = auto()
+    LONGITUDE = auto()
+    AMOUNT = auto()
+    PARTITION = auto()
+    OFFSET = auto()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a string in JSON."""
+        return self in (Kind.UUID, Kind.TIME, Kind.COMFORT)
+
+
+# The type of each kind in Elasticsearch (degrees in pairs are a point) and in BigQuery.
+_TYPES = {
+    Kind.UUID: ("keyword", "STRING"),
+    Kind.TIME: ("date", "TIMESTAMP"),
+    Kind.COMFORT: ("keyword", "STRING"),
+    Kind.LATITUDE: ("geo_point", "FLOAT"),
+    Kind.LONGITUDE: ("geo_point", "FLOAT"),
+    Kind.AMOUNT: ("double", "FLOAT"),
+    Kind.PARTITION: ("integer", "INTEGER"),
+    Kind.OFFSET: ("long", "INTEGER"),
+}
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One field.
+
+    Attributes:
+        path: where it is in a message, `origin.lat` for example.
+        description: for people who look at the table in BigQuery.
+        is_repetitive: it has few different values, so that a dictionary makes it small in Parquet.
+    """
+
+    path: str
+    kind: Kind
+    description: str
+    is_repetitive: bool = False
+
+    @property
+    def column(self) -> str:
+        """Its name in a table."""
+        return self.path.replace(".", "_")
+
+
+# In the order in which they are written.
+RAW_FIELDS = (
+    Field("ride_id", Kind.UUID, "UUID in lower case; a ride sent twice is here twice"),
+    Field("ts", Kind.TIME, "When the ride was ordered"),
+    Field("origin.lat", Kind.LATITUDE, "Degrees"),
+    Field("origin.lon", Kind.LONGITUDE, "Degrees"),
+    Field("destination.lat", Kind.LATITUDE, "Degrees"),
+    Field("destination.lon", Kind.LONGITUDE, "Degrees"),
+    Field("comfort", Kind.COMFORT, "low, medium or high", is_repetitive=True),
+    Field("duration_min", Kind.AMOUNT, "Minutes"),
+    Field("price_base", Kind.AMOUNT, "Currency of the city", is_repetitive=True),
+    Field("price_per_km", Kind.AMOUNT, "Currency of the city", is_repetitive=True),
+    Field("price_per_min", Kind.AMOUNT, "Currency of the city", is_repetitive=True),
+)
+COMPUTED_FIELDS = (
+    Field("distance_km", Kind.AMOUNT, "Kilometres along the sphere or the ellipsoid"),
+    Field(
+        "price_total",
+        Kind.AMOUNT,
+        "price_base + distance_km * price_per_km + duration_min * price_per_min, not rounded",
+    ),
+)
+RESULT_FIELDS = (*RAW_FIELDS, *COMPUTED_FIELDS)
+# What the sinks hold, in the order of an Elasticsearch document.
+SINK_FIELDS = (
+    *RESULT_FIELDS[:2],
+    Field("agent_timestamp", Kind.TIME, "When Kafka had the result; the same in Elasticsearch"),
+    *RESULT_FIELDS[2:],
+    Field("kafka_partition", Kind.PARTITION, "Of rides_result, for tracing", is_repetitive=True),
+    Field("kafka_offset", Kind.OFFSET, "Of rides_result, for tracing"),
+)
+# The same in the order of a table: texts and times first.
+TABLE_FIELDS = tuple(sorted(SINK_FIELDS, key=lambda field: not field.kind.is_text))
+
+_TEMPLATE_SETTINGS = {
+    "index.number_of_shards": 1,
+    "index.number_of_replicas": 0,
+    "index.refresh_interval": "1s",
+}
+
+
+def json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[tuple[str, Field]], str]:
+    """How fields are written as one JSON object without spaces.
+
+    Args:
+        time_end: what stands behind a time, its closing quote included.
+
+    Returns:
+        What stands before each value, and what stands behind the last one.
+    """
+    layout: list[tuple[str, Field]] = []
+    text, separator, parent = "", "{", ""
+    for field in fields:
+        place, _, name = field.path.rpartition(".")
+        if parent and place != parent:
+            text += "}"
+        text += separator
+        if place and place != parent:
+            text += f'"{place}":{{'
+        layout.append((text + f'"{name}":' + ('"' if field.kind.is_text else ""), field))
+        text = time_end if field.kind is Kind.TIME else '"' if field.kind.is_text else ""
+        separator, parent = ",", place
+    return layout, text + ("}}" if parent else "}")
+
+
+def index_template() -> dict[str, Any]:
+    """The Elasticsearch index template: strict, so that a field that it does not know is refused."""
+    properties: dict[str, Any] = {}
+    for field in SINK_FIELDS:
+        mapping = {"type": _TYPES[field.kind][0]}
+        if field.kind is Kind.TIME:
+            mapping["format"] = "strict_date_optional_time"
+        properties[field.path.partition(".")[0]] = mapping
+    return {
+        "index_patterns": ["rides"],
+        "priority": 200,
+        "template": {"settings": _TEMPLATE_SETTINGS, "mappings": {"dynamic": "strict", "properties": properties}},
+    }
+
+
+def table_schema() -> list[dict[str, str]]:
+    """The columns of the tables in BigQuery, as Terraform's `google_bigquery_table` takes them."""
+    return [
+        {"name": field.column, "type": _TYPES[field.kind][1], "mode": "REQUIRED", "description": field.description}
+        for field in TABLE_FIELDS
+    ]
