@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
-from jobs.rides.report import (
+from jobs.rides.report.figures import (
     COMFORT_COLOURS,
     MOST_BUCKETS,
     Answers,
