@@ -19,6 +19,7 @@ TEXT = {
     *(
         ".py",
         ".md",
+        ".html",
         ".ndjson",
         ".toml",
         ".yml",

@@ -81,56 +81,7 @@ _STYLE = go.layout.Template(
     }
 )
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Datastream: rides</title>
-<style>
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f3f5f8; color: #1c2736;
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1400px; margin: 0 auto; padding: 28px 24px; }
-h1 { margin: 0; font-size: 26px; font-weight: 650; letter-spacing: -0.01em; }
-header p, footer { margin: 4px 0 0; color: #5d6b7d; font-size: 14px; }
-h2 { margin: 0 0 2px; font-size: 15px; font-weight: 600; }
-.headlines { display: grid; grid-template-columns: repeat(5, 1fr); gap: 16px; margin: 20px 0 16px; }
-.cards { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
-.card { background: #fff; border: 1px solid #e1e6ed; border-radius: 10px; padding: 16px 18px; min-width: 0; }
-.headlines .card { padding: 14px 18px; }
-.label, .note { color: #5d6b7d; font-size: 13px; }
-.value { font-size: 27px; font-weight: 650; font-variant-numeric: tabular-nums; letter-spacing: -0.01em;
-  white-space: nowrap; }
-.cards .card:first-child { grid-column: 1 / -1; }
-.tall { grid-row: span 2; }
-footer { margin-top: 18px; }
-@media (max-width: 1000px) {
-  main { padding: 20px 16px; }
-  .cards { grid-template-columns: minmax(0, 1fr); }
-  .headlines { gap: 10px; }
-  .headlines .card { padding: 10px 12px; }
-  .value { font-size: 20px; }
-}
-@media (max-width: 640px) { .headlines { grid-template-columns: 1fr 1fr; } }
-</style>
-<script>$plotly</script>
-</head>
-<body>
-<main>
-<header><h1>Datastream: rides</h1><p>$span</p></header>
-<section class="headlines">
-$headlines
-</section>
-<section class="cards">
-$figures
-</section>
-<footer>$source</footer>
-</main>
-</body>
-</html>
-""")
+_PAGE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
@@ -341,7 +292,7 @@ def page(answers: Answers, drawn: Iterable[Figure], generated: datetime) -> str:
         f'<div class="note">{escape(note)}</div></div>'
         for label, value, note in headlines(answers)
     ]
-    return _PAGE.substitute(
+    return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         plotly=get_plotlyjs(),
         span=escape(f"{first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"),
         headlines="\n".join(tiles),
