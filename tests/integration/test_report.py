@@ -20,7 +20,7 @@ from elasticsearch.helpers import bulk
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.index import TEMPLATE
 from jobs.rides.report import write_report
-from jobs.rides.report.figures import number
+from jobs.rides.report.formats import number
 from jobs.rides.zones import Revenue, Zone, Zones, write
 from jobs.sinks.elasticsearch import apply_template
 

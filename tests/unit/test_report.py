@@ -14,19 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
-from jobs.rides.report.figures import (
-    COMFORT_COLOURS,
-    MOST_BUCKETS,
-    Answers,
-    duration,
-    figures,
-    headlines,
-    interval_name,
-    interval_s,
-    number,
-    page,
-    price_bins,
-)
+from jobs.rides.report.figures import COMFORT_COLOURS, figures
+from jobs.rides.report.formats import duration, interval_name, number
+from jobs.rides.report.page import headlines, page
+from jobs.rides.report.queries import MOST_BUCKETS, Answers, interval_s, price_bins
 from jobs.rides.zones import Revenue, Zone, Zones
 
 START = 1_767_600_000_000  # 2026-01-05T08:00:00Z, in ms

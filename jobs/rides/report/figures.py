@@ -1,51 +1,26 @@
-"""The page to look at: what Elasticsearch's own aggregations say of the rides, as one HTML file readable offline."""
+"""The report's figures: plots of what Elasticsearch answered, and of the zones."""
 
 from __future__ import annotations
 
 import math
-import sys
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from html import escape
 from itertools import accumulate
-from pathlib import Path
 from statistics import median
-from string import Template
 from typing import Any
 
 import plotly.graph_objects as go
-from elasticsearch import Elasticsearch, NotFoundError
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from jobs.errors import DatastreamError
-from jobs.rides import zones as playbook
+from jobs.rides.report.formats import interval_name, number
+from jobs.rides.report.queries import MAP_ZOOM, Answers, metric_value
 from jobs.rides.zones import Zones
-from jobs.sinks.elasticsearch import explained
 
 # A figure of the page: the title of its card, and what is drawn in it. A figure of TALL_PX takes two rows.
 Figure = tuple[str, go.Figure]
 
-MOST_BUCKETS = 120
-_INTERVALS_S = (
-    *(1, 2, 5, 10, 15, 30),
-    *(60 * minutes for minutes in (1, 2, 5, 10, 15, 30)),
-    *(3_600 * hours for hours in (1, 2, 3, 6, 12)),
-    *(86_400 * days for days in (1, 2, 7, 14, 30, 90, 365, 3_650, 36_500)),
-)
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-
-_PRICE_BINS = 50
-_LEAST_PRICE_BIN = 0.01
-# Cells of this zoom level of the usual map tiles are 0.61 km · cos(latitude) wide; only the fullest are drawn.
-_MAP_ZOOM = 16
-_MOST_CELLS = 10_000
 _EQUATOR_KM = 40_075.017
-
-_REQUEST_TIMEOUT_S = 60
-_SNAPSHOT = "2m"
 
 # Colours of Okabe and Ito, which colour-blind people can tell apart (https://jfly.uni-koeln.de/color/).
 COMFORT_COLOURS = {"low": "#0072B2", "medium": "#E69F00", "high": "#009E73"}
@@ -81,146 +56,6 @@ _STYLE = go.layout.Template(
     }
 )
 
-_PAGE = Path(__file__).with_name("page.html")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What Elasticsearch said of one moment of an index. Times in ms since 1970 (UTC), prices in their own unit."""
-
-    index: str
-    rides: int
-    interval_s: int
-    price_bin: float
-    price_top: float  # where the price distribution ends, at or just above the 99th percentile
-    summary: dict[str, Any]  # aggregations over all rides
-    charts: dict[str, Any]  # aggregations by bucket, bin and cell
-
-
-def write_report(client: Elasticsearch, index: str, path: Path) -> Path:
-    """Write the page of an index's rides: one HTML file that loads nothing else.
-
-    The zones of the playbook are shown if their file (`zones.json`, by `make bqml`) lies beside the page.
-
-    Returns:
-        The path. A page that is there already is replaced at once, never half written.
-
-    Raises:
-        DatastreamError: the index is missing or has no rides yet.
-        ServiceUnavailableError, ConfigurationError: Elasticsearch does not answer, or not to this user.
-    """
-    answers = ask(client, index)
-    content = page(answers, figures(answers, playbook.read(path.with_name(playbook.FILE))), datetime.now(UTC))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(content, encoding="utf-8")
-    return unfinished.replace(path)
-
-
-def ask(client: Elasticsearch, index: str) -> Answers:
-    """Aggregate the index, all of it as it is at one moment (a point in time), so that every figure agrees.
-
-    Raises:
-        DatastreamError, ServiceUnavailableError, ConfigurationError: as `write_report`.
-    """
-    client = client.options(request_timeout=_REQUEST_TIMEOUT_S)
-    with explained(client, f"reading {index} for the report"):
-        try:
-            snapshot = client.open_point_in_time(index=index, keep_alive=_SNAPSHOT, allow_partial_search_results=False)
-        except NotFoundError as error:
-            raise _no_rides(client, f"no index {index}") from error
-        point_in_time = {"id": snapshot["id"], "keep_alive": _SNAPSHOT}
-        try:
-            found = client.search(pit=point_in_time, size=0, track_total_hits=True, aggs=_summary_aggregations())
-            summary = found["aggregations"]
-            if summary["first"]["value"] is None:
-                raise _no_rides(client, f"no rides in index {index}")
-            interval = interval_s(summary["first"]["value"], summary["last"]["value"])
-            price_bin, price_top = price_bins(summary["prices"]["values"]["99.0"])
-            charts = client.search(pit=point_in_time, size=0, aggs=_chart_aggregations(interval, price_bin, price_top))
-        finally:
-            client.options(ignore_status=404).close_point_in_time(id=snapshot["id"])
-    rides = found["hits"]["total"]["value"]
-    return Answers(index, rides, interval, price_bin, price_top, summary, charts["aggregations"])
-
-
-def _no_rides(client: Elasticsearch, what: str) -> DatastreamError:
-    where = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
-    return DatastreamError(
-        f"Elasticsearch at {where} has {what} yet, so there is nothing to report. Run `make demo`; or, if the services "
-        "are up, un-pause dag_compute_cost and dag_index_and_export in Airflow and send rides with `make produce`."
-    )
-
-
-def interval_s(first_ms: float, last_ms: float) -> int:
-    """The shortest interval (s) of the ladder that cuts [first, last] into MOST_BUCKETS buckets at the most."""
-    for seconds in _INTERVALS_S:
-        # Elasticsearch's buckets start at multiples of the interval since 1970.
-        if last_ms // (1_000 * seconds) - first_ms // (1_000 * seconds) < MOST_BUCKETS:
-            return seconds
-    return _INTERVALS_S[-1]
-
-
-def interval_name(seconds: int) -> str:
-    """An interval as people write it: 300 → `5 min`."""
-    size, unit = next((size, unit) for size, unit in _UNITS if seconds % size == 0)
-    return f"{seconds // size} {unit}"
-
-
-def price_bins(highest: float) -> tuple[float, float]:
-    """Width of a bin (1, 2 or 5 times a power of ten) and the end of the last one, so that `highest` is in it."""
-    rough = max(highest / _PRICE_BINS, _LEAST_PRICE_BIN)
-    power = 10.0 ** math.floor(math.log10(rough))
-    width = next(float(f"{step * power:.3g}") for step in (1, 2, 5, 10) if step * power >= rough * 0.999)
-    # Divided and cut as Elasticsearch does it: `//` would put 1.0 below the bin of width 0.02 that begins there.
-    top = width * (math.floor(highest / width) + 1)
-    if float(f"{top:.12g}") <= highest:  # 1.9 / 0.05 is a little less than 38
-        top += width
-    return width, float(f"{top:.12g}") if math.isfinite(top) else sys.float_info.max
-
-
-def _summary_aggregations() -> dict[str, Any]:
-    return {
-        "first": {"min": {"field": "ts"}},
-        "last": {"max": {"field": "ts"}},
-        "revenue": {"sum": {"field": "price_total"}},
-        "distance": {"avg": {"field": "distance_km"}},
-        "price": {"avg": {"field": "price_total"}},
-        "highest_price": {"max": {"field": "price_total"}},
-        "prices": {"percentiles": {"field": "price_total", "percents": [50, 99]}},
-        "comfort": {
-            "terms": {"field": "comfort"},
-            "aggs": {"revenue": {"sum": {"field": "price_total"}}, "price": {"avg": {"field": "price_total"}}},
-        },
-    }
-
-
-def _chart_aggregations(interval: int, price_bin: float, price_top: float) -> dict[str, Any]:
-    average_price = {"avg": {"field": "price_total"}}
-    return {
-        "time": {
-            "date_histogram": {"field": "ts", "fixed_interval": f"{interval}s"},
-            "aggs": {
-                "distance": {"avg": {"field": "distance_km"}},
-                "price": average_price,
-                "comfort": {"terms": {"field": "comfort"}, "aggs": {"price": average_price}},
-            },
-        },
-        "usual_prices": {
-            "filter": {"range": {"price_total": {"lt": price_top}}},
-            "aggs": {
-                "bins": {
-                    "histogram": {"field": "price_total", "interval": price_bin},
-                    "aggs": {"comfort": {"terms": {"field": "comfort"}}},
-                }
-            },
-        },
-        "origins": {
-            "geotile_grid": {"field": "origin", "precision": _MAP_ZOOM, "size": _MOST_CELLS},
-            "aggs": {"centre": {"geo_centroid": {"field": "origin"}}, "price": average_price},
-        },
-    }
-
 
 def figures(answers: Answers, zones: Zones | None = None) -> list[Figure]:
     """The page's figures in their order; the first one takes the whole width. Those of zones come last."""
@@ -234,74 +69,6 @@ def figures(answers: Answers, zones: Zones | None = None) -> list[Figure]:
         ("Price distribution", _price_distribution(answers)),
         *of_zones,
     ]
-
-
-def headlines(answers: Answers) -> list[tuple[str, str, str]]:
-    """Label, value and note of each headline figure."""
-    summary = answers.summary
-    length_s = (summary["last"]["value"] - summary["first"]["value"]) / 1_000
-    rate = f"{number(answers.rides * 60 / length_s)} per minute" if length_s else "at one moment"
-    return [
-        ("Rides", number(answers.rides), rate),
-        ("Revenue", number(_value(summary["revenue"])), "sum of all prices"),
-        ("Average distance", f"{number(_value(summary['distance']))} km", "as the crow flies"),
-        ("Average price", number(_value(summary["price"])), f"median {number(summary['prices']['values']['50.0'])}"),
-        ("Time span", duration(length_s), "from the first to the last ride"),
-    ]
-
-
-def number(value: float | None) -> str:
-    """A figure for people: at least three digits, thousands grouped, a power of ten where it would be endless."""
-    if value is None:
-        return "–"
-    if abs(value) >= 1e12:
-        return f"{value:.3g}"
-    if abs(value) >= 1e9:
-        return f"{value / 1e9:.2f} bn"
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1_000 else f"{value:,.2f}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: 5025 → `1 h 23 min`."""
-    left = round(seconds)
-    parts = []
-    for size, unit in _UNITS:
-        count, left = divmod(left, size)
-        parts.append((count, unit))
-    start = next((at for at, (count, _) in enumerate(parts) if count), len(parts) - 1)
-    return " ".join(f"{count:,} {unit}" for count, unit in parts[start : start + 2] if count) or "0 s"
-
-
-def page(answers: Answers, drawn: Iterable[Figure], generated: datetime) -> str:
-    """The whole HTML, with plotly.js in it once."""
-    first, last = (_moment(answers.summary[end]["value"]) for end in ("first", "last"))
-    cards = [
-        f'<article class="card{" tall" if figure.layout.height == TALL_PX else ""}"><h2>{escape(title)}</h2>'
-        + figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            include_mathjax=False,
-            div_id=f"figure-{position}",
-            config={"responsive": True, "displaylogo": False, "displayModeBar": False},
-        )
-        + "</article>"
-        for position, (title, figure) in enumerate(drawn)
-    ]
-    tiles = [
-        f'<div class="card"><div class="label">{escape(label)}</div><div class="value">{escape(value)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
-        for label, value, note in headlines(answers)
-    ]
-    return Template(_PAGE.read_text(encoding="utf-8")).substitute(
-        plotly=get_plotlyjs(),
-        span=escape(f"{first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"),
-        headlines="\n".join(tiles),
-        figures="\n".join(cards),
-        source=escape(
-            f"Generated at {generated:%Y-%m-%d %H:%M:%S} UTC from the Elasticsearch index {answers.index}, "
-            f"{answers.rides:,} rides. Prices have no currency: they are in the unit that the rides came with."
-        ),
-    )
 
 
 def _rides_per_minute(answers: Answers) -> go.Figure:
@@ -326,7 +93,7 @@ def _rides_per_minute(answers: Answers) -> go.Figure:
 
 def _average_distance(answers: Answers) -> go.Figure:
     buckets = answers.charts["time"]["buckets"]
-    values = [_value(bucket["distance"]) for bucket in buckets]
+    values = [metric_value(bucket["distance"]) for bucket in buckets]
     figure = _figure(showlegend=False)
     times = [_middle(bucket, answers) for bucket in buckets]
     _add_line(figure, times, values, name="all rides", colour=_ALL_COLOUR, unit="km")
@@ -340,10 +107,10 @@ def _average_price(answers: Answers) -> go.Figure:
     figure = _figure(hovermode="x unified")
     every: list[float | None] = []
     for comfort in _comforts(answers):
-        values = [_value(_by_key(bucket["comfort"]).get(comfort, {}).get("price")) for bucket in buckets]
+        values = [metric_value(_by_key(bucket["comfort"]).get(comfort, {}).get("price")) for bucket in buckets]
         _add_line(figure, times, values, name=comfort, colour=_colour(comfort))
         every += values
-    values = [_value(bucket["price"]) for bucket in buckets]
+    values = [metric_value(bucket["price"]) for bucket in buckets]
     _add_line(figure, times, values, name="all rides", colour=_ALL_COLOUR)
     _time_axis(figure, answers)
     return _average_axis(figure, "average price of a ride", every)
@@ -353,7 +120,7 @@ def _by_comfort(answers: Answers) -> go.Figure:
     buckets = _by_key(answers.summary["comfort"])
     comforts = _comforts(answers)
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
-    revenues = [_value(buckets[comfort]["revenue"]) for comfort in comforts]
+    revenues = [metric_value(buckets[comfort]["revenue"]) for comfort in comforts]
     rides: list[float | None] = [buckets[comfort]["doc_count"] for comfort in comforts]
     for column, (what, values) in enumerate((("rides", rides), ("revenue", revenues)), start=1):
         total = sum(value or 0 for value in values)
@@ -394,7 +161,7 @@ def _price_distribution(answers: Answers) -> go.Figure:
     above = answers.rides - usual["doc_count"]
     title = f"price of a ride, in bins of {answers.price_bin:g}"
     if above:
-        highest = number(_value(answers.summary["highest_price"]))
+        highest = number(metric_value(answers.summary["highest_price"]))
         rides = "1 ride" if above == 1 else f"{above:,} rides"
         title += f" up to the 99th percentile<br>(not shown: {rides} above, the highest at {highest})"
     figure.update_xaxes(title_text=title, range=[0, answers.price_top])
@@ -408,7 +175,7 @@ def _origins(answers: Answers) -> go.Figure:
     lons = [cell["centre"]["location"]["lon"] for cell in cells]
     lat_range, lon_range = _usual_extent(lats, counts), _usual_extent(lons, counts)
     stretch = 1 / max(0.1, math.cos(math.radians(sum(lat_range) / 2)))
-    cell_km = _EQUATOR_KM / 2**_MAP_ZOOM / stretch
+    cell_km = _EQUATOR_KM / 2**MAP_ZOOM / stretch
     figure = _figure(height=TALL_PX, hovermode="closest", showlegend=False, margin={"l": 70, "t": 48})
     figure.add_scatter(
         x=lons,
@@ -433,7 +200,7 @@ def _origins(answers: Answers) -> go.Figure:
                 **{"len": 0.5, "x": 0, "xanchor": "left", "xpad": 0, "y": 1, "yanchor": "bottom", "ypad": 0},
             },
         },
-        customdata=[_value(cell["price"]) for cell in cells],
+        customdata=[metric_value(cell["price"]) for cell in cells],
         hovertemplate="%{marker.color:,} rides<br>average price %{customdata:,.2f}<br>"
         "%{y:.4f}° lat, %{x:.4f}° lon<extra></extra>",
         name="origins",
@@ -564,12 +331,6 @@ def _by_key(aggregation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {bucket["key"]: bucket for bucket in aggregation["buckets"]}
 
 
-def _value(aggregation: dict[str, Any] | None) -> float | None:
-    """The value of a metric; None where no ride had one, or their sum is beyond what a double holds."""
-    value = aggregation["value"] if aggregation else None
-    return float(value) if value is not None and math.isfinite(float(value)) else None
-
-
 def _average_axis(figure: go.Figure, title: str, values: Iterable[float | None]) -> go.Figure:
     """An axis from 0 to a little above the values, cut at three medians: one absurd ride must not flatten the rest."""
     there = [value for value in values if value is not None]
@@ -586,7 +347,3 @@ def _usual_extent(degrees: list[float], counts: list[int]) -> tuple[float, float
     low, high = (ordered[bisect_left(seen, share * seen[-1])][0] for share in (0.005, 0.995))
     room = max(0.005, 0.05 * (high - low))
     return low - room, high + room
-
-
-def _moment(milliseconds: float) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
