@@ -7,26 +7,27 @@ from pathlib import Path
 
 from elasticsearch import Elasticsearch
 
-from jobs.rides import zones as playbook
-from jobs.rides.report.figures import figures
-from jobs.rides.report.page import page
-from jobs.rides.report.queries import ask
+from jobs.rides import zones as zones_file
+from jobs.rides.report.figures import draw_figures
+from jobs.rides.report.page import render_page
+from jobs.rides.report.queries import fetch_answers
 
 
 def write_report(client: Elasticsearch, index: str, path: Path) -> Path:
-    """Write the page of an index's rides: one HTML file that loads nothing else.
+    """Write the report page of an index: one HTML file that loads nothing else.
 
-    The zones of the playbook are shown if their file (`zones.json`, by `make bqml`) lies beside the page.
+    The page also shows zones if `zones.json` (from `make bqml`) is in the same directory.
 
     Returns:
-        The path. A page that is there already is replaced at once, never half written.
+        The path. An existing page is replaced atomically.
 
     Raises:
         DatastreamError: the index is missing or has no rides yet.
-        ServiceUnavailableError, ConfigurationError: Elasticsearch does not answer, or not to this user.
+        ServiceUnavailableError, ConfigurationError: Elasticsearch does not answer, or rejects this user.
     """
-    answers = ask(client, index)
-    content = page(answers, figures(answers, playbook.read(path.with_name(playbook.FILE))), datetime.now(UTC))
+    answers = fetch_answers(client, index)
+    zones = zones_file.read(path.with_name(zones_file.FILE))
+    content = render_page(answers, draw_figures(answers, zones), datetime.now(UTC))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report's HTML: page.html, filled with the headlines and the figures."""
+"""The report's HTML: the template page.html with the headlines and figures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from jobs.rides.report.figures import TALL_PX, Figure
-from jobs.rides.report.formats import duration, number
-from jobs.rides.report.queries import Answers, metric_value
+from jobs.rides.report.formats import format_duration, format_number
+from jobs.rides.report.queries import Answers, read_metric
 
-_PAGE = Path(__file__).with_name("page.html")
+_TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def page(answers: Answers, drawn: Iterable[Figure], generated: datetime) -> str:
-    """The whole HTML, with plotly.js in it once."""
-    first, last = (_moment(answers.summary[end]["value"]) for end in ("first", "last"))
+def render_page(answers: Answers, figures: Iterable[Figure], generated_at: datetime) -> str:
+    """Render the page. It contains one copy of plotly.js."""
+    first, last = (_convert_epoch_ms(answers.summary[end]["value"]) for end in ("first", "last"))
     cards = [
         f'<article class="card{" tall" if figure.layout.height == TALL_PX else ""}"><h2>{escape(title)}</h2>'
         + figure.to_html(
@@ -30,42 +30,42 @@ def page(answers: Answers, drawn: Iterable[Figure], generated: datetime) -> str:
             config={"responsive": True, "displaylogo": False, "displayModeBar": False},
         )
         + "</article>"
-        for position, (title, figure) in enumerate(drawn)
+        for position, (title, figure) in enumerate(figures)
     ]
     tiles = [
         f'<div class="card"><div class="label">{escape(label)}</div><div class="value">{escape(value)}</div>'
         f'<div class="note">{escape(note)}</div></div>'
-        for label, value, note in headlines(answers)
+        for label, value, note in format_headlines(answers)
     ]
-    return Template(_PAGE.read_text(encoding="utf-8")).substitute(
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         plotly=get_plotlyjs(),
         span=escape(f"{first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"),
         headlines="\n".join(tiles),
         figures="\n".join(cards),
         source=escape(
-            f"Generated at {generated:%Y-%m-%d %H:%M:%S} UTC from the Elasticsearch index {answers.index}, "
+            f"Generated at {generated_at:%Y-%m-%d %H:%M:%S} UTC from the Elasticsearch index {answers.index}, "
             f"{answers.rides:,} rides. Prices have no currency: they are in the unit that the rides came with."
         ),
     )
 
 
-def headlines(answers: Answers) -> list[tuple[str, str, str]]:
-    """Label, value and note of each headline figure."""
+def format_headlines(answers: Answers) -> list[tuple[str, str, str]]:
+    """Format the label, value and note of each headline."""
     summary = answers.summary
-    length_s = (summary["last"]["value"] - summary["first"]["value"]) / 1_000
-    rate = f"{number(answers.rides * 60 / length_s)} per minute" if length_s else "at one moment"
+    duration_s = (summary["last"]["value"] - summary["first"]["value"]) / 1_000
+    rate = f"{format_number(answers.rides * 60 / duration_s)} per minute" if duration_s else "at one moment"
     return [
-        ("Rides", number(answers.rides), rate),
-        ("Revenue", number(metric_value(summary["revenue"])), "sum of all prices"),
-        ("Average distance", f"{number(metric_value(summary['distance']))} km", "as the crow flies"),
+        ("Rides", format_number(answers.rides), rate),
+        ("Revenue", format_number(read_metric(summary["revenue"])), "sum of all prices"),
+        ("Average distance", f"{format_number(read_metric(summary['distance']))} km", "as the crow flies"),
         (
             "Average price",
-            number(metric_value(summary["price"])),
-            f"median {number(summary['prices']['values']['50.0'])}",
+            format_number(read_metric(summary["price"])),
+            f"median {format_number(summary['prices']['values']['50.0'])}",
         ),
-        ("Time span", duration(length_s), "from the first to the last ride"),
+        ("Time span", format_duration(duration_s), "from the first to the last ride"),
     ]
 
 
-def _moment(milliseconds: float) -> datetime:
+def _convert_epoch_ms(milliseconds: float) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)

@@ -1,4 +1,4 @@
-"""What the report asks Elasticsearch: the aggregations, and the intervals and bins that they use."""
+"""The report's queries to Elasticsearch: aggregations, and the intervals and bins that they use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elasticsearch import Elasticsearch, NotFoundError
 from jobs.errors import DatastreamError
 from jobs.sinks.elasticsearch import explained
 
-MOST_BUCKETS = 120
+MAX_BUCKETS = 120
 _INTERVALS_S = (
     *(1, 2, 5, 10, 15, 30),
     *(60 * minutes for minutes in (1, 2, 5, 10, 15, 30)),
@@ -21,91 +21,98 @@ _INTERVALS_S = (
 )
 
 _PRICE_BINS = 50
-_LEAST_PRICE_BIN = 0.01
-# Cells of this zoom level of the usual map tiles are 0.61 km · cos(latitude) wide; only the fullest are drawn.
+_MIN_PRICE_BIN = 0.01
+# A map tile of this zoom level is 0.61 km · cos(latitude) wide. Only the tiles with the most rides are drawn.
 MAP_ZOOM = 16
-_MOST_CELLS = 10_000
+_MAX_CELLS = 10_000
 
 _REQUEST_TIMEOUT_S = 60
-_SNAPSHOT = "2m"
+_KEEP_ALIVE = "2m"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What Elasticsearch said of one moment of an index. Times in ms since 1970 (UTC), prices in their own unit."""
+    """Aggregations of an index at one point in time. Times in ms since 1970 (UTC), prices in the unit of the rides."""
 
     index: str
     rides: int
     interval_s: int
     price_bin: float
-    price_top: float  # where the price distribution ends, at or just above the 99th percentile
+    price_top: float  # end of the price distribution, at or just above the 99th percentile
     summary: dict[str, Any]  # aggregations over all rides
     charts: dict[str, Any]  # aggregations by bucket, bin and cell
 
 
-def ask(client: Elasticsearch, index: str) -> Answers:
-    """Aggregate the index, all of it as it is at one moment (a point in time), so that every figure agrees.
+def fetch_answers(client: Elasticsearch, index: str) -> Answers:
+    """Aggregate the index at one point in time, so that all figures agree.
 
     Raises:
-        DatastreamError, ServiceUnavailableError, ConfigurationError: as `write_report`.
+        DatastreamError, ServiceUnavailableError, ConfigurationError: as in `write_report`.
     """
     client = client.options(request_timeout=_REQUEST_TIMEOUT_S)
     with explained(client, f"reading {index} for the report"):
         try:
-            snapshot = client.open_point_in_time(index=index, keep_alive=_SNAPSHOT, allow_partial_search_results=False)
+            snapshot = client.open_point_in_time(
+                index=index, keep_alive=_KEEP_ALIVE, allow_partial_search_results=False
+            )
         except NotFoundError as error:
-            raise _no_rides(client, f"no index {index}") from error
-        point_in_time = {"id": snapshot["id"], "keep_alive": _SNAPSHOT}
+            raise _build_no_rides_error(client, f"no index {index}") from error
+        point_in_time = {"id": snapshot["id"], "keep_alive": _KEEP_ALIVE}
         try:
-            found = client.search(pit=point_in_time, size=0, track_total_hits=True, aggs=_summary_aggregations())
-            summary = found["aggregations"]
+            response = client.search(
+                pit=point_in_time, size=0, track_total_hits=True, aggs=_build_summary_aggregations()
+            )
+            summary = response["aggregations"]
             if summary["first"]["value"] is None:
-                raise _no_rides(client, f"no rides in index {index}")
-            interval = interval_s(summary["first"]["value"], summary["last"]["value"])
-            price_bin, price_top = price_bins(summary["prices"]["values"]["99.0"])
-            charts = client.search(pit=point_in_time, size=0, aggs=_chart_aggregations(interval, price_bin, price_top))
+                raise _build_no_rides_error(client, f"no rides in index {index}")
+            interval_s = choose_interval(summary["first"]["value"], summary["last"]["value"])
+            price_bin, price_top = choose_price_bins(summary["prices"]["values"]["99.0"])
+            charts = client.search(
+                pit=point_in_time, size=0, aggs=_build_chart_aggregations(interval_s, price_bin, price_top)
+            )
         finally:
             client.options(ignore_status=404).close_point_in_time(id=snapshot["id"])
-    rides = found["hits"]["total"]["value"]
-    return Answers(index, rides, interval, price_bin, price_top, summary, charts["aggregations"])
+    rides = response["hits"]["total"]["value"]
+    return Answers(index, rides, interval_s, price_bin, price_top, summary, charts["aggregations"])
 
 
-def interval_s(first_ms: float, last_ms: float) -> int:
-    """The shortest interval (s) of the ladder that cuts [first, last] into MOST_BUCKETS buckets at the most."""
+def choose_interval(first_ms: float, last_ms: float) -> int:
+    """Choose the shortest interval (s) that divides [first, last] into at most MAX_BUCKETS buckets."""
     for seconds in _INTERVALS_S:
-        # Elasticsearch's buckets start at multiples of the interval since 1970.
-        if last_ms // (1_000 * seconds) - first_ms // (1_000 * seconds) < MOST_BUCKETS:
+        # Elasticsearch aligns buckets to multiples of the interval since 1970.
+        if last_ms // (1_000 * seconds) - first_ms // (1_000 * seconds) < MAX_BUCKETS:
             return seconds
     return _INTERVALS_S[-1]
 
 
-def price_bins(highest: float) -> tuple[float, float]:
-    """Width of a bin (1, 2 or 5 times a power of ten) and the end of the last one, so that `highest` is in it."""
-    rough = max(highest / _PRICE_BINS, _LEAST_PRICE_BIN)
+def choose_price_bins(highest: float) -> tuple[float, float]:
+    """Choose a bin width (1, 2 or 5 times a power of ten) and the end of the last bin, which contains `highest`."""
+    rough = max(highest / _PRICE_BINS, _MIN_PRICE_BIN)
     power = 10.0 ** math.floor(math.log10(rough))
     width = next(float(f"{step * power:.3g}") for step in (1, 2, 5, 10) if step * power >= rough * 0.999)
-    # Divided and cut as Elasticsearch does it: `//` would put 1.0 below the bin of width 0.02 that begins there.
+    # Elasticsearch divides, then rounds down. `1.0 // 0.02` is 49, but Elasticsearch puts 1.0 into bin 50.
     top = width * (math.floor(highest / width) + 1)
-    if float(f"{top:.12g}") <= highest:  # 1.9 / 0.05 is a little less than 38
+    if float(f"{top:.12g}") <= highest:  # 1.9 / 0.05 is slightly less than 38
         top += width
     return width, float(f"{top:.12g}") if math.isfinite(top) else sys.float_info.max
 
 
-def metric_value(aggregation: dict[str, Any] | None) -> float | None:
-    """The value of a metric; None where no ride had one, or their sum is beyond what a double holds."""
+def read_metric(aggregation: dict[str, Any] | None) -> float | None:
+    """Read the value of a metric. None if no ride has the field, or if their sum overflows a double."""
     value = aggregation["value"] if aggregation else None
     return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
-def _no_rides(client: Elasticsearch, what: str) -> DatastreamError:
-    where = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
+def _build_no_rides_error(client: Elasticsearch, missing: str) -> DatastreamError:
+    addresses = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
     return DatastreamError(
-        f"Elasticsearch at {where} has {what} yet, so there is nothing to report. Run `make demo`; or, if the services "
-        "are up, un-pause dag_compute_cost and dag_index_and_export in Airflow and send rides with `make produce`."
+        f"Elasticsearch at {addresses} has {missing} yet, so there is nothing to report. "
+        "Run `make demo`; or, if the services are up, un-pause dag_compute_cost and dag_index_and_export in Airflow "
+        "and send rides with `make produce`."
     )
 
 
-def _summary_aggregations() -> dict[str, Any]:
+def _build_summary_aggregations() -> dict[str, Any]:
     return {
         "first": {"min": {"field": "ts"}},
         "last": {"max": {"field": "ts"}},
@@ -121,11 +128,11 @@ def _summary_aggregations() -> dict[str, Any]:
     }
 
 
-def _chart_aggregations(interval: int, price_bin: float, price_top: float) -> dict[str, Any]:
+def _build_chart_aggregations(interval_s: int, price_bin: float, price_top: float) -> dict[str, Any]:
     average_price = {"avg": {"field": "price_total"}}
     return {
         "time": {
-            "date_histogram": {"field": "ts", "fixed_interval": f"{interval}s"},
+            "date_histogram": {"field": "ts", "fixed_interval": f"{interval_s}s"},
             "aggs": {
                 "distance": {"avg": {"field": "distance_km"}},
                 "price": average_price,
@@ -142,7 +149,7 @@ def _chart_aggregations(interval: int, price_bin: float, price_top: float) -> di
             },
         },
         "origins": {
-            "geotile_grid": {"field": "origin", "precision": MAP_ZOOM, "size": _MOST_CELLS},
+            "geotile_grid": {"field": "origin", "precision": MAP_ZOOM, "size": _MAX_CELLS},
             "aggs": {"centre": {"geo_centroid": {"field": "origin"}}, "price": average_price},
         },
     }
