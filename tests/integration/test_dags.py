@@ -345,7 +345,7 @@ def test_an_export_that_is_tried_again_writes_the_same_objects(dags: Dags, monke
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.kafka.commit.commit_offsets", killed)
+        patch.setattr("jobs.rides.export.commit_offsets", killed)
         assert dags.index_and_export()["PutGCP"] == "failed"
     written = {blob.name for blob in dags.stack.gcs.list_blobs(dags.stack.bucket, prefix=dags.prefix)}
     assert written
@@ -477,7 +477,7 @@ def test_an_old_run_that_is_executed_again_does_nothing(
         "staged": "ConsumeKafka",
         "computed": "ComputeCostTravel",
         "transformed": "TransformJSON",
-        "indexed": "PutElasticSearch",
+        "put": "PutElasticSearch",
     }
     folder = f"{dags.stack.settings.staging}/{dag_id}/{old.run_id}"
     for task in dags.bag.dags[dag_id].topological_sort()[1:]:

@@ -1,4 +1,4 @@
-"""The report against a real Elasticsearch: what the page shows is what was indexed."""
+"""The report against a real Elasticsearch: the page shows what was indexed."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
-from jobs.rides.report import number, write_report
+from jobs.rides.report import write_report
+from jobs.rides.report.formats import format_number
 from jobs.rides.vertical import TEMPLATE
 from jobs.rides.zones import Revenue, Zone, Zones, write
 from jobs.sinks.elasticsearch import apply_template
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 RIDES = 800
-INTERVAL_S = 60  # what 90 minutes are cut into
+INTERVAL_S = 60  # the interval chosen for 90 minutes
 
 
 def make_rides() -> list[dict[str, Any]]:
-    """90 minutes of rides, a gap in them; one price is absurd."""
+    """Make 90 minutes of rides with a gap. One price is an outlier."""
     rng = random.Random(3)
     rides = []
-    for number_ in range(RIDES):
+    for position in range(RIDES):
         second = rng.choice([rng.uniform(0, 2_400), rng.uniform(3_000, 5_399)])
         rides.append(
             {
-                "ride_id": f"{number_:08d}",
+                "ride_id": f"{position:08d}",
                 "ts": START + timedelta(milliseconds=round(1_000 * second)),
                 "comfort": rng.choice(["low", "low", "medium", "high"]),
                 "origin": {"lat": rng.gauss(40.75, 0.02), "lon": rng.gauss(-73.98, 0.02)},
@@ -57,65 +58,71 @@ def index_rides(client: Elasticsearch, index: str, rides: list[dict[str, Any]]) 
     assert bulk(client, documents, refresh=True) == (len(rides), [])
 
 
-def figures_of(html: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The traces that the page draws, by the title of their card and their name."""
+def read_figures(html: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Read the traces of a page by card title and trace name."""
     decoder = json.JSONDecoder()
-    found = {}
+    figures = {}
     for title, card in re.findall(r"<h2>(.*?)</h2>(.*?)</article>", html, re.DOTALL):
         start = card.index("[", card.index("Plotly.newPlot("))
-        found[title] = {trace["name"]: trace for trace in decoder.raw_decode(card, start)[0]}
-    return found
+        figures[title] = {trace["name"]: trace for trace in decoder.raw_decode(card, start)[0]}
+    return figures
 
 
-def headlines_of(html: str) -> dict[str, str]:
+def read_headlines(html: str) -> dict[str, str]:
     return dict(re.findall(r'class="label">(.*?)</div><div class="value">(.*?)</div>', html))
 
 
-def by_minute(rides: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) -> dict[float, list[float]]:
-    """Values by the middle of their minute, in ms since 1970."""
-    found: dict[float, list[float]] = {}
+def group_by_minute(
+    rides: list[dict[str, Any]], read_value: Callable[[dict[str, Any]], float]
+) -> dict[float, list[float]]:
+    """Group values by the middle of their minute, in ms since 1970."""
+    groups: dict[float, list[float]] = {}
     for ride in rides:
         minute = int(ride["ts"].timestamp()) // INTERVAL_S
-        found.setdefault((minute + 0.5) * 1_000 * INTERVAL_S, []).append(of(ride))
-    return found
+        groups.setdefault((minute + 0.5) * 1_000 * INTERVAL_S, []).append(read_value(ride))
+    return groups
 
 
-def drawn(trace: dict[str, Any]) -> dict[float, float]:
-    """What a trace shows, gaps and zeros apart."""
+def read_points(trace: dict[str, Any]) -> dict[float, float]:
+    """Read the points of a trace without gaps and zeros."""
     return {x: y for x, y in zip(trace["x"], trace["y"], strict=True) if y}
 
 
-def test_the_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path) -> None:
+def test_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path) -> None:
     rides = make_rides()
     index_rides(stack.elasticsearch, index, rides)
     path = write_report(stack.elasticsearch, index, tmp_path / "new" / "report.html")
-    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     html = path.read_text(encoding="utf-8")
-    figures = figures_of(html)
+    figures = read_figures(html)
     counts = Counter(ride["comfort"] for ride in rides)
 
     prices = [ride["price_total"] for ride in rides]
-    headlines = headlines_of(html)
+    headlines = read_headlines(html)
     assert headlines["Rides"] == str(RIDES)
-    assert headlines["Revenue"] == number(sum(prices))
+    assert headlines["Revenue"] == format_number(sum(prices))
     assert headlines["Average distance"] == f"{fmean(ride['distance_km'] for ride in rides):.2f} km"
-    assert headlines["Average price"] == number(fmean(prices))
+    assert headlines["Average price"] == format_number(fmean(prices))
     assert headlines["Time span"] == "1 h 29 min"
     assert f"from the Elasticsearch index {index}, {RIDES} rides" in html
 
     per_minute, average = figures["Rides per minute"], figures["Average price"]
     assert list(per_minute) == ["low", "medium", "high"]
     for comfort, trace in per_minute.items():
-        of_comfort = by_minute([ride for ride in rides if ride["comfort"] == comfort], lambda ride: ride["price_total"])
-        assert len(trace["x"]) == 90
-        assert drawn(trace) == {minute: len(values) for minute, values in of_comfort.items()}
-        assert drawn(average[comfort]) == pytest.approx(
-            {minute: fmean(values) for minute, values in of_comfort.items()}
+        comfort_values = group_by_minute(
+            [ride for ride in rides if ride["comfort"] == comfort], lambda ride: ride["price_total"]
         )
-    everything = by_minute(rides, lambda ride: ride["price_total"])
-    assert drawn(average["all rides"]) == pytest.approx({at: fmean(values) for at, values in everything.items()})
-    distances = by_minute(rides, lambda ride: ride["distance_km"])
-    assert drawn(figures["Average distance"]["all rides"]) == pytest.approx(
+        assert len(trace["x"]) == 90
+        assert read_points(trace) == {minute: len(values) for minute, values in comfort_values.items()}
+        assert read_points(average[comfort]) == pytest.approx(
+            {minute: fmean(values) for minute, values in comfort_values.items()}
+        )
+    everything = group_by_minute(rides, lambda ride: ride["price_total"])
+    assert read_points(average["all rides"]) == pytest.approx(
+        {minute: fmean(values) for minute, values in everything.items()}
+    )
+    distances = group_by_minute(rides, lambda ride: ride["distance_km"])
+    assert read_points(figures["Average distance"]["all rides"]) == pytest.approx(
         {minute: fmean(values) for minute, values in distances.items()}
     )
 
@@ -134,7 +141,7 @@ def test_the_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path)
             for ride in rides
             if ride["comfort"] == name and ride["price_total"] < top
         )
-        assert drawn(trace) == pytest.approx(bins)
+        assert read_points(trace) == pytest.approx(bins)
     assert "the highest at 1,000,000" in html
 
     origins = figures["Origins of rides"]["origins"]
@@ -143,48 +150,48 @@ def test_the_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path)
     assert mean_lat == pytest.approx(fmean(ride["origin"]["lat"] for ride in rides), abs=1e-5)
 
 
-def test_the_page_shows_the_zones_that_lie_beside_it(stack: Any, index: str, tmp_path: Path) -> None:
+def test_page_shows_zones_in_the_same_directory(stack: Any, index: str, tmp_path: Path) -> None:
     index_rides(stack.elasticsearch, index, make_rides())
     path = tmp_path / "report.html"
-    assert "Zones" not in figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+    assert "Zones" not in read_figures(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
     zone = Zone(1, "Midtown", -73.98, 40.75, 900, 1.0)
     part = Revenue(1, "Midtown", "low", 12_345.5, 7, 0)
     write(Zones("2026-01-05", "here", "a file", [zone], [part], [(-73.99, 40.76, 1)]), tmp_path / "zones.json")
-    figures = figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+    figures = read_figures(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
     assert figures["Zones"]["zones"]["text"] == ["<b>Midtown</b>"]
     assert figures["Revenue by zone and comfort"]["low"]["x"] == [12_345.5]
-    # What another version wrote is no reason to have no page.
+    # Zones of an incompatible version are ignored.
     (tmp_path / "zones.json").write_text("{}")
-    assert "Zones" not in figures_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
+    assert "Zones" not in read_figures(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
 
 
 def test_one_ride_is_enough(stack: Any, index: str, tmp_path: Path) -> None:
     index_rides(stack.elasticsearch, index, make_rides()[:1])
     html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert headlines_of(html)["Rides"] == "1"
-    assert headlines_of(html)["Time span"] == "0 s"
+    assert read_headlines(html)["Rides"] == "1"
+    assert read_headlines(html)["Time span"] == "0 s"
 
 
-def test_absurd_rides_do_not_break_the_page(stack: Any, index: str, tmp_path: Path) -> None:
-    """The ends of what the contract allows: years 1 to 9999, a pole, prices whose sum no double holds."""
+def test_extreme_rides_do_not_break_the_page(stack: Any, index: str, tmp_path: Path) -> None:
+    """The limits of the contract: years 1 to 9999, a pole, and prices whose sum overflows a double."""
     first, second, third = make_rides()[:3]
     first |= {"ts": datetime(1, 1, 1, tzinfo=UTC), "price_total": 1.7e308, "origin": {"lat": 90, "lon": 180}}
     second |= {"ts": datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC), "price_total": 1.7e308}
     index_rides(stack.elasticsearch, index, [first, second, third])
     html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert headlines_of(html)["Revenue"] == "–"
-    assert sum(sum(map(bool, trace["y"])) for trace in figures_of(html)["Rides per minute"].values()) == 3
+    assert read_headlines(html)["Revenue"] == "–"
+    assert sum(sum(map(bool, trace["y"])) for trace in read_figures(html)["Rides per minute"].values()) == 3
 
 
-def test_the_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) -> None:
+def test_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     index_rides(stack.elasticsearch, index, make_rides()[:3])
-    assert headlines_of(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))["Rides"] == "3"
+    assert read_headlines(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))["Rides"] == "3"
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["missing", "empty"])
-def test_without_rides_the_remedy_is_named(stack: Any, index: str, tmp_path: Path, exists: bool) -> None:
+def test_error_without_rides_names_the_remedy(stack: Any, index: str, tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     if exists:
@@ -197,7 +204,7 @@ def test_without_rides_the_remedy_is_named(stack: Any, index: str, tmp_path: Pat
     assert path.read_text() == "old"
 
 
-def test_without_elasticsearch_the_address_is_named(tmp_path: Path) -> None:
+def test_error_without_elasticsearch_names_the_address(tmp_path: Path) -> None:
     client = Elasticsearch("http://127.0.0.1:9", max_retries=0)
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9\b.*`make local-status`"):
         write_report(client, "rides", tmp_path / "report.html")

@@ -21,6 +21,7 @@ TEXT = {
     *(
         ".py",
         ".md",
+        ".html",
         ".ndjson",
         ".toml",
         ".yml",

@@ -18,6 +18,7 @@ from jobs.kafka.offsets import group_offsets
 from jobs.kafka.staged import Manifest, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
+from jobs.verticals import stack_settings
 
 # How every DAG of the stack treats its tasks: what passes is tried again soon, what hangs is ended.
 DEFAULT_ARGS = {
@@ -35,8 +36,6 @@ class DatastreamOperator(BaseOperator):
 
     # Template fields that may be empty.
     optional_fields: Sequence[str] = ()
-    # What `work` gets; an operator of a vertical names that one's.
-    settings_class: type[Settings] = Settings
 
     def __init__(self, *, kafka_conn_id: str = "kafka_local", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -52,7 +51,8 @@ class DatastreamOperator(BaseOperator):
                 value = getattr(self, name)
                 if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
-            return self.work(context, load(self.settings_class))
+            # All settings are checked by the first task, before any data is touched.
+            return self.work(context, load(stack_settings()))
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
         except StagedFilesGoneError as error:

@@ -11,8 +11,6 @@ from operators.step_operator import StepOperator
 class ComputeCostOperator(StepOperator):
     """Gives every staged ride its distance and its price, and every faulty message its reason."""
 
-    settings_class = RidesSettings
-
     def step(self, manifest: Manifest, folder: Folder, settings: RidesSettings) -> tuple[str, Manifest]:
         from jobs.rides.compute import compute
         from jobs.rides.distance import distance_function

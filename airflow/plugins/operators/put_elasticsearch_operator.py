@@ -21,7 +21,6 @@ class PutElasticsearchOperator(DatastreamOperator):
         transformed: URL of TransformJSON's manifest.
     """
 
-    settings_class = RidesSettings
     template_fields: Sequence[str] = ("staged", "transformed")
 
     def __init__(self, *, staged: Any, transformed: Any, es_conn_id: str = "es_local", **kwargs: Any) -> None:

@@ -24,7 +24,6 @@ class PutGCPOperator(DatastreamOperator):
         staged: ConsumeKafka's manifest; None where it had nothing new.
     """
 
-    settings_class = RidesSettings
     template_fields: Sequence[str] = ("topic", "staged", "bucket", "prefix")
     optional_fields: Sequence[str] = ("staged",)
 

@@ -28,8 +28,6 @@ class LocalZonesOperator(DatastreamOperator):
 
     template_fields: Sequence[str] = ("bucket", "prefix")
 
-    settings_class = ZonesSettings
-
     def __init__(
         self, *, phase: Phase, bucket: str, prefix: str, gcp_conn_id: str = "gcp_default", **kwargs: Any
     ) -> None:
