@@ -13,14 +13,12 @@ import pytest
 
 from infra.local import aside, elasticsearch, environment, gcs, kafka
 from infra.local import stack as services
-from jobs.kafka.topics import declared
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings, load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import stack_settings
+from jobs.verticals import declared_topics, stack_settings
 from tests.helpers import until
 
-TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
 
 # Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
@@ -94,14 +92,14 @@ def topic_factory(stack: Stack) -> Callable[..., str]:
 
 
 def topic_maker(config: dict[str, Any]) -> Callable[..., str]:
-    """Makes a topic with a name of its own, otherwise as topics/rides.yml declares the one that its prefix means.
+    """Makes a topic with a name of its own, otherwise as the rides' file declares the one that its prefix means.
 
     The prefix says raw, result or dlq; any other one is taken for raw.
     """
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient(config)
-    settings = {topic.setting: topic for topic in declared(TOPICS, Settings())}
+    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"

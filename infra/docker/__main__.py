@@ -83,9 +83,10 @@ def check() -> None:
     settings = load(Settings)
     table = Table("what", "state")
     faults = []
-    looks = {"containers": _containers, "Kafka-UI": _kafka_ui}
+    looks = {"containers": _containers}
     for name in (vertical.dashboard for vertical in find_verticals() if vertical.dashboard):
         looks |= {f"data view {name}": partial(_data_view, name), f"dashboard {name}": partial(_dashboard, name)}
+    looks["Kafka-UI"] = _kafka_ui
     for what, look in looks.items():
         try:
             table.add_row(what, f"[green]✓[/] {escape(look(settings))}")

@@ -84,19 +84,21 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
     """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
     from jobs.kafka.lag import wait_until_done
 
-    settings, groups = load(stack_settings()), _groups()
+    settings = load(stack_settings())
+    titles = {f"{vertical.name} {group.done}": group for vertical in find_verticals() for group in vertical.groups}
     held: list[HeldBack] = []
 
     def read_left() -> dict[str, int]:
         lags = _lags(settings)
         held[:] = _held_back(lags)
-        return {group.done: lags[group.id].offsets for group in groups}
+        return {title: lags[group.id].offsets for title, group in titles.items()}
 
     def flush(left: Mapping[str, int]) -> None:
-        if not any(left[group.done] for group in groups if group.flush is None):
-            for group in groups:
-                if group.flush is not None and left[group.done]:
-                    airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
+        if any(left[title] for title, group in titles.items() if group.flush is None):
+            return
+        for title, group in titles.items():
+            if group.flush is not None and left[title]:
+                airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
 
     def advise() -> str:
         why = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]

@@ -50,7 +50,7 @@ def wait_until_done(
     """Wait until no offsets are left to do.
 
     Args:
-        read_left: how many offsets are left, by what is to be done with them ("priced").
+        read_left: how many offsets are left, by a title that says what is to be done with them ("rides priced").
         timeout_s: seconds to wait at most; None as long as there is progress.
         on_move: called with what is left, at first and whenever it has changed.
         advise: what to do where nothing moves.
@@ -63,9 +63,9 @@ def wait_until_done(
     last: Mapping[str, int] | None = None
     while True:
         left = read_left()
-        for done, count in left.items():
-            most[done] = max(most.get(done, 0), count)
-            progress(done, most[done] - count, most[done])
+        for title, count in left.items():
+            most[title] = max(most.get(title, 0), count)
+            progress(title, most[title] - count, most[title])
         if not any(left.values()):
             return
         if left != last:
@@ -74,7 +74,7 @@ def wait_until_done(
         now = time.monotonic()
         is_late = timeout_s is not None and now > start + timeout_s
         if is_late or now > moved + STALLED_S:
-            what = ", ".join(f"{count:,} to be {done}" for done, count in left.items() if count)
+            what = ", ".join(f"{count:,} ({title})" for title, count in left.items() if count)
             why = "" if is_late else f" Nothing has moved for {STALLED_S} s."
             raise ServiceUnavailableError(f"Offsets still to do: {what}.{why} {advise()}")
         time.sleep(_POLL_S)

@@ -385,10 +385,10 @@ def _wait_for_dags(systems: Systems, client: Consumer, nudge: Callable[[], objec
     """Wait until what is on rides_raw now is priced, and what came of it indexed and exported."""
     settings, config = systems.settings, systems.config
     raw = high_watermarks(config, settings.raw_topic, partitions(client, settings.raw_topic))
-    _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "priced")
+    _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "rides priced")
     result = high_watermarks(config, settings.result_topic, partitions(client, settings.result_topic))
-    _wait_for(systems, settings.result_topic, INDEX_GROUP, result, "indexed")
-    _wait_for(systems, settings.result_topic, EXPORT_GROUP, result, "exported", nudge)
+    _wait_for(systems, settings.result_topic, INDEX_GROUP, result, "rides indexed")
+    _wait_for(systems, settings.result_topic, EXPORT_GROUP, result, "rides exported", nudge)
 
 
 def _wait_for(  # noqa: PLR0917
