@@ -1,0 +1,88 @@
+"""What verticals declare is there, and nothing is declared twice."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from infra.kibana import saved_objects
+from jobs.errors import ConfigurationError
+from jobs.kafka.topics import declared
+from jobs.settings import ROOT, Settings
+from jobs.vertical import Vertical
+from jobs.verticals import declared_topics, find_vertical, find_verticals, stack_settings
+
+VERTICALS = find_verticals()
+# Their settings are older than the rule that names begin with the vertical's.
+OLDER = {"rides", "zones"}
+
+each = pytest.mark.parametrize("vertical", VERTICALS, ids=lambda vertical: vertical.name)
+
+
+def settings_of(vertical: Vertical) -> Any:
+    return vertical.settings(_env_file=None)  # type: ignore[call-arg]
+
+
+def test_every_package_that_declares_one_is_found() -> None:
+    assert [vertical.name for vertical in VERTICALS] == ["rides", "zones"]
+    with pytest.raises(ConfigurationError, match="There is no vertical 'ticket': there are rides, zones"):
+        find_vertical("ticket")
+
+
+@each
+def test_its_name_is_that_of_its_folders(vertical: Vertical) -> None:
+    assert (ROOT / "jobs" / vertical.name / "vertical.py").exists()
+    if vertical.topics:
+        assert vertical.topics == ROOT / "infra" / "kafka" / "topics" / f"{vertical.name}.yml"
+    if vertical.dashboard:
+        assert saved_objects.read(saved_objects.objects_folder(vertical.name))
+        assert saved_objects.ndjson(vertical.name).exists()
+
+
+@each
+def test_settings_that_it_names_are_its_own(vertical: Vertical) -> None:
+    settings = settings_of(vertical)
+    named = {*vertical.variables, *vertical.templates, *vertical.command_groups.values()}
+    named |= {group.topic for group in vertical.groups}
+    if vertical.dead_letters:
+        named |= {vertical.dead_letters.topic, *vertical.dead_letters.sources}
+    assert all(hasattr(settings, name) for name in named)
+    added = set(vertical.settings.model_fields) - set(Settings.model_fields)
+    assert vertical.name in OLDER or all(name.startswith(f"{vertical.name}_") for name in added)
+
+
+@each
+def test_its_topics_are_those_of_its_file(vertical: Vertical) -> None:
+    if vertical.topics is None:
+        return
+    topics = declared(vertical.topics, settings_of(vertical))
+    assert {topic.setting.lower() for topic in topics} == set(vertical.settings.topic_settings)
+
+
+@each
+def test_what_it_names_exists(vertical: Vertical) -> None:
+    assert all((ROOT / "airflow" / "dags" / f"{dag}.py").exists() for dag in vertical.dags)
+    assert all(path.exists() for path in vertical.templates.values())
+    assert not vertical.ledger or callable(pkgutil.resolve_name(vertical.ledger))
+
+
+def test_no_group_dag_or_index_is_declared_twice() -> None:
+    counts: Counter[str] = Counter()
+    for vertical in VERTICALS:
+        replay = [vertical.dead_letters.replay_group] if vertical.dead_letters else []
+        counts.update(
+            [*(f"group {it}" for it in (*(g.id for g in vertical.groups), *vertical.command_groups, *replay))]
+        )
+        counts.update(f"dag {dag}" for dag in vertical.dags)
+        counts.update(f"index {getattr(settings_of(vertical), name)}" for name in vertical.templates)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_topics_of_two_verticals_may_not_have_one_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"RAW_TOPIC=rides_dlq.*: topics must have different names"):
+        stack_settings()(_env_file=None, raw_topic="rides_dlq")  # type: ignore[call-arg]
+    names = [topic.name for topic in declared_topics(stack_settings()(_env_file=None))]  # type: ignore[call-arg]
+    assert len(names) == len(set(names)) >= 3
