@@ -73,9 +73,8 @@ def test_no_group_dag_or_index_is_declared_twice() -> None:
     counts: Counter[str] = Counter()
     for vertical in VERTICALS:
         replay = [vertical.dead_letters.replay_group] if vertical.dead_letters else []
-        counts.update(
-            [*(f"group {it}" for it in (*(g.id for g in vertical.groups), *vertical.command_groups, *replay))]
-        )
+        groups = [*(group.id for group in vertical.groups), *vertical.command_groups, *replay]
+        counts.update(f"group {group}" for group in groups)
         counts.update(f"dag {dag}" for dag in vertical.dags)
         counts.update(f"index {getattr(settings_of(vertical), name)}" for name in vertical.templates)
     assert [name for name, count in counts.items() if count > 1] == []
