@@ -93,13 +93,6 @@ def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -
     )
 
 
-def result_values(values: pa.BinaryArray, outcomes: pa.RecordBatch) -> list[bytes | None]:
-    """The value of each result among outcomes (OUTCOME_SCHEMA) of messages with these values; None of a reject."""
-    columns = (outcomes.column(name).to_pylist() for name in ("extends", "added"))
-    rows = zip(values.to_pylist(), *columns, strict=True)
-    return [None if added is None else (value[:-1] if extends else b"") + added for value, extends, added in rows]
-
-
 def produce(config: Config, topic: str, raws: Iterable[Raw | bytes | None]) -> None:
     """Send messages and wait until all are there."""
     producer = Producer({**config, "partitioner": "murmur2_random", "message.max.bytes": 2 * 2**20, "linger.ms": 1})

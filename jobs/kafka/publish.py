@@ -15,7 +15,7 @@ from jobs import resources
 from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
-from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, result_values
+from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.parallel import prefetched
 from jobs.settings import check_distinct
@@ -24,7 +24,6 @@ from jobs.settings import check_distinct
 PIECE_RECORDS = 2_000
 _MAX_MESSAGE_CHARS = 1_000
 _MAX_STACKTRACE_CHARS = 8_000
-_REJECT_COLUMNS = [name for name in REJECT_SCHEMA.names if name != "partition"]
 
 
 class Published(msgspec.Struct):
@@ -105,30 +104,27 @@ def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[l
 
 
 def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
-    """The messages behind the committed offset with what becomes of them: a result, or what REJECT_SCHEMA has."""
-    messages, outcomes = (pa.Table.from_batches(read_batches(url)) for url in (chunk.messages_url, chunk.url))
+    """The outcomes in a chunk from the committed offset on."""
+    outcomes = pa.Table.from_batches(read_batches(chunk.url))
     if committed is not None and committed > chunk.first:
-        is_new = pc.greater_equal(messages["offset"], committed)
-        messages, outcomes = messages.filter(is_new), outcomes.filter(is_new)
-    if pc.any(pc.and_(outcomes["added"].is_null(), outcomes["reason"].is_null())).as_py():
+        outcomes = outcomes.filter(pc.greater_equal(outcomes["offset"], committed))
+    if pc.any(pc.and_(outcomes["value"].is_null(), outcomes["reason"].is_null())).as_py():
         raise ValueError(f"{chunk.url}: an outcome has neither a value nor a reason")
-    results = {"result_key": outcomes["key"], "result_value": result_values(messages["value"], outcomes)}
-    rejects = {name: (messages if name in MESSAGE_SCHEMA.names else outcomes)[name] for name in _REJECT_COLUMNS}
-    return pa.table(rejects | results)
+    return outcomes
 
 
-def _send(writer: GroupWriter, uncovered: pa.Table, outlet: Outlet, origin: Origin) -> None:
-    for piece in uncovered.to_batches(PIECE_RECORDS):
+def _send(writer: GroupWriter, outcomes: pa.Table, outlet: Outlet, origin: Origin) -> None:
+    for piece in outcomes.to_batches(PIECE_RECORDS):
         writer.send_all(outlet.result_topic, _results(piece))
-        rejects = piece.select(_REJECT_COLUMNS).filter(piece["reason"].is_valid())
+        rejects = piece.filter(piece["reason"].is_valid())
         send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
         writer.forget_delivered()
 
 
-def _results(piece: pa.RecordBatch) -> list[dict[str, Any]]:
-    """What becomes results, for `GroupWriter.send_all`."""
-    good = piece.select(["result_key", "result_value"]).filter(piece["reason"].is_null())
-    keys, values = (column.to_pylist() for column in good.columns)
+def _results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The results among outcomes, for `GroupWriter.send_all`."""
+    results = outcomes.select(["key", "value"]).filter(outcomes["reason"].is_null())
+    keys, values = (column.to_pylist() for column in results.columns)
     return [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
 
 
@@ -136,7 +132,7 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
     """Send messages as they were, with headers that say where they were and why they failed.
 
     Args:
-        rejects: rows with the columns of REJECT_SCHEMA; the partition may be missing.
+        rejects: rows with the columns of OUTCOME_SCHEMA.
         origins: one for each.
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
@@ -149,7 +145,7 @@ def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
     """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
 
     Args:
-        rejects: rows with the columns offset, reason, message and stacktrace of REJECT_SCHEMA; only the last may be
+        rejects: rows with the columns offset, reason, message and stacktrace of OUTCOME_SCHEMA; only the last may be
             null.
     """
     texts = (

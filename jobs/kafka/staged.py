@@ -5,6 +5,7 @@ Each try of a task has a folder for its files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,33 +28,28 @@ MESSAGE_SCHEMA = pa.schema(
         ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
     ]
 )
-# A message that cannot go on, and why: a machine's reason, a text for people, a stack trace for the unexpected.
-REJECT_SCHEMA = pa.schema(
+# What becomes of a message, in the messages' order. A result has its own key and value, no headers and no reason. A
+# reject has those of the message, byte for byte, with a reason for machines, a text for people and, if nobody expected
+# it, a stack trace.
+OUTCOME_SCHEMA = pa.schema(
     [
-        ("partition", pa.int32()),
         *(MESSAGE_SCHEMA.field(name) for name in ("offset", "key", "value", "headers")),
         ("reason", pa.string()),
         ("message", pa.string()),
         ("stacktrace", pa.string()),
     ]
 )
-# What becomes of a message. A result has a key and, for its value, what is added; one that extends its message begins
-# with the message's value less its last byte, the brace that closes it. A reject has a reason instead (REJECT_SCHEMA).
-OUTCOME_SCHEMA = pa.schema(
-    [
-        ("key", pa.binary()),
-        ("extends", pa.bool_()),
-        ("added", pa.binary()),
-        *(REJECT_SCHEMA.field(name) for name in ("reason", "message", "stacktrace")),
-    ]
-)
+# A reject with the partition of its message.
+REJECT_SCHEMA = pa.schema([("partition", pa.int32()), *OUTCOME_SCHEMA])
+
+# A list or an Arrow array with a value for each row; None where all are null.
+Column = Sequence[Any] | None
 
 
 class Chunk(msgspec.Struct, frozen=True):
     """A staged file with messages of one partition, from the offset `first` to the offset `last`.
 
-    `size` is that of their keys, values and headers in bytes. Where the file only says what becomes of them, row by
-    row, they are in the one at `messages_url`.
+    `size` is that of their keys, values and headers in bytes.
     """
 
     partition: int
@@ -62,7 +58,6 @@ class Chunk(msgspec.Struct, frozen=True):
     records: int
     size: int
     url: str
-    messages_url: str = ""
 
     @property
     def next(self) -> int:
@@ -144,35 +139,50 @@ def read_manifest(url: str) -> Manifest:
         ) from error
 
 
-def result_values(messages: Any, outcomes: Any) -> Any:
-    """The values of results.
+def outcome_batch(
+    messages: pa.RecordBatch,
+    *,
+    keys: Column = None,
+    values: Column = None,
+    reasons: Column = None,
+    texts: Column = None,
+    stacktraces: Column = None,
+) -> pa.RecordBatch:
+    """What becomes of messages (a batch of MESSAGE_SCHEMA), row by row, as a batch of OUTCOME_SCHEMA.
 
     Args:
-        messages: values of messages, an array, chunked or not.
-        outcomes: what becomes of them, row by row: a batch or table of OUTCOME_SCHEMA.
-
-    Returns:
-        An array of the same kind; of a reject it holds nothing of use.
+        keys: those of the results; null for rejects.
+        values: as keys.
+        reasons: why messages are rejected, for machines; null for results.
+        texts: the same for people.
+        stacktraces: where nobody expected the reject; else null.
     """
-    beginnings = pc.binary_slice(pc.if_else(outcomes["extends"], messages, None), 0, -1)
-    return pc.binary_join_element_wise(
-        beginnings, outcomes["added"], b"", null_handling="replace", null_replacement=b""
-    )
+    own = {
+        "key": keys,
+        "value": values,
+        "headers": None,
+        "reason": reasons,
+        "message": texts,
+        "stacktrace": stacktraces,
+    }
+    columns = {name: _column(values, OUTCOME_SCHEMA.field(name).type, len(messages)) for name, values in own.items()}
+    is_result = columns["reason"].is_null()
+    for name in ("key", "value", "headers"):
+        columns[name] = pc.if_else(is_result, columns[name], messages.column(name))
+    return pa.record_batch([messages.column("offset"), *columns.values()], schema=OUTCOME_SCHEMA)
+
+
+def _column(values: Column, kind: pa.DataType, count: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(count, kind)
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
 def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
     """Messages (rows of MESSAGE_SCHEMA) that cannot go on for one reason, as a batch of REJECT_SCHEMA."""
-    count = len(messages)
-    return pa.record_batch(
-        [
-            pa.repeat(pa.scalar(partition, pa.int32()), count),
-            *(messages.column(name) for name in ("offset", "key", "value", "headers")),
-            pa.repeat(pa.scalar(reason, pa.string()), count),
-            pa.array(texts, pa.string()),
-            pa.nulls(count, pa.string()),
-        ],
-        schema=REJECT_SCHEMA,
-    )
+    outcomes = outcome_batch(messages, reasons=[reason] * len(messages), texts=texts)
+    partitions = pa.repeat(pa.scalar(partition, pa.int32()), len(messages))
+    return pa.record_batch([partitions, *outcomes.columns], schema=REJECT_SCHEMA)
 
 
 def message_batch(messages: list[Message]) -> pa.RecordBatch:

@@ -1,107 +1,240 @@
-"""Rides priced column-wise: values of `rides_raw` in, outcomes out (`jobs.kafka.staged.OUTCOME_SCHEMA`).
+"""Rides priced column-wise: messages of `rides_raw` in, outcomes out (`jobs.kafka.staged.OUTCOME_SCHEMA`).
 
-A message takes the first of three ways that is open to it, and has the same result on each: a canonical message is its
-result's beginning, byte for byte; a plain one is read column-wise; any other goes through `parse_ride`, which decides.
+A decoder in C reads each message, and its fields are checked a column at a time. `parse_ride` decides about every
+message in which that finds a fault or a doubt, so it alone gives reasons.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.kafka.staged import OUTCOME_SCHEMA
-from jobs.rides import columnar
-from jobs.rides.columnar import CANONICAL_LAYOUT, CANONICAL_TIMESTAMP, NUMBERS, RIDES_SCHEMA
-from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
+from jobs.kafka.staged import outcome_batch
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, NUMBERS, RIDES_SCHEMA, columns
+from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
 
-_IS_CANONICAL_TIMESTAMP = f"^{CANONICAL_TIMESTAMP}$"
-_numbers_of = attrgetter(*NUMBERS)
 _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
+# How a result is written: each value's name, and what stands before it.
+_LAYOUT = (
+    ('{"ride_id":"', "ride_id"),
+    ('","ts":"', "ts"),
+    ('","origin":{"lat":', "origin.lat"),
+    (',"lon":', "origin.lon"),
+    ('},"destination":{"lat":', "destination.lat"),
+    (',"lon":', "destination.lon"),
+    ('},"comfort":"', "comfort"),
+    ('","duration_min":', "duration_min"),
+    (',"price_base":', "price_base"),
+    (',"price_per_km":', "price_per_km"),
+    (',"price_per_min":', "price_per_min"),
+    (',"distance_km":', "distance_km"),
+    (',"price_total":', "price_total"),
+)
 
-T = TypeVar("T", pa.Array, pa.RecordBatch)
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
-# What a result needs of a canonical message besides its bytes.
-_FARE_SCHEMA = pa.schema([RIDES_SCHEMA.field(name) for name in ("ride_id", *NUMBERS)])
+
+class _Place(Point, frozen=True, gc=False, forbid_unknown_fields=False):
+    """A point that may have further fields."""
 
 
-class _Faults(NamedTuple):
-    """Of each bad message by its row: why it is turned away, and a stack trace where nobody expected that."""
+class _Ride(Ride, frozen=True, gc=False, forbid_unknown_fields=False):
+    """A ride that may have further fields."""
 
-    reasons: dict[int, tuple[Reason, str]]
-    stacktraces: dict[int, str]
+    origin: _Place
+    destination: _Place
+
+
+_decode = msgspec.json.Decoder(_Ride).decode
+# lat and lon occur twice: in origin and in destination.
+_REPEATED_KEYS = len(Point.__struct_fields__)
+_KEYS = len(Ride.__struct_fields__) + 2 * _REPEATED_KEYS
+
+
+class _Fault(NamedTuple):
+    """Why a message is turned away, and a stack trace where nobody expected that."""
+
+    reason: Reason
+    text: str
+    stacktrace: str | None = None
 
 
 class _Rides(NamedTuple):
-    """Good rides: the message of each, and its values (fields of RIDES_SCHEMA)."""
+    """Good rides: the message of each, and its values (a batch of RIDES_SCHEMA)."""
 
     rows: Rows
     values: pa.RecordBatch
 
 
-def price(values: pa.BinaryArray, distance: Distance) -> pa.RecordBatch:
+def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
     """Price messages of `rides_raw`.
 
     Args:
-        values: message values; null where a message has none.
+        messages: a batch of MESSAGE_SCHEMA.
         distance: one of `jobs.rides.distance`.
 
     Returns:
-        A batch of OUTCOME_SCHEMA with a row for each value, in the same order.
+        A batch of OUTCOME_SCHEMA with a row for each message, in the same order.
     """
-    canonical = _canonical(values)
-    others, faults = _others(values, np.delete(np.arange(len(values)), canonical.rows))
-    rows = np.concatenate([canonical.rows, others.rows])
-    fares = pa.concat_batches([canonical.values, others.values.select(_FARE_SCHEMA.names)])
-    distance_km, price_total = _fares(fares, distance)
+    count = len(messages)
+    values = messages.column("value")
+    read = _read(values)
+    parsed, faults = _parse(values, np.delete(np.arange(count), read.rows))
+    rows = np.concatenate([read.rows, parsed.rows])
+    rides = pa.concat_batches([read.values, parsed.values])
+    distance_km, price_total = _fares(rides, distance)
     is_finite = np.isfinite(price_total)
     for row in rows[~is_finite].tolist():
-        faults.reasons[row] = Reason.NOT_FINITE, "price_total is too large a number"
-    computed = pc.binary_join_element_wise(
-        b',"distance_km":', _text(distance_km), b',"price_total":', _text(price_total), b"}", b""
-    )
-    behind_messages, behind_others = computed[: len(canonical.rows)], computed[len(canonical.rows) :]
-    written = pc.binary_join_element_wise(_beginnings(others.values), behind_others, b"")
-    added = pa.concat_arrays([behind_messages, written])
-    keys = fares.column("ride_id").cast(pa.binary())
-
-    extends = np.zeros(len(values), dtype=bool)
-    extends[canonical.rows] = True
-    of_ride = _positions(len(values), np.flatnonzero(is_finite), rows[is_finite])
-    rejected, rejects = _rejects(faults)
-    of_reject = _positions(len(values), np.arange(len(rejected)), rejected)
-    return pa.record_batch(
-        [
-            keys.take(of_ride),
-            pa.array(extends),
-            added.take(of_ride),
-            *(column.take(of_reject) for column in rejects),
-        ],
-        schema=OUTCOME_SCHEMA,
+        faults[row] = _Fault(Reason.NOT_FINITE, "price_total is too large a number")
+    of_message = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
+    found = list(map(faults.get, range(count)))
+    return outcome_batch(
+        messages,
+        keys=rides.column("ride_id").cast(pa.binary()).take(of_message),
+        values=_results(rides, distance_km, price_total).take(of_message),
+        reasons=[fault and fault.reason for fault in found],
+        texts=[fault and fault.text for fault in found],
+        stacktraces=[fault and fault.stacktrace for fault in found],
     )
 
 
-def _rejects(faults: _Faults) -> tuple[Rows, list[pa.StringArray]]:
-    """The rows of bad messages, and the columns of OUTCOME_SCHEMA that say why."""
-    rows = np.fromiter(faults.reasons, dtype=np.int64, count=len(faults.reasons))
-    reasons, messages = zip(*faults.reasons.values(), strict=True) if faults.reasons else ((), ())
-    stacktraces = list(map(faults.stacktraces.get, faults.reasons))
-    return rows, [pa.array(column, pa.string()) for column in (reasons, messages, stacktraces)]
+def _read(messages: pa.BinaryArray) -> _Rides:
+    """The rides of messages that are certain to be what `parse_ride` would make of them."""
+    decoded = list(map(_try_decode, messages.to_pylist()))
+    rows = np.flatnonzero([ride is not None for ride in decoded])
+    repeats = _may_repeat_keys(messages if len(rows) == len(messages) else messages.take(pa.array(rows)))
+    rows = rows[~repeats]
+    rides = columns([decoded[row] for row in rows.tolist()], RIDES_SCHEMA)
+    ride_id = pc.ascii_lower(rides.column("ride_id"))
+    ts = normalised_timestamps(rides.column("ts"))
+    comfort = _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN))
+    numbers = rides.columns[len(RIDES_SCHEMA) - len(NUMBERS) :]
+    rides = pa.record_batch([ride_id, ts, comfort, *numbers], schema=RIDES_SCHEMA)
+    is_good = _mask(pc.match_substring_regex(ride_id, IS_RIDE_ID)) & _mask(ts.is_valid()) & _mask(comfort.is_valid())
+    for name, column in zip(NUMBERS, numbers, strict=True):
+        lowest, highest = {"lat": (-90, 90), "lon": (-180, 180)}.get(name[-3:], (0, np.finfo(np.float64).max))
+        number = column.to_numpy()
+        is_good &= (lowest <= number) & (number <= highest)
+    return _Rides(rows, rides) if is_good.all() else _Rides(rows[is_good], rides.filter(pa.array(is_good)))
+
+
+def _try_decode(value: bytes | None) -> _Ride | None:
+    try:
+        return _decode(value.decode())  # type: ignore[union-attr]
+    except Exception:  # whatever it is, parse_ride says why
+        return None
+
+
+def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
+    """Where an object of a message that was decoded, at whatever level, may have a key twice.
+
+    The decoder keeps the last one silently, and skips unknown fields without a look at their keys.
+    """
+    content, offsets = _buffers(messages)
+    # A key's colon follows its closing quote or white space. Colons within strings may do so too: then keys are
+    # overcounted, never undercounted. As all known keys are there, no other is if there are no more than those.
+    before, after = content[:-1], content[1:]
+    keys = np.flatnonzero((after == ord(":")) & ((before == ord('"')) | (before <= ord(" "))))
+    counts = np.diff(np.searchsorted(keys, offsets))
+    repeats = counts > _KEYS
+    if repeats.any():
+        more = messages if repeats.all() else messages.filter(pa.array(repeats))
+        repeats[repeats] = _count_different_keys(more) < counts[repeats] - _REPEATED_KEYS
+        for row in np.flatnonzero(repeats).tolist():
+            repeats[row] = _count_keys(messages[row].as_py()) < counts[row]
+    return repeats
+
+
+def _count_keys(message: bytes) -> int:
+    """How many keys all objects of a message have together, repeated ones not counted; 0 if that is not certain."""
+
+    def count(content: object) -> int:
+        if isinstance(content, dict):
+            return len(content) + sum(map(count, content.values()))
+        return sum(map(count, content)) if isinstance(content, list) else 0
+
+    try:
+        return count(msgspec.json.decode(message))
+    except Exception:
+        return 0
+
+
+def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
+    """How many keys of each message are certain to be different.
+
+    A key's text is what stands between a quote before a colon and the quote before that. Equal keys have equal texts
+    unless there is a backslash in one: those are not counted.
+    """
+    content, offsets = _buffers(messages)
+    quotes = np.flatnonzero(content == ord('"')).astype(np.int32)
+    closing = np.flatnonzero(content[quotes + 1] == ord(":"))
+    edges = np.zeros(2 * len(closing) + 1, np.int32)
+    edges[:-1:2], edges[1::2], edges[-1] = np.append(np.int32(-1), quotes)[closing] + 1, quotes[closing], len(content)
+    every_other = np.full(len(edges) // 8 + 1, 0b01010101, np.uint8)
+    buffers = [pa.py_buffer(every_other), pa.py_buffer(edges), pa.py_buffer(content)]
+    texts = pa.Array.from_buffers(pa.binary(), 2 * len(closing), buffers).dictionary_encode()
+    # Texts beyond the 63rd share a bit: then keys are taken for equal that are not.
+    bits = np.left_shift(np.uint64(1), np.minimum(np.arange(len(texts.dictionary), dtype=np.uint64), 63))
+    bits[_mask(pc.match_substring(texts.dictionary, "\\"))] = 0
+    found = np.append(bits[texts.indices.drop_null().to_numpy()], np.uint64(0))
+    begins = np.searchsorted(quotes[closing], offsets[:-1])
+    return np.bitwise_count(np.bitwise_or.reduceat(found, begins))
+
+
+def _buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """The bytes of all values, and where in them each begins; behind the last one, where it ends."""
+    _, offsets, content = values.buffers()
+    edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    return np.frombuffer(content or b"", np.uint8)[edges[0] : edges[-1]], edges - edges[0]
+
+
+def _parse(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, _Fault]]:
+    """The good rides among `rows` and the faults of the others by row, as `parse_ride` tells them."""
+    parsed: dict[int, Ride] = {}
+    faults: dict[int, _Fault] = {}
+    for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
+        try:
+            parsed[row] = parse_ride(message)
+        except RejectedError as error:
+            faults[row] = _Fault(*error.args)
+        except Exception as error:  # one bad message never stops a batch
+            text = _utf8(f"{type(error).__name__}: {error}")
+            faults[row] = _Fault(Reason.UNEXPECTED, text, _utf8(traceback.format_exc()))
+    rides = columns(list(parsed.values()), RIDES_SCHEMA)
+    return _Rides(np.fromiter(parsed, np.int64, len(parsed)), rides), faults
+
+
+def _utf8(text: str) -> str:
+    # A lone surrogate, which JSON may have as an escape, must not stop the batch that reports it.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
+    """Times as `normalise_timestamp` returns them; null where it rejects."""
+    is_other = pc.invert(pc.match_substring_regex(ts, IS_TIMESTAMP))
+    others = [_try_normalise_timestamp(text) for text in ts.filter(is_other).to_pylist()]
+    return pc.replace_with_mask(ts, is_other, pa.array(others, pa.string())) if others else ts
+
+
+def _try_normalise_timestamp(text: str) -> str | None:
+    try:
+        return normalise_timestamp(text)
+    except RejectedError:
+        return None
 
 
 def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
-    """Distance in km and price of each ride (fields of _FARE_SCHEMA)."""
+    """Distance in km and price of each ride (a row of RIDES_SCHEMA)."""
     number = {name: rides.column(name).to_numpy() for name in NUMBERS}
     with np.errstate(over="ignore", invalid="ignore"):
         distance_km = distance(
@@ -115,6 +248,17 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
     return distance_km, price_total
 
 
+def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) -> pa.BinaryArray:
+    """Rides as JSON, numbers with the fewest digits that give the same double back.
+
+    Nothing needs escaping: all is normalised by now.
+    """
+    column = dict(zip(rides.schema.names, rides.columns, strict=True))
+    column |= {"distance_km": pa.array(distance_km), "price_total": pa.array(price_total)}
+    parts = [part for before, name in _LAYOUT for part in (before, column[name].cast(pa.string()))]
+    return pc.binary_join_element_wise(*parts, "}", "").cast(pa.binary())
+
+
 def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
     """For each of `count` messages, the position of what belongs to it; null if it is not among `rows`."""
     position = np.full(count, -1, dtype=np.int64)
@@ -122,94 +266,6 @@ def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
     return pa.array(position, mask=position < 0)
 
 
-def _canonical(messages: pa.BinaryArray) -> _Rides:
-    """The rides of canonical messages; their values are fields of _FARE_SCHEMA."""
-    is_canonical = columnar.is_canonical(messages).fill_null(False)
-    rides = columnar.read_canonical(_kept(messages, is_canonical), _FARE_SCHEMA)
-    is_good = columnar.has_places(rides)
-    return _Rides(np.flatnonzero(_mask(is_canonical))[_mask(is_good)], _kept(rides, is_good))
-
-
-def _others(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, _Faults]:
-    """The good rides among `rows`, in any order, and the faults of the others."""
-    plain = _plain(messages, rows)
-    parsed, faults = _one_by_one(messages, np.setdiff1d(rows, plain.rows, assume_unique=True))
-    return _Rides(np.concatenate([plain.rows, parsed.rows]), pa.concat_batches([plain.values, parsed.values])), faults
-
-
-def _plain(messages: pa.BinaryArray, rows: Rows) -> _Rides:
-    """The rides of those of `rows` that are plain messages."""
-    found = messages.take(pa.array(rows)).fill_null(b"")
-    is_plain = columnar.is_plain(found)
-    rides = columnar.read_plain(_kept(found, is_plain))
-    rides = rides.set_column(1, "ts", normalised_timestamps(rides.column("ts")))
-    rides = rides.set_column(2, "comfort", _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN)))
-    is_good = pc.and_(columnar.has_places(rides), rides.column("ts").is_valid())
-    return _Rides(rows[_mask(is_plain)][_mask(is_good)], _kept(rides, is_good))
-
-
-def _one_by_one(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, _Faults]:
-    """What `parse_ride` makes of each of `rows`."""
-    parsed: dict[int, Ride] = {}
-    reasons: dict[int, tuple[Reason, str]] = {}
-    stacktraces: dict[int, str] = {}
-    for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
-        try:
-            parsed[row] = parse_ride(message)
-        except RejectedError as error:
-            reasons[row] = error.args
-        except Exception as error:  # one bad message never stops a batch
-            reasons[row] = Reason.UNEXPECTED, _utf8(f"{type(error).__name__}: {error}")
-            stacktraces[row] = _utf8(traceback.format_exc())
-    rides = _Rides(np.fromiter(parsed, dtype=np.int64, count=len(parsed)), _columns(list(parsed.values())))
-    return rides, _Faults(reasons, stacktraces)
-
-
-def _utf8(text: str) -> str:
-    # A lone surrogate, which JSON may have as an escape, must not stop the batch that reports it.
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _columns(rides: Sequence[Ride]) -> pa.RecordBatch:
-    """Rides as a batch of RIDES_SCHEMA."""
-    numbers = np.array(list(map(_numbers_of, rides)), dtype=np.float64).reshape(-1, len(NUMBERS))
-    texts = [pa.array([getattr(ride, name) for ride in rides], pa.string()) for name in ("ride_id", "ts", "comfort")]
-    return pa.record_batch([*texts, *map(pa.array, np.ascontiguousarray(numbers.T))], schema=RIDES_SCHEMA)
-
-
-def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
-    """Times as `normalise_timestamp` returns them; null where it rejects."""
-    is_other = pc.invert(pc.match_substring_regex(ts, _IS_CANONICAL_TIMESTAMP))
-    others = [_try_normalise_timestamp(text) for text in ts.filter(is_other).to_pylist()]
-    return pc.replace_with_mask(ts, is_other, pa.array(others, pa.string())) if others else ts
-
-
-def _try_normalise_timestamp(text: str) -> str | None:
-    try:
-        return normalise_timestamp(text)
-    except RejectedError:
-        return None
-
-
 def _mask(array: pa.BooleanArray) -> Mask:
     mask: Mask = array.to_numpy(zero_copy_only=False)
     return mask
-
-
-def _kept(of: T, mask: pa.BooleanArray) -> T:
-    """What a mask leaves of an array or a batch; all of it is not copied."""
-    return of if mask.false_count == 0 else of.filter(mask)
-
-
-def _text(numbers: Numbers) -> pa.BinaryArray:
-    """Numbers with the fewest digits that give the same double back."""
-    return pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())
-
-
-def _beginnings(rides: pa.RecordBatch) -> pa.BinaryArray:
-    """How the results of rides begin, up to what is computed. Nothing needs escaping: all is normalised by now."""
-    parts: list[object] = []
-    for before, name in CANONICAL_LAYOUT:
-        column = rides.column(name)
-        parts += [before, column if column.type == pa.string() else pc.cast(column, pa.string())]
-    return pc.binary_join_element_wise(*parts, "", "").cast(pa.binary())

@@ -7,7 +7,6 @@ coordinates joined to a geo_point (`documents`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,8 +18,7 @@ from msgspec import Meta
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
 from jobs.parallel import prefetched
-from jobs.rides import columnar
-from jobs.rides.columnar import CANONICAL_RIDE_ID, CANONICAL_TIMESTAMP, RESULTS_SCHEMA
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
 from jobs.rides.contract import Reason
 
 _UTC = pa.timestamp("us", "UTC")
@@ -72,7 +70,6 @@ class PricedRide(msgspec.Struct, frozen=True, gc=False):
 
 
 _decode = msgspec.json.Decoder(PricedRide).decode
-_numbers_of = attrgetter(*_NUMBERS.values())
 
 
 def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
@@ -107,7 +104,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
     stamps the very same row.
     """
     values = messages.column("value").fill_null(b"")
-    results, is_result, faults = _columnwise(values) or _one_by_one(values)
+    results, is_result, faults = _read(values)
     offsets, sent = (messages.column(name).filter(is_result) for name in ("offset", "timestamp"))
     rows = pa.record_batch(
         [
@@ -128,17 +125,8 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
 _Results = tuple[pa.RecordBatch, pa.BooleanArray, list[str]]
 
 
-def _columnwise(values: pa.BinaryArray) -> _Results | None:
-    """All values as results (a batch of RESULTS_SCHEMA), if no one leaves any doubt."""
-    is_result = columnar.is_result(values)
-    if is_result.false_count:
-        return None
-    results = columnar.read_results(values)
-    return (results, is_result, []) if columnar.has_places(results).false_count == 0 else None
-
-
-def _one_by_one(values: pa.BinaryArray) -> _Results:
-    """The results among values, where they are, and what is wrong with each of the others."""
+def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
+    """The results among values (a batch of RESULTS_SCHEMA), where they are, and the fault of each of the others."""
     rides: list[PricedRide] = []
     faults: list[str | None] = []
     for value in values.to_pylist():
@@ -147,16 +135,10 @@ def _one_by_one(values: pa.BinaryArray) -> _Results:
             faults.append(None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(str(error))
-    ride_id = pa.array([ride.ride_id for ride in rides], pa.string())
-    ts = pa.array([ride.ts for ride in rides], pa.string())
-    comfort = pa.array([ride.comfort for ride in rides], pa.string())
-    numbers = np.array(list(map(_numbers_of, rides)), dtype=np.float64).reshape(-1, len(_NUMBERS))
-    results = pa.record_batch(
-        [ride_id, ts, comfort, *map(pa.array, np.ascontiguousarray(numbers.T))], schema=RESULTS_SCHEMA
-    )
+    results = columns(rides, RESULTS_SCHEMA)
     is_canonical = pc.and_(
-        pc.match_substring_regex(ride_id, f"^{CANONICAL_RIDE_ID}$"),
-        pc.match_substring_regex(ts, f"^{CANONICAL_TIMESTAMP}$"),
+        pc.match_substring_regex(results.column("ride_id"), IS_RIDE_ID),
+        pc.match_substring_regex(results.column("ts"), IS_TIMESTAMP),
     )
     decoded = np.flatnonzero([fault is None for fault in faults])
     for row in decoded[~is_canonical.to_numpy(zero_copy_only=False)].tolist():

@@ -6,12 +6,15 @@ import json
 import math
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,15 +22,18 @@ from jsonschema import Draft202012Validator
 
 from jobs.kafka.staged import OUTCOME_SCHEMA
 from jobs.rides import pricing
-from jobs.rides.contract import COMFORTS, Reason, RejectedError, parse_ride
+from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, parse_ride
 from jobs.rides.distance import Distance, geodesic, haversine
 from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from tests.helpers import encode, result_values, ride
+from tests.helpers import encode, messages, ride
+from tests.unit.mutations import UNKNOWN, layouts, mutations
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 RAW = Draft202012Validator(json.loads((SCHEMAS / "rides_raw.schema.json").read_text()))
 RESULT = Draft202012Validator(json.loads((SCHEMAS / "rides_result.schema.json").read_text()))
+
+MUTATED = 20_000
 
 often = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -38,15 +44,19 @@ often = settings(max_examples=300, deadline=None, suppress_health_check=[HealthC
 def plain(value: bytes | None, distance: Distance) -> tuple[Reason | None, dict[str, Any] | None]:
     """Reason or result of one message by parse_ride and a formula in plain Python."""
     try:
-        found = parse_ride(value)
+        return None, priced_alone(parse_ride(value), distance)
     except RejectedError as error:
         return error.reason, None
+
+
+def priced_alone(found: Ride, distance: Distance) -> dict[str, Any]:
+    """The result of one normalised ride."""
     ends = (found.origin.lat, found.origin.lon, found.destination.lat, found.destination.lon)
     (kilometres,) = distance(*(np.array([degrees]) for degrees in ends)).tolist()
     total = found.price_base + kilometres * found.price_per_km + found.duration_min * found.price_per_min
     if not math.isfinite(total):
-        return Reason.NOT_FINITE, None
-    return None, {
+        raise RejectedError(Reason.NOT_FINITE, "price_total is too large a number")
+    return {
         "ride_id": found.ride_id,
         "ts": found.ts,
         "origin": {"lat": found.origin.lat, "lon": found.origin.lon},
@@ -73,32 +83,32 @@ def read(value: bytes) -> Any:
     return json.loads(value, parse_int=float)
 
 
-def outcome(row: dict[str, Any]) -> tuple[Reason | None, dict[str, Any] | None]:
-    """Reason or result of one row of `priced`, with what every row must have."""
+def outcome(row: dict[str, Any], value: bytes | None) -> tuple[Reason | None, dict[str, Any] | None]:
+    """Reason or result of one row of `priced`, with what every row must have; `value` is its message's."""
+    assert row["headers"] is None
     if row["reason"] is None:
-        assert row["message"] is None
+        assert row["message"] is row["stacktrace"] is None
         content = read(row["value"])
         assert row["key"] == content["ride_id"].encode()
         RESULT.validate(content)
         return None, content
-    assert row["key"] is None
-    assert row["value"] is None
+    assert (row["key"], row["value"]) == (b"key", value)
     assert row["message"]
     assert (row["stacktrace"] is not None) == (row["reason"] == Reason.UNEXPECTED)
     return Reason(row["reason"]), None
 
 
 def priced(values: list[bytes | None], distance: Distance = haversine) -> list[dict[str, Any]]:
-    """The outcomes with the value of each result."""
-    return outcomes(pa.array(values, pa.binary()), distance)
+    """The outcomes of messages with these values, but for their offsets."""
+    return outcomes(messages(values), distance)
 
 
-def outcomes(values: pa.BinaryArray, distance: Distance = haversine) -> list[dict[str, Any]]:
-    batch = price(values, distance)
-    assert batch.schema == OUTCOME_SCHEMA
-    batch.validate(full=True)
-    rows = zip(batch.to_pylist(), result_values(values, batch), strict=True)
-    return [row | {"value": value} for row, value in rows]
+def outcomes(batch: pa.RecordBatch, distance: Distance = haversine) -> list[dict[str, Any]]:
+    made = price(batch, distance)
+    assert made.schema == OUTCOME_SCHEMA
+    made.validate(full=True)
+    assert made.column("offset").equals(batch.column("offset"))
+    return made.drop_columns(["offset"]).to_pylist()
 
 
 # --- Messages ----------------------------------------------------------------------------------
@@ -230,10 +240,98 @@ def test_the_columns_agree_with_the_contract(values: list[bytes | None]) -> None
     rows = priced(values)
     assert len(rows) == len(values)
     for value, row in zip(values, rows, strict=True):
-        reason, content = outcome(row)
+        reason, content = outcome(row, value)
         wanted_reason, wanted = plain(value, haversine)
         assert reason == wanted_reason
         assert bits(content) == bits(wanted)
+
+
+def test_mutated_messages_have_the_outcome_of_parse_ride() -> None:
+    """Reason, text, key and value of each are to the byte what parse_ride and the formula make of the message alone."""
+    values = [*islice(mutations(seed=1), MUTATED)]
+    kinds: Counter[str | None] = Counter()
+    for value, row in zip(values, priced([*values]), strict=True):
+        kinds[row["reason"]] += 1
+        assert (row["reason"], row["message"], row["key"], row["value"]) == alone(value)
+    assert min(kinds[None], kinds[Reason.DUPLICATE_KEY]) > MUTATED // 20
+
+
+def alone(value: bytes) -> tuple[Reason | None, str | None, bytes, bytes]:
+    try:
+        content = priced_alone(parse_ride(value), haversine)
+    except RejectedError as error:
+        return error.reason, str(error), b"key", value
+    return None, None, content["ride_id"].encode(), compact(content)
+
+
+def compact(content: dict[str, Any]) -> bytes:
+    """JSON in members' order without spaces, each number with the fewest digits that give the same double back."""
+    members = (
+        f'"{name}":{compact(member).decode() if isinstance(member, dict) else number(member)}'
+        for name, member in content.items()
+    )
+    return f"{{{','.join(members)}}}".encode()
+
+
+def number(value: str | float) -> str:
+    return f'"{value}"' if isinstance(value, str) else pc.cast(pa.scalar(value), pa.string()).as_py()
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """The messages that are left to parse_ride."""
+    seen: list[bytes | None] = []
+
+    def parse(value: bytes | None) -> Ride:
+        seen.append(value)
+        return parse_ride(value)
+
+    monkeypatch.setattr(pricing, "parse_ride", parse)
+    return seen
+
+
+def test_the_layout_of_a_message_does_not_matter(parsed: list[bytes | None]) -> None:
+    content = ride(comfort="eco", ts="2026-01-05T10:15:30+02:00", ride_id="6BA7B810-9DAD-11D1-80B4-00C04FD430C8")
+    more = [json.dumps(content | unknown).encode() for unknown in UNKNOWN]
+    spaced = json.dumps(content | UNKNOWN[0], separators=(" , ", " : "), indent=1).encode()
+    rows = priced([*layouts(content), *more, spaced])
+    assert {(row["reason"], row["key"]) for row in rows} == {(None, b"6ba7b810-9dad-11d1-80b4-00c04fd430c8")}
+    assert len({row["value"] for row in rows}) == 1
+    # Only in this one something that is not a key looks like one.
+    assert parsed == [value for value in more if b'\\":' in value]
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        lambda text: text.replace(b'"comfort"', b'"comfort":"low","comfort"'),
+        lambda text: text.replace(b'"comfort"', b'"\\u0063omfort":"low","comfort"'),
+        lambda text: text.replace(b'"lat"', b'"lat":1,"lat"', 1),
+        lambda text: text.replace(b'"ts"', b'"note":{"a":1,"a":2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":{"a":1,"\\u0061":2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":{"a" :1,"a" :2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":[{"a\\"b":1,"a\\u0022b":2}],"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":"\\ud800","ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":"\xff","ts"'),
+        lambda text: text.replace(b"31.5", b'"31.5"'),
+        lambda text: text.replace(b"31.5", b"-1"),
+        lambda text: text.replace(b"40.7549", b"90.1"),
+        lambda text: text.replace(b"medium", b"Medium"),
+        lambda text: text.replace(b"08:15", b"24:15"),
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text + b"{}",
+        lambda _: b"",
+        lambda _: None,
+    ],
+)
+def test_what_leaves_doubt_is_left_to_parse_ride(
+    doubtful: Callable[[bytes], bytes | None], parsed: list[bytes | None]
+) -> None:
+    good = encode(ride())
+    value = doubtful(good)
+    assert value != good
+    priced([good, value])
+    assert parsed == [value]
 
 
 @pytest.mark.parametrize("zero", ["-0.0", "-0", "-0e1"])
@@ -255,7 +353,7 @@ def test_neighbours_and_position_do_not_matter(values: list[bytes | None], rng: 
     alone = [priced([value])[0] for value in values]
     assert priced(values) == alone
     assert priced([values[at] for at in order]) == [alone[at] for at in order]
-    assert outcomes(pa.array([b"in front", None, *values, b"behind"], pa.binary()).slice(2, len(values))) == alone
+    assert outcomes(messages([b"in front", None, *values, b"behind"]).slice(2, len(values))) == alone
 
 
 @often
@@ -368,4 +466,4 @@ def test_no_messages_at_all() -> None:
 def test_a_large_mixed_batch_keeps_its_order() -> None:
     values = [encode(ride(ride_id=str(UUID(int=n)))) if n % 7 else b"bad %d" % n for n in range(5000)]
     rows = priced(values)
-    assert [row["key"] for row in rows] == [str(UUID(int=n)).encode() if n % 7 else None for n in range(5000)]
+    assert [row["key"] for row in rows] == [str(UUID(int=n)).encode() if n % 7 else b"key" for n in range(5000)]

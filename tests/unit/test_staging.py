@@ -13,7 +13,16 @@ import pytest
 from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.files import Folder, read_batches, read_chunk
 from jobs.kafka.scan import Claim
-from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest, read_manifest, reject_batch
+from jobs.kafka.staged import (
+    MESSAGE_SCHEMA,
+    OUTCOME_SCHEMA,
+    REJECT_SCHEMA,
+    Chunk,
+    Manifest,
+    outcome_batch,
+    read_manifest,
+    reject_batch,
+)
 from jobs.parallel import prefetched
 from jobs.settings import Settings
 from tests.helpers import messages
@@ -165,6 +174,26 @@ def test_only_the_run_at_work_is_kept(folder: Folder, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "staging").rglob("*.json")} == {"manifest.json"}
     assert len(files(tmp_path)) == 4
     folder.child("never made").delete_all_but(folder.child("never made", "run"))
+
+
+def test_an_outcome_is_a_result_or_its_message_with_a_reason() -> None:
+    headers = [{"key": "trace", "value": b"\x00"}]
+    batch = messages([b"a", None, b"c"], first=7)
+    batch = batch.set_column(4, MESSAGE_SCHEMA.field("headers"), pa.array([headers] * 3, batch.schema.types[4]))
+    outcomes = outcome_batch(
+        batch,
+        keys=pa.array([b"k", None, None], pa.binary()),
+        values=[b"v", None, None],
+        reasons=[None, "empty_value", "unexpected"],
+        texts=[None, "no value", "what?"],
+        stacktraces=[None, None, "at"],
+    )
+    assert outcomes.schema == OUTCOME_SCHEMA
+    assert [list(row.values()) for row in outcomes.to_pylist()] == [
+        [7, b"k", b"v", None, None, None, None],
+        [8, b"key", None, headers, "empty_value", "no value", None],
+        [9, b"key", b"c", headers, "unexpected", "what?", "at"],
+    ]
 
 
 def test_rejects_keep_the_message() -> None:

@@ -22,7 +22,7 @@ from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten, transform
 from jobs.settings import ROOT
-from tests.helpers import encode, messages, result, result_values, ride
+from tests.helpers import encode, messages, result, ride
 
 SENT_AT = 1_770_091_506_007
 STAMP = "2026-02-03T04:05:06.007000Z"
@@ -135,8 +135,7 @@ def test_what_pricing_makes_flattens_whole() -> None:
         ride(ts="1969-12-31T23:59:59.000001Z", price_base=0.1 + 0.2, duration_min=-0.0),
         ride(comfort="business", price_per_km=1e-7, price_base=123456789012345680),
     ]
-    values = pa.array(map(encode, rides), pa.binary())
-    priced = [value for value in result_values(values, price(values, haversine)) if value is not None]
+    priced = price(messages([*map(encode, rides)]), haversine).column("value").to_pylist()
     rows, rejects = flat(priced)
     assert rejects == []
     for value, row in zip(priced, rows, strict=True):
