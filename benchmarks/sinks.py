@@ -28,9 +28,9 @@ from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetched
-from jobs.rides.export import REPETITIVE, put_gcs
+from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
-from jobs.rides.transform import documents, transform
+from jobs.rides.transform import REPETITIVE, documents, transform
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink

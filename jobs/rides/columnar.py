@@ -8,27 +8,13 @@ from operator import attrgetter
 import numpy as np
 import pyarrow as pa
 
-NUMBERS = (
-    "origin.lat",
-    "origin.lon",
-    "destination.lat",
-    "destination.lon",
-    "duration_min",
-    "price_base",
-    "price_per_km",
-    "price_per_min",
-)
+from jobs.rides.fields import COMPUTED_FIELDS, RAW_FIELDS, in_table_order
+
+# Texts first, as in a table.
 RIDES_SCHEMA = pa.schema(
-    [
-        ("ride_id", pa.string()),
-        ("ts", pa.string()),
-        ("comfort", pa.string()),
-        *((name, pa.float64()) for name in NUMBERS),
-    ]
+    [(field.path, pa.string() if field.kind.is_text else pa.float64()) for field in in_table_order(RAW_FIELDS)]
 )
-RESULTS_SCHEMA = RIDES_SCHEMA.append(pa.field("distance_km", pa.float64())).append(
-    pa.field("price_total", pa.float64())
-)
+RESULTS_SCHEMA = pa.schema([*RIDES_SCHEMA, *((field.path, pa.float64()) for field in COMPUTED_FIELDS)])
 
 IS_RIDE_ID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"

@@ -22,12 +22,9 @@ from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetched
-from jobs.rides.transform import flatten
+from jobs.rides.transform import REPETITIVE, flatten
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.parquet import check_bucket, export, holds_objects, object_name
-
-# See `jobs.sinks.parquet.export`.
-REPETITIVE = ("comfort", "price_base", "price_per_km", "price_per_min", "kafka_partition")
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -91,8 +91,12 @@ SINK_FIELDS = (
     Field("kafka_partition", Kind.PARTITION, "Of rides_result, for tracing", is_repetitive=True),
     Field("kafka_offset", Kind.OFFSET, "Of rides_result, for tracing"),
 )
-# The same in the order of a table: texts and times first.
-TABLE_FIELDS = tuple(sorted(SINK_FIELDS, key=lambda field: not field.kind.is_text))
+
+
+def in_table_order(fields: Iterable[Field]) -> list[Field]:
+    """Texts and times first, otherwise in the given order."""
+    return sorted(fields, key=lambda field: not field.kind.is_text)
+
 
 _TEMPLATE_SETTINGS = {
     "index.number_of_shards": 1,
@@ -144,5 +148,5 @@ def table_schema() -> list[dict[str, str]]:
     """The columns of the tables in BigQuery, as Terraform's `google_bigquery_table` takes them."""
     return [
         {"name": field.column, "type": _TYPES[field.kind][1], "mode": "REQUIRED", "description": field.description}
-        for field in TABLE_FIELDS
+        for field in in_table_order(SINK_FIELDS)
     ]

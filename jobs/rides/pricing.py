@@ -16,28 +16,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.kafka.staged import outcome_batch
-from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, NUMBERS, RIDES_SCHEMA, columns
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
 from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
+from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, json_layout
 
 _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
-# How a result is written: each value's name, and what stands before it.
-_LAYOUT = (
-    ('{"ride_id":"', "ride_id"),
-    ('","ts":"', "ts"),
-    ('","origin":{"lat":', "origin.lat"),
-    (',"lon":', "origin.lon"),
-    ('},"destination":{"lat":', "destination.lat"),
-    (',"lon":', "destination.lon"),
-    ('},"comfort":"', "comfort"),
-    ('","duration_min":', "duration_min"),
-    (',"price_base":', "price_base"),
-    (',"price_per_km":', "price_per_km"),
-    (',"price_per_min":', "price_per_min"),
-    (',"distance_km":', "distance_km"),
-    (',"price_total":', "price_total"),
-)
+_LAYOUT, _END = json_layout(RESULT_FIELDS)
+_NUMBERS = {field.path: field.kind for field in RAW_FIELDS if not field.kind.is_text}
+_LIMITS = {
+    Kind.LATITUDE: (-90, 90),
+    Kind.LONGITUDE: (-180, 180),
+    Kind.AMOUNT: (0, np.finfo(np.float64).max),
+}
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
@@ -118,12 +110,12 @@ def _read(messages: pa.BinaryArray) -> _Rides:
     ride_id = pc.ascii_lower(rides.column("ride_id"))
     ts = normalised_timestamps(rides.column("ts"))
     comfort = _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN))
-    numbers = rides.columns[len(RIDES_SCHEMA) - len(NUMBERS) :]
-    rides = pa.record_batch([ride_id, ts, comfort, *numbers], schema=RIDES_SCHEMA)
+    numbers = {path: rides.column(path) for path in _NUMBERS}
+    rides = pa.record_batch([ride_id, ts, comfort, *numbers.values()], schema=RIDES_SCHEMA)
     is_good = _mask(pc.match_substring_regex(ride_id, IS_RIDE_ID)) & _mask(ts.is_valid()) & _mask(comfort.is_valid())
-    for name, column in zip(NUMBERS, numbers, strict=True):
-        lowest, highest = {"lat": (-90, 90), "lon": (-180, 180)}.get(name[-3:], (0, np.finfo(np.float64).max))
-        number = column.to_numpy()
+    for path, kind in _NUMBERS.items():
+        lowest, highest = _LIMITS[kind]
+        number = numbers[path].to_numpy()
         is_good &= (lowest <= number) & (number <= highest)
     return _Rides(rows, rides) if is_good.all() else _Rides(rows[is_good], rides.filter(pa.array(is_good)))
 
@@ -235,7 +227,7 @@ def _try_normalise_timestamp(text: str) -> str | None:
 
 def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
     """Distance in km and price of each ride (a row of RIDES_SCHEMA)."""
-    number = {name: rides.column(name).to_numpy() for name in NUMBERS}
+    number = {path: rides.column(path).to_numpy() for path in _NUMBERS}
     with np.errstate(over="ignore", invalid="ignore"):
         distance_km = distance(
             number["origin.lat"], number["origin.lon"], number["destination.lat"], number["destination.lon"]
@@ -255,8 +247,8 @@ def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) 
     """
     column = dict(zip(rides.schema.names, rides.columns, strict=True))
     column |= {"distance_km": pa.array(distance_km), "price_total": pa.array(price_total)}
-    parts = [part for before, name in _LAYOUT for part in (before, column[name].cast(pa.string()))]
-    return pc.binary_join_element_wise(*parts, "}", "").cast(pa.binary())
+    parts = [part for before, field in _LAYOUT for part in (before, column[field.path].cast(pa.string()))]
+    return pc.binary_join_element_wise(*parts, _END, "").cast(pa.binary())
 
 
 def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:

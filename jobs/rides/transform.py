@@ -20,55 +20,54 @@ from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
 from jobs.parallel import prefetched
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
 from jobs.rides.contract import Reason
+from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, in_table_order, json_layout
 
 _UTC = pa.timestamp("us", "UTC")
-_NUMBERS = {
-    "origin_lat": "origin.lat",
-    "origin_lon": "origin.lon",
-    "destination_lat": "destination.lat",
-    "destination_lon": "destination.lon",
-    "duration_min": "duration_min",
-    "price_base": "price_base",
-    "price_per_km": "price_per_km",
-    "price_per_min": "price_per_min",
-    "distance_km": "distance_km",
-    "price_total": "price_total",
+_ARROW_TYPES = {
+    Kind.UUID: pa.string(),
+    Kind.TIME: _UTC,
+    Kind.COMFORT: pa.string(),
+    Kind.LATITUDE: pa.float64(),
+    Kind.LONGITUDE: pa.float64(),
+    Kind.AMOUNT: pa.float64(),
+    Kind.PARTITION: pa.int32(),
+    Kind.OFFSET: pa.int64(),
 }
-_TYPES = (
-    [("ride_id", pa.string()), ("ts", _UTC), ("agent_timestamp", _UTC), ("comfort", pa.string())]
-    + [(name, pa.float64()) for name in _NUMBERS]
-    + [("kafka_partition", pa.int32()), ("kafka_offset", pa.int64())]
+SINK_SCHEMA = pa.schema(
+    [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in in_table_order(SINK_FIELDS)]
 )
-SINK_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES])
+# See `jobs.sinks.parquet.export`.
+REPETITIVE = tuple(field.column for field in SINK_FIELDS if field.is_repetitive)
+# The Z of a time is part of the layout.
+_DOCUMENT, _DOCUMENT_END = json_layout(SINK_FIELDS, time_end='Z"')
 
 _LAST_MILLISECOND = 253_402_300_799_999
 
-Amount = Annotated[float, Meta(ge=0)]
+_MESSAGE_TYPES: dict[Kind, Any] = {
+    Kind.UUID: str,
+    Kind.TIME: str,
+    Kind.COMFORT: Literal["low", "medium", "high"],
+    Kind.LATITUDE: Annotated[float, Meta(ge=-90, le=90)],
+    Kind.LONGITUDE: Annotated[float, Meta(ge=-180, le=180)],
+    Kind.AMOUNT: Annotated[float, Meta(ge=0)],
+}
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
-    """A point of a result, in degrees."""
-
-    lat: Annotated[float, Meta(ge=-90, le=90)]
-    lon: Annotated[float, Meta(ge=-180, le=180)]
-
-
-class PricedRide(msgspec.Struct, frozen=True, gc=False):
+def _define_result() -> type[msgspec.Struct]:
     """A message of `rides_result`; unknown fields are ignored, so that a later version may add some."""
-
-    ride_id: str
-    ts: str
-    origin: Place
-    destination: Place
-    comfort: Literal["low", "medium", "high"]
-    duration_min: Amount
-    price_base: Amount
-    price_per_km: Amount
-    price_per_min: Amount
-    distance_km: Amount
-    price_total: Amount
+    members: dict[str, Any] = {}
+    for field in RESULT_FIELDS:
+        place, _, name = field.path.rpartition(".")
+        (members.setdefault(place, {}) if place else members)[name] = _MESSAGE_TYPES[field.kind]
+    return _define("PricedRide", members)
 
 
+def _define(name: str, members: dict[str, Any]) -> type[msgspec.Struct]:
+    fields = [(key, _define(key, kind) if isinstance(kind, dict) else kind) for key, kind in members.items()]
+    return msgspec.defstruct(name, fields, frozen=True, gc=False)
+
+
+PricedRide = _define_result()
 _decode = msgspec.json.Decoder(PricedRide).decode
 
 
@@ -112,7 +111,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
             pc.cast(results.column("ts"), _UTC),
             _agent_timestamps(sent),
             results.column("comfort"),
-            *(results.column(name) for name in _NUMBERS.values()),
+            *(results.column(field.path) for field in RESULT_FIELDS if not field.kind.is_text),
             pa.repeat(pa.scalar(partition, pa.int32()), len(results)),
             offsets,
         ],
@@ -127,7 +126,7 @@ _Results = tuple[pa.RecordBatch, pa.BooleanArray, list[str]]
 
 def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
     """The results among values (a batch of RESULTS_SCHEMA), where they are, and the fault of each of the others."""
-    rides: list[PricedRide] = []
+    rides: list[msgspec.Struct] = []
     faults: list[str | None] = []
     for value in values.to_pylist():
         try:
@@ -155,34 +154,12 @@ def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
 
 def documents(rows: pa.RecordBatch) -> pa.StringArray:
     """Each row of SINK_SCHEMA as a JSON document for the index `rides`. Nothing in a row needs escaping."""
-    parts: list[Any] = []
-    for name, before in _DOCUMENT:
-        parts += [before, _text(rows.column(name))]
-    return pc.binary_join_element_wise(*parts, "}", "")
-
-
-_DOCUMENT = (
-    ("ride_id", '{"ride_id":"'),
-    ("ts", '","ts":"'),
-    ("agent_timestamp", 'Z","agent_timestamp":"'),
-    ("origin_lat", 'Z","origin":{"lat":'),
-    ("origin_lon", ',"lon":'),
-    ("destination_lat", '},"destination":{"lat":'),
-    ("destination_lon", ',"lon":'),
-    ("comfort", '},"comfort":"'),
-    ("duration_min", '","duration_min":'),
-    ("price_base", ',"price_base":'),
-    ("price_per_km", ',"price_per_km":'),
-    ("price_per_min", ',"price_per_min":'),
-    ("distance_km", ',"distance_km":'),
-    ("price_total", ',"price_total":'),
-    ("kafka_partition", ',"kafka_partition":'),
-    ("kafka_offset", ',"kafka_offset":'),
-)
+    parts = [part for before, field in _DOCUMENT for part in (before, _text(rows.column(field.column)))]
+    return pc.binary_join_element_wise(*parts, _DOCUMENT_END, "")
 
 
 def _text(column: pa.Array) -> pa.StringArray:
     if column.type == _UTC:
-        # Without its zone a time is printed as is; the zone's Z is part of the template.
+        # Without its zone a time is printed as it is.
         return pc.replace_substring(pc.cast(column.cast(pa.timestamp("us")), pa.string()), " ", "T")
     return column if column.type == pa.string() else pc.cast(column, pa.string())

@@ -41,7 +41,6 @@ from jobs.kafka.ownership import check_ownership
 from jobs.kafka.scan import Claim, scan
 from jobs.kafka.transaction import GroupWriter, group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
-from jobs.rides.export import REPETITIVE
 from jobs.rides.ops.superseded import (
     Mark,
     Position,
@@ -55,7 +54,7 @@ from jobs.rides.ops.superseded import (
     ride_bytes,
 )
 from jobs.rides.pricing import normalised_timestamps
-from jobs.rides.transform import SINK_SCHEMA
+from jobs.rides.transform import REPETITIVE, SINK_SCHEMA
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
