@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import msgspec
 
-T = TypeVar("T", str, float, dict[str, Any])
+from jobs.rides.fields import RAW_FIELDS, Kind
 
 
 class Reason(StrEnum):
@@ -71,14 +72,14 @@ class RejectedError(Exception):
         return self.args[1]  # type: ignore[no-any-return]
 
 
-class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class Point(msgspec.Struct, frozen=True, gc=False):
     """A place: latitude in −90..90 and longitude in −180..180 degrees."""
 
     lat: float
     lon: float
 
 
-class Ride(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class Ride(msgspec.Struct, frozen=True, gc=False):
     """A ride of `rides_raw`; `parse_ride` returns it normalised."""
 
     ride_id: str
@@ -101,46 +102,15 @@ def parse_ride(value: bytes | None) -> Ride:
     Raises:
         RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
-    text = _text(value)
-    if _LARGEST in text:
-        return _ride(_parse_object(text))
-    try:
-        ride = _decode_ride(text)
-    except msgspec.ValidationError:  # a field too many, too few, or of another type
-        return _ride(_certain_members(text) or _parse_object(text))
-    except msgspec.DecodeError as error:
-        if "\\" in text:  # msgspec knows no lone surrogate
-            return _ride(_parse_object(text))
-        raise RejectedError(Reason.INVALID_JSON, str(error)) from error
-    except RecursionError:
-        return _ride(_parse_object(text))
-    if not _is_certain(text, _RIDE_QUOTES):
-        return _ride(_parse_object(text))
-    return Ride(
-        ride_id=_ride_id(ride.ride_id),
-        ts=normalise_timestamp(ride.ts),
-        origin=_point(ride.origin.lat, ride.origin.lon, "origin."),
-        destination=_point(ride.destination.lat, ride.destination.lon, "destination."),
-        comfort=_comfort(ride.comfort),
-        duration_min=_amount(ride.duration_min, "duration_min"),
-        price_base=_amount(ride.price_base, "price_base"),
-        price_per_km=_amount(ride.price_per_km, "price_per_km"),
-        price_per_min=_amount(ride.price_per_min, "price_per_min"),
-    )
-
-
-def _ride(fields: dict[str, Any]) -> Ride:
-    return Ride(
-        ride_id=_ride_id(_member(fields, "ride_id", str)),
-        ts=normalise_timestamp(_member(fields, "ts", str)),
-        origin=_place(_member(fields, "origin", dict), "origin."),
-        destination=_place(_member(fields, "destination", dict), "destination."),
-        comfort=_comfort(_member(fields, "comfort", str)),
-        duration_min=_amount(_member(fields, "duration_min", float), "duration_min"),
-        price_base=_amount(_member(fields, "price_base", float), "price_base"),
-        price_per_km=_amount(_member(fields, "price_per_km", float), "price_per_km"),
-        price_per_min=_amount(_member(fields, "price_per_min", float), "price_per_min"),
-    )
+    ride: dict[str, Any] = {}
+    # What is read and what is made of it, by the place that it belongs to; "" is the message itself.
+    sources, targets = {"": _parse_object(_text(value))}, {"": ride}
+    for path, place, name, kind, check in _STEPS:
+        if place not in sources:
+            sources[place] = _member(sources[""], place, dict, place)
+            targets[place] = ride[place] = {}
+        targets[place][name] = check(_member(sources[place], name, kind, path), path)
+    return msgspec.convert(ride, Ride)
 
 
 def normalise_timestamp(text: str) -> str:
@@ -163,18 +133,6 @@ def normalise_timestamp(text: str) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-_Member = str | float | bool | None
-_decode_ride = msgspec.json.Decoder(Ride).decode
-_encode = msgspec.json.Encoder().encode
-# Two for each key, and for each value that is a string.
-_STRINGS = sum(field.type is str for field in msgspec.structs.fields(Ride))
-_RIDE_QUOTES = 2 * (len(Ride.__struct_fields__) + 2 * len(Point.__struct_fields__) + _STRINGS)
-# How Python, JavaScript and C++ end the largest double, which stands for "none" at times. msgspec takes 16 µs for such
-# a number, and for others with large exponents, but those are rare.
-_LARGEST = "e+308"
-_decode_members = msgspec.json.Decoder(dict[str, _Member | dict[str, _Member]]).decode
-
-
 def _text(value: bytes | None) -> str:
     if not value:
         raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
@@ -184,24 +142,6 @@ def _text(value: bytes | None) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
-
-
-def _is_certain(text: str, quotes: int) -> bool:
-    """Whether msgspec has read a message as `_parse_object` does, when what it read has so many quotes.
-
-    It keeps the last of repeated keys silently. Without escapes, quotes stand around keys and strings only, so that a
-    repeated key shows as quotes too many.
-    """
-    return text.count('"') == quotes and "\\" not in text
-
-
-def _certain_members(text: str) -> dict[str, Any] | None:
-    """What `_parse_object` returns, much faster; None if that is not certain."""
-    try:
-        members = _decode_members(text)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    return members if _is_certain(text, _encode(members).decode().count('"')) else None
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -242,13 +182,13 @@ _decode = json.JSONDecoder(
 ).decode
 
 
-def _member(fields: dict[str, Any], name: str, kind: type[T], path: str = "") -> T:
-    value = fields.get(name)
+def _member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
+    value = members.get(name)
     if type(value) is kind:
         return value
-    if name not in fields:
-        raise RejectedError(Reason.MISSING_FIELD, f"{path}{name} is missing")
-    raise RejectedError(Reason.WRONG_TYPE, f"{path}{name} is a {_json_type(value)}, not a {_JSON_TYPES[kind]}")
+    if name not in members:
+        raise RejectedError(Reason.MISSING_FIELD, f"{path} is missing")
+    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_json_type(value)}, not a {_JSON_TYPES[kind]}")
 
 
 _JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
@@ -258,38 +198,52 @@ def _json_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "null")
 
 
-def _ride_id(text: str) -> str:
+def _ride_id(text: str, _: str) -> str:
     if not _UUID.fullmatch(text):
         raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
     return text.lower()
 
 
-def _place(fields: dict[str, Any], path: str) -> Point:
-    lat = _coordinate(_member(fields, "lat", float, path), "lat", 90, path)
-    return Point(lat, _coordinate(_member(fields, "lon", float, path), "lon", 180, path))
+def _latitude(degrees: float, path: str) -> float:
+    return _coordinate(degrees, path, 90)
 
 
-def _point(lat: float, lon: float, path: str) -> Point:
-    return Point(_coordinate(lat, "lat", 90, path), _coordinate(lon, "lon", 180, path))
+def _longitude(degrees: float, path: str) -> float:
+    return _coordinate(degrees, path, 180)
 
 
-def _coordinate(degrees: float, name: str, limit: int, path: str) -> float:
+def _coordinate(degrees: float, path: str, limit: int) -> float:
     if -limit <= degrees <= limit:
         return degrees
     if not math.isfinite(degrees):
-        raise RejectedError(Reason.NOT_FINITE, f"{path}{name} is too large a number")
-    raise RejectedError(Reason.OUT_OF_RANGE, f"{path}{name} {degrees} is outside -{limit}..{limit}")
+        raise RejectedError(Reason.NOT_FINITE, f"{path} is too large a number")
+    raise RejectedError(Reason.OUT_OF_RANGE, f"{path} {degrees} is outside -{limit}..{limit}")
 
 
-def _comfort(text: str) -> str:
+def _comfort(text: str, _: str) -> str:
     if comfort := COMFORTS.get(text):
         return comfort
     raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
 
 
-def _amount(amount: float, name: str) -> float:
+def _amount(amount: float, path: str) -> float:
     if 0 <= amount < math.inf:
         return amount
     if not math.isfinite(amount):
-        raise RejectedError(Reason.NOT_FINITE, f"{name} is too large a number")
-    raise RejectedError(Reason.NEGATIVE_AMOUNT, f"{name} {amount} is negative")
+        raise RejectedError(Reason.NOT_FINITE, f"{path} is too large a number")
+    raise RejectedError(Reason.NEGATIVE_AMOUNT, f"{path} {amount} is negative")
+
+
+_CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
+    Kind.UUID: _ride_id,
+    Kind.TIME: lambda text, _: normalise_timestamp(text),
+    Kind.COMFORT: _comfort,
+    Kind.LATITUDE: _latitude,
+    Kind.LONGITUDE: _longitude,
+    Kind.AMOUNT: _amount,
+}
+# Of each field its path, the place it belongs to, its name there, its type in JSON and its check.
+_STEPS = [
+    (field.path, *field.path.rpartition(".")[::2], str if field.kind.is_text else float, _CHECKS[field.kind])
+    for field in RAW_FIELDS
+]

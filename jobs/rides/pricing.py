@@ -36,18 +36,7 @@ Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 
-class _Place(Point, frozen=True, gc=False, forbid_unknown_fields=False):
-    """A point that may have further fields."""
-
-
-class _Ride(Ride, frozen=True, gc=False, forbid_unknown_fields=False):
-    """A ride that may have further fields."""
-
-    origin: _Place
-    destination: _Place
-
-
-_decode = msgspec.json.Decoder(_Ride).decode
+_decode = msgspec.json.Decoder(Ride).decode
 # lat and lon occur twice: in origin and in destination.
 _REPEATED_KEYS = len(Point.__struct_fields__)
 _KEYS = len(Ride.__struct_fields__) + 2 * _REPEATED_KEYS
@@ -120,7 +109,7 @@ def _read(messages: pa.BinaryArray) -> _Rides:
     return _Rides(rows, rides) if is_good.all() else _Rides(rows[is_good], rides.filter(pa.array(is_good)))
 
 
-def _try_decode(value: bytes | None) -> _Ride | None:
+def _try_decode(value: bytes | None) -> Ride | None:
     try:
         return _decode(value.decode())  # type: ignore[union-attr]
     except Exception:  # whatever it is, parse_ride says why
