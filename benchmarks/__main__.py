@@ -18,6 +18,7 @@ from benchmarks import aims, freshness, scale
 from benchmarks.bench import SINKS, Bench, Result, ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
+from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.machine import machine
 from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack, wide_console
@@ -26,6 +27,7 @@ from jobs.settings import Settings, load
 console = wide_console()
 
 PARTS = ("price", *SINKS, "scale", "freshness")
+_AIMED_AT = ("", COMPACT)
 
 
 class Found(msgspec.Struct):
@@ -38,11 +40,12 @@ class Found(msgspec.Struct):
 
     @property
     def ratios(self) -> dict[tuple[str, str], float | None]:
-        return {(it.part, it.name): ratio(it, self.results) for it in self.results}
+        """Those that aims are held against: in pricing, of the producer's layout."""
+        return {(it.part, it.name): ratio(it, self.results) for it in self.results if it.layout in _AIMED_AT}
 
     @property
     def aims(self) -> list[aims.Aim]:
-        ours = next((it for it in self.results if it.name == OURS and it.is_whole), None)
+        ours = next((it for it in self.results if it.name == OURS and it.layout in _AIMED_AT and it.is_whole), None)
         found = aims.of_results(ours.rate if ours else None, self.ratios)
         found += aims.of_scale(self.scale) if self.scale else []
         return found + (aims.of_freshness(self.freshness) if self.freshness else [])
@@ -59,6 +62,10 @@ def main(
     peer: Annotated[
         list[str] | None, typer.Option(help=f"Who competes in pricing; repeat for several: {', '.join(CANDIDATES)}.")
     ] = None,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of pricing: how rides are written; repeat for several: {', '.join(LAYOUTS)}."),
+    ] = None,
     largest: Annotated[int, typer.Option(help="Of scale: the largest size.", min=scale.SIZES[0])] = scale.SIZES[-1],
     seconds: Annotated[int, typer.Option(help="Of freshness: how long rides are measured.", min=10)] = 180,
     rate: Annotated[int, typer.Option(help="Of freshness: rides a second.", min=1)] = 1000,
@@ -68,14 +75,16 @@ def main(
 
     All parts but freshness share one broker and its rides; freshness has a stack of its own, with Airflow.
     """
-    parts, peers = part or PARTS, peer or CANDIDATES
-    for names, known in ((parts, PARTS), (peers, CANDIDATES)):
+    parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
+    for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
         if unknown := sorted(set(names) - set(known)):
             raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
     found = Found()
     conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": machine()}
     if {*parts} - {"freshness"}:
-        _on_one_broker(found, parts, peers, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
+        # For the sinks alone, the results of one layout are enough.
+        layouts = [it for it in LAYOUTS if it in layouts] if "price" in parts else [COMPACT]
+        _on_one_broker(found, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
         path = _write(found, conditions)
     if "freshness" in parts:
         try:
@@ -93,6 +102,7 @@ def _on_one_broker(
     found: Found,
     parts: Collection[str],
     peers: Collection[str],
+    layouts: list[str],
     *,
     rides: int,
     rounds: int,
@@ -109,7 +119,7 @@ def _on_one_broker(
         if sinks or "price" in parts:
             bench = Bench(settings, bars, rounds)
             found.results, found.left_out = bench.results, bench.left_out
-            topic = bench.price(candidates, rides)
+            topic = bench.price(candidates, rides, layouts)
             if sinks:
                 bench.sinks(topic, sinks)
         if "scale" in parts:
@@ -146,20 +156,21 @@ def _print(found: Found) -> None:
 
 def _print_results(results: list[Result]) -> None:
     right = ("messages", "a second", "CPU s per million", "peak MiB", "ours is")
-    table = Table("", "", "guarantee", *(Column(name, justify="right") for name in right))
-    last = results[0].part
+    table = Table("", "", "layout", "guarantee", *(Column(name, justify="right") for name in right))
+    last = results[0].part, results[0].layout
     for result in results:
-        if result.part != last:
+        if (result.part, result.layout) != last:
             table.add_section()
-            last = result.part
+            last = result.part, result.layout
         if not result.passes:
-            table.add_row(result.part, result.name, "left out: see below")
+            table.add_row(result.part, result.name, result.layout, "left out: see below")
             continue
         found = ratio(result, results)
         counts = sorted({it.messages for it in result.passes})
         table.add_row(
             result.part,
             result.name,
+            result.layout,
             result.guarantee,
             ", ".join(f"{count:,}" for count in counts),
             f"{result.rate:,.0f}",
@@ -168,10 +179,10 @@ def _print_results(results: list[Result]) -> None:
             f"{found:.2f} ×" if found else f"no ratio: {result.expected:,} expected",
         )
     console.print(table)
-    ours = results[0]
-    seconds = {task: statistics.median(it.by_task[task] for it in ours.passes) for task in ours.passes[0].by_task}
-    tasks = (f"{task} {spent:.2f} s" for task, spent in seconds.items())
-    console.print(f"{ours.name}: {', '.join(tasks)}")
+    for ours in (it for it in results if it.name == OURS and it.passes):
+        seconds = {task: statistics.median(it.by_task[task] for it in ours.passes) for task in ours.passes[0].by_task}
+        tasks = (f"{task} {spent:.2f} s" for task, spent in seconds.items())
+        console.print(f"{ours.name}, {ours.layout}: {', '.join(tasks)}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,18 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.progress import Progress
 
-from benchmarks.candidates import CANDIDATES, OURS, Candidate, Pass, UnavailableError, airflow_environment, compete
-from benchmarks.data import drop
+from benchmarks.candidates import (
+    CANDIDATES,
+    OURS,
+    RELAY,
+    Candidate,
+    Pass,
+    UnavailableError,
+    airflow_environment,
+    compete,
+)
+from benchmarks.data import drop, rewrite
+from benchmarks.layouts import COMPACT
 from benchmarks.measure import FailedError, Measured, run
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.rides.vertical import TEMPLATE, RidesSettings
@@ -36,13 +46,17 @@ SINKS = {
 
 
 class Result(msgspec.Struct):
-    """All passes of one candidate, each of which should have moved `expected` messages."""
+    """All passes of one candidate, each of which should have moved `expected` messages.
+
+    `layout` is that of the rides that were priced; empty in other parts.
+    """
 
     part: str
     name: str
     guarantee: str
     expected: int
     passes: list[Pass] = msgspec.field(default_factory=list)
+    layout: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -67,24 +81,38 @@ class Bench:
         self.left_out: dict[str, str] = {}
         self._progress = progress
 
-    def price(self, candidates: list[Candidate], rides: int) -> str:
-        """Price rides_raw by each candidate; the topic with our results."""
+    def price(self, candidates: list[Candidate], rides: int, layouts: list[str]) -> str:
+        """Price rides_raw in each layout by each candidate; the topic with our results of the first layout.
+
+        Peers other than the relay price the producer's layout only.
+        """
         # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
         for number in range(_WARM_UPS):
-            for name in ("relay", OURS):
+            for name in (RELAY, OURS):
                 target = f"warm-up-{name}-{number}"
                 compete(self.settings, CANDIDATES[name], self.settings.raw_topic, rides, target, keep=False)
-        results = {it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most)) for it in candidates}
+        kept = [self._price_layout(layout, competing(candidates, layout), rides) for layout in layouts]
+        drop(kafka_config(self.settings), [topic for topic in kept[1:] if topic])
+        return kept[0]
+
+    def _price_layout(self, layout: str, candidates: list[Candidate], rides: int) -> str:
+        source = self.settings.raw_topic
+        if layout != COMPACT:
+            source = f"{source}-{layout}"
+            rewrite(self.settings, source, layout)
+        results = {
+            it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most), layout=layout) for it in candidates
+        }
         self.results += results.values()
-        bar = self._progress.add_task("price", total=self.rounds * len(candidates))
+        bar = self._progress.add_task(f"price, {layout}", total=self.rounds * len(candidates))
         kept = ""
         for number in range(1, self.rounds + 1):
             for candidate in candidates:
-                self._progress.update(bar, description=f"price: {candidate.name}")
+                self._progress.update(bar, description=f"price, {layout}: {candidate.name}")
                 if candidate.name not in self.left_out:
-                    target = f"{candidate.name}-{number}"
+                    target = f"{candidate.name}-{layout}-{number}"
                     try:
-                        found = self._price(candidate, results[candidate.name].expected, target)
+                        found = self._price(candidate, source, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
                         self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
@@ -94,11 +122,13 @@ class Bench:
                             drop(kafka_config(self.settings), [kept] if kept else [])
                             kept = target
                 self._progress.advance(bar)
+        if source != self.settings.raw_topic:
+            drop(kafka_config(self.settings), [source])
         return kept
 
-    def _price(self, candidate: Candidate, rides: int, target: str) -> Pass:
+    def _price(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
         # Our results are what the sinks are measured with.
-        return compete(self.settings, candidate, self.settings.raw_topic, rides, target, keep=candidate.name == OURS)
+        return compete(self.settings, candidate, source, rides, target, keep=candidate.name == OURS)
 
     def sinks(self, topic: str, parts: list[str]) -> None:
         """Index and export the results of a topic."""
@@ -153,17 +183,23 @@ class Bench:
     def _note(self, result: Result, found: Pass, number: int) -> None:
         result.passes.append(found)
         self._progress.console.print(
-            f"{result.part}: {result.name} {number}/{self.rounds}: {found.messages:,} in {found.seconds:.2f} s, "
+            f"{result.part}: {f'{result.layout} ' if result.layout else ''}{result.name} {number}/{self.rounds}: "
+            f"{found.messages:,} in {found.seconds:.2f} s, "
             f"{found.rate:,.0f}/s, {found.peak_mib:.0f} MiB"
         )
 
 
+def competing(candidates: list[Candidate], layout: str) -> list[Candidate]:
+    """Who prices rides in a layout: all of them in the producer's, ours and the relay in any other."""
+    return [it for it in candidates if layout == COMPACT or it.name in (OURS, RELAY)]
+
+
 def ratio(result: Result, results: list[Result]) -> float | None:
-    """How many times faster ours is in the same part; None unless both moved all that they were given.
+    """How many times faster ours is in the same part and layout; None unless both moved all that they were given.
 
     The median of the ratios round by round: a machine whose speed drifts slows both of a round down.
     """
-    ours = next(it for it in results if it.part == result.part)
+    ours = next(it for it in results if (it.part, it.layout) == (result.part, result.layout))
     if not (ours.is_whole and result.is_whole):
         return None
     return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(ours.passes, result.passes, strict=False))

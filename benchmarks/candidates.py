@@ -145,11 +145,12 @@ def airflow_environment(folder: Path) -> dict[str, str]:
 
 
 OURS = "datastream"
+RELAY = "relay"
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
         Candidate(OURS, "exactly once", datastream, targets=lambda target: [target, dead_letters(target)]),
-        Candidate("relay", "exactly once; copies only", relay),
+        Candidate(RELAY, "exactly once; copies only", relay),
         Candidate("stock-defaults", "at least once", stock("haversine", "defaults"), at_most=5_000),
         Candidate("stock-haversine", "at least once", stock("haversine", "tuned"), at_most=100_000),
         Candidate("stock-geopy", "at least once", stock("geopy", "tuned"), at_most=100_000),

@@ -6,13 +6,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from benchmarks.layouts import rewritten
 from benchmarks.stacks import TOPICS
 from jobs.clients import kafka_config
 from jobs.kafka import topics
@@ -47,6 +48,18 @@ def fill(settings: RidesSettings, rides: int, faulty: float) -> None:
     subprocess.run(command, check=True)
 
 
+def rewrite(settings: RidesSettings, target: str, layout: str) -> None:
+    """Send the messages of rides_raw to another topic in a layout."""
+    config = kafka_config(settings)
+    create(config, [target])
+    messages = (
+        {"key": it.key(), "value": rewritten(it.value(), layout)}
+        for batch in read(config, settings.raw_topic)
+        for it in batch
+    )
+    _send(config, target, messages)
+
+
 def repeat(settings: RidesSettings, source: str, target: str, count: int) -> None:
     """Send the messages of a topic to another one, again from the first when they end, until it has `count`.
 
@@ -55,6 +68,10 @@ def repeat(settings: RidesSettings, source: str, target: str, count: int) -> Non
     config = kafka_config(settings)
     messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
     random.Random(1).shuffle(messages)
+    _send(config, target, islice(cycle(messages), count))
+
+
+def _send(config: Config, target: str, messages: Iterable[dict[str, bytes | None]]) -> None:
     producer = Producer(
         {
             **QUIET,
@@ -67,8 +84,8 @@ def repeat(settings: RidesSettings, source: str, target: str, count: int) -> Non
             "enable.idempotence": True,
         }
     )
-    endless = islice(cycle(messages), count)
-    while batch := list(islice(endless, _BATCH)):
+    left = iter(messages)
+    while batch := list(islice(left, _BATCH)):
         queued = producer.produce_batch(target, batch)
         if queued != len(batch) or producer.flush(_TIMEOUT_S):
             raise SystemExit(f"{target}: {len(batch) - queued} messages do not fit the producer's queue.")

@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.layouts import COMPACT
+
 # What `make bench` calls what is measured here.
 BENCH = {
     "compute_rate": ("price", "datastream"),
@@ -324,7 +326,8 @@ def tables(a: Assumptions) -> str:
 
 def with_bench(a: Assumptions, path: Path) -> Assumptions:
     """The assumptions with the rates that `make bench` measured (medians), where it did."""
-    measured = {(it["part"], it["name"]): it["passes"] for it in json.loads(path.read_text())["results"]}
+    results = [it for it in json.loads(path.read_text())["results"] if it.get("layout", "") in {"", COMPACT}]
+    measured = {(it["part"], it["name"]): it["passes"] for it in results}
     rates = {
         field: statistics.median(it["messages"] / it["seconds"] for it in measured[candidate])
         for field, candidate in BENCH.items()

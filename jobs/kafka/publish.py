@@ -104,7 +104,7 @@ def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[l
 
 
 def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
-    """The outcomes in a chunk from the committed offset on."""
+    """Read the outcomes of a chunk from the committed offset on."""
     outcomes = pa.Table.from_batches(read_batches(chunk.url))
     if committed is not None and committed > chunk.first:
         outcomes = outcomes.filter(pc.greater_equal(outcomes["offset"], committed))

@@ -28,9 +28,9 @@ MESSAGE_SCHEMA = pa.schema(
         ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
     ]
 )
-# What becomes of a message, in the messages' order. A result has its own key and value, no headers and no reason. A
-# reject has those of the message, byte for byte, with a reason for machines, a text for people and, if nobody expected
-# it, a stack trace.
+# The outcome of a message, in the order of the messages. A result has a new key and value, no headers and no reason. A
+# reject keeps the message's key, value and headers byte for byte. Its reason is for machines and its text for people;
+# only an unexpected error has a stack trace.
 OUTCOME_SCHEMA = pa.schema(
     [
         *(MESSAGE_SCHEMA.field(name) for name in ("offset", "key", "value", "headers")),
@@ -148,14 +148,15 @@ def outcome_batch(
     texts: Column = None,
     stacktraces: Column = None,
 ) -> pa.RecordBatch:
-    """What becomes of messages (a batch of MESSAGE_SCHEMA), row by row, as a batch of OUTCOME_SCHEMA.
+    """Build a batch of OUTCOME_SCHEMA with one row for each message.
 
     Args:
-        keys: those of the results; null for rejects.
-        values: as keys.
+        messages: a batch of MESSAGE_SCHEMA.
+        keys: keys of the results; null for rejects.
+        values: values of the results; null for rejects.
         reasons: why messages are rejected, for machines; null for results.
-        texts: the same for people.
-        stacktraces: where nobody expected the reject; else null.
+        texts: why messages are rejected, for people; null for results.
+        stacktraces: stack traces of unexpected errors; null for all others.
     """
     own = {
         "key": keys,

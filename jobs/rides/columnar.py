@@ -1,4 +1,4 @@
-"""Rides and results as columns: one for each field, built from the objects that a decoder made of the messages."""
+"""Columns of decoded rides and results, and the canonical forms of their ids and times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IS_TIMESTAMP = (
 
 
 def columns(rides: Sequence[object], schema: pa.Schema) -> pa.RecordBatch:
-    """The attributes of rides that a schema names, as a batch of it; a point in a name leads to a part of a place."""
+    """Build a batch from the attributes of rides that a schema names; `origin.lat` is the `lat` of `origin`."""
     arrays = []
     for field in schema:
         values = map(attrgetter(field.name), rides)

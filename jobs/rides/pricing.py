@@ -1,7 +1,7 @@
 """Rides priced column-wise: messages of `rides_raw` in, outcomes out (`jobs.kafka.staged.OUTCOME_SCHEMA`).
 
-A decoder in C reads each message, and its fields are checked a column at a time. `parse_ride` decides about every
-message in which that finds a fault or a doubt, so it alone gives reasons.
+msgspec decodes each message, and its fields are checked one column at a time. A message with a fault, or that is not
+certain to be valid, goes to `parse_ride`: only it rejects messages and gives reasons.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _KEYS = len(Ride.__struct_fields__) + 2 * _REPEATED_KEYS
 
 
 class _Fault(NamedTuple):
-    """Why a message is turned away, and a stack trace where nobody expected that."""
+    """Why a message is rejected, with a stack trace for an unexpected error."""
 
     reason: Reason
     text: str
@@ -77,20 +77,20 @@ def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
     is_finite = np.isfinite(price_total)
     for row in rows[~is_finite].tolist():
         faults[row] = _Fault(Reason.NOT_FINITE, "price_total is too large a number")
-    of_message = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
-    found = list(map(faults.get, range(count)))
+    positions = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
+    row_faults = list(map(faults.get, range(count)))
     return outcome_batch(
         messages,
-        keys=rides.column("ride_id").cast(pa.binary()).take(of_message),
-        values=_results(rides, distance_km, price_total).take(of_message),
-        reasons=[fault and fault.reason for fault in found],
-        texts=[fault and fault.text for fault in found],
-        stacktraces=[fault and fault.stacktrace for fault in found],
+        keys=rides.column("ride_id").cast(pa.binary()).take(positions),
+        values=_results(rides, distance_km, price_total).take(positions),
+        reasons=[fault and fault.reason for fault in row_faults],
+        texts=[fault and fault.text for fault in row_faults],
+        stacktraces=[fault and fault.stacktrace for fault in row_faults],
     )
 
 
 def _read(messages: pa.BinaryArray) -> _Rides:
-    """The rides of messages that are certain to be what `parse_ride` would make of them."""
+    """Read the messages that `parse_ride` is certain to accept, and normalise them as it does."""
     decoded = list(map(_try_decode, messages.to_pylist()))
     rows = np.flatnonzero([ride is not None for ride in decoded])
     repeats = _may_repeat_keys(messages if len(rows) == len(messages) else messages.take(pa.array(rows)))
@@ -112,18 +112,18 @@ def _read(messages: pa.BinaryArray) -> _Rides:
 def _try_decode(value: bytes | None) -> Ride | None:
     try:
         return _decode(value.decode())  # type: ignore[union-attr]
-    except Exception:  # whatever it is, parse_ride says why
+    except Exception:  # parse_ride finds the reason
         return None
 
 
 def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
-    """Where an object of a message that was decoded, at whatever level, may have a key twice.
+    """Find decoded messages in which an object, at any level, may repeat a key.
 
-    The decoder keeps the last one silently, and skips unknown fields without a look at their keys.
+    msgspec keeps the last of repeated keys and does not compare the keys of unknown fields.
     """
     content, offsets = _buffers(messages)
-    # A key's colon follows its closing quote or white space. Colons within strings may do so too: then keys are
-    # overcounted, never undercounted. As all known keys are there, no other is if there are no more than those.
+    # A key's colon follows its closing quote or white space; a colon in a string may, too. So the count is never below
+    # the number of keys. Each of the 13 known keys is there at least once, so with a count of 13 none is repeated.
     before, after = content[:-1], content[1:]
     keys = np.flatnonzero((after == ord(":")) & ((before == ord('"')) | (before <= ord(" "))))
     counts = np.diff(np.searchsorted(keys, offsets))
@@ -137,7 +137,7 @@ def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
 
 
 def _count_keys(message: bytes) -> int:
-    """How many keys all objects of a message have together, repeated ones not counted; 0 if that is not certain."""
+    """Count the keys of all objects of a message, without repeated ones; 0 if it cannot be decoded."""
 
     def count(content: object) -> int:
         if isinstance(content, dict):
@@ -151,10 +151,10 @@ def _count_keys(message: bytes) -> int:
 
 
 def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
-    """How many keys of each message are certain to be different.
+    """Count keys of each message that certainly differ from all other keys in it.
 
-    A key's text is what stands between a quote before a colon and the quote before that. Equal keys have equal texts
-    unless there is a backslash in one: those are not counted.
+    A key's text is what stands between the quote before its colon and the quote before that one. Equal keys have equal
+    texts, unless one of the texts has a backslash: those are not counted.
     """
     content, offsets = _buffers(messages)
     quotes = np.flatnonzero(content == ord('"')).astype(np.int32)
@@ -164,23 +164,23 @@ def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
     every_other = np.full(len(edges) // 8 + 1, 0b01010101, np.uint8)
     buffers = [pa.py_buffer(every_other), pa.py_buffer(edges), pa.py_buffer(content)]
     texts = pa.Array.from_buffers(pa.binary(), 2 * len(closing), buffers).dictionary_encode()
-    # Texts beyond the 63rd share a bit: then keys are taken for equal that are not.
+    # Texts from the 64th on share a bit, so they count as one.
     bits = np.left_shift(np.uint64(1), np.minimum(np.arange(len(texts.dictionary), dtype=np.uint64), 63))
     bits[_mask(pc.match_substring(texts.dictionary, "\\"))] = 0
-    found = np.append(bits[texts.indices.drop_null().to_numpy()], np.uint64(0))
+    key_bits = np.append(bits[texts.indices.drop_null().to_numpy()], np.uint64(0))
     begins = np.searchsorted(quotes[closing], offsets[:-1])
-    return np.bitwise_count(np.bitwise_or.reduceat(found, begins))
+    return np.bitwise_count(np.bitwise_or.reduceat(key_bits, begins))
 
 
 def _buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The bytes of all values, and where in them each begins; behind the last one, where it ends."""
+    """The bytes of all values, and the offsets in them: where each value begins, and where the last one ends."""
     _, offsets, content = values.buffers()
     edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     return np.frombuffer(content or b"", np.uint8)[edges[0] : edges[-1]], edges - edges[0]
 
 
 def _parse(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, _Fault]]:
-    """The good rides among `rows` and the faults of the others by row, as `parse_ride` tells them."""
+    """Parse each of `rows` with `parse_ride`; the good rides, and the faults of the others by row."""
     parsed: dict[int, Ride] = {}
     faults: dict[int, _Fault] = {}
     for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
@@ -230,9 +230,9 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
 
 
 def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) -> pa.BinaryArray:
-    """Rides as JSON, numbers with the fewest digits that give the same double back.
+    """Write rides as JSON, each number with the fewest digits that give the same double back.
 
-    Nothing needs escaping: all is normalised by now.
+    Normalised values need no escapes.
     """
     column = dict(zip(rides.schema.names, rides.columns, strict=True))
     column |= {"distance_km": pa.array(distance_km), "price_total": pa.array(price_total)}

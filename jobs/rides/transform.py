@@ -125,7 +125,7 @@ _Results = tuple[pa.RecordBatch, pa.BooleanArray, list[str]]
 
 
 def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
-    """The results among values (a batch of RESULTS_SCHEMA), where they are, and the fault of each of the others."""
+    """Decode values: the results (a batch of RESULTS_SCHEMA), which values they are, and the faults of the others."""
     rides: list[msgspec.Struct] = []
     faults: list[str | None] = []
     for value in values.to_pylist():

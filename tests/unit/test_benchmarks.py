@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,20 @@ import pytest
 
 from benchmarks.__main__ import Found
 from benchmarks.airflow_times import Phases, busy_seconds, phases_of
-from benchmarks.bench import Result, ratio
-from benchmarks.candidates import Pass
+from benchmarks.bench import Result, competing, ratio
+from benchmarks.candidates import CANDIDATES, OURS, Pass
 from benchmarks.freshness import Percentiles
+from benchmarks.layouts import LAYOUTS, rewritten
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
 from benchmarks.scale import Scale
 from infra.local import lock
+from jobs.rides.contract import parse_ride
 from jobs.rides.distance import haversine
+from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from tests.helpers import ride
+from ride_faults import every_fault
+from tests.helpers import messages, ride
 
 BUSY = '''
 import subprocess, sys, time
@@ -113,6 +118,47 @@ def test_one_pass_with_another_count_forbids_the_ratio() -> None:
 def test_there_is_no_ratio_with_who_is_left_out() -> None:
     ours, peer = result("ours", 300), Result("price", "peer", "", 1000)
     assert ratio(peer, [ours, peer]) is None
+
+
+def test_there_is_a_ratio_for_each_layout_and_aims_are_held_against_the_producers() -> None:
+    results = [
+        result("datastream", 120_000),
+        result("relay", 200_000),
+        result("datastream", 60_000),
+        result("relay", 80_000),
+    ]
+    for it, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
+        it.layout = layout
+    assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
+    found = {it.name: it.found for it in Found(results).aims}
+    assert found == {"price: rides a second": 120_000, "price: times relay": pytest.approx(0.6)}
+    assert Found(results[2:]).aims == []
+
+
+def test_other_peers_price_the_producers_layout_only() -> None:
+    candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
+    assert [it.name for it in competing(candidates, "compact")] == [OURS, "relay", "quix"]
+    assert [it.name for it in competing(candidates, "spaced")] == [OURS, "relay"]
+
+
+def test_a_ride_is_the_same_in_every_layout() -> None:
+    compact = rewritten(json.dumps(ride(), separators=(",", ":")).encode(), "compact")
+    assert compact
+    values = {name: rewritten(compact, name) or b"" for name in LAYOUTS}
+    assert len(set(values.values())) == len(LAYOUTS) == 3
+    assert {parse_ride(value) for value in values.values()} == {parse_ride(compact)}
+    assert b'", "' in values["spaced"]
+    assert list(json.loads(values["foreign"])) == [*reversed(ride()), "driver"]
+    assert rb"\u00eb" in values["foreign"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_fault_stays_the_same_in_every_layout(layout: str) -> None:
+    values = [fault(ride()) for _, fault in islice(every_fault(random.Random(1)), 200)]
+    written = [rewritten(value, layout) for value in values]
+    reasons, expected = (price(messages(part), haversine).column("reason") for part in (written, values))
+    assert expected.null_count == 0
+    assert reasons.equals(expected)
 
 
 def test_aims_are_held_against_what_was_found() -> None:

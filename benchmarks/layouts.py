@@ -1,0 +1,34 @@
+"""The layouts in which senders may write a ride: all of them are the same ride."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+_write_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _write_foreign(ride: dict[str, Any]) -> str:
+    """Another order, an unknown field with members, and an escape: json.dumps writes ë as \\u00eb."""
+    return json.dumps(dict(reversed(ride.items())) | {"driver": {"id": 7, "name": "Zoë"}})
+
+
+COMPACT = "compact"
+# How each writes a ride; the first one is the producer's.
+LAYOUTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    COMPACT: _write_compact,
+    "spaced": json.dumps,
+    "foreign": _write_foreign,
+}
+
+
+def rewritten(value: bytes | None, layout: str) -> bytes | None:
+    """A message of the producer in another layout; as it was if that would take a fault away from it."""
+    try:
+        ride = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return value
+    if not isinstance(ride, dict) or _write_compact(ride).encode() != value:
+        return value
+    return LAYOUTS[layout](ride).encode()
