@@ -105,11 +105,12 @@ def parse_ride(value: bytes | None) -> Ride:
     ride: dict[str, Any] = {}
     # What is read and what is made of it, by the place that it belongs to; "" is the message itself.
     sources, targets = {"": _parse_object(_text(value))}, {"": ride}
-    for path, place, name, kind, check in _STEPS:
+    for path, place, name, kind, default, check in _STEPS:
         if place not in sources:
             sources[place] = _member(sources[""], place, dict, place)
             targets[place] = ride[place] = {}
-        targets[place][name] = check(_member(sources[place], name, kind, path), path)
+        if default is None or name in sources[place]:
+            targets[place][name] = check(_member(sources[place], name, kind, path), path)
     return msgspec.convert(ride, Ride)
 
 
@@ -242,8 +243,14 @@ _CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
     Kind.LONGITUDE: _longitude,
     Kind.AMOUNT: _amount,
 }
-# Of each field its path, the place it belongs to, its name there, its type in JSON and its check.
+# Of each field its path, the place it belongs to, its name there, its type in JSON, its default and its check.
 _STEPS = [
-    (field.path, *field.path.rpartition(".")[::2], str if field.kind.is_text else float, _CHECKS[field.kind])
+    (
+        field.path,
+        *field.path.rpartition(".")[::2],
+        str if field.kind.is_text else float,
+        field.default,
+        _CHECKS[field.kind],
+    )
     for field in RAW_FIELDS
 ]

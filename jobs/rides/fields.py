@@ -47,12 +47,14 @@ class Field(msgspec.Struct, frozen=True):
         path: where it is in a message, `origin.lat` for example.
         description: for people who look at the table in BigQuery.
         is_repetitive: it has few different values, so that a dictionary makes it small in Parquet.
+        default: what a message without it has; None if it is mandatory.
     """
 
     path: str
     kind: Kind
     description: str
     is_repetitive: bool = False
+    default: float | None = None
 
     @property
     def column(self) -> str:

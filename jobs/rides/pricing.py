@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.kafka.staged import outcome_batch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
-from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
+from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
 from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, json_layout
 
@@ -37,9 +37,10 @@ Numbers = NDArray[np.float64]
 
 
 _decode = msgspec.json.Decoder(Ride).decode
-# lat and lon occur twice: in origin and in destination.
-_REPEATED_KEYS = len(Point.__struct_fields__)
-_KEYS = len(Ride.__struct_fields__) + 2 * _REPEATED_KEYS
+# The keys that every ride has; lat and lon are there twice.
+_MANDATORY = [field.path for field in RAW_FIELDS if field.default is None]
+_KEYS = len({*_MANDATORY, *(path.partition(".")[0] for path in _MANDATORY)})
+_REPEATED_KEYS = len(_MANDATORY) - len({path.rpartition(".")[2] for path in _MANDATORY})
 
 
 class _Fault(NamedTuple):

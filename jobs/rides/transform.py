@@ -58,13 +58,14 @@ def _define_result() -> type[msgspec.Struct]:
     members: dict[str, Any] = {}
     for field in RESULT_FIELDS:
         place, _, name = field.path.rpartition(".")
-        (members.setdefault(place, {}) if place else members)[name] = _MESSAGE_TYPES[field.kind]
+        default = msgspec.NODEFAULT if field.default is None else field.default
+        (members.setdefault(place, {}) if place else members)[name] = _MESSAGE_TYPES[field.kind], default
     return _define("PricedRide", members)
 
 
 def _define(name: str, members: dict[str, Any]) -> type[msgspec.Struct]:
-    fields = [(key, _define(key, kind) if isinstance(kind, dict) else kind) for key, kind in members.items()]
-    return msgspec.defstruct(name, fields, frozen=True, gc=False)
+    fields = [(key, _define(key, it)) if isinstance(it, dict) else (key, *it) for key, it in members.items()]
+    return msgspec.defstruct(name, fields, frozen=True, gc=False, kw_only=True)
 
 
 PricedRide = _define_result()
