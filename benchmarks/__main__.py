@@ -27,7 +27,6 @@ from jobs.settings import Settings, load
 console = wide_console()
 
 PARTS = ("price", *SINKS, "scale", "freshness")
-_AIMED_AT = ("", COMPACT)
 
 
 class Found(msgspec.Struct):
@@ -39,13 +38,12 @@ class Found(msgspec.Struct):
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
-    def ratios(self) -> dict[tuple[str, str], float | None]:
-        """Those that aims are held against: in pricing, of the producer's layout."""
-        return {(it.part, it.name): ratio(it, self.results) for it in self.results if it.layout in _AIMED_AT}
+    def ratios(self) -> dict[aims.Peer, float | None]:
+        return {(it.part, it.layout, it.name): ratio(it, self.results) for it in self.results}
 
     @property
     def aims(self) -> list[aims.Aim]:
-        ours = next((it for it in self.results if it.name == OURS and it.layout in _AIMED_AT and it.is_whole), None)
+        ours = next((it for it in self.results if it.name == OURS and it.layout == COMPACT and it.is_whole), None)
         found = aims.of_results(ours.rate if ours else None, self.ratios)
         found += aims.of_scale(self.scale) if self.scale else []
         return found + (aims.of_freshness(self.freshness) if self.freshness else [])

@@ -9,19 +9,21 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.freshness import Found
+from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.scale import Scale
 
-# Ours beside each: how many times faster it is to be.
-_BESIDE = {
-    ("price", "relay"): 0.65,
-    ("price", "stock-defaults"): 10.0,
-    ("price", "stock-haversine"): 10.0,
-    ("price", "stock-geopy"): 1.0,
-    ("price", "spark"): 1.0,
-    ("price", "quix"): 1.0,
-    ("index", "bare client"): 0.9,
-    ("export", "pyarrow, its defaults, local file"): 0.8,
-    ("export", "pyarrow, our options, local file"): 0.8,
+# Ours beside each, by part, layout and peer: how many times faster it is to be.
+Peer = tuple[str, str, str]
+_BESIDE: dict[Peer, float] = {
+    **{("price", layout, "relay"): 0.5 for layout in LAYOUTS},
+    ("price", COMPACT, "stock-defaults"): 10.0,
+    ("price", COMPACT, "stock-haversine"): 10.0,
+    ("price", COMPACT, "stock-geopy"): 1.0,
+    ("price", COMPACT, "spark"): 1.0,
+    ("price", COMPACT, "quix"): 1.0,
+    ("index", "", "bare client"): 0.9,
+    ("export", "", "pyarrow, its defaults, local file"): 0.8,
+    ("export", "", "pyarrow, our options, local file"): 0.8,
 }
 _PRICE_PER_S = 150_000
 _FRESHNESS_P95_S = 10
@@ -44,16 +46,19 @@ class Aim(msgspec.Struct, frozen=True):
         return self.aim / self.found if self.is_most else self.found / self.aim
 
 
-def of_results(rate: float | None, ratios: Mapping[tuple[str, str], float | None]) -> list[Aim]:
+def of_results(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[Aim]:
     """Aims of the parts that have peers.
 
     Args:
-        rate: rides priced a second; None if that was not measured.
-        ratios: how many times faster ours is, by part and peer; None where there is no ratio.
+        rate: rides priced a second, in the producer's layout; None if that was not measured.
+        ratios: how many times faster ours is, by part, layout and peer; None where there is no ratio.
     """
     found = [Aim("price: rides a second", _PRICE_PER_S, rate)] if rate else []
-    beside = ((peer, aim, ratios.get(peer)) for peer, aim in _BESIDE.items())
-    return found + [Aim(f"{part}: times {name}", aim, ratio) for (part, name), aim, ratio in beside if ratio]
+    for peer, aim in _BESIDE.items():
+        part, layout, name = peer
+        if ratio := ratios.get(peer):
+            found.append(Aim(f"{part}{layout and f', {layout}'}: times {name}", aim, ratio))
+    return found
 
 
 def of_scale(found: Scale) -> list[Aim]:

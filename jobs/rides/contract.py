@@ -72,14 +72,14 @@ class RejectedError(Exception):
         return self.args[1]  # type: ignore[no-any-return]
 
 
-class Point(msgspec.Struct, frozen=True, gc=False):
+class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A place: latitude in −90..90 and longitude in −180..180 degrees."""
 
     lat: float
     lon: float
 
 
-class Ride(msgspec.Struct, frozen=True, gc=False):
+class Ride(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A ride of `rides_raw`; `parse_ride` returns it normalised."""
 
     ride_id: str
@@ -147,6 +147,15 @@ def _text(value: bytes | None) -> str:
 
 def _parse_object(text: str) -> dict[str, Any]:
     try:
+        # msgspec finds what is malformed in a fifth of the time. It rejects lone surrogates and takes 16 µs for a number
+        # with a large exponent.
+        if "\\" not in text and _LARGEST not in text:
+            _decode_ride(text)
+    except (msgspec.ValidationError, RecursionError):
+        pass
+    except msgspec.DecodeError as error:
+        raise RejectedError(Reason.INVALID_JSON, str(error)) from error
+    try:
         parsed = _decode(text)
     except ValueError as error:
         raise RejectedError(Reason.INVALID_JSON, str(error)) from error
@@ -171,6 +180,11 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _float(integer: str) -> float:
     # Without the sum, -0 would be -0.0, which the fast decoder reads as 0.
     return float(integer) + 0.0
+
+
+# How Python, JavaScript and C++ end the largest double, which stands for "none" at times.
+_LARGEST = "e+308"
+_decode_ride = msgspec.json.Decoder(Ride).decode
 
 
 def _no_constant(name: str) -> NoReturn:

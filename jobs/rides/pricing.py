@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.kafka.staged import outcome_batch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
-from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
+from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
 from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, json_layout
 
@@ -36,7 +36,18 @@ Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 
-_decode = msgspec.json.Decoder(Ride).decode
+class _Place(Point, frozen=True, gc=False, forbid_unknown_fields=False):
+    """A point that may have further fields."""
+
+
+class _Ride(Ride, frozen=True, gc=False, forbid_unknown_fields=False):
+    """A ride that may have further fields."""
+
+    origin: _Place
+    destination: _Place
+
+
+_decode = msgspec.json.Decoder(_Ride).decode
 # The keys that every ride has; lat and lon are there twice.
 _MANDATORY = [field.path for field in RAW_FIELDS if field.default is None]
 _KEYS = len({*_MANDATORY, *(path.partition(".")[0] for path in _MANDATORY)})

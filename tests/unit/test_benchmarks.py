@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -120,7 +121,7 @@ def test_there_is_no_ratio_with_who_is_left_out() -> None:
     assert ratio(peer, [ours, peer]) is None
 
 
-def test_there_is_a_ratio_for_each_layout_and_aims_are_held_against_the_producers() -> None:
+def test_each_layout_has_a_ratio_and_an_aim() -> None:
     results = [
         result("datastream", 120_000),
         result("relay", 200_000),
@@ -131,8 +132,12 @@ def test_there_is_a_ratio_for_each_layout_and_aims_are_held_against_the_producer
         it.layout = layout
     assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
     found = {it.name: it.found for it in Found(results).aims}
-    assert found == {"price: rides a second": 120_000, "price: times relay": pytest.approx(0.6)}
-    assert Found(results[2:]).aims == []
+    assert found == {
+        "price: rides a second": 120_000,
+        "price, compact: times relay": pytest.approx(0.6),
+        "price, foreign: times relay": pytest.approx(0.75),
+    }
+    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: times relay"]
 
 
 def test_other_peers_price_the_producers_layout_only() -> None:
@@ -162,11 +167,12 @@ def test_every_fault_stays_the_same_in_every_layout(layout: str) -> None:
 
 
 def test_aims_are_held_against_what_was_found() -> None:
-    found = Found([result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)])
+    results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
+    found = Found([msgspec.structs.replace(it, layout="compact") for it in results])
     reached = {it.name: it.reached for it in found.aims}
     assert reached == {
         "price: rides a second": pytest.approx(0.8),
-        "price: times relay": pytest.approx(0.6 / 0.65),
+        "price, compact: times relay": pytest.approx(0.6 / 0.5),
     }, "there is no aim without a ratio"
     assert not Found([result("datastream", 120_000, 999)]).aims
 
