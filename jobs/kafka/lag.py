@@ -74,7 +74,7 @@ def wait_until_done(
         now = time.monotonic()
         is_late = timeout_s is not None and now > start + timeout_s
         if is_late or now > moved + STALLED_S:
-            what = ", ".join(f"{count:,} ({title})" for title, count in left.items() if count)
+            what = ", ".join(f"{title} ({count:,} offsets)" for title, count in left.items() if count)
             why = "" if is_late else f" Nothing has moved for {STALLED_S} s."
-            raise ServiceUnavailableError(f"Offsets still to do: {what}.{why} {advise()}")
+            raise ServiceUnavailableError(f"Still waiting for: {what}.{why} {advise()}")
         time.sleep(_POLL_S)

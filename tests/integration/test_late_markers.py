@@ -208,7 +208,7 @@ def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> No
         )  # fmt: skip
     assert done.returncode == 1, "nobody has indexed anything"
     told = " ".join(done.stderr.split())
-    assert "dag_index_and_export: 30 offsets" in told
+    assert "rides indexed (30 offsets)" in told
     assert f"Held back by an open transaction: {books.pricing.result}[" in told
 
 
