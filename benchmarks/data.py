@@ -20,7 +20,7 @@ from jobs.kafka import topics
 from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
 from jobs.kafka.offsets import partitions
 from jobs.rides.vertical import RidesSettings
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT
 
 _BATCH = 20_000
 _TIMEOUT_S = 60
@@ -28,7 +28,7 @@ _TIMEOUT_S = 60
 
 def create(config: Config, names: list[str]) -> None:
     """Create topics as infra/kafka/topics/rides.yml declares rides_dlq, which takes any message of this project."""
-    declared = next(it for it in topics.declared(TOPICS, Settings.model_construct()) if it.setting == "DLQ_TOPIC")
+    declared = next(it for it in topics.declared(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC")
     topics.apply(config, [msgspec.structs.replace(declared, name=name) for name in names])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 
 # Each registers its commands, in the order in which --help lists them.
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
@@ -12,9 +13,15 @@ from jobs.cli.app import app, print_error
 from jobs.errors import DatastreamError
 from jobs.verticals import find_verticals
 
-for _vertical in find_verticals():
-    if importlib.util.find_spec(f"jobs.cli.{_vertical.name}") is not None:
-        importlib.import_module(f"jobs.cli.{_vertical.name}")
+try:
+    for _vertical in find_verticals():
+        if importlib.util.find_spec(f"jobs.cli.{_vertical.name}") is not None:
+            importlib.import_module(f"jobs.cli.{_vertical.name}")
+except Exception:
+    if sys.argv[1:2] != ["ledger"]:
+        raise
+    traceback.print_exc()
+    sys.exit(3)  # the ledger's "cannot be told": 1 would say that something is lost
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ class Trigger(msgspec.Struct, frozen=True):
 class Group(msgspec.Struct, frozen=True):
     """A DAG's consumer group; `topic` is the setting that names the topic it reads.
 
-    `done` says in one word what has happened to a message that the group has passed. `flush` makes a group go on that
-    otherwise waits for a full batch.
+    `done` says in one word what has happened to a message that the group has passed. `flush` triggers a group that
+    waits for a full batch.
     """
 
     id: str
@@ -55,8 +55,8 @@ class Vertical(msgspec.Struct, frozen=True):
         settings: its settings, those of the whole stack included.
         topics: file that declares its topics (`jobs.kafka.topics`).
         groups: the consumer groups of its DAGs, in the order of a message's way.
-        command_groups: by consumer group of a command, the setting that names the topic it reads. Its offsets hold
-            what it has begun, so they may only be set to what is kept of them.
+        command_groups: by consumer group of a command, the setting that names the topic it reads. The offsets hold
+            unfinished work; `make offsets` accepts only TO=kept.
         dags: what `unpause` toggles on.
         variables: settings that are Airflow Variables too, by the same name in upper case.
         templates: by the setting that names an Elasticsearch index, the file of its index template.

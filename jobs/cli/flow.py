@@ -93,12 +93,17 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
         held[:] = _held_back(lags)
         return {title: lags[group.id].offsets for title, group in titles.items()}
 
+    asked: dict[str, int] = {}
+
     def flush(left: Mapping[str, int]) -> None:
-        if any(left[title] for title, group in titles.items() if group.flush is None):
-            return
-        for title, group in titles.items():
-            if group.flush is not None and left[title]:
-                airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
+        for vertical in find_verticals():
+            if any(left[f"{vertical.name} {group.done}"] for group in vertical.groups if group.flush is None):
+                continue
+            for group in vertical.groups:
+                count = left[f"{vertical.name} {group.done}"]
+                if group.flush is not None and count and asked.get(group.id) != count:
+                    airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
+                    asked[group.id] = count
 
     def advise() -> str:
         why = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]
@@ -124,19 +129,19 @@ def offsets(
     from jobs.kafka.topic_ids import TopicIds
 
     settings = load(stack_settings())
-    of_dags = {it.id: it.topic for it in _groups()}
-    of_commands = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
-    replaying = {it.dead_letters.replay_group: it.dead_letters.topic for it in find_verticals() if it.dead_letters}
-    names = of_dags | replaying | of_commands
-    if group not in names:
-        raise ConfigurationError(f"GROUP={group!r}: there are {', '.join(names)}.")
-    if group in of_commands and to != "kept":
+    dag_groups = {it.id: it.topic for it in _groups()}
+    command_groups = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
+    replay_groups = {it.dead_letters.replay_group: it.dead_letters.topic for it in find_verticals() if it.dead_letters}
+    topics = dag_groups | replay_groups | command_groups
+    if group not in topics:
+        raise ConfigurationError(f"GROUP={group!r}: there are {', '.join(topics)}.")
+    if group in command_groups and to != "kept":
         raise ConfigurationError(
-            f"GROUP={group}: anything but TO=kept would leave its work half done, as copies that nothing purges. "
-            f"Finish it with `make {group}` instead."
+            f"GROUP={group}: anything but TO=kept would leave unfinished work behind. Finish it with the command of "
+            "that name instead."
         )
-    config, topic = kafka_config(settings), getattr(settings, names[group])
-    topic_ids = TopicIds(Folder(settings.staging)) if group in of_dags else None
+    config, topic = kafka_config(settings), getattr(settings, topics[group])
+    topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
     with progress_bars() as bars:
         found = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
     _print_moves(found)

@@ -1,4 +1,4 @@
-"""What a run works on: per partition the messages from the committed offset to an end that is fixed when it starts."""
+"""The offset range that a run works on, per partition, fixed at its start."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def claim(
     is_planned: bool = False,
     has_output: Callable[[Consumer], bool],
 ) -> Claimed:
-    """Claim what a group has still to do on its topic; it stays the group's until the offsets behind it are committed.
+    """Claim what a group has still to do on its topic. The next run claims the same range until this one commits.
 
     Args:
         topic_ids: the topics that groups have worked with.
@@ -125,7 +125,7 @@ def starting_offsets(
     """Where a claim starts in each partition.
 
     Args:
-        has_output: whether the group's output exists already, so that starting anew would double it.
+        has_output: whether the group's output exists already, so that starting again would double it.
 
     Raises:
         OffsetsError: a committed offset lies outside what the topic holds, or the group has output but no offsets.
@@ -241,7 +241,7 @@ def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: L
         if any(at[claim.partition].offset not in (None, claim.start) for claim in claims):
             raise OffsetsError(
                 f"Another worker of group {group} has committed offsets on {topic} since this one made its claim. "
-                "Nothing was written; the next try claims anew."
+                "Nothing was written; the next try claims again."
             )
         texts = {partition: msgspec.json.encode(plan) for partition, plan in plans.items()}
         with writer.transaction({claim.partition: claim.start for claim in claims}, texts):

@@ -57,10 +57,9 @@ def declared(path: Path, settings: Settings) -> list[Topic]:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    return [
-        msgspec.structs.replace(topic, name=getattr(settings, topic.setting.lower(), topic.name))
-        for topic in file.topics
-    ]
+    if unknown := [it.setting for it in file.topics if not hasattr(settings, it.setting.lower())]:
+        raise ConfigurationError(f"{path}: there is no setting {', '.join(unknown)}")
+    return [msgspec.structs.replace(it, name=getattr(settings, it.setting.lower())) for it in file.topics]
 
 
 def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:

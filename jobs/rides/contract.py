@@ -103,7 +103,7 @@ def parse_ride(value: bytes | None) -> Ride:
         RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
     """
     ride: dict[str, Any] = {}
-    # What is read and what is made of it, by the place that it belongs to; "" is the message itself.
+    # Input and output objects by parent path; "" is the ride itself.
     sources, targets = {"": _parse_object(_text(value))}, {"": ride}
     for path, place, name, kind, default, check in _STEPS:
         if place not in sources:
@@ -182,7 +182,7 @@ def _float(integer: str) -> float:
     return float(integer) + 0.0
 
 
-# How Python, JavaScript and C++ end the largest double, which stands for "none" at times.
+# How Python, JavaScript and C++ end the largest double, which some senders use for a missing value.
 _LARGEST = "e+308"
 _decode_ride = msgspec.json.Decoder(Ride).decode
 
@@ -257,7 +257,7 @@ _CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
     Kind.LONGITUDE: _longitude,
     Kind.AMOUNT: _amount,
 }
-# Of each field its path, the place it belongs to, its name there, its type in JSON, its default and its check.
+# Per field: path, parent, name, JSON type, default, check.
 _STEPS = [
     (
         field.path,

@@ -7,6 +7,7 @@ long enough, so that objects are few and large while Elasticsearch shows every r
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -46,7 +47,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 def export_if_due(
     config: Config,
-    client: storage.Client,
+    connect: Callable[[], storage.Client],
     target: Target,
     settings: RidesSettings,
     folder: Folder,
@@ -58,10 +59,13 @@ def export_if_due(
 
     If the group has no committed offsets although there are objects, it refuses to write everything a second time.
 
+    Args:
+        connect: makes the client of Cloud Storage; called only when an export is due.
+
     Raises:
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed; exporting again is harmless.
     """
-    # Who asks for it has seen results, maybe before readers do.
+    # A caller may see results before their transaction is readable.
     settle_s = SETTLE_S if is_asked_for else 0
     found = backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
     least = 1 if is_asked_for else settings.export_target_records
@@ -71,6 +75,7 @@ def export_if_due(
             waits=f"{found.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
             f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
         )
+    client = connect()
     with group_reader(config, target.topic, target.group) as reader:
         claimed = claim(
             config,

@@ -48,7 +48,7 @@ class _Ride(Ride, frozen=True, gc=False, forbid_unknown_fields=False):
 
 
 _decode = msgspec.json.Decoder(_Ride).decode
-# The keys that every ride has; lat and lon are there twice.
+# Number of mandatory keys, nested ones included, and how many of them are equal to another.
 _MANDATORY = [field.path for field in RAW_FIELDS if field.default is None]
 _KEYS = len({*_MANDATORY, *(path.partition(".")[0] for path in _MANDATORY)})
 _REPEATED_KEYS = len(_MANDATORY) - len({path.rpartition(".")[2] for path in _MANDATORY})

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from infra.local import ports
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT
+from jobs.verticals import stack_settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -53,7 +54,9 @@ def run(state: Path) -> Iterator[Run]:
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
     # Nor what the .env of this checkout says.
-    defaults = {name.upper(): str(field.default) for name, field in Settings.model_fields.items() if field.default}
+    defaults = {
+        name.upper(): str(field.default) for name, field in stack_settings().model_fields.items() if field.default
+    }
     environment = (
         inherited
         | defaults

@@ -52,7 +52,7 @@ class PutGCPOperator(DatastreamOperator):
 
         exported = export_if_due(
             self.kafka,
-            CloudStorageHook(self.gcp_conn_id).get_conn(),
+            CloudStorageHook(self.gcp_conn_id).get_conn,
             Target(self.topic, self.group, self.bucket, self.prefix),
             settings,
             self.folder(context, settings),

@@ -14,7 +14,7 @@ from operators.base import DatastreamOperator
 
 
 class StepOperator(DatastreamOperator):
-    """Works on the chunks of a manifest and hands on the manifest of what became of them.
+    """Processes a manifest's chunks and returns the manifest of the outcomes.
 
     Args:
         staged: URL of ConsumeKafka's manifest.
@@ -32,5 +32,10 @@ class StepOperator(DatastreamOperator):
 
     def work(self, context: Context, settings: Any) -> str:
         url, done = self.step(self.unfinished(self.staged), self.folder(context, settings), settings)
-        self.log.info("Processed %d messages in %d chunks", done.records + done.rejects, len(done.chunks))
+        self.log.info(
+            "Processed %d messages in %d chunks, rejected %d",
+            done.records + done.rejects,
+            len(done.chunks),
+            done.rejects,
+        )
         return url

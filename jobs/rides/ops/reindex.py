@@ -64,8 +64,8 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
     settings, elasticsearch = systems.settings, systems.elasticsearch
     _check_no_reprocessing(systems)
     index, oldest = settings.rides_index, expiry(settings)
-    apply_template(elasticsearch, index, TEMPLATE)
     check_bucket(systems.gcs, settings.bucket)
+    apply_template(elasticsearch, index, TEMPLATE)
     done = Reindexed()
     # First the offsets, then the objects: what is exported in between is read twice, never missed.
     within, waiting = _indexed_and_not_exported(systems)

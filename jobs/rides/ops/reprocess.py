@@ -58,7 +58,7 @@ from jobs.rides.transform import REPETITIVE, SINK_SCHEMA
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
-from jobs.sinks.parquet import delete_rows, objects
+from jobs.sinks.parquet import check_bucket, delete_rows, objects
 
 # One list of messages at most makes one transaction.
 _CHUNK = 10_000
@@ -188,6 +188,7 @@ def look(systems: Systems, wanted: Window) -> Work:
     """
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
+    check_bucket(systems.gcs, settings.bucket)  # before any copy is sent
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
         check_ownership(config, reader)
         client = reader.consumer
