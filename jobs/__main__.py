@@ -11,6 +11,7 @@ import traceback
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
 from jobs.cli.app import app, print_error
 from jobs.errors import DatastreamError
+from jobs.ledger.verdict import Verdict
 from jobs.verticals import find_verticals
 
 try:
@@ -21,7 +22,7 @@ except Exception:
     if sys.argv[1:2] != ["ledger"]:
         raise
     traceback.print_exc()
-    sys.exit(3)  # the ledger's "cannot be told": 1 would say that something is lost
+    sys.exit(Verdict.CANNOT_BE_TOLD)  # 1 would say that something is lost
 
 
 def main() -> None:

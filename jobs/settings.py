@@ -21,13 +21,17 @@ Name = Annotated[str, Field(min_length=1)]
 S = TypeVar("S", bound="Settings")
 
 
-TOPICS_DIFFER = "topics must have different names. Set them in .env, or as Airflow's Variables. Nothing was done."
+def check_distinct(*topics: str, given: str = "") -> None:
+    """Raises ConfigurationError if two topics have one name: a step would read what it writes, for ever.
 
-
-def check_distinct(*topics: str) -> None:
-    """Raises ConfigurationError if two topics have one name: a step would read what it writes, for ever."""
+    Args:
+        given: what the error names instead of the topics.
+    """
     if len(set(topics)) != len(topics):
-        raise ConfigurationError(f"{', '.join(topics)}: {TOPICS_DIFFER}")
+        raise ConfigurationError(
+            f"{given or ', '.join(topics)}: topics must have different names. Set them in .env, or as Airflow's "
+            "Variables. Nothing was done."
+        )
 
 
 class Settings(BaseSettings):
@@ -86,10 +90,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
         names = [name for kind in type(self).__mro__ for name in vars(kind).get("topic_settings", ())]
-        topics = {name.upper(): getattr(self, name) for name in names}
-        if len(set(topics.values())) != len(topics):
-            given = ", ".join(f"{setting}={topic}" for setting, topic in topics.items())
-            raise ConfigurationError(f"{given}: {TOPICS_DIFFER}")
+        topics = [getattr(self, name) for name in names]
+        pairs = zip(names, topics, strict=True)
+        check_distinct(*topics, given=", ".join(f"{name.upper()}={topic}" for name, topic in pairs))
         return self
 
     @property

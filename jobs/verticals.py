@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 from functools import cache
+from pathlib import Path
 
 from pydantic import create_model
 
@@ -43,6 +44,11 @@ def stack_settings() -> type[Settings]:
     kinds = {vertical.settings for vertical in find_verticals()}
     leaves = [kind for kind in kinds if not any(issubclass(other, kind) for other in kinds - {kind})]
     return create_model("StackSettings", __base__=tuple(sorted(leaves, key=lambda kind: kind.__name__)))
+
+
+def index_templates(settings: Settings) -> dict[str, Path]:
+    """The index template of each Elasticsearch index of every vertical, by the name that these settings give it."""
+    return {getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()}
 
 
 def declared_topics(settings: Settings) -> list[Topic]:

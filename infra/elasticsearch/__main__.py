@@ -14,7 +14,7 @@ from jobs.clients import ADMIN, READER, WRITER
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
 from jobs.sinks.elasticsearch import apply_template, explained
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import index_templates, stack_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
 READY_S = 60
@@ -22,9 +22,7 @@ READY_S = 60
 
 def main() -> None:
     settings = load(stack_settings())
-    templates = {
-        getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()
-    }
+    templates = index_templates(settings)
     client = sign_in(settings)
     with explained(client, "setting up users"):
         client.security.change_password(username=ADMIN, password=settings.elastic_password)

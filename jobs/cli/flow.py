@@ -85,22 +85,21 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
     from jobs.kafka.lag import wait_until_done
 
     settings = load(stack_settings())
-    titles = {f"{vertical.name} {group.done}": group for vertical in find_verticals() for group in vertical.groups}
+    titles = {group.id: f"{vertical.name} {group.done}" for vertical in find_verticals() for group in vertical.groups}
     held: list[HeldBack] = []
+    asked: dict[str, int] = {}
 
     def read_left() -> dict[str, int]:
         lags = _lags(settings)
         held[:] = _held_back(lags)
-        return {title: lags[group.id].offsets for title, group in titles.items()}
-
-    asked: dict[str, int] = {}
+        return {titles[group]: lag.offsets for group, lag in lags.items()}
 
     def flush(left: Mapping[str, int]) -> None:
         for vertical in find_verticals():
-            if any(left[f"{vertical.name} {group.done}"] for group in vertical.groups if group.flush is None):
+            if any(left[titles[group.id]] for group in vertical.groups if group.flush is None):
                 continue
             for group in vertical.groups:
-                count = left[f"{vertical.name} {group.done}"]
+                count = left[titles[group.id]]
                 if group.flush is not None and count and asked.get(group.id) != count:
                     airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
                     asked[group.id] = count

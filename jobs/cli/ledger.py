@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
@@ -16,11 +16,9 @@ from jobs.cli.app import app, console, print_error, progress_bars, show_in
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError, DatastreamError
 from jobs.kafka.open_transactions import explained
+from jobs.ledger.verdict import Ledger, Verdict
 from jobs.settings import load
 from jobs.verticals import find_vertical
-
-if TYPE_CHECKING:
-    from jobs.ledger.verdict import Ledger
 
 
 @app.command()
@@ -28,8 +26,6 @@ def ledger(
     vertical: Annotated[str, typer.Argument(help="Whose messages to count.")] = "rides",
 ) -> None:
     """Count every message at every system. Exit code 0 balanced, 1 lost or doubled, 2 on its way, 3 cannot be told."""
-    from jobs.ledger.verdict import Verdict
-
     # Nothing but the verdict may end with 1, as an exception would.
     try:
         exit_code = _ledger(vertical)

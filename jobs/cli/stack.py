@@ -12,7 +12,7 @@ from jobs.cli.app import app, console
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.kafka import topics as kafka_topics
 from jobs.settings import load
-from jobs.verticals import declared_topics, find_verticals, stack_settings
+from jobs.verticals import declared_topics, find_verticals, index_templates, stack_settings
 
 # What takes long to load (pyarrow, the clients of the sinks) is imported by the commands that need it.
 
@@ -50,11 +50,9 @@ def template() -> None:
 
     settings = load(stack_settings())
     client = elasticsearch_admin(settings)
-    for vertical in find_verticals():
-        for name, path in vertical.templates.items():
-            index = getattr(settings, name)
-            apply_template(client, index, path)
-            console.print(f"Index template {index} is applied.")
+    for index, path in index_templates(settings).items():
+        apply_template(client, index, path)
+        console.print(f"Index template {index} is applied.")
 
 
 @app.command()

@@ -135,7 +135,7 @@ def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
     """
     content, offsets = _buffers(messages)
     # A key's colon follows its closing quote or white space; a colon in a string may, too. So the count is never below
-    # the number of keys. Each of the 13 known keys is there at least once, so with a count of 13 none is repeated.
+    # the number of keys. Each mandatory key is there at least once, so with no more than these none is repeated.
     before, after = content[:-1], content[1:]
     keys = np.flatnonzero((after == ord(":")) & ((before == ord('"')) | (before <= ord(" "))))
     counts = np.diff(np.searchsorted(keys, offsets))

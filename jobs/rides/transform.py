@@ -122,9 +122,6 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
     return rows, rejects
 
 
-_Results = tuple[pa.RecordBatch, pa.BooleanArray, list[str]]
-
-
 def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
     """Decode values: the results (a batch of RESULTS_SCHEMA), which values they are, and the faults of the others."""
     rides: list[msgspec.Struct] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from typing import Any
@@ -34,6 +36,18 @@ def test_every_package_that_declares_one_is_found() -> None:
     assert "zones" in names
     with pytest.raises(ConfigurationError, match=r"There is no vertical 'ticket': there are rides, .*zones"):
         find_vertical("ticket")
+
+
+def test_a_vertical_that_cannot_be_imported_is_no_verdict() -> None:
+    code = (
+        "import sys, jobs.verticals as verticals\n"
+        "verticals.find_verticals = lambda: 1 / 0\n"
+        "sys.argv = ['jobs', sys.argv[1]]\n"
+        "import jobs.__main__\n"
+    )
+    commands = [sys.executable, "-c", code, "ledger"], [sys.executable, "-c", code, "lag"]
+    codes = [subprocess.run(it, cwd=ROOT, capture_output=True, check=False).returncode for it in commands]
+    assert codes == [3, 1], "1 of the ledger would mean that something is lost"
 
 
 @each

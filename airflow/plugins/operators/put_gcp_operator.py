@@ -63,6 +63,6 @@ class PutGCPOperator(DatastreamOperator):
             raise AirflowSkipException(exported.waits)
         if exported.waits:
             self.log.info(exported.waits)
-            return
-        self.log.info("Wrote %d rides as %d objects to gs://%s", exported.rows, exported.objects, self.bucket)
-        Stats.incr("datastream.rides.exported", exported.rows)
+        elif exported.rows:
+            self.log.info("Wrote %d rides as %d objects to gs://%s", exported.rows, exported.objects, self.bucket)
+            Stats.incr("datastream.rides.exported", exported.rows)
