@@ -82,19 +82,19 @@ dashboard-export: install-tools  ## Write the dashboard as it is in Kibana to in
 
 ##@ The services without Docker
 .PHONY: local-up local-status local-down local-doctor
-local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; harmless to repeat
-	@$(PY) -m infra.local up
+local-up: install  ## Start the services that VERTICAL=rides needs; harmless to repeat
+	@$(PY) -m infra.local up --vertical $(or $(VERTICAL),rides)
 	@$(PY) -m jobs topics
 	@$(PY) -m jobs template
 
-local-status: install  ## Show what runs, where, and whether it is healthy
+local-status: install  ## Show each process that was started, and whether it is healthy
 	@$(PY) -m infra.local status
 
 local-down: install  ## Stop them all; the data stays
 	@$(PY) -m infra.local down
 
-local-doctor: install  ## Check memory, disk and ports without starting anything
-	@$(PY) -m infra.local doctor
+local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
+	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay

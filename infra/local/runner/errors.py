@@ -1,12 +1,8 @@
-"""What can go wrong when services are started on this machine."""
+"""Errors of starting and stopping services on this machine."""
 
 from __future__ import annotations
 
 from jobs.errors import ServiceUnavailableError
-
-
-class DownloadError(ServiceUnavailableError):
-    """A jar could not be fetched, or is not what `jars.lock` says."""
 
 
 class ServiceFailedError(ServiceUnavailableError):

@@ -1,4 +1,4 @@
-"""supervisord: it starts the processes, restarts them when they crash, rotates their logs, and outlives the command."""
+"""supervisord: starts processes, restarts them after a crash, rotates their logs, and outlives the command."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from typing import Any
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from infra.local import environment, wait
-from infra.local.errors import ServiceFailedError
-from infra.local.paths import Paths, private_folder, write_private
-from infra.local.service import Process
+from infra.local.runner import environment, wait
+from infra.local.runner.errors import ServiceFailedError
+from infra.local.runner.paths import Paths, make_private_folder, write_private
+from infra.local.runner.service import Process, Service
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 START_S = 15
-# How long a process may take to stop before the supervisor kills it: a broker and a search node close their files;
-# Airflow's scheduler would wait for running tasks, which are made to be killed at any time.
-STOP_S = 30
-STOP_AIRFLOW_S = 8
+# Longer than any `Service.stop_s`: supervisord kills a process after that.
+STOPPED_S = 60
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 GONE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -36,22 +34,23 @@ GONE = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 @dataclass(frozen=True)
 class State:
-    """What the supervisor knows of a process. `pid` is 0 and `uptime_s` 0 unless it runs."""
+    """What the supervisor knows about a process. `pid` and `uptime_s` are 0 unless it runs."""
 
     name: str
     state: str  # STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL
     pid: int
     uptime_s: float
+    was_started: bool
 
 
 def _call(paths: Paths, method: str, *arguments: Any) -> Any:
     """One XML-RPC call over the socket.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: no supervisor listens there.
         xmlrpc.client.Fault: the supervisor refuses.
     """
-    # The host name is never used: the transport goes to the socket.
+    # The transport ignores the host name and connects to the socket.
     proxy = xmlrpc.client.ServerProxy("http://local", SupervisorTransport(None, None, f"unix://{paths.socket}"))
     with proxy:
         return getattr(proxy.supervisor, method)(*arguments)
@@ -65,7 +64,7 @@ def is_running(paths: Paths) -> bool:
     return True
 
 
-def states(paths: Paths) -> dict[str, State]:
+def read_states(paths: Paths) -> dict[str, State]:
     """Every process by name; empty when no supervisor runs."""
     try:
         infos = _call(paths, "getAllProcessInfo")
@@ -77,14 +76,15 @@ def states(paths: Paths) -> dict[str, State]:
             state=info["statename"],
             pid=info["pid"],
             uptime_s=info["now"] - info["start"] if info["pid"] else 0,
+            was_started=info["start"] > 0,
         )
         for info in infos
     }
 
 
-def configuration(paths: Paths, names: Iterable[str]) -> str:
-    """The supervisor's configuration for processes of these names; none starts by itself."""
-    programs = "".join(_program(paths, name) for name in names)
+def _configuration(paths: Paths, services: Iterable[Service]) -> str:
+    """The supervisor's configuration for these services. No process starts with the supervisor."""
+    programs = "".join(_program(paths, name, service.stop_s) for service in services for name in service.process_names)
     return f"""\
 [unix_http_server]
 file={_value(paths.socket)}
@@ -102,7 +102,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 {programs}"""
 
 
-def _program(paths: Paths, name: str) -> str:
+def _program(paths: Paths, name: str, stop_s: int) -> str:
     command = [sys.executable, "-I", "-S", str(LAUNCHER), str(_launch_file(paths, name))]
     return f"""
 [program:{name}]
@@ -111,7 +111,7 @@ autostart=false
 autorestart=true
 startsecs=5
 startretries=5
-stopwaitsecs={STOP_AIRFLOW_S if name.startswith("airflow") else STOP_S}
+stopwaitsecs={stop_s}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
@@ -137,8 +137,8 @@ def log_file(paths: Paths, name: str) -> Path:
     return paths.logs / f"{name}.log"
 
 
-def last_lines(paths: Paths, name: str, count: int) -> list[str]:
-    """The end of a process's log; empty when it never wrote one."""
+def read_last_lines(paths: Paths, name: str, count: int) -> list[str]:
+    """The end of a process's log; empty when there is no log."""
     file = log_file(paths, name)
     if not file.exists():
         return []
@@ -147,42 +147,42 @@ def last_lines(paths: Paths, name: str, count: int) -> list[str]:
         return log.read().decode("utf-8", "replace").splitlines()[-count:]
 
 
-def ending(paths: Paths, name: str) -> str | None:
-    """How the process last ended, such as "it ended (exit status 1)"; None when it never did.
+def find_ending(paths: Paths, name: str) -> str | None:
+    """How the process last ended, for example "it ended (exit status 1)"; None if it never did.
 
-    From the supervisor's log: over XML-RPC it forgets the exit status of what ended within seconds of its start.
+    From the supervisor's log: its XML-RPC loses the exit status of a process that ended within seconds of its start.
     """
-    for line in reversed(last_lines(paths, "supervisord", 200)):
-        found = re.search(rf"exited: {re.escape(name)} \((.*?)[;)]", line)
-        if found:
-            return f"it ended ({found[1]})"
+    for line in reversed(read_last_lines(paths, "supervisord", 200)):
+        match = re.search(rf"exited: {re.escape(name)} \((.*?)[;)]", line)
+        if match:
+            return f"it ended ({match[1]})"
     return None
 
 
-def is_current(paths: Paths, names: Iterable[str]) -> bool:
+def is_current(paths: Paths, services: Iterable[Service]) -> bool:
     """Whether the running supervisor was started with the configuration that this version would write."""
     file = _configuration_file(paths)
-    return file.exists() and file.read_text(encoding="utf-8") == configuration(paths, names)
+    return file.exists() and file.read_text(encoding="utf-8") == _configuration(paths, services)
 
 
-def launch(paths: Paths, names: Iterable[str]) -> None:
+def launch(paths: Paths, services: Iterable[Service]) -> None:
     """Start supervisord in the background.
 
     Raises:
         ServiceFailedError: with what it printed or logged.
     """
-    write_private(_configuration_file(paths), configuration(paths, names))
+    write_private(_configuration_file(paths), _configuration(paths, services))
     result = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration_file(paths))],
-        env=environment.base(paths), cwd=paths.state, capture_output=True, text=True, check=False, timeout=60,
+        env=environment.make_base(paths), cwd=paths.state, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     if result.returncode or not wait.until(lambda: is_running(paths), START_S):
-        log = "\n".join([result.stdout + result.stderr, *last_lines(paths, "supervisord", 20)]).strip()
+        log = "\n".join([result.stdout + result.stderr, *read_last_lines(paths, "supervisord", 20)]).strip()
         raise ServiceFailedError(f"supervisord did not start (log: {log_file(paths, 'supervisord')}):\n{log}")
 
 
 def is_unchanged(paths: Paths, process: Process) -> bool:
-    """Whether the process was last started with these very settings."""
+    """Whether the process was last started with the same settings."""
     file = _launch_file(paths, process.name)
     return file.exists() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == process.fingerprint
 
@@ -196,7 +196,7 @@ def start(paths: Paths, process: Process) -> None:
     launch = {
         "fingerprint": process.fingerprint,
         "command": process.command,
-        "environment": {**environment.base(paths), **process.environment},
+        "environment": {**environment.make_base(paths), **process.environment},
         "folder": str(process.folder),
     }
     write_private(_launch_file(paths, process.name), json.dumps(launch, indent=1))
@@ -209,12 +209,12 @@ def start(paths: Paths, process: Process) -> None:
 
 def write_files(process: Process) -> None:
     for path, text in process.files.items():
-        private_folder(path.parent)
+        make_private_folder(path.parent)
         write_private(path, text)
 
 
 def stop(paths: Paths, names: Iterable[str]) -> None:
-    """Stop these processes at the same time, and wait until they have ended.
+    """Stop these processes in parallel, and wait until they have ended.
 
     Raises:
         ServiceFailedError: one did not end in time.
@@ -228,26 +228,26 @@ def stop(paths: Paths, names: Iterable[str]) -> None:
                 raise
 
     def alive() -> list[str]:
-        return [state.name for state in states(paths).values() if state.name in wanted and state.state not in GONE]
+        return [state.name for state in read_states(paths).values() if state.name in wanted and state.state not in GONE]
 
-    if not wait.until(lambda: not alive(), 2 * STOP_S):
-        raise ServiceFailedError(f"Still running {2 * STOP_S} s after they were told to stop: {', '.join(alive())}.")
+    if not wait.until(lambda: not alive(), STOPPED_S):
+        raise ServiceFailedError(f"Still running {STOPPED_S} s after the request to stop: {', '.join(alive())}.")
 
 
 def shut_down(paths: Paths) -> None:
-    """End supervisord and whatever still runs under it.
+    """End supervisord and all that still runs under it.
 
     Raises:
         ServiceFailedError: it did not end in time.
     """
     pid = _call(paths, "getPID")
     _call(paths, "shutdown")
-    # Its socket goes before it does.
-    if not wait.until(lambda: not psutil.pid_exists(pid), 2 * STOP_S):
-        raise ServiceFailedError(f"supervisord (pid {pid}) did not end within {2 * STOP_S} s; see {paths.logs}.")
+    # It closes its socket before it ends.
+    if not wait.until(lambda: not psutil.pid_exists(pid), STOPPED_S):
+        raise ServiceFailedError(f"supervisord (pid {pid}) did not end within {STOPPED_S} s. Its logs: {paths.logs}")
 
 
-def uptime(state: State) -> str:
+def format_uptime(state: State) -> str:
     return (
         time.strftime("%H:%M:%S", time.gmtime(state.uptime_s))
         if state.uptime_s < 86_400

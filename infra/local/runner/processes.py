@@ -1,27 +1,28 @@
-"""The processes of a stack, found by the mark in their environment rather than by name."""
+"""The processes of a stack, identified by the mark in their environment instead of by name."""
 
 from __future__ import annotations
 
 import psutil
 
-from infra.local.paths import Paths
+from infra.local.runner.paths import Paths
 from jobs.environments import STACK_MARK
 
 
-def belongs(process: psutil.Process, paths: Paths) -> bool:
+def is_marked(process: psutil.Process, paths: Paths) -> bool:
+    """Whether a process belongs to the stack."""
     try:
         return bool(process.environ().get(STACK_MARK) == str(paths.state))
     except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess, OSError):
-        return False  # another user's, or gone: not ours
+        return False  # another user's process, or one that has ended
 
 
-def of(paths: Paths) -> list[psutil.Process]:
-    """Every living process of the stack."""
-    return [process for process in psutil.process_iter() if belongs(process, paths)]
+def find_all(paths: Paths) -> list[psutil.Process]:
+    """Every running process of the stack."""
+    return [process for process in psutil.process_iter() if is_marked(process, paths)]
 
 
 def end(processes: list[psutil.Process], patience_s: float = 8) -> None:
-    """Ask processes to end, and kill those that have not after `patience_s` seconds."""
+    """Terminate processes; kill those that still run after `patience_s` seconds."""
     for process in processes:
         _signal(process, kill=False)
     _, alive = psutil.wait_procs(processes, patience_s)
@@ -34,4 +35,4 @@ def _signal(process: psutil.Process, *, kill: bool) -> None:
     try:
         process.kill() if kill else process.terminate()
     except psutil.NoSuchProcess:
-        return  # it ended by itself, as wanted
+        return  # it has ended already

@@ -1,4 +1,4 @@
-"""A Kafka broker that is its own controller (KRaft), with everything on one disk."""
+"""Kafka: one node that is broker and controller (KRaft)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from infra.local import environment, jars, java, paths, ports
-from infra.local.errors import ServiceFailedError
-from infra.local.service import Process, Service
+from infra.local.java import jars, runtime
+from infra.local.runner import environment, ports
+from infra.local.runner.errors import ServiceFailedError
+from infra.local.runner.paths import Paths
+from infra.local.runner.service import Process, Service
 from jobs.settings import LOOPBACK, Settings
 
 NAME = "kafka"
-# Fixed, so that a disk that was formatted once is recognised whatever becomes of the other generated files.
+# Fixed, so that a formatted disk stays usable when the other generated files are lost.
 CLUSTER_ID = "ZGF0YXN0cmVhbS1sb2NhbA"
 OFFSETS_RETENTION_MINUTES = 60 * 24 * 60
 
-# How the broker works, with and without Docker (infra/docker-compose.yml).
+# The broker's settings, with and without Docker (infra/docker-compose.yml).
 BROKER = {
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": 0,
-    # A killed broker may only register again when its old session has run out: by default 9 s after its start.
+    # A killed broker can register again only after its old session has expired: by default 9 s after its start.
     "broker.session.timeout.ms": 4000,
     "broker.heartbeat.interval.ms": 500,
-    # One broker: nothing can have a second copy.
+    # One broker: no partition can have a second replica.
     "default.replication.factor": 1,
     "min.insync.replicas": 1,
     "offsets.topic.replication.factor": 1,
@@ -34,7 +36,7 @@ BROKER = {
     "transaction.state.log.min.isr": 1,
     "share.coordinator.state.topic.replication.factor": 1,
     "share.coordinator.state.topic.min.isr": 1,
-    # The defaults of 50 are for clusters; each costs files and start time.
+    # The default of 50 is for clusters; each partition costs files and start time.
     "offsets.topic.num.partitions": 8,
     "transaction.state.log.num.partitions": 8,
     "share.coordinator.state.topic.num.partitions": 8,
@@ -64,52 +66,42 @@ Configuration:
 """
 
 
-def service(settings: Settings) -> Service:
-    return Service(
-        name=NAME,
-        title="Kafka",
-        port=settings.kafka_port,
-        setting="KAFKA_PORT",
-        url=f"{LOOPBACK}:{settings.kafka_port}",
-        memory_mib=700,
-        process_names=(NAME,),
-        build=lambda: (_process(settings),),
-        prepare=lambda: _format(paths.of(settings)),
-        jars=("kafka",),
-        fault=lambda: _fault(settings),
-    )
-
-
-def _process(settings: Settings) -> Process:
-    where = paths.of(settings)
-    properties, log4j = _files(where)
-    return Process(
+def _build(settings: Settings) -> tuple[Process]:
+    paths = Paths(settings.datastream_state)
+    properties, log4j = _files(paths)
+    process = Process(
         name=NAME,
         command=[
-            java.executable(), "-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
+            runtime.executable(), "-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
             "-XX:+ExplicitGCInvokesConcurrent",
-            # What Kafka and its compression libraries do anyway; else each start prints a page of warnings.
-            "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow", *java.options(where.tmp),
+            # Kafka's compression libraries need both; without the options Java prints a page of warnings.
+            "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow",
+            *runtime.options(paths.tmp),
             f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", str(properties),
         ],
-        # The class path goes by environment to keep the process list readable.
+        # In the environment, because the process list would be unreadable with it.
         environment={"CLASSPATH": _class_path()},
-        folder=where.kafka,
+        folder=paths.service(NAME),
         files={properties: _properties(settings), log4j: LOG4J},
     )  # fmt: skip
+    return (process,)
 
 
-def _files(where: paths.Paths) -> tuple[Path, Path]:
-    return where.run / "kafka.properties", where.run / "kafka-log4j2.yaml"
+def _files(paths: Paths) -> tuple[Path, Path]:
+    return paths.run / "kafka.properties", paths.run / "kafka-log4j2.yaml"
+
+
+def _data(paths: Paths) -> Path:
+    return paths.service(NAME) / "data"
 
 
 def _class_path() -> str:
-    return ":".join(str(jar.path) for jar in jars.locked(NAME))
+    return ":".join(str(jar.path) for jar in jars.read_locked(NAME))
 
 
 def _properties(settings: Settings) -> str:
-    where = paths.of(settings)
-    controller = ports.chosen(where, "kafka-controller")
+    paths = Paths(settings.datastream_state)
+    controller = ports.pick_private(paths, "kafka-controller")
     values = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -120,46 +112,66 @@ def _properties(settings: Settings) -> str:
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.kafka_port}",
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "log.dirs": where.kafka / "data",
+        "log.dirs": _data(paths),
         **BROKER,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
 
 
-def _format(where: paths.Paths) -> None:
-    """Give an empty disk its identity; a formatted one is left alone.
+def _format(settings: Settings) -> None:
+    """Format the data folder unless it is formatted already.
 
     Raises:
-        ServiceFailedError: with what the tool printed.
+        ServiceFailedError: with the output of Kafka's StorageTool.
     """
-    if (where.kafka / "data" / "meta.properties").exists():
+    paths = Paths(settings.datastream_state)
+    data = _data(paths)
+    if (data / "meta.properties").exists():
         return
-    properties, log4j = _files(where)
+    properties, log4j = _files(paths)
     command = [
-        java.executable(), *java.options(where.tmp), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+        runtime.executable(), *runtime.options(paths.tmp), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
         f"-Dlog4j2.configurationFile={log4j}", "kafka.tools.StorageTool", "format",
         "--cluster-id", CLUSTER_ID, "--config", str(properties), "--ignore-formatted",
     ]  # fmt: skip
     result = subprocess.run(
-        command, env={**environment.base(where), "CLASSPATH": _class_path()}, cwd=where.kafka,
+        command, env={**environment.make_base(paths), "CLASSPATH": _class_path()}, cwd=paths.service(NAME),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     if result.returncode:
-        raise ServiceFailedError(f"Kafka: formatting {where.kafka / 'data'} failed:\n{result.stdout}{result.stderr}")
+        raise ServiceFailedError(f"Kafka: formatting {data} failed:\n{result.stdout}{result.stderr}")
 
 
-def _fault(settings: Settings) -> str | None:
-    # librdkafka prints each refused connection unless it has a logger; a broker that is not up yet is no news.
-    quiet = logging.getLogger("infra.local.kafka.probe")
+def _find_fault(settings: Settings) -> str | None:
+    # Without a logger, librdkafka prints each refused connection while the broker starts.
+    quiet = logging.getLogger(f"{__name__}.probe")
     quiet.setLevel(logging.CRITICAL)
     if ports.is_free(settings.kafka_port):
         return f"nothing listens on port {settings.kafka_port}"
-    address = f"{LOOPBACK}:{settings.kafka_port}"
-    admin = AdminClient({"bootstrap.servers": address, "socket.timeout.ms": 3000}, logger=quiet)
+    admin = AdminClient({"bootstrap.servers": _url(settings), "socket.timeout.ms": 3000}, logger=quiet)
     try:
         cluster = admin.describe_cluster(request_timeout=3).result(5)
     except (KafkaException, TimeoutError) as error:
-        return f"not answering ({error})"
+        return f"does not answer ({error})"
     if cluster.cluster_id != CLUSTER_ID:
-        return f"port {settings.kafka_port} is another cluster's ({cluster.cluster_id})"
+        return f"port {settings.kafka_port} belongs to another cluster ({cluster.cluster_id})"
     return None if cluster.nodes else "no broker is registered"
+
+
+def _url(settings: Settings) -> str:
+    return f"{LOOPBACK}:{settings.kafka_port}"
+
+
+SERVICE = Service(
+    name=NAME,
+    title="Kafka",
+    setting="KAFKA_PORT",
+    memory_mib=700,
+    url=_url,
+    expected_at=lambda settings: settings.bootstrap_servers,
+    build=_build,
+    prepare=_format,
+    find_fault=_find_fault,
+    jars=("kafka",),
+    isolation={"kafka_bootstrap_servers": ""},
+)

@@ -1,22 +1,24 @@
-"""Where everything is, under one state folder."""
+"""Files and folders below the state folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.settings import Settings
-
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders and files of one stack; two stacks with different state folders share nothing but the jars."""
+    """The folders of one stack. Two stacks with different state folders share only the jars.
+
+    Args:
+        state: the setting DATASTREAM_STATE.
+    """
 
     state: Path
 
     @property
     def run(self) -> Path:
-        """Generated launch files and configuration, the supervisor's socket, ports picked once."""
+        """Generated launch files and configuration, the supervisor's socket, private ports."""
         return self.state / "run"
 
     @property
@@ -32,31 +34,24 @@ class Paths:
         return self.state / "tmp"
 
     @property
-    def kafka(self) -> Path:
-        return self.state / "kafka"
-
-    @property
-    def elasticsearch(self) -> Path:
-        return self.state / "elasticsearch"
-
-    @property
-    def gcs(self) -> Path:
-        return self.state / "gcs"
-
-    @property
-    def airflow(self) -> Path:
-        return self.state / "airflow"
+    def staging(self) -> Path:
+        """Where `Settings.staging` lets tasks stage messages by default."""
+        return self.state / "staging"
 
     @property
     def socket(self) -> Path:
         return self.run / "supervisor.sock"
 
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
 
-def of(settings: Settings) -> Paths:
-    return Paths(settings.datastream_state)
+    def service(self, name: str) -> Path:
+        """The data and configuration of a service."""
+        return self.state / name
 
 
-def private_folder(folder: Path) -> Path:
+def make_private_folder(folder: Path) -> Path:
     """Make a folder that only its owner can read; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -64,7 +59,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read. Atomic: readers see the old text or the new."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)

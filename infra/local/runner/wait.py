@@ -8,7 +8,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 
 def until(condition: Callable[[], bool], within_s: float, every_s: float = 0.1) -> bool:
-    """Ask every `every_s` seconds; returns whether it held within `within_s` seconds. Errors of `condition` pass."""
+    """Check every `every_s` seconds; returns whether the condition held within `within_s` seconds."""
     unmet = retry_if_result(lambda held: not held)
     try:
         Retrying(retry=unmet, stop=stop_after_delay(within_s), wait=wait_fixed(every_s))(condition)
