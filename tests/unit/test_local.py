@@ -18,8 +18,8 @@ from pytest_httpserver import HTTPServer
 from rich.console import Console
 
 from infra.local.isolation import isolated_settings
-from infra.local.runner import stack as runner_stack
 from infra.local.runner import ports, wait
+from infra.local.runner import stack as runner_stack
 from infra.local.runner.errors import BusyError
 from infra.local.runner.health import find_fault, get_json
 from infra.local.runner.paths import Paths
