@@ -15,7 +15,7 @@ from elasticsearch.helpers import scan
 from google.cloud import storage
 
 from tests.faults.audit import Document, Row
-from tests.helpers import DEADLINE_S, Config, Record, settle
+from tests.testkit.helpers import DEADLINE_S, Config, Record, settle
 
 
 class TopicReader:

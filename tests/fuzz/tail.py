@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tests.helpers import DEADLINE_S, Config, Headers, Record, settle
+from tests.testkit.helpers import DEADLINE_S, Config, Headers, Record, settle
 
 
 class Tail:
