@@ -195,7 +195,7 @@ test-rounds: install-dev  ## Produce, wait, ledger on fresh topics, half of it u
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
 bench: install-dev  ## Measure speed beside peers, freshness and scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
-	@$(MAKE) .venv-bench/.bench.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
+	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 
 sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help
@@ -210,8 +210,9 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 $$extra $$also pyproject.toml --output-file requirements/$$set.txt; done
-	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-		--python-version 3.11 --group pyproject.toml:bench --output-file requirements/bench.txt
+	@for file in requirements/bench.txt requirements/tasks/*.txt; do test ! -f $$file || \
+		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
 .venv/bin/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
@@ -227,11 +228,17 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@touch $@
 
 # The peers of `make bench` want other versions than we do.
-.venv-bench/.bench.stamp: requirements/bench.txt .venv/bin/uv
-	@echo "Installing $< (the first time this takes a while)"
-	@.venv/bin/uv venv --quiet --clear --python $(PY) .venv-bench
-	@.venv/bin/uv pip install --quiet --python .venv-bench/bin/python --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
-	@touch $@
+.venv-bench/.stamp: requirements/bench.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+# The packages of a vertical's tasks (jobs/environments.py).
+.venv-%/.stamp: requirements/tasks/%.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+INSTALL_SET = echo "Installing $< (the first time this takes a while)"; \
+	.venv/bin/uv venv --quiet --clear --python $(PY) $(@D) && \
+	.venv/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $< && \
+	touch $@ || { echo "$(UNREACHABLE)" >&2; exit 1; }
 
 UNREACHABLE = error: packages could not be installed (the reason stands above). If the package index cannot be \
 reached: check the network, set HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.

@@ -45,9 +45,8 @@ def tracked() -> list[Path]:
     result = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return [path for name in result.stdout.split("\0") if name and (path := ROOT / name).is_file()]
-    generated = {".git", ".local", ".venv", ".venv-bench", "__pycache__", ".mypy_cache", ".ruff_cache"}
-    generated |= {".pytest_cache", ".hypothesis"}
-    return [path for path in ROOT.rglob("*") if path.is_file() and not generated & set(path.parts)]
+    generated = re.compile(r"\.git|\.local|\.venv.*|__pycache__|\.(mypy|ruff|pytest)_cache|\.hypothesis")
+    return [path for path in ROOT.rglob("*") if path.is_file() and not any(map(generated.fullmatch, path.parts))]
 
 
 def texts() -> list[Path]:

@@ -15,7 +15,7 @@ import pytest
 
 from infra.local import aside, environment
 from jobs.settings import LOOPBACK, ROOT, Settings
-from tests.testkit.helpers import Raw, encode, produce, read_all
+from tests.testkit.helpers import Raw, encode, produce, read_all, until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,12 +54,15 @@ class Copy:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     root = tmp_path_factory.mktemp("copy")
-    for folder in ("jobs", "infra", "airflow"):
+    for folder in ("jobs", "infra", "airflow", "requirements"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
         added = NOTES / folder
         clashes = [path for path in added.rglob("*.*") if (ROOT / folder / path.relative_to(added)).exists()]
         assert not clashes, "a vertical adds files, and changes none"
         shutil.copytree(added, root / folder, dirs_exist_ok=True)
+    shutil.copy(ROOT / "Makefile", root)
+    (root / ".venv").symlink_to(sys.prefix)
+    subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
     settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
     found = Copy(root, settings)
     only = [option for name in SERVICES for option in ("--only", name)]
@@ -102,6 +105,17 @@ def test_notes_go_all_the_way(copy: Copy) -> None:
     found = copy.ledger()
     assert (found["raw"], found["result"], found["dlq"], found["pending"], found["faults"]) == (203, 200, 3, 0, [])
     assert "invalid_note" in copy.run("jobs", "dlq", "notes")
+
+
+def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
+    """Its output is in the task's log."""
+    line = "Results are on notes_result: Notes Result"
+
+    def is_logged() -> bool:
+        logs = (copy.settings.datastream_state / "logs" / "airflow").rglob("task_id=DescribeNotes/*.log")
+        return any(line in log.read_text() for log in logs)
+
+    until(is_logged, "a log of DescribeNotes with its output")
 
 
 def test_dead_notes_are_sent_back_and_nothing_is_lost(copy: Copy) -> None:
