@@ -17,7 +17,7 @@ from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
 from ride_faults import FAULTS, every_fault
-from tests.testkit.helpers import result, ride
+from tests.testkit.rides import result, ride
 
 SCHEMAS = {path.name.split(".")[0]: json.loads(path.read_text()) for path in ROOT.glob("infra/kafka/schemas/*.json")}
 REASON = "__connect.errors.exception.class.name"

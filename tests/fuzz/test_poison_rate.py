@@ -13,7 +13,7 @@ from jobs.kafka.claim import Limits
 from ride_faults import encode, every_fault
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing
-from tests.testkit.helpers import Raw, produce
+from tests.testkit.kafka import Raw, produce
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -10,7 +10,7 @@ from tests.fuzz.conftest import fuzzed
 from tests.fuzz.messages import extremes, messages, values
 from tests.fuzz.outcome import Tails, end_once
 from tests.testkit.flow import Pricing
-from tests.testkit.helpers import Raw
+from tests.testkit.kafka import Raw
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -18,7 +18,8 @@ from tests.fuzz.oracle import judge, judge_result
 from tests.fuzz.outcome import source_of
 from tests.fuzz.tail import Tail, tail
 from tests.testkit.flow import Exporting, Pricing, Sinking
-from tests.testkit.helpers import Raw, Record, keyed, produce, result, ride
+from tests.testkit.kafka import Raw, Record, produce
+from tests.testkit.rides import keyed, result, ride
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -29,7 +29,9 @@ from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
 from tests.conftest import Stack
-from tests.testkit.helpers import Config, Raw, Record, keyed, produce, read_all, ride, until
+from tests.testkit.kafka import Config, Raw, Record, produce, read_all
+from tests.testkit.rides import keyed, ride
+from tests.testkit.wait import until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 

@@ -14,7 +14,9 @@ from jobs.kafka.claim import Limits, holds_dead_letters, holds_results
 from jobs.kafka.client import consumer
 from jobs.kafka.transaction import GroupWriter
 from tests.testkit.flow import Exporting, Pricing, Sinking
-from tests.testkit.helpers import DEADLINE_S, Raw, aborted, encode, keyed, produce, result, ride
+from tests.testkit.kafka import Raw, aborted, produce
+from tests.testkit.rides import encode, keyed, result, ride
+from tests.testkit.wait import DEADLINE_S
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -28,8 +28,9 @@ from jobs.settings import ROOT
 from jobs.zones import playbook
 from tests.conftest import Stack
 from tests.testkit.flow import move
-from tests.testkit.helpers import Raw, encode, keyed, produce, read_all, result, ride
+from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.parquet import put, ride_rows
+from tests.testkit.rides import encode, keyed, result, ride
 
 pytestmark = pytest.mark.timeout(180)
 

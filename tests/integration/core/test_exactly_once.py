@@ -28,21 +28,9 @@ from jobs.settings import ROOT
 from ride_faults import every_fault
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing, held_when_forgotten
-from tests.testkit.helpers import (
-    DEADLINE_S,
-    Raw,
-    aborted,
-    encode,
-    java_partition,
-    keyed,
-    produce,
-    read_all,
-    read_visible,
-    ride,
-    send,
-    transactional,
-    until,
-)
+from tests.testkit.kafka import Raw, aborted, java_partition, produce, read_all, read_visible, send, transactional
+from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 

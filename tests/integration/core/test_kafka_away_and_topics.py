@@ -21,7 +21,8 @@ from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.testkit.flow import Pricing
-from tests.testkit.helpers import keyed, produce, ride
+from tests.testkit.kafka import produce
+from tests.testkit.rides import keyed, ride
 
 TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 

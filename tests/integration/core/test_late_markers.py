@@ -36,8 +36,10 @@ from jobs.settings import ROOT
 from tests.conftest import Stack, topic_maker
 from tests.integration.rides.test_reprocess import WINDOW, dags, systems
 from tests.testkit.flow import Books
-from tests.testkit.helpers import DEADLINE_S, Raw, encode, keyed, produce, read_visible, ride, until
+from tests.testkit.kafka import Raw, produce, read_visible
 from tests.testkit.late_markers import DelayingProxy, broker_with_proxy, held_markers
+from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 

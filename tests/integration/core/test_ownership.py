@@ -22,7 +22,9 @@ from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_grou
 from jobs.kafka.set_offsets import look, set_offsets
 from jobs.settings import ROOT
 from tests.testkit.flow import Books, Exporting, Flow, Pricing
-from tests.testkit.helpers import DEADLINE_S, Raw, commit, keyed, produce, result, ride, until
+from tests.testkit.kafka import Raw, commit, produce
+from tests.testkit.rides import keyed, result, ride
+from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 

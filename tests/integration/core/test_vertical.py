@@ -15,7 +15,9 @@ import pytest
 
 from infra.local import aside, environment
 from jobs.settings import LOOPBACK, ROOT, Settings
-from tests.testkit.helpers import Raw, encode, produce, read_all, until
+from tests.testkit.kafka import Raw, produce, read_all
+from tests.testkit.rides import encode
+from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -26,7 +26,9 @@ from jobs.rides.ops import reprocess
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
 from tests.testkit.flow import Books
-from tests.testkit.helpers import Raw, Record, keyed, produce, read_visible, result, send, transactional, until
+from tests.testkit.kafka import Raw, Record, produce, read_visible, send, transactional
+from tests.testkit.rides import keyed, result
+from tests.testkit.wait import until
 
 
 def test_all_through(books: Books) -> None:

@@ -25,7 +25,9 @@ from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP
 from jobs.settings import ROOT
 from tests.conftest import Stack
 from tests.testkit.flow import Exporting, Sinking
-from tests.testkit.helpers import delete_all_records, keyed, produce, result, until
+from tests.testkit.kafka import delete_all_records, produce
+from tests.testkit.rides import keyed, result
+from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -38,7 +38,9 @@ from jobs.zones import playbook
 from jobs.zones.local import LocalEngine
 from tests.testkit import flow
 from tests.testkit.flow import Books
-from tests.testkit.helpers import Raw, delete_all_records, encode, keyed, produce, ride, until
+from tests.testkit.kafka import Raw, delete_all_records, produce
+from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -14,7 +14,9 @@ from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where
 from tests.conftest import Stack
 from tests.testkit.flow import Sinking
-from tests.testkit.helpers import delete_all_records, keyed, produce, result, until
+from tests.testkit.kafka import delete_all_records, produce
+from tests.testkit.rides import keyed, result
+from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
 

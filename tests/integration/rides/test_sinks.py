@@ -32,7 +32,9 @@ from jobs.sinks.elasticsearch import actions, apply_template, bulk
 from jobs.sinks.parquet import holds_objects
 from tests.conftest import Stack
 from tests.testkit.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
-from tests.testkit.helpers import Raw, encode, keyed, produce, result, until
+from tests.testkit.kafka import Raw, produce
+from tests.testkit.rides import encode, keyed, result
+from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,7 +86,7 @@ def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> N
 
 
 def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
-    from tests.testkit.helpers import ride
+    from tests.testkit.rides import ride
 
     rides = [ride(comfort="eco") for _ in range(30)]
     produce(pricing.config, pricing.source, map(keyed, rides))

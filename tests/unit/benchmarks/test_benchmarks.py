@@ -29,7 +29,7 @@ from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from jobs.settings import ROOT
 from ride_faults import every_fault
-from tests.testkit.helpers import messages, ride
+from tests.testkit.rides import messages, ride
 
 BUSY = '''
 import subprocess, sys, time

@@ -14,7 +14,8 @@ import pytest
 
 from tests.faults.audit import Books, Document, Row, changed
 from tests.faults.feed import Position, Sent, known_messages, priced
-from tests.testkit.helpers import Record, encode, ride
+from tests.testkit.kafka import Record
+from tests.testkit.rides import encode, ride
 
 RESULT = "rides_result"
 

@@ -25,7 +25,7 @@ from jobs.kafka.staged import (
 )
 from jobs.parallel import prefetched
 from jobs.settings import Settings
-from tests.testkit.helpers import messages
+from tests.testkit.rides import messages
 
 CHUNK = Chunk(partition=1, first=5, last=8, records=3, size=30, url="")
 MANIFEST = Manifest("raw", "id", "group", (Claim(0, 3, 3), Claim(1, 5, 10)), (CHUNK,), 50_000, 2**25)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.testkit.helpers import ride
+from tests.testkit.rides import ride
 
 NUMBERS = (
     *("0", "-0", "-0.0", "7.0", "1E5", "5e-324", "1e-400", "1.7976931348623157e+308", "1e308", "1e999", "-1"),

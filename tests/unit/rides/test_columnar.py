@@ -10,7 +10,7 @@ import pytest
 
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
 from jobs.rides.contract import parse_ride
-from tests.testkit.helpers import encode, ride
+from tests.testkit.rides import encode, ride
 
 
 def test_columns_hold_what_the_rides_hold() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
-from tests.testkit.helpers import encode, ride
+from tests.testkit.rides import encode, ride
 
 AMOUNTS = ("duration_min", "price_base", "price_per_km", "price_per_min")
 POINTS = ("origin", "destination")

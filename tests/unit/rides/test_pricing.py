@@ -26,7 +26,7 @@ from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, parse_rid
 from jobs.rides.distance import Distance, geodesic, haversine
 from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from tests.testkit.helpers import encode, messages, ride
+from tests.testkit.rides import encode, messages, ride
 from tests.unit.rides.mutations import UNKNOWN, layouts, mutations
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"

@@ -22,7 +22,7 @@ from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten, transform
 from jobs.settings import ROOT
-from tests.testkit.helpers import encode, messages, result, ride
+from tests.testkit.rides import encode, messages, result, ride
 
 SENT_AT = 1_770_091_506_007
 STAMP = "2026-02-03T04:05:06.007000Z"

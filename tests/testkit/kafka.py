@@ -1,22 +1,20 @@
-"""What tests share: rides, messages as raw bytes, and what a topic holds."""
+"""Send messages, and read what a topic holds."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from jobs.kafka.staged import MESSAGE_SCHEMA
-
-DEADLINE_S = 30
+from tests.testkit.wait import DEADLINE_S, until
 
 Config = Mapping[str, Any]
+
+
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -47,50 +45,6 @@ class Raw(NamedTuple):
     key: bytes | None = None
     headers: Headers | None = None
     partition: int = -1
-
-
-def ride(**changes: Any) -> dict[str, Any]:
-    """A good ride of rides_raw with an id of its own."""
-    return {
-        "ride_id": str(uuid4()),
-        "ts": "2026-01-05T08:15:30.123456Z",
-        "origin": {"lat": 40.7549, "lon": -73.984},
-        "destination": {"lat": 40.6413, "lon": -73.7781},
-        "comfort": "medium",
-        "duration_min": 31.5,
-        "price_base": 2.55,
-        "price_per_km": 1.75,
-        "price_per_min": 0.35,
-    } | changes
-
-
-def encode(content: Any) -> bytes:
-    return json.dumps(content).encode()
-
-
-def keyed(content: Mapping[str, Any]) -> Raw:
-    """A ride as its producer sends it."""
-    return Raw(encode(content), content["ride_id"].encode())
-
-
-def result(**changes: Any) -> dict[str, Any]:
-    """A message of rides_result."""
-    return ride(distance_km=21.5, price_total=51.2) | changes
-
-
-def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -> pa.RecordBatch:
-    """Values as a batch of MESSAGE_SCHEMA with consecutive offsets, all sent at one millisecond since 1970."""
-    count = len(values)
-    return pa.record_batch(
-        [
-            pa.array(range(first, first + count), pa.int64()),
-            pa.array([sent_at] * count, pa.int64()),
-            pa.array([b"key"] * count, pa.binary()),
-            pa.array(values, pa.binary()),
-            pa.nulls(count, MESSAGE_SCHEMA.field("headers").type),
-        ],
-        schema=MESSAGE_SCHEMA,
-    )
 
 
 def produce(config: Config, topic: str, raws: Iterable[Raw | bytes | None]) -> None:
@@ -206,14 +160,6 @@ def delete_all_records(config: Config, topic: str, partitions: int = 6) -> None:
     admin = AdminClient(config)
     for answer in admin.delete_records([TopicPartition(topic, it, -1) for it in range(partitions)]).values():
         answer.result(DEADLINE_S)
-
-
-def until(condition: Callable[[], bool], what: str, within_s: float = DEADLINE_S) -> None:
-    """Wait for a condition, at most until a deadline."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {within_s} s"
-        time.sleep(0.02)
 
 
 def java_partition(key: bytes, partitions: int) -> int:
