@@ -35,8 +35,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 ##@ Start here
 .PHONY: help demo
 help:  ## Show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@test -t 1 && bold="$$(printf '\033[1m')" cyan="$$(printf '\033[36m')" plain="$$(printf '\033[0m')"; \
+	awk -v bold="$$bold" -v cyan="$$cyan" -v plain="$$plain" 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} \
+		/^[a-z-]+:.*## / {printf "  %smake %-16s%s %s\n", cyan, $$1, plain, $$2}' $(MAKEFILE_LIST)
 
 demo: local-up  ## Install and start all services without Docker, send RIDES=20000 rides, prove that all arrived
 	@$(PY) -m jobs unpause
