@@ -185,7 +185,7 @@ test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, 
 	@.venv/bin/pytest -x tests/stack
 
 test-unit: install-dev  ## Run the tests that need no service
-	@.venv/bin/pytest tests/unit
+	@.venv/bin/pytest tests/unit tests/contract
 
 test-faults: install-dev  ## Kill, freeze and starve each part while rides flow, and compare every id: ROUNDS=10 SEED=1
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
