@@ -16,7 +16,7 @@ from jobs import environments, tether
 from jobs.environments import Command, find_interpreter, settings_variables
 from jobs.errors import CommandError, ConfigurationError
 from jobs.settings import Settings
-from tests.helpers import until
+from tests.testkit.wait import until
 
 # Starts a child that ignores SIGTERM, as a hanging command may.
 STUBBORN = """
