@@ -34,7 +34,8 @@ from jobs.verticals import find_vertical, stack_settings
 NOT_RUNNING = 3
 
 app = typer.Typer(
-    help=f"{', '.join(service.title for service in SERVICES)} on this machine, without Docker, JDK or Maven. "
+    help="Run the services on this machine without Docker, JDK or Maven: "
+    f"{', '.join(service.title for service in SERVICES)}. "
     "Ports and the state folder come from .env (see .env.example).",
     no_args_is_help=True,
     add_completion=False,
@@ -60,7 +61,7 @@ def up(
     vertical: Vertical = "rides",
     timeout: Annotated[float, typer.Option(help="Seconds that each service has to become ready.", min=1)] = READY_S,
 ) -> None:
-    """Start services and wait until they are ready. Harmless to repeat; restarts what died."""
+    """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
     stack = local_stack(settings, console)
     names = _choose(stack, only, vertical)
@@ -101,7 +102,7 @@ def status() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop all services. Data stays. Harmless when nothing runs."""
+    """Stop all services. Data stays. Safe when nothing runs."""
     console.print("Stopped." if local_stack(_settings(), console).down() else "Nothing was running.")
 
 
