@@ -96,6 +96,9 @@ local-down: install  ## Stop them all; the data stays
 local-doctor: install  ## Check memory, disk and ports without starting anything
 	@$(PY) -m infra.local doctor
 
+# JSON=1 prints one JSON document instead of text: for ledger, lag, dlq, trace and bqml.
+AS_JSON = $(if $(JSON),--json)
+
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
 topics: install-tools  ## Create the topics of infra/kafka/topics; report what differs; APPLY=1 alters it
@@ -114,25 +117,25 @@ produce-help: install-tools
 	@$(PY) -m jobs produce --help
 
 lag: install-tools  ## Watch what each group has still to do
-	@$(PY) -m jobs lag
+	@$(PY) -m jobs lag $(AS_JSON)
 
 export: install-tools  ## Export at once what waits for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
 	@$(PY) -m jobs export
 
 ledger: install-tools  ## Count every message at every system and compare the figures: VERTICAL=rides
-	@$(PY) -m jobs ledger $(VERTICAL)
+	@$(PY) -m jobs ledger $(VERTICAL) $(AS_JSON)
 
 report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
 
 bqml: install-tools  ## Zones by k-means, revenue by zone and comfort: on BigQuery if BIGQUERY_PROJECT is set, else here
-	@$(PY) -m jobs bqml
+	@$(PY) -m jobs bqml $(AS_JSON)
 
 trace: install-tools  ## Follow one ride: RIDE=<ride_id>
-	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>))
+	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>)) $(AS_JSON)
 
 dlq: install-tools  ## Show the latest dead letters and why they are there: COUNT=20
-	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT))
+	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT)) $(AS_JSON)
 
 dlq-replay: install-tools  ## Send dead letters back to their source topic, each once
 	@$(PY) -m jobs dlq-replay
@@ -223,7 +226,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@touch $@
 
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv
-	@echo "Installing $< (the first time this takes a while)"
+	@echo "Installing $< (the first time this takes a while)" >&2
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 

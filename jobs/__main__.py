@@ -9,9 +9,10 @@ import traceback
 
 # Each registers its commands, in the order in which --help lists them.
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
-from jobs.cli.app import app, print_error
+from jobs.cli.app import app, error_console
 from jobs.errors import DatastreamError
 from jobs.ledger.verdict import Verdict
+from jobs.terminal import print_error
 from jobs.verticals import find_verticals
 
 try:
@@ -30,7 +31,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        print_error(error)
+        print_error(error_console, error)
         sys.exit(1)
 
 

@@ -30,7 +30,7 @@ _ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "4
 
 
 @contextmanager
-def engine_of(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
+def open_engine(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
     """Open BigQuery if BIGQUERY_PROJECT is set, else the local engine.
 
     Raises:

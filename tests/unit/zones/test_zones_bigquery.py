@@ -16,7 +16,7 @@ from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.playbook import parameters, steps
-from jobs.zones.run import engine_of
+from jobs.zones.run import open_engine
 from jobs.zones.vertical import ZonesSettings
 
 LIMIT = 1_000_000
@@ -196,7 +196,7 @@ def test_bigquery_does_not_read_the_emulator() -> None:
     settings = ZonesSettings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
     with (
         pytest.raises(ConfigurationError, match=r"cannot read the emulator.*GCS_BUCKET"),
-        engine_of(settings, None),  # type: ignore[arg-type]
+        open_engine(settings, None),  # type: ignore[arg-type]
     ):
         pass
 
