@@ -228,7 +228,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@touch $@
 
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv
-	@echo "Installing $< (the first time this takes a while)"
+	@echo "Installing $< (the first time this takes a while)" >&2
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
