@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import traceback
 
-# Each registers its commands, in the order in which --help lists them.
+# Each module registers its commands; --help lists them in this order.
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
 from jobs.cli.app import app, error_console
 from jobs.errors import DatastreamError
@@ -23,11 +23,11 @@ except Exception:
     if sys.argv[1:2] != ["ledger"]:
         raise
     traceback.print_exc()
-    sys.exit(Verdict.CANNOT_BE_TOLD)  # 1 would say that something is lost
+    sys.exit(Verdict.NO_VERDICT)  # 1 would mean that messages are lost
 
 
 def main() -> None:
-    """Run a command; our own errors are printed without a traceback."""
+    """Run a command. A DatastreamError is printed without a traceback."""
     try:
         app()
     except DatastreamError as error:

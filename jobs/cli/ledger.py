@@ -35,12 +35,12 @@ def ledger(
         exit_code = _ledger(vertical, as_json=as_json)
     except DatastreamError as error:
         print_error(error_console, error)
-        exit_code = Verdict.CANNOT_BE_TOLD
+        exit_code = Verdict.NO_VERDICT
     except Exception:
         error_console.print_exception()
-        exit_code = Verdict.CANNOT_BE_TOLD
+        exit_code = Verdict.NO_VERDICT
     except SystemExit:  # Rich raises it when it writes to a closed pipe
-        exit_code = Verdict.CANNOT_BE_TOLD
+        exit_code = Verdict.NO_VERDICT
     raise typer.Exit(exit_code)
 
 
@@ -77,7 +77,7 @@ def print_ledger(console: Console, ledger: Ledger, path: Path) -> None:
     verdict = {
         Verdict.BALANCED: "[green]✓ balanced[/]: nothing lost, nothing doubled",
         Verdict.LOST_OR_DOUBLED: "[red]✗ NOT balanced[/]: messages are lost or doubled. Keep the data and report it.",
-        Verdict.ON_ITS_WAY: "[yellow]… on its way[/]: nothing lost or doubled so far. `make lag` shows what is left.",
-        Verdict.CANNOT_BE_TOLD: "[yellow]? cannot be told[/]",
+        Verdict.IN_PROGRESS: "[yellow]… in progress[/]: nothing lost or doubled so far. `make lag` shows what is left.",
+        Verdict.NO_VERDICT: "[yellow]? no verdict[/]: the figures cannot be compared.",
     }[ledger.verdict]
     console.print(f"{verdict}  ({path})")

@@ -89,7 +89,7 @@ def test_a_result_too_many(books: Books) -> None:
     books.sinking.run()
     found = books.ledger()
     assert found.exit_code == 1
-    assert "10 raw messages are done with, but there are 11 results" in found.faults[0]
+    assert "10 raw messages were processed, but there are 11 results" in found.faults[0]
 
 
 def test_a_document_too_few(books: Books) -> None:
