@@ -82,11 +82,11 @@ def reprocess(
     from jobs.rides.ops import reprocess as work
 
     settings = load(RidesSettings)
-    window = work.window(start, end)
+    window = work.parse_window(start, end)
 
     def plan() -> work.Work:
         with progress_bars() as bars:
-            return work.look(Systems(settings, show_in(bars), may_write=True), window)
+            return work.plan_work(Systems(settings, show_in(bars), may_write=True), window)
 
     planned = plan()
     if not (planned.rides or planned.earlier.count or planned.is_begun):

@@ -33,14 +33,16 @@ def topics(
     altered -= set(differences)
     table = Table("topic", Column("partitions", justify="right"), "state")
     for topic in declared:
-        lines = [f"{it.what} is {it.has}, declared {it.declared}" for it in differences if it.topic == topic.name]
-        lines += [f"{it.what} was {it.has}, is {it.declared} now" for it in altered if it.topic == topic.name]
+        own = [fault for fault in differences if fault.topic == topic.name]
+        lines = [f"{fault.what} is {fault.has}, declared {fault.declared}" for fault in own]
+        own = [fault for fault in altered if fault.topic == topic.name]
+        lines += [f"{fault.what} was {fault.has}, is {fault.declared} now" for fault in own]
         state = "created" if topic.name in created else "\n".join(lines) or "as declared"
         table.add_row(topic.name, str(topic.partitions), state)
     console.print(fit_table(console, table))
-    if any(it.what != kafka_topics.PARTITIONS for it in differences):
+    if any(fault.what != kafka_topics.PARTITIONS for fault in differences):
         console.print("Existing topics were not altered. `make topics APPLY=1` applies the declared settings.")
-    if any(it.what == kafka_topics.PARTITIONS for it in differences):
+    if any(fault.what == kafka_topics.PARTITIONS for fault in differences):
         console.print('Add partitions by hand: docs/runbook_kafka.md, "More partitions".')
 
 

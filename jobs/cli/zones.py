@@ -38,19 +38,19 @@ def bqml(
         raise typer.BadParameter("--json prints the result, which --dry-run and --teardown do not compute.")
     settings = load(ZonesSettings)
     messages = error_console if as_json else console
-    values, client = playbook.parameters(settings), storage_client(settings)
+    values, client = playbook.build_parameters(settings), storage_client(settings)
     with work.open_engine(settings, client) as engine, closing(Printer(messages)) as printer:
         messages.print(f"On {engine.title}, gs://{values.bucket}/{values.prefix}")
         if teardown:
             typer.confirm(f"Delete what the playbook created in the dataset {values.dataset}?", abort=True)
-            work.run(engine, playbook.steps("teardown"), values, printer)
+            work.run(engine, playbook.read_steps("teardown"), values, printer)
             return
-        steps = [step for step in playbook.steps(*playbook.USUAL) if scan or step.role != "scan"]
+        steps = [step for step in playbook.read_steps(*playbook.USUAL) if scan or step.role != "scan"]
         reference = work.prepare(settings, client, values)
         messages.print(f"Reference file: {reference}")
         if dry_run or settings.bigquery_project:
             for step in steps:
-                for statement in step.statements(values):
+                for statement in step.build_statements(values):
                     messages.print(f"{step.name}: {escape(engine.estimate(statement))}")
         if dry_run:
             return
