@@ -22,3 +22,15 @@ class StagedFilesGoneError(DatastreamError):
 
 class OffsetsError(DatastreamError):
     """Committed offsets do not fit the topic, so going on would lose or double messages."""
+
+
+class CommandError(DatastreamError):
+    """A command ended with an exit code other than 0.
+
+    Attributes:
+        code: the exit code; 128 + the signal's number if a signal ended it.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code

@@ -63,6 +63,7 @@ class Vertical(msgspec.Struct, frozen=True):
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
         ledger: what counts its messages at every system, as `module:function` (see `jobs.ledger`).
+        requirement_set: the packages that its tasks run with in subprocesses (see `jobs.environments`).
     """
 
     name: str
@@ -76,3 +77,4 @@ class Vertical(msgspec.Struct, frozen=True):
     dashboard: str = ""
     dead_letters: DeadLetters | None = None
     ledger: str = ""
+    requirement_set: str = ""

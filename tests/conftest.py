@@ -17,7 +17,7 @@ from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings, load
 from jobs.sinks.elasticsearch import apply_template
 from jobs.verticals import declared_topics, stack_settings
-from tests.helpers import until
+from tests.testkit.wait import until
 
 NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
 

@@ -7,33 +7,24 @@ import sys
 from pathlib import Path
 
 from infra.local.paths import Paths
+from jobs.environments import STACK_MARK, inherited_variables
 from jobs.settings import LOOPBACK, ROOT, Settings
-
-# Marks every process of a stack with its state folder: tells leftovers of a killed supervisor from strangers.
-MARK = "DATASTREAM_STACK"
-
-_KEPT = (
-    "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT",
-)  # fmt: skip
 
 
 def base(paths: Paths) -> dict[str, str]:
     """What every service gets: the kept variables, a PATH that starts with this interpreter's folder, our mark."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    inherited = inherited_variables()
     here = str(Path(sys.executable).parent)
     # Services talk to each other on the loopback: a proxy must not get in between.
-    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
+    direct = ",".join(filter(None, [inherited.get("no_proxy") or inherited.get("NO_PROXY"), LOOPBACK, "localhost"]))
     return {
         "LANG": "C.UTF-8",
-        **kept,
-        "PATH": os.pathsep.join([here, os.environ.get("PATH") or os.defpath]),
+        **inherited,
+        "PATH": os.pathsep.join([here, inherited.get("PATH") or os.defpath]),
         "TMPDIR": str(paths.tmp),
         "NO_PROXY": direct,
         "no_proxy": direct,
-        MARK: str(paths.state),
+        STACK_MARK: str(paths.state),
         # Airflow changes its processes' titles; unless told so, that overwrites the environment that shows the mark.
         "SPT_NOENV": "1",
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import psutil
 
-from infra.local.environment import MARK
 from infra.local.paths import Paths
+from jobs.environments import STACK_MARK
 
 
 def belongs(process: psutil.Process, paths: Paths) -> bool:
     try:
-        return bool(process.environ().get(MARK) == str(paths.state))
+        return bool(process.environ().get(STACK_MARK) == str(paths.state))
     except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess, OSError):
         return False  # another user's, or gone: not ours
 

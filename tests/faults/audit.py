@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from tests.faults.feed import Position, Sent, priced
-from tests.helpers import Record
+from tests.testkit.kafka import Record
 
 # Two ways to compute one formula differ in the last bits; near each other, a coordinate's last bit is a nanometre.
 TOLERANCE = {"rel_tol": 1e-12, "abs_tol": 1e-9}

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from ride_generator import NEW_YORK, make_rides, now
 from ride_messages import mixed
-from tests.helpers import Config, Headers
+from tests.testkit.kafka import Config, Headers
 
 FAULTY = 0.03
 DUPLICATES = 0.03

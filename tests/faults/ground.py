@@ -28,7 +28,7 @@ from tests.faults import tasks
 from tests.faults.feed import Feed
 from tests.faults.gateway import Gateway, is_bulk, is_upload
 from tests.faults.reading import Offsets
-from tests.helpers import Config
+from tests.testkit.kafka import Config
 
 PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"

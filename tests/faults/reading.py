@@ -15,7 +15,8 @@ from elasticsearch.helpers import scan
 from google.cloud import storage
 
 from tests.faults.audit import Document, Row
-from tests.helpers import DEADLINE_S, Config, Record, settle
+from tests.testkit.kafka import Config, Record, settle
+from tests.testkit.wait import DEADLINE_S
 
 
 class TopicReader:

@@ -21,7 +21,7 @@ import msgspec
 import psutil
 
 from infra.local import paths, supervisor
-from infra.local.environment import MARK
+from jobs.environments import STACK_MARK
 from jobs.settings import Settings
 
 _WORKER = "airflow worker -- LocalExecutor: "
@@ -227,7 +227,7 @@ def orphans(settings: Settings, scheduler: int) -> list[int]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_worker = process.pid not in mine and _title(process.pid).startswith(_WORKER)
-            if is_worker and process.environ().get(MARK) == str(settings.datastream_state):
+            if is_worker and process.environ().get(STACK_MARK) == str(settings.datastream_state):
                 found.append(process.pid)
     return found
 

@@ -18,7 +18,7 @@ from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS
 from tests.fuzz.outcome import Tails
 from tests.fuzz.tail import tail
-from tests.integration.flow import Exporting, Pricing, Sinking
+from tests.testkit.flow import Exporting, Pricing, Sinking
 
 # `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
 EXAMPLES = int(os.environ.get("EXAMPLES") or 8)

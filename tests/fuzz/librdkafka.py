@@ -7,7 +7,7 @@ from pathlib import Path
 
 import confluent_kafka
 
-from tests.helpers import DEADLINE_S
+from tests.testkit.wait import DEADLINE_S
 
 # rdkafka.h: enum rd_kafka_vtype_t, RD_KAFKA_MSG_F_COPY, RD_KAFKA_PRODUCER
 _END, _TOPIC, _, _PARTITION, _VALUE, _KEY, _, _FLAGS, _, _HEADER = range(10)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.helpers import Raw
+from tests.testkit.kafka import Raw
 
 # A member of an object as (text of the key with its quotes, text of the value).
 Pairs = list[tuple[str, str]]

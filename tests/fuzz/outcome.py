@@ -8,8 +8,9 @@ from typing import Any
 from tests.fuzz.messages import PARTITIONS
 from tests.fuzz.oracle import Verdict, is_result_of, judge
 from tests.fuzz.tail import Tail
-from tests.helpers import Raw, Record, keyed, produce, ride
-from tests.integration.flow import Pricing
+from tests.testkit.flow import Pricing
+from tests.testkit.kafka import Raw, Record, produce
+from tests.testkit.rides import keyed, ride
 
 # Of rides_raw, rides_result and rides_dlq.
 Tails = tuple[Tail, Tail, Tail]

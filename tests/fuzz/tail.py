@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tests.helpers import DEADLINE_S, Config, Headers, Record, settle
+from tests.testkit.kafka import Config, Headers, Record, settle
+from tests.testkit.wait import DEADLINE_S
 
 
 class Tail:

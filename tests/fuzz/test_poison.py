@@ -9,8 +9,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tests.fuzz.librdkafka import produce_with_header
 from tests.fuzz.outcome import Tails, end_once
-from tests.helpers import DEADLINE_S, Raw, encode, ride
-from tests.integration.flow import Pricing
+from tests.testkit.flow import Pricing
+from tests.testkit.kafka import Raw
+from tests.testkit.rides import encode, ride
+from tests.testkit.wait import DEADLINE_S
 
 pytestmark = pytest.mark.timeout(600)
 

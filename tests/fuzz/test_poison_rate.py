@@ -12,8 +12,8 @@ import pytest
 from jobs.kafka.claim import Limits
 from ride_faults import encode, every_fault
 from ride_generator import NEW_YORK, make_rides, now
-from tests.helpers import Raw, produce
-from tests.integration.flow import Pricing
+from tests.testkit.flow import Pricing
+from tests.testkit.kafka import Raw, produce
 
 pytestmark = pytest.mark.timeout(600)
 

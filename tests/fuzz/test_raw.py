@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.messages import extremes, messages, values
 from tests.fuzz.outcome import Tails, end_once
-from tests.helpers import Raw
-from tests.integration.flow import Pricing
+from tests.testkit.flow import Pricing
+from tests.testkit.kafka import Raw
 
 pytestmark = pytest.mark.timeout(3600)
 

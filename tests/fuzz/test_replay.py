@@ -19,7 +19,7 @@ from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
 from tests.fuzz.messages import PARTITIONS, headers, keys
 from tests.fuzz.tail import Tail, tail
-from tests.helpers import Headers, Raw, Record, produce
+from tests.testkit.kafka import Headers, Raw, Record, produce
 
 pytestmark = pytest.mark.timeout(3600)
 

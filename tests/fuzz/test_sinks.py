@@ -17,8 +17,9 @@ from tests.fuzz.messages import extremes, foreign_values, good, messages
 from tests.fuzz.oracle import judge, judge_result
 from tests.fuzz.outcome import source_of
 from tests.fuzz.tail import Tail, tail
-from tests.helpers import Raw, Record, keyed, produce, result, ride
-from tests.integration.flow import Exporting, Pricing, Sinking
+from tests.testkit.flow import Exporting, Pricing, Sinking
+from tests.testkit.kafka import Raw, Record, produce
+from tests.testkit.rides import keyed, result, ride
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -11,7 +11,7 @@ import pytest
 from jobs.files import Folder
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
 from tests.conftest import Stack
-from tests.integration.flow import Books, Exporting, Pricing, Sinking
+from tests.testkit.flow import Books, Exporting, Pricing, Sinking
 
 
 @pytest.fixture

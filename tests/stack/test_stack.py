@@ -28,7 +28,7 @@ from infra.local.ports import free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
-from tests.helpers import until
+from tests.testkit.wait import until
 
 HEALTHY_WITHIN_S = 180
 COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")

@@ -1,6 +1,6 @@
 """# Score notes, exactly once
 
-`ConsumeKafka` → `ScoreNotes` → `PublishKafka`
+`ConsumeKafka` → `ScoreNotes` → `PublishKafka` → `DescribeNotes`
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from operators.base import DEFAULT_ARGS
 from operators.consume_kafka_operator import ConsumeKafkaOperator
 from operators.publish_kafka_operator import PublishKafkaOperator
 from operators.score_notes_operator import ScoreNotesOperator
+from operators.subprocess_operator import SubprocessOperator
 
 with DAG(
     dag_id="dag_score_notes",
@@ -45,4 +46,5 @@ with DAG(
         rejected_metric="datastream.notes.rejected",
         outlets=[Asset("notes_result")],
     )
-    consume >> score >> publish
+    describe = SubprocessOperator(task_id="DescribeNotes", vertical="notes", arguments=["-m", "jobs.notes.describe"])
+    consume >> score >> publish >> describe

@@ -31,4 +31,5 @@ VERTICAL = Vertical(
     templates={"notes_index": ROOT / "infra" / "elasticsearch" / "notes-template.json"},
     dead_letters=DeadLetters("notes_dlq_topic", "notes_dlq_replay", {"notes_raw_topic": SCORE_DAG}),
     ledger="jobs.notes.ledger:take_ledger",
+    requirement_set="notes",
 )

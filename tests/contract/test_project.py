@@ -1,0 +1,186 @@
+"""Rules that hold for the whole repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from jobs.kafka.topics import declared
+from jobs.rides.vertical import RidesSettings
+from jobs.settings import ROOT, Settings
+
+TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
+DAY_MS = 24 * 60 * 60 * 1000
+TEXT = {
+    *(
+        ".py",
+        ".md",
+        ".html",
+        ".ndjson",
+        ".toml",
+        ".yml",
+        ".yaml",
+        ".json",
+        ".sql",
+        ".sh",
+        ".tf",
+        ".txt",
+        ".in",
+        ".java",
+        ".lock",
+    ),
+    *(".example", ".env", ".properties", ".cfg", ".editorconfig", ".gitattributes", ".gitignore", ".dockerignore"),
+}
+
+
+@cache
+def tracked() -> list[Path]:
+    """Every file of the repository, or every file that is not generated where there is no git."""
+    result = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return [path for name in result.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    generated = re.compile(r"\.git|\.local|\.venv.*|__pycache__|\.(mypy|ruff|pytest)_cache|\.hypothesis")
+    return [path for path in ROOT.rglob("*") if path.is_file() and not any(map(generated.fullmatch, path.parts))]
+
+
+def texts() -> list[Path]:
+    return [path for path in tracked() if path.suffix in TEXT or path.name in {*TEXT, "Makefile", "Dockerfile", "run"}]
+
+
+def modules(folder: str) -> list[Path]:
+    return [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / folder)]
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("producer", {"airflow", "jobs", "infra", "hooks", "operators", "tests"}),
+        ("airflow/plugins", {"producer", "infra", "tests", "dag_compute_cost", "dag_index_and_export"}),
+        ("airflow/dags", {"producer", "infra", "tests"}),
+    ],
+)
+def test_what_is_no_package_imports_one_way(folder: str, forbidden: set[str]) -> None:
+    found = {str(path.relative_to(ROOT)): imports(path) & forbidden for path in modules(folder)}
+    assert found, f"no modules in {folder}"
+    assert not {name: packages for name, packages in found.items() if packages}
+
+
+def test_dags_are_wiring_only() -> None:
+    for path in modules("airflow/dags"):
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        assert functions == [], path
+        assert "jobs" not in imports(path), path
+
+
+def test_the_command_line_needs_no_arrow() -> None:
+    """kafka-init, which makes the topics in Docker, has 64 MiB."""
+    program = "import sys, jobs.__main__; sys.exit('pyarrow' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_jobs_do_not_need_airflow() -> None:
+    code = (
+        "import sys, pkgutil, importlib, jobs\n"
+        "for module in pkgutil.walk_packages(jobs.__path__, 'jobs.'):\n"
+        "    if 'spark' not in module.name and not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+        "sys.exit('airflow' in sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_our_airflow_folder_does_not_hide_the_package() -> None:
+    assert not (ROOT / "airflow" / "__init__.py").exists()
+    assert not (ROOT / "airflow" / "plugins" / "__init__.py").exists()
+
+
+def test_topics_are_as_designed() -> None:
+    topics = {topic.setting: topic for topic in declared(TOPICS, RidesSettings(_env_file=None))}
+    assert {setting: topic.name for setting, topic in topics.items()} == {
+        "RAW_TOPIC": "rides_raw",
+        "RESULT_TOPIC": "rides_result",
+        "DLQ_TOPIC": "rides_dlq",
+    }
+    assert {topic.partitions for topic in topics.values()} == {6}
+    stamps = {setting: topic.config.get("message.timestamp.type") for setting, topic in topics.items()}
+    assert stamps == {"RAW_TOPIC": "LogAppendTime", "RESULT_TOPIC": None, "DLQ_TOPIC": None}, "what others write to"
+    days = {setting: int(topic.config["retention.ms"]) / DAY_MS for setting, topic in topics.items()}
+    assert days == {"RAW_TOPIC": 7, "RESULT_TOPIC": 7, "DLQ_TOPIC": 14}
+    largest = {setting: int(topic.config["max.message.bytes"]) for setting, topic in topics.items()}
+    assert largest["RAW_TOPIC"] == largest["RESULT_TOPIC"] >= 2**20
+    assert largest["DLQ_TOPIC"] >= 2 * largest["RAW_TOPIC"], "the largest bad message and its headers fit"
+
+
+def test_topics_take_their_names_from_settings() -> None:
+    names = {"RAW_TOPIC": "a", "RESULT_TOPIC": "b", "DLQ_TOPIC": "c"}
+    settings = RidesSettings(_env_file=None, raw_topic="a", result_topic="b", dlq_topic="c")
+    found = declared(TOPICS, settings)
+    assert {topic.setting: topic.name for topic in found} == names
+
+
+@pytest.mark.parametrize(
+    "text", ["topics: [{name: a}]", "topics: 1", "{", "topics: [{setting: A, name: a, partitions: many, config: {}}]"]
+)
+def test_a_wrong_list_of_topics_is_named(tmp_path: Path, text: str) -> None:
+    from jobs.errors import ConfigurationError
+
+    file = tmp_path / "topics.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(str(file))):
+        declared(file, Settings())
+
+
+def test_images_and_packages_have_versions() -> None:
+    named = re.compile(r"(?i)(?:^\s*(?:-\s*)?image:\s*|^FROM\s+)\S*:latest\b|[\w/.-]+:latest\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        if path.suffix in {".yml", ".yaml", ".toml", ".sh", ".tf"} or path.name.startswith(("Dockerfile", "Makefile"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if named.search(line)
+    ]
+    assert found == []
+
+
+def test_text_files_are_utf8_with_line_feeds() -> None:
+    assert len(texts()) > 50
+    for path in texts():
+        content = path.read_bytes()
+        content.decode("utf-8")
+        assert b"\r" not in content, path
+        assert not content or content.endswith(b"\n"), f"{path} does not end with a line feed"
+
+
+def test_no_index_addresses_in_requirements() -> None:
+    files = [path for path in tracked() if "requirements" in str(path.relative_to(ROOT)) and path.suffix == ".txt"]
+    assert files
+    for path in files:
+        assert not re.search(r"(?m)^\s*(-i|--index-url|--extra-index-url|--find-links)\b|https?://", path.read_text())
+
+
+def test_targets_that_texts_name_are_there() -> None:
+    targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text()))
+    assert "demo" in targets
+    for path in texts():
+        named = set(re.findall(r"`make ([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
+        assert named <= targets, path

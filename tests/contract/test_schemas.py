@@ -1,0 +1,77 @@
+"""The contract's written form and the code hold together."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import islice
+
+import pyarrow as pa
+import pytest
+from jsonschema import Draft202012Validator
+
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, replay_headers
+from jobs.kafka.publish import error_headers
+from jobs.kafka.staged import REJECT_SCHEMA
+from jobs.rides.contract import COMFORTS, Reason, Ride
+from jobs.rides.transform import PricedRide
+from jobs.settings import ROOT
+from ride_faults import FAULTS, every_fault
+from tests.testkit.rides import result, ride
+
+SCHEMAS = {path.name.split(".")[0]: json.loads(path.read_text()) for path in ROOT.glob("infra/kafka/schemas/*.json")}
+REASON = "__connect.errors.exception.class.name"
+
+
+def test_there_is_a_schema_for_each_topic() -> None:
+    assert set(SCHEMAS) == {"rides_raw", "rides_result", "rides_dlq"}
+
+
+@pytest.mark.parametrize("name", ["rides_raw", "rides_result", "rides_dlq"])
+def test_schemas_are_schemas(name: str) -> None:
+    Draft202012Validator.check_schema(SCHEMAS[name])
+
+
+def test_one_enumeration_of_reasons() -> None:
+    assert SCHEMAS["rides_dlq"]["properties"][REASON]["enum"] == [str(reason) for reason in Reason]
+    later = {Reason.INVALID_RESULT, Reason.REFUSED_BY_ELASTICSEARCH, Reason.UNEXPECTED}
+    assert set(FAULTS) == set(Reason) - later
+    assert {label for label, _ in islice(every_fault(random.Random(7)), 100)} == set(FAULTS)
+
+
+def test_one_list_of_fields() -> None:
+    fields = set(Ride.__struct_fields__)
+    assert set(SCHEMAS["rides_raw"]["properties"]) == set(SCHEMAS["rides_raw"]["required"]) == fields
+    priced = {*fields, "distance_km", "price_total"}
+    assert set(SCHEMAS["rides_result"]["properties"]) == set(SCHEMAS["rides_result"]["required"]) == priced
+    assert set(PricedRide.__struct_fields__) == priced
+
+
+def test_one_list_of_comforts() -> None:
+    assert set(SCHEMAS["rides_raw"]["properties"]["comfort"]["enum"]) == set(COMFORTS)
+    assert set(SCHEMAS["rides_result"]["properties"]["comfort"]["enum"]) == set(COMFORTS.values())
+
+
+@pytest.mark.parametrize("name", ["rides_raw", "rides_result"])
+def test_unknown_members_are_allowed_at_every_level(name: str) -> None:
+    content = ride() if name == "rides_raw" else result()
+    content |= {"driver": {}, "origin": {**content["origin"], "name": "Bryant Park"}}
+    Draft202012Validator(SCHEMAS[name]).validate(content)
+
+
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("stage", ["TRANSFORMATION", "VALUE_CONVERTER", "TASK_PUT"])
+def test_dead_letters_have_the_headers_of_their_schema(reason: Reason, stage: str) -> None:
+    origin = Origin("rides_raw", 5, "dag_compute_cost", "ComputeCostTravel", stage)
+    text = "é" * 5000
+    validator = Draft202012Validator(SCHEMAS["rides_dlq"])
+
+    def letter(before: Headers, reason: str, stacktrace: str | None) -> dict[str, str]:
+        row = {"offset": 0, "reason": reason, "message": text, "stacktrace": stacktrace}
+        (error,) = error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
+        return {name: (value or b"").decode() for name, value in [*before, *origin.headers, *error]}
+
+    validator.validate(letter([], reason, None))
+    validator.validate(letter(replay_headers(None), reason, text))
+    assert not validator.is_valid(letter([], "another", None))
+    assert not validator.is_valid(letter([(REPLAYED, b"0")], reason, None))

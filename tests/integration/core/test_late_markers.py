@@ -1,0 +1,249 @@
+"""Kafka answers a commit before readers see it: what reads right behind one waits, or says what is held back.
+
+Records that are older than the topic's retention are here as well, because this broker looks for them all the time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from infra.local import environment
+from jobs.clients import Systems
+from jobs.kafka import offsets
+from jobs.kafka.claim import Limits
+from jobs.kafka.client import consumer
+from jobs.kafka.lag import read_lag
+from jobs.kafka.offsets import bounds, held_back
+from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.rides.ops import ledger as ledger_module
+from jobs.rides.ops.reindex import reindex
+from jobs.rides.ops.reprocess import look, reprocess
+from jobs.rides.ops.superseded import is_reprocessing
+from jobs.rides.ops.trace import trace
+from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
+from jobs.settings import ROOT
+from tests.conftest import Stack, topic_maker
+from tests.integration.rides.test_reprocess import WINDOW, dags, systems
+from tests.testkit.flow import Books
+from tests.testkit.kafka import Raw, produce, read_visible
+from tests.testkit.late_markers import DelayingProxy, broker_with_proxy, held_markers
+from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.wait import DEADLINE_S, until
+
+pytestmark = pytest.mark.timeout(120)
+
+# Later than any reader that does not wait, and well within SETTLE_S.
+DELAY_S = 0.1
+MONTH_MS = 30 * 24 * 60 * 60 * 1000
+
+
+@pytest.fixture(scope="module")
+def late(stack: Stack) -> Iterator[tuple[Stack, DelayingProxy]]:
+    with broker_with_proxy() as (settings, proxy):
+        here = {
+            name: getattr(settings, name)
+            for name in ("datastream_state", "kafka_port", "kafka_bootstrap_servers", "staging_url")
+        }
+        merged = stack.settings.model_copy(update=here)
+        yield replace(stack, settings=merged, kafka={"bootstrap.servers": merged.bootstrap_servers}), proxy
+
+
+@pytest.fixture
+def topic_factory(late: tuple[Stack, DelayingProxy]) -> Callable[..., str]:
+    return topic_maker(late[0].kafka)
+
+
+@pytest.fixture
+def books(late: tuple[Stack, DelayingProxy], books: Books) -> Iterator[Books]:
+    """The usual flows on this broker; its markers are late from now on."""
+    here, proxy = late
+    # Each run is one transaction: the next one could not begin before the markers of the last.
+    limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2**25)
+    flows = [replace(it, config=here.kafka, limits=limits) for it in (books.pricing, books.sinking, books.exporting)]
+    proxy.delay_s = DELAY_S
+    yield Books(here, *flows)
+    proxy.delay_s = 0.0
+
+
+@pytest.fixture
+def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
+    return late[1]
+
+
+def held(books: Books, topic: str) -> int:
+    """How many offsets readers cannot see."""
+    with consumer(books.stack.kafka, "looker") as client:
+        return sum(it.count for it in held_back(topic, bounds(books.stack.kafka, client, topic, range(6))))
+
+
+def test_markers_are_late(books: Books, proxy: DelayingProxy) -> None:
+    """What the other tests rest on."""
+    books.send(good=30)
+    with held_markers(proxy):
+        books.pricing.run()
+        assert held(books, books.pricing.result) == 30
+        assert read_visible(books.stack.kafka, books.pricing.result) == []
+    until(lambda: held(books, books.pricing.result) == 0, "the markers")
+
+
+def test_the_sinks_claim_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
+    books.send(good=30)
+    with held_markers(proxy, release_after_s=1):
+        books.pricing.run()
+        assert books.sinking.staged().records == 30
+
+
+def test_an_export_that_is_asked_for_takes_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
+    books.send(good=30)
+    with held_markers(proxy):
+        books.pricing.run()
+        at_once = books.exporting.backlog()
+        assert (at_once.offsets, at_once.held, at_once.is_due(1)) == (30, 30, False), "waits for more, or for its age"
+    asked_for = books.exporting.backlog(settle_s=offsets.SETTLE_S)
+    assert asked_for.held == 0
+    assert asked_for.is_due(1)
+    assert books.exporting.staged().records == 30
+
+
+def test_no_lag_is_hidden(books: Books, proxy: DelayingProxy) -> None:
+    books.send(good=30)
+    with held_markers(proxy):
+        books.pricing.run()
+        found = read_lag(books.stack.kafka, books.pricing.result, books.sinking.group)
+        assert (found.offsets, sum(it.count for it in found.held_back)) == (30, 30)
+        assert books.sinking.stage(settle_s=0) is None, "nothing can be read yet"
+
+
+def test_the_ledger_waits_for_markers(books: Books) -> None:
+    books.send(good=30, bad=3)
+    books.pricing.run()
+    found = books.ledger()
+    assert (found.result, found.dlq, found.in_flight, found.held_back) == (30, 3, 30, [])
+    assert (found.faults, found.exit_code) == ([], 2)
+    books.sinking.run()
+    books.exporting.run()
+    found = books.ledger()
+    assert (found.faults, found.held_back, found.exit_code) == ([], [], 0)
+
+
+def test_the_ledger_never_calls_lost_what_is_held_back(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group's marker may be there before those of its results."""
+    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
+    books.send(good=30, bad=3)
+    verdicts = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(books.run)
+        while not running.done():
+            found = books.ledger()
+            verdicts.append((found.exit_code, found.faults))
+        running.result()
+    assert verdicts
+    assert all(code in (0, 2) and faults == [] for code, faults in verdicts), verdicts
+    until(lambda: books.ledger().exit_code == 0, "a balanced ledger")
+
+
+def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy: DelayingProxy) -> None:
+    books.send(good=1, bad=5)
+    with held_markers(proxy, release_after_s=1):
+        books.pricing.run()
+        sources = DEAD_LETTERS.sources_by_topic(books.settings)
+        arguments = books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1
+        assert count_replayable(*arguments).sent.total() == 5
+    assert replay(*arguments).sent.total() == 5
+    assert replay(*arguments).sent.total() == 0
+
+
+def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(books: Books) -> None:
+    sent = ride()
+    produce(books.stack.kafka, books.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
+    books.pricing.run()
+    with ThreadPoolExecutor(1) as pool:
+        letters = pool.submit(latest, books.stack.kafka, books.pricing.dlq, 5)
+        found = trace(Systems(books.settings), sent["ride_id"])
+        assert [it.place for it in found] == [books.pricing.source, books.pricing.result]
+        assert [it.value() for it in letters.result()] == [b"bad"]
+
+
+def test_reprocessing_sees_dead_letters_and_results_right_behind_their_commit(books: Books) -> None:
+    good = [ride(ts="2026-01-05T09:00:00Z") for _ in range(12)]
+    bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
+    produce(books.stack.kafka, books.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
+    books.pricing.run()
+    work = look(systems(books), WINDOW)
+    assert len(work.rides) == 12, "a ride that was rejected has no price to mend"
+    with dags(books):
+        done = reprocess(systems(books), work, lambda: None)
+    assert (done.rides, done.copies) == (12, 12)
+    assert not is_reprocessing(books.stack.kafka, books.pricing.source), "its last commit is seen at once"
+    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+
+
+def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
+    books.send(good=30)
+    books.pricing.run()
+    books.sinking.run()
+    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
+    done = reindex(Systems(books.settings, may_write=True))
+    assert (done.results, done.documents) == (30, 30)
+
+
+def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> None:
+    """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
+    books.send(good=30)
+    variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"}
+    with held_markers(proxy):
+        books.pricing.run()
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs", "wait", "--timeout", "1"],
+            cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1, "nobody has indexed anything"
+    told = " ".join(done.stderr.split())
+    assert "rides indexed (30 offsets)" in told
+    assert f"Held back by an open transaction: {books.pricing.result}[" in told
+
+
+# --- Retention ---------------------------------------------------------------------------------
+
+
+def old_records(config: dict[str, Any], topic: str, count: int) -> None:
+    """Records as a backfill, a mirror or a restore sends them: with the time stamps of a month ago."""
+    then = int(time.time() * 1000) - MONTH_MS
+    producer = Producer(config)
+    for number in range(count):
+        producer.produce(topic, b"%d" % number, partition=0, timestamp=then + number)
+    assert producer.flush(DEADLINE_S) == 0
+
+
+def low(config: dict[str, Any], topic: str) -> int:
+    with consumer(config, "looker") as client:
+        found: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
+        return found[0]
+
+
+def test_records_with_old_time_stamps_stay_as_long_as_others(
+    late: tuple[Stack, DelayingProxy], topic_factory: Callable[..., str]
+) -> None:
+    config, raw = late[0].kafka, topic_factory("raw")
+    admin = AdminClient(config)
+    settings = {"retention.ms": "604800000", "message.timestamp.type": "CreateTime"}
+    old_records(config, raw, 20)
+    # Two controls, one after the other: the broker has looked at each topic in between, and deletes such records.
+    for control in (f"control-1-{raw}", f"control-2-{raw}"):
+        admin.create_topics([NewTopic(control, 1, 1, config=settings)])[control].result(DEADLINE_S)
+        until(lambda name=control: admin.list_topics(name, timeout=DEADLINE_S).topics[name].error is None, control)
+        old_records(config, control, 20)
+        until(lambda name=control: low(config, name) == 20, "deletion of the control's records")
+    assert low(config, raw) == 0
+    assert len(read_visible(config, raw)) == 20

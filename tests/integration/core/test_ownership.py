@@ -1,0 +1,371 @@
+"""Ways to lose rides behind a group's back: somebody commits for it, its topic is made again, its offsets go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from infra.local import environment
+from jobs.errors import ConfigurationError, OffsetsError
+from jobs.kafka.claim import Plan
+from jobs.kafka.lag import read_lag
+from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
+from jobs.kafka.set_offsets import look, set_offsets
+from jobs.settings import ROOT
+from tests.testkit.flow import Books, Exporting, Flow, Pricing
+from tests.testkit.kafka import Raw, commit, produce
+from tests.testkit.rides import keyed, result, ride
+from tests.testkit.wait import DEADLINE_S, until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def rides(count: int, partition: int = -1) -> list[Raw]:
+    return [keyed(ride())._replace(partition=partition) for _ in range(count)]
+
+
+def stranger_commits(flow: Flow, offsets: dict[int, int]) -> None:
+    """As a copied connector or a console consumer does that uses the group's id."""
+    commit(flow.config, flow.group, flow.source, offsets)
+
+
+def forget(flow: Flow, *groups: str) -> None:
+    """Delete groups, as their expiry does."""
+    admin = AdminClient(flow.config)  # must live until the answers are there
+    for answer in admin.delete_consumer_groups(list(groups)).values():
+        answer.result(DEADLINE_S)
+
+
+def make_again(flow: Flow, topic: str, partitions: int = 6) -> None:
+    """Delete a topic and make it again."""
+    admin = AdminClient(flow.config)
+    admin.delete_topics([topic])[topic].result(DEADLINE_S)
+
+    def is_made() -> bool:
+        # The broker may still be deleting the old one.
+        answer = admin.create_topics([NewTopic(topic, partitions, 1)])[topic]
+        return answer.exception(DEADLINE_S) is None
+
+    until(is_made, f"topic {topic}")
+    until(lambda: len(admin.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions) == partitions, topic)
+
+
+def run_on(pricing: Pricing) -> int:
+    """Price all that is there; how many results came of it."""
+    total = 0
+    while (staged := pricing.stage()) is not None:
+        total += pricing.publish(pricing.compute(staged)).results
+    return total
+
+
+# --- A stranger in the group -------------------------------------------------------------------
+
+
+def test_a_strangers_commit_is_refused_and_set_back(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(10, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    stranger_commits(pricing, {2: 50})
+    refusal = rf"{pricing.source}\[2\]: group {pricing.group} is at 50, but this pipeline committed 10"
+    with pytest.raises(OffsetsError, match=rf"{refusal}.*make offsets GROUP={pricing.group} TO=kept"):
+        pricing.stage()
+    with pytest.raises(OffsetsError, match=refusal):
+        read_lag(pricing.config, pricing.source, pricing.group)
+    assert len(pricing.results()) == 10
+
+    wanted = look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+    assert (wanted.skipped, wanted.repeated, wanted.is_certain) == (0, 0, True)
+    set_offsets(pricing.config, wanted, pricing.topic_ids)
+    assert pricing.offsets()[2] == 10
+    assert run_on(pricing) == 40
+    assert len(pricing.results()) == 50
+
+
+def test_a_stranger_that_commits_while_a_run_works_skips_nothing(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(10, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    computed = pricing.computed()
+    stranger_commits(pricing, {2: 50})
+    with pytest.raises(OffsetsError, match="another client commits with this group id"):
+        pricing.publish(computed)
+    assert len(pricing.results()) == 10
+    pricing.set_offsets("kept")
+    assert pricing.publish(computed).results == 40
+
+
+def test_a_stranger_in_the_first_run_of_a_new_group_skips_nothing(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    computed = pricing.computed()
+    stranger_commits(pricing, {2: 20})
+    with pytest.raises(OffsetsError, match=r"is at 20, but this pipeline committed no offset.*TO=beginning"):
+        pricing.publish(computed)
+    pricing.set_offsets("beginning")
+    assert pricing.publish(computed).results == 40
+
+
+def test_a_stranger_in_a_new_group_is_not_taken_for_an_earlier_version(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    assert pricing.stage() is not None
+    stranger_commits(pricing, {2: 40})
+    with pytest.raises(OffsetsError, match=r"is at 40, but this pipeline committed no offset.*TO=beginning"):
+        pricing.stage()
+    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    assert (end.skipped, end.is_certain) == (40, False), "the stranger's position says nothing"
+    pricing.set_offsets("beginning")
+    assert run_on(pricing) == 40
+
+
+def test_a_strangers_commit_of_the_same_offset_does_not_lose_the_plan(exporting: Exporting) -> None:
+    """Without it, the claim would be cut otherwise, and Parquet would hold its rows under two names."""
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    first = exporting.staged()
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    stranger_commits(exporting, {1: 0})
+    with pytest.raises(OffsetsError, match=r"\[1\]: group .* is at 0, but not with the metadata"):
+        exporting.stage()
+    exporting.set_offsets("kept")
+    assert exporting.staged().claims == first.claims
+
+
+def test_every_commit_is_kept_with_its_writer_topic_and_plan(exporting: Exporting) -> None:
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    staged = exporting.staged()
+    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        at = reader.unchecked()
+        assert at == reader.kept()
+        metadata = msgspec.json.decode(at[1].metadata)
+        assert (metadata["v"], metadata["writer"], metadata["topic_id"]) == (1, "datastream", staged.topic_id)
+        assert at[1].plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
+    exporting.commit(staged)
+    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        at = reader.unchecked()
+        assert at == reader.kept()
+        assert (at[1].offset, at[1].plan(Plan)) == (35, None)
+    assert not exporting.backlog().is_begun
+
+
+# --- Offsets of earlier versions ---------------------------------------------------------------
+
+
+def test_offsets_of_an_earlier_version_are_adopted_once(pricing: Pricing, caplog: pytest.LogCaptureFixture) -> None:
+    produce(pricing.config, pricing.source, rides(40, partition=2))
+    stranger_commits(pricing, {2: 30})
+    with caplog.at_level(logging.WARNING):
+        assert run_on(pricing) == 10
+    assert caplog.text.count("Adopted the offsets of group") == 1
+    assert "{2: 30}" in caplog.text
+    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] == 40
+
+
+def test_a_plan_of_an_earlier_version_is_taken_up(exporting: Exporting) -> None:
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    client = Consumer({**exporting.config, "group.id": exporting.group, "enable.auto.commit": False})
+    plan = '{"end":20,"chunk_records":7,"chunk_bytes":1000000}'
+    client.commit(offsets=[TopicPartition(exporting.source, 1, 0, metadata=plan)], asynchronous=False)
+    client.close()
+    staged = exporting.staged()
+    assert (staged.ends, staged.chunk_records) == ({1: 20}, 7)
+    exporting.commit(staged)
+    assert exporting.offsets()[1] == 20
+
+
+def test_metadata_of_another_tool_is_never_adopted(exporting: Exporting) -> None:
+    produce(exporting.config, exporting.source, [keyed(result())])
+    client = Consumer({**exporting.config, "group.id": exporting.group, "enable.auto.commit": False})
+    offsets = [TopicPartition(exporting.source, 1, 0, metadata="by hand")]
+    client.commit(offsets=offsets, asynchronous=False)
+    with pytest.raises(OffsetsError, match=r"is not this pipeline's.*'by hand'"):
+        exporting.stage()
+    assert committed(client, exporting.source, [1])[1].metadata == "by hand"
+    client.close()
+
+
+# --- Topics and offsets that go ----------------------------------------------------------------
+
+
+def test_a_topic_that_was_made_again_is_told_from_offsets_that_expired(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(50))
+    pricing.run()
+    pricing.has_output = True
+    make_again(pricing, pricing.source)
+    produce(pricing.config, pricing.source, rides(200))
+    remade = rf"{pricing.source} was deleted and made again since group {pricing.group} worked on it"
+    with pytest.raises(OffsetsError, match=rf"{remade}.*make offsets GROUP={pricing.group} TO=beginning"):
+        pricing.stage()
+    beginning, end = (
+        look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        for to in ("beginning", "end")
+    )
+    assert (beginning.skipped, beginning.repeated, beginning.is_certain) == (0, 0, True)
+    assert (end.skipped, end.repeated) == (200, 0), "the old remedy left these out"
+    with pytest.raises(OffsetsError, match="No copy of the offsets"):
+        look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+    set_offsets(pricing.config, beginning, pricing.topic_ids)
+    assert run_on(pricing) == 200
+
+
+def test_a_topic_that_is_made_again_while_a_run_works_is_refused(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(50))
+    computed = pricing.computed()
+    make_again(pricing, pricing.source)
+    with pytest.raises(OffsetsError, match="was deleted and made again since this run's claim"):
+        pricing.publish(computed)
+    assert pricing.results() == []
+    assert set(pricing.offsets().values()) == {None}
+
+
+def test_offsets_that_were_deleted_come_back_from_their_copy(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(50, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(7, partition=2))
+    pricing.has_output = True
+    forget(pricing, pricing.group)
+    with pytest.raises(OffsetsError, match=r"is at no offset, but this pipeline committed \d+.*deleted.*TO=kept"):
+        pricing.stage()
+    pricing.set_offsets("kept")
+    assert run_on(pricing) == 7
+
+
+def test_a_copy_that_was_deleted_is_made_again(pricing: Pricing, caplog: pytest.LogCaptureFixture) -> None:
+    """It may look like litter in Kafka-UI."""
+    produce(pricing.config, pricing.source, rides(50, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(7, partition=2))
+    forget(pricing, kept_group(pricing.group))
+    with caplog.at_level(logging.WARNING):
+        assert run_on(pricing) == 7
+    assert "Adopted the offsets" in caplog.text
+    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] is not None
+
+
+def test_a_forgotten_topic_id_is_remembered_again(pricing: Pricing) -> None:
+    """STAGING_URL was emptied, or names another folder with the ids of another stack."""
+    produce(pricing.config, pricing.source, rides(50))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(7))
+    pricing.topic_ids.remember(pricing.group, pricing.source, "of-another-stack")
+    assert run_on(pricing) == 7
+    assert pricing.topic_ids.read(pricing.group, pricing.source) != "of-another-stack"
+
+
+def test_offsets_that_expired_with_their_copy(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(50))
+    pricing.run()
+    pricing.has_output = True
+    forget(pricing, pricing.group, kept_group(pricing.group))
+    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy \(the topic is the same\)"):
+        pricing.stage()
+    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    assert (end.skipped, end.is_certain) == (50, False)
+    set_offsets(pricing.config, end, pricing.topic_ids)
+    assert pricing.stage() is None
+
+
+# --- make offsets ------------------------------------------------------------------------------
+
+
+def test_what_is_skipped_and_repeated_is_counted_in_messages(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(20, partition=2))
+    pricing.run()
+    produce(pricing.config, pricing.source, rides(5, partition=4))
+
+    def moved(to: str) -> tuple[int, int, bool]:
+        found = look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        return found.skipped, found.repeated, found.is_certain
+
+    assert moved("kept") == (0, 0, True)
+    assert moved("beginning") == (0, 20, True)
+    assert moved("end") == (5, 0, True)
+    assert moved("2000-01-01T00:00:00Z") == (0, 20, True)
+    assert moved("2100-01-01T00:00:00+01:00") == (5, 0, True)
+    for wrong in ("", "start", "12", "2026-01-05", "2026-01-05T08:00:00"):
+        with pytest.raises(ConfigurationError, match="give kept, beginning, end, or a time with its offset"):
+            moved(wrong)
+
+
+def test_a_group_that_moves_after_the_look_is_left_alone(pricing: Pricing) -> None:
+    """The question may stand for hours."""
+    produce(pricing.config, pricing.source, rides(20))
+    beginning = look(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
+    assert beginning.repeated == 20
+    pricing.run()
+    with pytest.raises(OffsetsError, match="has moved, since these messages were counted"):
+        set_offsets(pricing.config, beginning, pricing.topic_ids)
+    assert run_on(pricing) == 0
+
+
+def test_a_plan_that_is_discarded_counts_as_done(exporting: Exporting) -> None:
+    """Its objects may be there already, and other cuts would give them other names."""
+    produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
+    exporting.staged()
+    beginning, kept = (
+        look(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
+        for to in ("beginning", "kept")
+    )
+    assert (beginning.repeated, beginning.discarded_plans) == (35, 6)
+    assert (kept.repeated, kept.discarded_plans) == (0, 0)
+
+
+def test_results_that_are_counted_leave_out_markers(exporting: Exporting, pricing: Pricing) -> None:
+    """Offsets would count each transaction's marker as a message."""
+    pricing = replace(pricing, result=exporting.source)
+    for _ in range(3):
+        produce(pricing.config, pricing.source, rides(5))
+        pricing.run()
+    exporting.run()
+    beginning = look(exporting.config, exporting.source, exporting.group, "beginning", topic_ids=exporting.topic_ids)
+    assert beginning.repeated == 15
+
+
+@pytest.fixture
+def command(books: Books) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`python -m jobs` on the books' topics."""
+
+    def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        settings = books.settings.model_copy(update={"staging_url": books.pricing.folder.url})
+        variables = {**os.environ, **environment.of_settings(settings), "COLUMNS": "200"} | changes
+        return subprocess.run(
+            [sys.executable, "-m", "jobs", *arguments],
+            cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100, input="n\n",
+        )  # fmt: skip
+
+    return run
+
+
+def test_the_command_says_what_it_would_skip_and_asks(
+    books: Books, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    books.send(good=12)
+    books.pricing.run()
+    books.send(good=7)
+    asked = command("offsets", "dag_compute_cost", "end")
+    assert "would skip 7 messages that it has not read, and repeat 0" in asked.stdout
+    assert asked.returncode == 1
+    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
+
+    stranger_commits(books.pricing, dict.fromkeys(range(6), 3))
+    refused = command("lag", "--once")
+    assert refused.returncode == 1
+    assert "make offsets GROUP=dag_compute_cost TO=kept" in refused.stderr
+    verdict = command("ledger")
+    assert (verdict.returncode, "another client commits" in verdict.stderr) == (3, True)
+
+    done = command("offsets", "dag_compute_cost", "kept", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "would skip 0 messages that it has not read, and repeat 0" in done.stdout
+    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7
+    abandoned = command("offsets", "reprocess", "end")
+    assert (abandoned.returncode, "anything but TO=kept" in abandoned.stderr) == (1, True)
+    unknown = command("offsets", "nobody", "end")
+    assert unknown.returncode == 1
+    assert "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dlq_replay" in unknown.stderr

@@ -1,0 +1,100 @@
+"""Rides leave the index when they are old enough and Kafka has let go of their results; nothing else does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jobs.clients import Systems
+from jobs.errors import ConfigurationError
+from jobs.rides.ops.retention import Expired, delete_expired
+from jobs.rides.vertical import RidesSettings
+from jobs.sinks.elasticsearch import delete_where
+from tests.conftest import Stack
+from tests.testkit.flow import Sinking
+from tests.testkit.kafka import delete_all_records, produce
+from tests.testkit.rides import keyed, result
+from tests.testkit.wait import until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def settings(stack: Stack, sinking: Sinking, **changes: Any) -> RidesSettings:
+    names = {"rides_index": sinking.index, "result_topic": sinking.source, "rides_index_retention_days": 8}
+    return stack.settings.model_copy(update=names | changes)
+
+
+def expire(stack: Stack, sinking: Sinking, *, dry_run: bool = False, **changes: Any) -> Expired | None:
+    return delete_expired(Systems(settings(stack, sinking, **changes), may_write=True), dry_run=dry_run)
+
+
+def ingested(sinking: Sinking, ids: list[str], days: float) -> None:
+    """As if these rides had been ingested so long ago."""
+    moment = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    for ride_id in ids:
+        sinking.elasticsearch.update(index=sinking.index, id=ride_id, doc={"agent_timestamp": moment}, refresh=True)
+
+
+def test_old_rides_go_once_kafka_has_let_go_of_them(stack: Stack, sinking: Sinking) -> None:
+    produce(sinking.config, sinking.source, [keyed(result()) for _ in range(30)])
+    sinking.run()
+    before = sinking.documents()
+    old = list(before)[:20]
+    ingested(sinking, old, days=9)
+
+    found = expire(stack, sinking)
+    assert found is not None
+    assert (found.deleted, found.waiting) == (0, 20), "the ledger would call them lost"
+    assert set(sinking.documents()) == set(before)
+
+    delete_all_records(sinking.config, sinking.source)
+    found = expire(stack, sinking, dry_run=True)
+    assert found is not None
+    assert (found.deleted, found.waiting) == (20, 0)
+    assert set(sinking.documents()) == set(before)
+
+    found = expire(stack, sinking)
+    assert found is not None
+    assert (found.deleted, found.waiting) == (20, 0)
+    assert set(sinking.documents()) == set(before) - set(old)
+    found = expire(stack, sinking)
+    assert found is not None
+    assert (found.deleted, found.waiting) == (0, 0)
+
+
+def test_no_retention_keeps_all_and_no_index_is_no_fault(stack: Stack, sinking: Sinking) -> None:
+    assert expire(stack, sinking, rides_index_retention_days=0) is None
+    found = expire(stack, sinking)
+    assert found is not None
+    assert (found.deleted, found.waiting) == (0, 0)
+
+
+def test_a_retention_shorter_than_the_topics_is_refused(stack: Stack, sinking: Sinking) -> None:
+    with pytest.raises(ConfigurationError, match=rf"RETENTION_DAYS=7: {sinking.source} keeps results 7 days.*lost"):
+        expire(stack, sinking, rides_index_retention_days=7)
+
+
+def test_what_changes_while_it_is_deleted_stays(
+    stack: Stack, sinking: Sinking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ride is sent again between the search and its deletion."""
+    from jobs.sinks import elasticsearch as module
+
+    ride = result()
+    produce(sinking.config, sinking.source, [keyed(ride), keyed(result())])
+    sinking.run()
+    scan = module.scan
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        hits = list(scan(*arguments, **options))
+        produce(sinking.config, sinking.source, [keyed(ride | {"price_total": 99.25})])
+        sinking.run()
+        return hits
+
+    monkeypatch.setattr(module, "scan", overtaken)
+    assert delete_where(sinking.elasticsearch, sinking.index, {"match_all": {}}) == 1
+    until(lambda: len(sinking.documents()) == 1, "one is deleted")
+    (document,) = sinking.documents().values()
+    assert (document["ride_id"], document["price_total"]) == (ride["ride_id"], 99.25)

@@ -1,0 +1,540 @@
+"""rides_result → Elasticsearch and Parquet: the same thing at every try; what cannot go on is a dead letter."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from elasticsearch import Elasticsearch
+
+from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.kafka.claim import Limits
+from jobs.rides.transform import SINK_SCHEMA
+from jobs.rides.vertical import TEMPLATE
+from jobs.sinks import elasticsearch as elasticsearch_sink
+from jobs.sinks import parquet as parquet_sink
+from jobs.sinks.elasticsearch import actions, apply_template, bulk
+from jobs.sinks.parquet import holds_objects
+from tests.conftest import Stack
+from tests.testkit.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
+from tests.testkit.kafka import Raw, produce
+from tests.testkit.rides import encode, keyed, result
+from tests.testkit.wait import until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def results(count: int, **changes: Any) -> list[dict[str, Any]]:
+    return [result(**changes) for _ in range(count)]
+
+
+def send(flow: Flow, contents: list[dict[str, Any]]) -> None:
+    produce(flow.config, flow.source, map(keyed, contents))
+
+
+def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
+    return [row for content in objects.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+
+
+# --- The plain way -----------------------------------------------------------------------------
+
+
+def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> None:
+    hours = ["2026-01-05T08:15:30.123456Z", "2026-01-05T09:00:00.000000Z", "0001-01-01T00:00:00.000000Z"]
+    contents = [content for hour in hours for content in results(20, ts=hour)]
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    send(sinking, contents)
+    after = datetime.now(UTC)
+    assert sinking.run() == {}
+    exporting.run()
+    documents, objects = sinking.documents(), exporting.objects()
+    rows = {row["ride_id"]: row for row in rows_of(objects)}
+    assert set(documents) == set(rows) == {content["ride_id"] for content in contents}
+    assert len(rows_of(objects)) == len(contents)
+    for content in contents:
+        document, row = documents[content["ride_id"]], rows[content["ride_id"]]
+        assert {name: document[name] for name in content} == content
+        assert row["ts"].isoformat(timespec="microseconds").replace("+00:00", "Z") == content["ts"]
+        stamp = row["agent_timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z")
+        assert stamp == document["agent_timestamp"], "stamped once, the same in both sinks"
+        assert before <= row["agent_timestamp"] <= after
+        assert (row["origin_lat"], row["destination_lon"]) == (content["origin"]["lat"], content["destination"]["lon"])
+        assert all(row[name] == document[name] for name in ("price_total", "kafka_partition", "kafka_offset"))
+        assert document["_version"] == document["kafka_offset"]
+    for name, content in objects.items():
+        folder, hour = name.removeprefix(exporting.prefix).rsplit("/", 1)[0], hours
+        assert folder in {"2026/01/05/08", "2026/01/05/09", "0001/01/01/00"}, hour
+        assert pq.read_schema(io.BytesIO(content)).equals(SINK_SCHEMA)
+        assert "//" not in name
+    assert sinking.stage() is None
+    assert exporting.stage() is None
+
+
+def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
+    from tests.testkit.rides import ride
+
+    rides = [ride(comfort="eco") for _ in range(30)]
+    produce(pricing.config, pricing.source, map(keyed, rides))
+    pricing.run()
+    sinking.source = exporting.source = pricing.result
+    assert sinking.run() == {}
+    exporting.run()
+    assert set(sinking.documents()) == {content["ride_id"] for content in rides}
+    assert {row["comfort"] for row in rows_of(exporting.objects())} == {"low"}
+
+
+def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
+    near, far = result(), result(origin={"lat": 48.85, "lon": 2.35})
+    send(sinking, [near, far])
+    sinking.run()
+    sinking.elasticsearch.indices.refresh(index=sinking.index)
+    query = {"geo_distance": {"distance": "5km", "origin": {"lat": 48.86, "lon": 2.35}}}
+    hits = sinking.elasticsearch.search(index=sinking.index, query=query)["hits"]["hits"]
+    assert [hit["_id"] for hit in hits] == [far["ride_id"]]
+    mapping = sinking.elasticsearch.indices.get_mapping(index=sinking.index)[sinking.index]["mappings"]
+    assert mapping["dynamic"] == "strict"
+    assert mapping["properties"]["price_total"] == {"type": "double"}
+
+
+# --- The same thing again ----------------------------------------------------------------------
+
+
+def test_ids_that_need_escaping(sinking: Sinking) -> None:
+    ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
+    lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
+    batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
+    assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
+    found = sinking.documents()
+    assert {key: (it["ride_id"], it["_version"]) for key, it in found.items()} == {it: (it, 7) for it in ids}
+
+
+def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:
+    send(sinking, results(120))
+    sinking.write()
+    documents = sinking.documents()
+    send(sinking, results(33))  # the topic grows while the run fails
+    assert sinking.run() == {}
+    assert len(sinking.documents()) == 153
+    assert documents.items() <= sinking.documents().items()
+
+
+def test_a_replay_writes_the_same_objects(exporting: Exporting) -> None:
+    send(exporting, results(120))
+    exporting.write(exporting.staged())
+    objects = exporting.objects()
+    assert len(objects) > 10
+    send(exporting, results(33))  # the topic grows while the run fails
+    staged = exporting.staged()
+    exporting.write(staged)
+    assert exporting.objects() == objects, "the same names, the same bytes"
+    exporting.commit(staged)
+    exporting.run()
+    assert len(rows_of(exporting.objects())) == 153
+    assert all(exporting.objects()[name] == content for name, content in objects.items())
+
+
+def test_the_export_waits_for_size_or_age(exporting: Exporting) -> None:
+    assert not exporting.backlog(max_age_s=0).is_due(1)
+    send(exporting, results(20))
+    found = exporting.backlog()
+    assert (found.offsets, found.is_begun, found.is_old) == (20, False, False)
+    assert found.is_due(20)
+    assert not found.is_due(21)
+    until(lambda: exporting.backlog(max_age_s=0.5).is_due(21), "the first ride has waited for half a second")
+    exporting.staged()
+    assert exporting.backlog().is_due(21), "what is begun is brought to its end"
+    exporting.run()
+    found = exporting.backlog(max_age_s=0)
+    assert (found.offsets, found.is_begun, found.is_old) == (0, False, False)
+    # The age is that of the first ride that waits, in whichever partition.
+    send(exporting, results(1))
+    until(lambda: exporting.backlog(max_age_s=0.5).is_old, "one ride has waited for half a second")
+    send(exporting, results(30))
+    assert exporting.backlog(max_age_s=0.5).is_old
+
+
+def test_duplicates_are_one_document_and_two_rows(sinking: Sinking, exporting: Exporting) -> None:
+    content = result()
+    others = results(20)
+    send(sinking, [content, *others, content | {"price_total": 99.5}])
+    sinking.run()
+    exporting.run()
+    document = sinking.documents()[content["ride_id"]]
+    assert document["price_total"] == 99.5
+    assert len(sinking.documents()) == 21
+    assert len(rows_of(exporting.objects())) == 22
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_the_newest_offset_wins_in_any_order(sinking: Sinking, order: tuple[int, ...]) -> None:
+    content = result()
+    sinking.limits = Limits(run_records=100, chunk_records=1, chunk_bytes=2**20)
+    send(sinking, [content | {"price_total": float(number)} for number in range(3)])
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    import msgspec
+
+    for number in order:
+        one = msgspec.structs.replace(transformed, chunks=(transformed.chunks[number],))
+        assert sinking.index_rides(staged, one).rejects == 0
+    (document,) = sinking.documents().values()
+    assert (document["price_total"], document["_version"]) == (2.0, 2)
+
+
+def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting) -> None:
+    send(sinking, results(200))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(sinking.index_rides, staged, transformed) for _ in range(4)]
+        assert [future.result().rejects for future in futures] == [0] * 4
+        exported = exporting.staged()
+        assert len({tuple(names) for names in pool.map(lambda _: exporting.write(exported), range(4))}) == 1
+    assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 200
+
+
+# --- What cannot go on -------------------------------------------------------------------------
+
+
+def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting: Exporting) -> None:
+    # What does not fit the small field is refused; the mapping takes the template's all the same.
+    properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
+    sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
+    good, bad = results(15, price_base=2.0), results(7, price_base=5000.0)
+    contents = [*good, *bad]
+    random.Random(7).shuffle(contents)
+    headers = [("trace", b"\x00\xff")]
+    produce(sinking.config, sinking.source, [keyed(content)._replace(headers=headers) for content in contents])
+    transformed, indexed = sinking.write()
+    assert indexed.rejects == 7
+    assert sinking.commit(transformed, indexed) == {"refused_by_elasticsearch": 7}
+
+    dead = sinking.dead_letters()
+    assert Counter(letter.key for letter in dead) == Counter(content["ride_id"].encode() for content in bad)
+    by_id = {content["ride_id"].encode(): encode(content) for content in bad}
+    for letter in dead:
+        assert letter.value == by_id[letter.key or b""]
+        assert (letter.headers or [])[:1] == headers
+        error = letter.error
+        assert (error["topic"], error["stage"]) == (sinking.source, "TASK_PUT")
+        assert (error["connector.name"], error["task.id"]) == ("dag_index_and_export", "PutElasticSearch")
+        assert error["exception.class.name"] == "refused_by_elasticsearch"
+        assert "price_base" in error["exception.message"]
+    assert set(sinking.documents()) == {content["ride_id"] for content in good}
+    exporting.run()
+    assert len(rows_of(exporting.objects())) == 22, "Parquet holds them all"
+
+
+def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Sinking) -> None:
+    sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": {"comfort": {"type": "long"}}})
+    send(sinking, results(3))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*comfort"):
+        sinking.index_rides(staged, transformed)
+    assert sinking.documents() == {}
+
+
+def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+    """The mapping of before a field was added: applied to the index that is there, not only to new ones."""
+    sinking.index = fresh_name("rides")
+    properties = {"ride_id": {"type": "keyword"}}
+    sinking.elasticsearch.indices.create(index=sinking.index, mappings={"dynamic": "strict", "properties": properties})
+    send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*ts is missing.*make template"):
+        sinking.write()
+    apply_template(sinking.elasticsearch, sinking.index, TEMPLATE)
+    assert sinking.run() == {}
+    assert len(sinking.documents()) == 3
+
+
+def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+    sinking.index = fresh_name("rides")
+    send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index} has no template.*make template"):
+        sinking.write()
+    assert not sinking.elasticsearch.indices.exists(index=sinking.index)
+
+
+def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
+    template = json.loads(TEMPLATE.read_text())
+    template["template"]["mappings"] |= {"dynamic": True}
+    sinking.elasticsearch.indices.put_index_template(
+        name=sinking.index, body={**template, "index_patterns": [sinking.index]}
+    )
+    send(sinking, results(3))
+    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*dynamic is true"):
+        sinking.write()
+
+
+def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
+    good = results(5)
+    bad = [None, b"", b"\xff", b"{}", encode(result(price_total=-1)), encode(result(comfort="eco"))]
+    produce(sinking.config, sinking.source, [*map(keyed, good), *(Raw(value, b"k") for value in bad)])
+    assert sinking.run() == {"invalid_result": 6}
+    dead = sinking.dead_letters()
+    assert Counter(letter.value for letter in dead) == Counter(bad)
+    for letter in dead:
+        error = letter.error
+        assert (error["topic"], error["stage"], error["task.id"]) == (
+            sinking.source,
+            "VALUE_CONVERTER",
+            "TransformJSON",
+        )
+    exporting.run()
+    assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 5
+
+
+def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = held_when_forgotten(monkeypatch)
+    monkeypatch.setattr("jobs.kafka.commit.PIECE_RECORDS", 4)
+    bad = [b"%d" % number for number in range(10)]
+    produce(sinking.config, sinking.source, [Raw(value, b"k", partition=0) for value in bad])
+    assert sinking.run() == {"invalid_result": 10}
+    assert held == [4, 4, 2]
+    assert Counter(letter.value for letter in sinking.dead_letters()) == Counter(bad)
+
+
+def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting) -> None:
+    send(exporting, results(5))
+    staged = exporting.staged()
+    exporting.bucket = "no-such-bucket"
+    with pytest.raises(ConfigurationError, match=r"no bucket 'no-such-bucket' at http://127\.0\.0\.1:.*GCS_BUCKET"):
+        exporting.write(staged)
+    with pytest.raises(ConfigurationError, match="no-such-bucket"):
+        holds_objects(exporting.gcs, "no-such-bucket", exporting.prefix)
+    assert "no-such-bucket" not in {bucket.name for bucket in exporting.gcs.list_buckets()}
+
+
+def test_whether_a_prefix_holds_objects(exporting: Exporting) -> None:
+    assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    neighbour = exporting.prefix.rstrip("/") + "-other/x.parquet"
+    exporting.gcs.bucket(exporting.bucket).blob(neighbour).upload_from_string(b"x")
+    assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    send(exporting, results(1))
+    exporting.run()
+    assert holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    assert holds_objects(exporting.gcs, exporting.bucket, f"/{exporting.prefix}/")
+
+
+# --- Elasticsearch away for a while (a fake stands in front of the real one) -------------------
+
+
+class FakeGateway(ThreadingHTTPServer):
+    """Passes requests on to the real Elasticsearch, after refusing as many bulk requests as it was told to."""
+
+    refusals: list[int | str]
+    asked = 0
+    target = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeGateway
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
+        first: dict[str, Any] | None = None
+        if "_bulk" in self.path:
+            self.server.asked += 1
+            refusal = self.server.refusals.pop(0) if self.server.refusals else None
+            if refusal == "hang up":
+                self.close_connection = True
+                return None
+            if refusal == "first document":
+                first = {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "-"}}}
+                body = b"".join(body.splitlines(keepends=True)[2:])
+                if "filter_path=errors" in self.path:  # which one will be asked next
+                    self.server.refusals.insert(0, refusal)
+                    return self._reply(200, b'{"errors":true}')
+            elif refusal is not None:
+                return self._reply(int(refusal), b'{"error":{"type":"fake","reason":"not now"},"status":%d}' % refusal)
+        request = Request(self.server.target + self.path, body or None, headers, method=self.command)  # noqa: S310
+        try:
+            with urlopen(request, timeout=30) as response:  # noqa: S310
+                status, content = response.status, response.read()
+        except HTTPError as error:
+            status, content = error.code, error.read()
+        if first:
+            content = json.dumps({"items": [first, *json.loads(content)["items"]]}).encode()
+        return self._reply(status, content)
+
+    def _reply(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/vnd.elasticsearch+json;compatible-with=9")
+        self.send_header("x-elastic-product", "Elasticsearch")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_HEAD = _answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway(stack: Stack) -> Iterator[FakeGateway]:
+    server = FakeGateway(("127.0.0.1", 0), _Handler)
+    server.refusals, server.target = [], stack.settings.es_url
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def _through(sinking: Sinking, server: FakeGateway) -> str:
+    host, port = server.server_address[:2]
+    address = f"http://{host}:{port}"
+    sinking.elasticsearch = Elasticsearch(address)
+    return address
+
+
+@pytest.mark.parametrize(
+    "refusals", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
+)
+def test_fake_gateway_refuses_for_now_and_nothing_is_lost(
+    sinking: Sinking, gateway: FakeGateway, refusals: list[int | str]
+) -> None:
+    contents = results(25)
+    send(sinking, contents)
+    real = sinking.elasticsearch
+    _through(sinking, gateway)
+    gateway.refusals = list(refusals)
+    sinking.limits = Limits(run_records=100, chunk_records=100, chunk_bytes=2**20)
+    assert sinking.run() == {}
+    assert gateway.refusals == []
+    sinking.elasticsearch = real
+    assert set(sinking.documents()) == {content["ride_id"] for content in contents}
+
+
+@pytest.mark.parametrize("refusal", [401, 429, 503, "first document"])
+def test_fake_gateway_refuses_too_long(
+    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: int | str
+) -> None:
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    produce(sinking.config, sinking.source, [keyed(content)._replace(partition=0) for content in results(5)])
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    real = sinking.elasticsearch
+    address = _through(sinking, gateway)
+    gateway.refusals = [refusal] * 1000
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}.*make local-status"):
+        sinking.index_rides(staged, transformed)
+    assert gateway.asked > 1
+    assert sinking.offsets()[0] is None, "nothing is committed"
+    gateway.refusals = []
+    indexed = sinking.index_rides(staged, transformed)
+    sinking.commit(transformed, indexed)
+    sinking.elasticsearch = real
+    assert len(sinking.documents()) == 5
+
+
+def test_fake_gateway_forbids_and_the_task_fails_at_once(sinking: Sinking, gateway: FakeGateway) -> None:
+    send(sinking, results(1))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    _through(sinking, gateway)
+    gateway.refusals = [403] * 1000
+    with pytest.raises(ConfigurationError, match="Elasticsearch at"):
+        sinking.index_rides(staged, transformed)
+    assert gateway.asked == 1
+
+
+def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a full disk does to an index, but it stays so: retried, then a failed task, and no dead letters."""
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    sinking.elasticsearch.indices.create(index=sinking.index)
+    block = "index.blocks.write"
+    sinking.elasticsearch.indices.put_settings(index=sinking.index, settings={block: True})
+    with pytest.raises(ServiceUnavailableError, match="cluster_block_exception"):
+        sinking.index_rides(staged, transformed)
+    sinking.elasticsearch.indices.put_settings(index=sinking.index, settings={block: None})
+    assert sinking.index_rides(staged, transformed).rejects == 0
+    assert len(sinking.documents()) == 5
+
+
+def test_an_alias_without_a_write_index_makes_no_dead_letters(
+    sinking: Sinking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elasticsearch names it by the type that it has for bad documents, too."""
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    indices = sinking.elasticsearch.indices
+    mappings = json.loads(TEMPLATE.read_text())["template"]["mappings"]
+    for number in (1, 2):
+        indices.create(index=f"{sinking.index}-{number}", aliases={sinking.index: {}}, mappings=mappings)
+    with pytest.raises(ConfigurationError, match="none of them is its write index"):
+        sinking.index_rides(staged, transformed)
+    line = actions(pa.array(["a"]), pa.array([1], pa.int64()), pa.array(["{}"]))
+    with pytest.raises(ServiceUnavailableError, match="no write index"):
+        list(elasticsearch_sink.bulk(sinking.elasticsearch, sinking.index, [(None, line)]))
+    indices.update_aliases(
+        actions=[{"add": {"index": f"{sinking.index}-2", "alias": sinking.index, "is_write_index": True}}]
+    )
+    assert sinking.index_rides(staged, transformed).rejects == 0
+    assert len(sinking.documents()) == 5
+
+
+# --- Services that are away --------------------------------------------------------------------
+
+
+def _closed_port() -> int:
+    import socket
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
+    send(sinking, results(5))
+    staged = sinking.staged()
+    transformed = sinking.transform(staged)
+    address = f"http://127.0.0.1:{_closed_port()}"
+    sinking.elasticsearch = Elasticsearch(address)
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}"):
+        sinking.index_rides(staged, transformed)
+
+
+def test_cloud_storage_is_away(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    monkeypatch.setattr(parquet_sink, "_RETRY", parquet_sink._RETRY.with_timeout(1))
+    send(exporting, results(5))
+    staged = exporting.staged()
+    address = f"http://127.0.0.1:{_closed_port()}"
+    exporting.gcs = storage.Client(
+        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": address}
+    )
+    with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
+        exporting.write(staged)
+    with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
+        holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
+    assert exporting.offsets()[0] == 0

@@ -1,0 +1,435 @@
+"""The playbook on the local engine, over Parquet objects that PutGCP's code wrote to the real emulator."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.errors import ConfigurationError, DatastreamError
+from jobs.rides.zones import Zones, read, write
+from jobs.settings import ROOT, Settings
+from jobs.zones import playbook, reference
+from jobs.zones import run as work
+from jobs.zones.engine import Answer, RefusedError, StatementError
+from jobs.zones.local import LocalEngine
+from jobs.zones.playbook import Parameters, Step
+from tests.conftest import Stack
+from tests.testkit.parquet import put, ride_rows
+
+RIDES = 1_500
+ZONES = (
+    "Midtown|Downtown Manhattan|Upper East Side|Williamsburg|Park Slope|Harlem|LaGuardia Airport|"
+    "John F. Kennedy Airport"
+)
+
+
+def quiet(step: Step, statement: str, answer: Answer) -> None:
+    pass
+
+
+@pytest.fixture
+def bucket(stack: Stack, fresh_name: Callable[[str], str]) -> str:
+    """A bucket of its own: the reference file lies beside the rides."""
+    name = fresh_name("zones")
+    stack.gcs.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def settings(stack: Stack, bucket: str) -> Settings:
+    return stack.settings.model_copy(update={"gcs_bucket": bucket, "gcs_prefix": "rides/processed/"})
+
+
+@pytest.fixture
+def values(settings: Settings) -> Parameters:
+    return playbook.parameters(settings)
+
+
+@pytest.fixture
+def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
+    """Rides in the bucket, some of them twice: the later message has another price."""
+    rides = ride_rows(RIDES)
+    again = [
+        ride | {"kafka_offset": RIDES + at, "price_total": ride["price_total"] + 1, "comfort": "high"}
+        for at, ride in enumerate(rides[:40])
+    ]
+    put(stack.gcs, bucket, "rides/processed/", rides)
+    put(stack.gcs, bucket, "rides/processed/", again)
+    return again + rides[40:]
+
+
+@pytest.fixture
+def engine(stack: Stack) -> Iterator[LocalEngine]:
+    with LocalEngine(stack.gcs) as found:
+        yield found
+
+
+def whole(engine: LocalEngine, settings: Settings, *roles: playbook.Role) -> tuple[work.Answers, Zones]:
+    values = playbook.parameters(settings)
+    report = work.prepare(settings, engine._client, values)
+    answers = work.run(engine, playbook.steps(*(roles or playbook.USUAL)), values, quiet)
+    return answers, work.collect(answers, engine.title, str(report))
+
+
+def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
+    return engine.run(sql, "test").to_records()
+
+
+# --- The whole playbook ------------------------------------------------------------------------
+
+
+def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
+    stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
+) -> None:
+    answers, found = whole(engine, settings, *playbook.USUAL)
+    assert list(answers) == [step.name for step in playbook.steps(*playbook.USUAL)]
+
+    # What Parquet itself holds, by the plainest reading of it.
+    objects = [blob.download_as_bytes() for blob in stack.gcs.list_blobs(bucket, prefix="rides/processed/")]
+    held = [row for content in objects for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+    assert len(held) == RIDES + 40
+    latest = {row["ride_id"]: row for row in sorted(held, key=lambda row: row["kafka_offset"])}
+    assert len(latest) == RIDES == len(rows)
+    expected = math.fsum(row["price_total"] for row in latest.values())
+    assert sum(part.revenue for part in found.revenue) == pytest.approx(expected, rel=1e-9)
+    assert found.rides == RIDES
+
+    by_comfort: dict[str, float] = defaultdict(float)
+    for part in found.revenue:
+        by_comfort[part.comfort] += part.revenue
+    for comfort, revenue in by_comfort.items():
+        prices = [row["price_total"] for row in latest.values() if row["comfort"] == comfort]
+        assert revenue == pytest.approx(math.fsum(prices), rel=1e-9)
+    assert len(by_comfort) == 3
+
+    hours = select(engine, "SELECT hour, SUM(revenue) AS revenue, SUM(n) AS n FROM rides.revenue_by_hour GROUP BY 1")
+    by_hour = Counter(row["ts"].replace(minute=0, second=0, microsecond=0) for row in latest.values())
+    assert {row["hour"].replace(tzinfo=None): row["n"] for row in hours} == {
+        hour.replace(tzinfo=None): n for hour, n in by_hour.items()
+    }
+    assert sum(row["revenue"] for row in hours) == pytest.approx(expected, rel=1e-9)
+
+    # Zones are named, each by another name; ids are 1 to 8.
+    assert sorted(zone.centroid_id for zone in found.zones) == list(range(1, 9))
+    assert len({zone.label for zone in found.zones}) == 8
+    assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in found.zones}
+    assert all(zone.reference_points > 50 for zone in found.zones)
+    assert "GENERATED" in found.reference
+
+    # Each ride is in the zone whose centre is nearest in the model's space; all its columns passed through.
+    model = engine._models["rides.kmeans8"]
+    learnt = select(engine, "SELECT longitude, latitude FROM rides.reference_uber")
+    points = (np.array([[row["longitude"], row["latitude"]] for row in learnt]) - model.mean) / model.scale
+    reach = np.linalg.norm(points[:, None] - np.array(model.centroids), axis=2)
+    for zone in found.zones:
+        own = reach.min(axis=1)[reach.argmin(axis=1) == zone.centroid_id - 1]
+        assert (zone.reference_points, zone.radius) == (len(own), pytest.approx(own.max(), rel=1e-9))
+    placed = {row["ride_id"]: row for row in select(engine, "SELECT * FROM rides.ride_zones")}
+    for ride_id, row in latest.items():
+        place = placed[ride_id]
+        assert {name: place[name] for name in row} == row
+        point = (np.array([row["origin_lon"], row["origin_lat"]]) - model.mean) / model.scale
+        distances = np.linalg.norm(np.array(model.centroids) - point, axis=1)
+        assert place["cluster_id"] == distances.argmin() + 1
+        assert place["distance"] == pytest.approx(distances.min(), rel=1e-9, abs=1e-12)
+        radius = next(zone.radius for zone in found.zones if zone.centroid_id == place["cluster_id"])
+        assert place["is_outside"] == (place["distance"] > radius)
+    assert found.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
+
+    # The reference file: SQL and loader count alike.
+    report = reference.inspect(
+        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.parameters(settings)
+    )
+    (counted,) = answers["12_reference_report"][0].to_records()
+    assert counted == {
+        "line_count": report.lines,
+        **{name: getattr(report, name) for name in ("unreadable", "duplicates", "outside", "used", "made_up")},
+    }
+    assert report.duplicates > 0 < report.outside
+    assert sum(zone.reference_points for zone in found.zones) == report.used
+
+    scan = [answer.to_records()[0] for answer in answers["43_scan_of_k"][1::2]]
+    assert [row["k"] for row in scan] == list(range(4, 13))
+    errors = [row["mean_squared_distance"] for row in scan]
+    assert errors == sorted(errors, reverse=True)
+    costs = {row["source"]: row["n"] for answer in answers["42_cost_comparison"] for row in answer.to_records()}
+    assert (costs["external, all"], costs["native, all"]) == (RIDES + 40, RIDES)
+
+
+def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
+    stack: Stack, engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]], bucket: str
+) -> None:
+    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
+    everything = "SELECT * FROM rides.rides_processed ORDER BY ride_id"
+
+    def merged() -> int | None:
+        return work.run(engine, [*playbook.steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][0].rows
+
+    assert merged() == RIDES
+    before = select(engine, everything)
+    assert {row["ride_id"]: row for row in before} == {row["ride_id"]: row for row in rows}
+    assert merged() == 0
+    assert select(engine, everything) == before
+    # A ride sent again later: its row changes; and a new one comes.
+    later = rows[0] | {"kafka_offset": 10_000, "price_total": 77.0}
+    new = ride_rows(1, seed=99, first_offset=10_001)
+    put(stack.gcs, bucket, "rides/processed/", [later, *new])
+    assert merged() == 2
+    assert merged() == 0
+    after = {row["ride_id"]: row for row in select(engine, everything)}
+    assert after[later["ride_id"]]["price_total"] == 77.0
+    assert len(after) == RIDES + 1
+
+
+def test_a_merge_from_duplicates_would_double_rides(
+    engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]]
+) -> None:
+    """Why the view stands under it."""
+    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
+    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
+    (statement,) = merge.statements(values)
+    engine.run(statement.replace("rides.rides_distinct", "rides.rides_processed_ext"), "test")
+    assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed") == [{"n": RIDES + 40}]
+
+
+def test_only_rides_under_the_prefix_are_read(
+    stack: Stack, engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]], bucket: str
+) -> None:
+    for prefix in ("rides/processed-other/", "staging/", "models/"):
+        put(stack.gcs, bucket, prefix, ride_rows(5, seed=7))
+    stack.gcs.bucket(bucket).blob("rides/processed/2026/01/05/22/notes.txt").upload_from_string("no ride")
+    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
+    assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed_ext") == [{"n": RIDES + 40}]
+    by_file = select(engine, "SELECT DISTINCT _FILE_NAME AS name FROM rides.rides_processed_ext ORDER BY name")
+    assert len(by_file) > 3
+    assert all(row["name"].startswith(f"gs://{bucket}/rides/processed/2026/01/0") for row in by_file)
+    today = select(
+        engine,
+        "SELECT COUNT(*) AS n FROM rides.rides_processed_ext "  # noqa: S608
+        f"WHERE _FILE_NAME LIKE 'gs://{bucket}/rides/processed/2026/01/06/%'",
+    )
+    assert 0 < today[0]["n"] < RIDES
+
+
+# --- Another city ------------------------------------------------------------------------------
+
+
+def test_rides_of_another_city_are_refused_with_the_remedy(
+    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
+) -> None:
+    put(stack.gcs, bucket, "rides/processed/", ride_rows(200, city="paris"))
+    with pytest.raises(RefusedError, match=r"another city.*gs://.*reference/uber-split2\.csv.*SERVICE_AREA") as raised:
+        whole(engine, settings)
+    assert bucket in str(raised.value)
+    (outside,) = select(engine, "SELECT COUNTIF(is_outside) AS n, MIN(distance) AS nearest FROM rides.ride_zones")
+    assert outside["n"] == 200
+    assert outside["nearest"] > 100
+    with pytest.raises(StatementError, match="revenue_by_zone"):
+        select(engine, "SELECT * FROM rides.revenue_by_zone")
+
+
+@pytest.mark.parametrize(("strangers", "is_refused"), [(100, False), (101, True)])
+def test_half_of_them_is_the_limit(  # noqa: PLR0917 (fixtures)
+    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, strangers: int, is_refused: bool
+) -> None:
+    home = [ride | {"origin_lat": 40.7549, "origin_lon": -73.984} for ride in ride_rows(100)]
+    put(stack.gcs, bucket, "rides/processed/", home + ride_rows(strangers, city="paris", first_offset=100))
+    if is_refused:
+        with pytest.raises(RefusedError):
+            whole(engine, settings)
+    else:
+        assert whole(engine, settings)[1].outside == strangers
+
+
+def test_a_reference_file_of_the_same_city_serves_any_city(
+    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
+) -> None:
+    rides = ride_rows(400, city="paris")
+    put(stack.gcs, bucket, "rides/processed/", rides)
+    lines = [
+        f"2014-08-01,{ride['origin_lat']},{ride['origin_lon']},B1" for ride in ride_rows(2_000, city="paris", seed=5)
+    ]
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string("\n".join(lines))
+    _, found = whole(engine, settings.model_copy(update={"service_area": "48.6,2.0,49.1,2.7"}))
+    assert "GENERATED" not in found.reference
+    assert found.outside < 40
+    assert "Roissy" in {zone.label for zone in found.zones}
+
+
+# --- The reference file ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
+@pytest.mark.parametrize("is_faulty", [True, False])
+def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
+    stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], form: Any, is_faulty: bool
+) -> None:
+    content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
+    stack.gcs.bucket(settings.bucket).blob(reference.OBJECT).upload_from_string(content)
+    values = playbook.parameters(settings)
+    answers = work.run(engine, playbook.steps("dataset", "setup", "train", "look")[:8], values, quiet)
+    (counted,) = answers["12_reference_report"][0].to_records()
+    assert counted == {
+        "line_count": 2_000 + (form != "no header"),
+        "unreadable": int(form != "no header"),
+        "duplicates": 20,
+        "outside": 20,
+        "used": 1_960,
+        "made_up": 2_000,
+    }
+    assert answers["13_reference_uber"][0].rows == 1_960
+
+
+def test_a_made_up_file_goes_into_the_emulator_only(
+    stack: Stack, settings: Settings, values: Parameters, bucket: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"no gs://.*uber-split2\.csv.*docs/bqml_playbook\.md"):
+        reference.ensure(stack.gcs, values, may_generate=False)
+    assert not stack.gcs.bucket(bucket).blob(reference.OBJECT).exists()
+    made = work.prepare(settings, stack.gcs, values)
+    assert made.made_up
+    assert reference.ensure(stack.gcs, values, may_generate=False) == made
+
+
+def test_a_file_of_another_kind_is_named(stack: Stack, values: Parameters, bucket: str) -> None:
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(b"lat,lon\n40.7,-73.9\n")
+    with pytest.raises(ConfigurationError, match=r"no point inside SERVICE_AREA.*date, latitude, longitude, base"):
+        reference.ensure(stack.gcs, values, may_generate=True)
+
+
+def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match=r"No object matches gs://.*rides/processed/.*make demo"):
+        whole(engine, settings)
+
+
+# --- Train and score apart, as Airflow runs them -------------------------------------------------
+
+
+def test_a_kept_model_scores_as_the_one_that_was_trained(
+    stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="dag_zones_train"):
+        work.score_locally(settings, stack.gcs, quiet)
+    _, together = whole(engine, settings)
+    kept = work.train_locally(settings, stack.gcs, quiet)
+    assert kept == f"gs://{bucket}/models/rides/kmeans8.json"
+    content = json.loads(stack.gcs.bucket(bucket).blob("models/rides/kmeans8.json").download_as_bytes())
+    assert len(content["models"]["rides.kmeans8"]["centroids"]) == 8
+    result = work.score_locally(settings, stack.gcs, quiet)
+    assert result == f"gs://{bucket}/models/rides/zones.json"
+    path = Path(stack.settings.datastream_state) / "apart.json"
+    path.write_bytes(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
+    apart = read(path)
+    assert apart is not None
+    assert apart.zones == together.zones
+    assert apart.sample == together.sample
+    figures = {(part.label, part.comfort): (part.rides, part.outside) for part in together.revenue}
+    assert {(part.label, part.comfort): (part.rides, part.outside) for part in apart.revenue} == figures
+    assert sum(part.revenue for part in apart.revenue) == pytest.approx(sum(p.revenue for p in together.revenue))
+
+
+def test_a_result_is_written_whole_and_read_again(tmp_path: Path) -> None:
+    zones = Zones("2026-01-05T00:00:00+00:00", "here", "a file", [], [], [(1.0, 2.0, 3)])
+    write(zones, tmp_path / "new" / "zones.json")
+    assert read(tmp_path / "new" / "zones.json") == zones
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["zones.json"]
+    assert read(tmp_path / "none.json") is None
+    (tmp_path / "old.json").write_text("{}")
+    assert read(tmp_path / "old.json") is None
+
+
+# --- Teardown and the command line ---------------------------------------------------------------
+
+
+def test_teardown_leaves_nothing_and_can_be_repeated(
+    engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]]
+) -> None:
+    whole(engine, settings)
+    assert engine._query_value("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'rides'") > 10
+    for _ in range(2):
+        work.run(engine, playbook.steps("teardown"), values, quiet)
+        assert engine._query_value("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'rides'") == 0
+    assert engine._models == {}
+
+
+def test_teardown_leaves_what_others_keep_in_the_dataset(
+    engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]]
+) -> None:
+    whole(engine, settings)
+    engine.run("CREATE TABLE rides.somebodys AS SELECT 1 AS x", "test")
+    with pytest.raises(StatementError, match="90_teardown"):
+        work.run(engine, playbook.steps("teardown"), values, quiet)
+    assert engine._query_value("SELECT x FROM rides.somebodys") == 1
+
+
+def test_a_bucket_that_is_away_is_named(stack: Stack, settings: Settings) -> None:
+    away = settings.model_copy(update={"gcs_bucket": "no-such-bucket"})
+    with pytest.raises(DatastreamError, match=r"no-such-bucket.*GCS_BUCKET"):
+        work.train_locally(away, stack.gcs, quiet)
+
+
+def shape(line: str) -> str:
+    """A line without what differs from run to run: figures, the widths of columns, paths, which zone comes first."""
+    line = re.sub(r"\S*/(report\.html|zones\.json)|gs://\S+", r"\1", line)
+    line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐├┤┼╈╀┬]+", " ", line)
+    line = re.sub(r"\bNone\b|-?\d[\d,.:/-]*", "#", line)
+    line = re.sub(ZONES, "ZONE", re.sub(r"\b(low|medium|high)\b(?= +#)", "COMFORT", line))
+    return re.sub(r"\s+", " ", line).strip()
+
+
+def command(settings: Settings, state: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    given = {"GCS_BUCKET": settings.bucket, "GCS_PREFIX": "rides/processed/", "DATASTREAM_STATE": str(state)}
+    return subprocess.run(
+        [sys.executable, "-m", "jobs", "bqml", *options],
+        cwd=ROOT, env=os.environ | given | {"COLUMNS": "200"}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_the_command_prints_steps_and_ends_with_the_revenue(
+    settings: Settings, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    done = command(settings, tmp_path)
+    assert done.returncode == 0, done.stderr
+    positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.steps(*playbook.USUAL)]
+    assert positions == sorted(positions)
+    found = read(tmp_path / "zones.json")
+    assert found is not None
+    table = done.stdout[done.stdout.index("┃ zone") :]
+    assert f"{sum(part.revenue for part in found.revenue):,.2f} │ {RIDES:,}" in table
+    for zone in found.zones:
+        assert zone.label in table
+    # The page of the playbook shows what is printed, but for the figures.
+    page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
+    block = re.search(r"```text\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    printed = {shape(line) for line in done.stdout.splitlines()}
+    shown = [line for line in block[1].splitlines() if line.strip() and "report.html" not in line]
+    assert len(shown) > 100
+    assert [line for line in shown if shape(line) not in printed] == []
+    dry = command(settings, tmp_path / "dry", "--dry-run")
+    assert dry.returncode == 0
+    assert "20_kmeans8: parsed" in dry.stdout
+    assert "revenue" not in dry.stdout.split("90_")[0].split("36_revenue")[0].replace("revenue_by", "")
+    assert not (tmp_path / "dry" / "zones.json").exists()
+
+
+def test_the_command_refuses_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
+    put(stack.gcs, settings.bucket, "rides/processed/", ride_rows(50, city="paris"))
+    done = command(settings, tmp_path, "--no-scan")
+    assert done.returncode == 1
+    assert "another city" in done.stderr
+    assert "outside" in done.stdout.splitlines()[-3]
+    assert not (tmp_path / "zones.json").exists()

@@ -1,0 +1,469 @@
+"""Pricing: the column-wise path is the contract, message by message, whatever stands beside a message."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import struct
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from jobs.kafka.staged import OUTCOME_SCHEMA
+from jobs.rides import pricing
+from jobs.rides.contract import COMFORTS, Reason, RejectedError, Ride, parse_ride
+from jobs.rides.distance import Distance, geodesic, haversine
+from jobs.rides.pricing import price
+from jobs.settings import ROOT
+from tests.testkit.rides import encode, messages, ride
+from tests.unit.rides.mutations import UNKNOWN, layouts, mutations
+
+SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
+RAW = Draft202012Validator(json.loads((SCHEMAS / "rides_raw.schema.json").read_text()))
+RESULT = Draft202012Validator(json.loads((SCHEMAS / "rides_result.schema.json").read_text()))
+
+MUTATED = 20_000
+
+often = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+# --- A second, plain reading -------------------------------------------------------------------
+
+
+def plain(value: bytes | None, distance: Distance) -> tuple[Reason | None, dict[str, Any] | None]:
+    """Reason or result of one message by parse_ride and a formula in plain Python."""
+    try:
+        return None, priced_alone(parse_ride(value), distance)
+    except RejectedError as error:
+        return error.reason, None
+
+
+def priced_alone(found: Ride, distance: Distance) -> dict[str, Any]:
+    """The result of one normalised ride."""
+    ends = (found.origin.lat, found.origin.lon, found.destination.lat, found.destination.lon)
+    (kilometres,) = distance(*(np.array([degrees]) for degrees in ends)).tolist()
+    total = found.price_base + kilometres * found.price_per_km + found.duration_min * found.price_per_min
+    if not math.isfinite(total):
+        raise RejectedError(Reason.NOT_FINITE, "price_total is too large a number")
+    return {
+        "ride_id": found.ride_id,
+        "ts": found.ts,
+        "origin": {"lat": found.origin.lat, "lon": found.origin.lon},
+        "destination": {"lat": found.destination.lat, "lon": found.destination.lon},
+        "comfort": found.comfort,
+        "duration_min": found.duration_min,
+        "price_base": found.price_base,
+        "price_per_km": found.price_per_km,
+        "price_per_min": found.price_per_min,
+        "distance_km": kilometres,
+        "price_total": total,
+    }
+
+
+def bits(content: Any) -> Any:
+    """The same content with each number as its 64 bits, down to the last digit; −0 counts as 0."""
+    if isinstance(content, dict):
+        return {name: bits(member) for name, member in content.items()}
+    return struct.pack(">d", content + 0.0) if isinstance(content, int | float) else content
+
+
+def read(value: bytes) -> Any:
+    """JSON whose numbers are doubles: Python would take -0 for the integer 0."""
+    return json.loads(value, parse_int=float)
+
+
+def outcome(row: dict[str, Any], value: bytes | None) -> tuple[Reason | None, dict[str, Any] | None]:
+    """Reason or result of one row of `priced`, with what every row must have; `value` is its message's."""
+    assert row["headers"] is None
+    if row["reason"] is None:
+        assert row["message"] is row["stacktrace"] is None
+        content = read(row["value"])
+        assert row["key"] == content["ride_id"].encode()
+        RESULT.validate(content)
+        return None, content
+    assert (row["key"], row["value"]) == (b"key", value)
+    assert row["message"]
+    assert (row["stacktrace"] is not None) == (row["reason"] == Reason.UNEXPECTED)
+    return Reason(row["reason"]), None
+
+
+def priced(values: list[bytes | None], distance: Distance = haversine) -> list[dict[str, Any]]:
+    """The outcomes of messages with these values, but for their offsets."""
+    return outcomes(messages(values), distance)
+
+
+def outcomes(batch: pa.RecordBatch, distance: Distance = haversine) -> list[dict[str, Any]]:
+    made = price(batch, distance)
+    assert made.schema == OUTCOME_SCHEMA
+    made.validate(full=True)
+    assert made.column("offset").equals(batch.column("offset"))
+    return made.drop_columns(["offset"]).to_pylist()
+
+
+# --- Messages ----------------------------------------------------------------------------------
+
+amounts = st.one_of(
+    st.floats(0, allow_infinity=False),
+    st.floats(0, 1000),
+    st.integers(0, 10**20),
+    st.sampled_from([-0.0, 0, 5e-324, 1.7976931348623157e308, 1e16, 0.1, 123456789012345680]),
+)
+points = st.fixed_dictionaries(
+    {
+        "lat": st.one_of(st.floats(-90, 90), st.sampled_from([-90, 0, -0.0, 90])),
+        "lon": st.one_of(st.floats(-180, 180), st.sampled_from([-180, 180, 1])),
+    }
+)
+digits = st.integers(0, 999_999)
+times = st.builds(
+    lambda moment, fraction, offset: moment.strftime(f"{moment.year:04d}-%m-%dT%H:%M:%S") + fraction + offset,
+    st.datetimes(),
+    st.one_of(st.just(""), digits.map(lambda n: f".{n:06d}"), digits.map(lambda n: f".{n}"), st.just(".1234567")),
+    st.sampled_from(["Z", "Z", "z", "+00:00", "-05:30", "+23:59", ""]),
+)
+uuids = st.one_of(
+    st.uuids().map(str), st.uuids().map(lambda found: str(found).upper()), st.uuids().map(lambda u: u.hex)
+)
+rides = st.fixed_dictionaries(
+    {
+        "ride_id": uuids,
+        "ts": times,
+        "origin": points,
+        "destination": points,
+        "comfort": st.sampled_from([*COMFORTS, "Low"]),
+        "duration_min": amounts,
+        "price_base": amounts,
+        "price_per_km": amounts,
+        "price_per_min": amounts,
+    }
+)
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from([":", "\\", "\u003a"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6) | st.just("lat"), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@st.composite
+def written(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
+    """A ride as some encoder may write it: any order, white space, escapes."""
+    content = draw(rides)
+    content = dict(draw(st.permutations(list(content.items()))))
+    text = json.dumps(
+        content,
+        indent=draw(st.sampled_from([None, 0, 1, "\t"])),
+        separators=draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\r\n", " : ")])),
+    )
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(text) - 1))
+        if text[at].isalpha() and text[at - 1] != "\\" and text[at] not in "eE":
+            text = f"{text[:at]}\\u{ord(text[at]):04x}{text[at + 1 :]}"
+    return text.encode()
+
+
+@st.composite
+def as_json_writers_do(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
+    """A ride in the contract's order, without spaces, its numbers rounded: most are canonical."""
+    amount = st.floats(0, 1000).map(lambda number: round(number, 2)) | st.sampled_from([0, -0.0, 7, 15.0])
+    degrees = st.floats(-95, 95).map(lambda number: round(number, 6)) | st.sampled_from([0, -0.0, -90, 73.0])
+    point = st.fixed_dictionaries({"lat": degrees, "lon": degrees})
+    names = ("duration_min", "price_base", "price_per_km", "price_per_min")
+    content = {
+        "ride_id": str(draw(st.uuids())),
+        "ts": f"{draw(st.datetimes()).isoformat(timespec='microseconds')}Z",
+        "origin": draw(point),
+        "destination": draw(point),
+        "comfort": draw(st.sampled_from(["low", "medium", "high"])),
+        **{name: draw(amount) for name in names},
+    }
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+@st.composite
+def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes | None:
+    """A ride with some part of it changed, added, taken away or doubled."""
+    content = draw(rides)
+    kind = draw(st.sampled_from(["member", "nested", "extra", "drop", "double", "bytes", "cut", "literal", "none"]))
+    name = draw(st.sampled_from(list(content)))
+    point = draw(st.sampled_from(["origin", "destination"]))
+    if kind == "member":
+        content[name] = draw(anything)
+    elif kind == "nested":
+        content[point] = {**content[point], draw(st.sampled_from(["lat", "lon", "alt"])): draw(anything)}
+    elif kind == "extra":
+        content[draw(st.text(max_size=8))] = draw(anything)
+    elif kind == "drop":
+        del content[name]
+    value = json.dumps(content, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    if kind == "double":
+        again = f'"{name}": {json.dumps(content[name])}, '.encode()
+        value = value.replace(b"{", b"{" + again, 1)
+    elif kind == "bytes":
+        at = draw(st.integers(0, len(value)))
+        value = value[:at] + draw(st.binary(max_size=4)) + value[at + draw(st.integers(0, 4)) :]
+    elif kind == "cut":
+        value = value[: draw(st.integers(0, len(value)))]
+    elif kind == "literal":
+        number = draw(st.sampled_from(["NaN", "1e999", "-1e999", "-0", "01", "1E5", "9" * 400, "1.0e-400", "true"]))
+        value = value.replace(json.dumps(content["price_base"]).encode(), number.encode())
+    return None if kind == "none" else value
+
+
+# --- Properties --------------------------------------------------------------------------------
+
+
+@often
+@given(st.lists(st.one_of(written(), as_json_writers_do(), mutated(), st.binary(max_size=12)), max_size=6))
+@example([encode(ride()).replace(b"2.55", b"-0")])
+@example([b'{"ride_id":"\\ud800"}', encode(ride(ride_id="X")).replace(b"X", b"\\ud800")])
+def test_the_columns_agree_with_the_contract(values: list[bytes | None]) -> None:
+    rows = priced(values)
+    assert len(rows) == len(values)
+    for value, row in zip(values, rows, strict=True):
+        reason, content = outcome(row, value)
+        wanted_reason, wanted = plain(value, haversine)
+        assert reason == wanted_reason
+        assert bits(content) == bits(wanted)
+
+
+def test_mutated_messages_have_the_outcome_of_parse_ride() -> None:
+    """Reason, text, key and value of each are to the byte what parse_ride and the formula make of the message alone."""
+    values = [*islice(mutations(seed=1), MUTATED)]
+    kinds: Counter[str | None] = Counter()
+    for value, row in zip(values, priced([*values]), strict=True):
+        kinds[row["reason"]] += 1
+        assert (row["reason"], row["message"], row["key"], row["value"]) == alone(value)
+    assert min(kinds[None], kinds[Reason.DUPLICATE_KEY]) > MUTATED // 20
+
+
+def alone(value: bytes) -> tuple[Reason | None, str | None, bytes, bytes]:
+    try:
+        content = priced_alone(parse_ride(value), haversine)
+    except RejectedError as error:
+        return error.reason, str(error), b"key", value
+    return None, None, content["ride_id"].encode(), compact(content)
+
+
+def compact(content: dict[str, Any]) -> bytes:
+    """JSON in members' order without spaces, each number with the fewest digits that give the same double back."""
+    members = (
+        f'"{name}":{compact(member).decode() if isinstance(member, dict) else number(member)}'
+        for name, member in content.items()
+    )
+    return f"{{{','.join(members)}}}".encode()
+
+
+def number(value: str | float) -> str:
+    return f'"{value}"' if isinstance(value, str) else pc.cast(pa.scalar(value), pa.string()).as_py()
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """The messages that are left to parse_ride."""
+    seen: list[bytes | None] = []
+
+    def parse(value: bytes | None) -> Ride:
+        seen.append(value)
+        return parse_ride(value)
+
+    monkeypatch.setattr(pricing, "parse_ride", parse)
+    return seen
+
+
+def test_the_layout_of_a_message_does_not_matter(parsed: list[bytes | None]) -> None:
+    content = ride(comfort="eco", ts="2026-01-05T10:15:30+02:00", ride_id="6BA7B810-9DAD-11D1-80B4-00C04FD430C8")
+    more = [json.dumps(content | unknown).encode() for unknown in UNKNOWN]
+    spaced = json.dumps(content | UNKNOWN[0], separators=(" , ", " : "), indent=1).encode()
+    rows = priced([*layouts(content), *more, spaced])
+    assert {(row["reason"], row["key"]) for row in rows} == {(None, b"6ba7b810-9dad-11d1-80b4-00c04fd430c8")}
+    assert len({row["value"] for row in rows}) == 1
+    # Only in this one something that is not a key looks like one.
+    assert parsed == [value for value in more if b'\\":' in value]
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        lambda text: text.replace(b'"comfort"', b'"comfort":"low","comfort"'),
+        lambda text: text.replace(b'"comfort"', b'"\\u0063omfort":"low","comfort"'),
+        lambda text: text.replace(b'"lat"', b'"lat":1,"lat"', 1),
+        lambda text: text.replace(b'"ts"', b'"note":{"a":1,"a":2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":{"a":1,"\\u0061":2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":{"a" :1,"a" :2},"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":[{"a\\"b":1,"a\\u0022b":2}],"ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":"\\ud800","ts"'),
+        lambda text: text.replace(b'"ts"', b'"note":"\xff","ts"'),
+        lambda text: text.replace(b"31.5", b'"31.5"'),
+        lambda text: text.replace(b"31.5", b"-1"),
+        lambda text: text.replace(b"40.7549", b"90.1"),
+        lambda text: text.replace(b"medium", b"Medium"),
+        lambda text: text.replace(b"08:15", b"24:15"),
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text + b"{}",
+        lambda _: b"",
+        lambda _: None,
+    ],
+)
+def test_what_leaves_doubt_is_left_to_parse_ride(
+    doubtful: Callable[[bytes], bytes | None], parsed: list[bytes | None]
+) -> None:
+    good = encode(ride())
+    value = doubtful(good)
+    assert value != good
+    priced([good, value])
+    assert parsed == [value]
+
+
+@pytest.mark.parametrize("zero", ["-0.0", "-0", "-0e1"])
+@pytest.mark.parametrize("number", ["2.55", "40.7549", "-73.984"])
+def test_a_negative_zero_is_the_same_on_both_paths(number: str, zero: str) -> None:
+    value = json.dumps(ride(), separators=(",", ":")).replace(number, zero).encode()
+    escaped = value.replace(b'"ts"', b'"\\u0074s"')
+    fast, slow = priced([value, escaped])
+    assert fast["value"] == slow["value"]
+
+
+@settings(often, max_examples=60)
+@given(
+    st.lists(st.one_of(written(), as_json_writers_do(), mutated()), min_size=2, max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_neighbours_and_position_do_not_matter(values: list[bytes | None], rng: random.Random) -> None:
+    order = rng.sample(range(len(values)), len(values))
+    alone = [priced([value])[0] for value in values]
+    assert priced(values) == alone
+    assert priced([values[at] for at in order]) == [alone[at] for at in order]
+    assert outcomes(messages([b"in front", None, *values, b"behind"]).slice(2, len(values))) == alone
+
+
+@often
+@given(st.one_of(written(), mutated()))
+def test_code_and_schema_agree(value: bytes | None) -> None:
+    """Where the schema can say it; what it cannot say is in its description."""
+    reason, _ = plain(value, haversine)
+    beyond_a_schema = {
+        *(Reason.EMPTY_VALUE, Reason.INVALID_UTF8, Reason.BYTE_ORDER_MARK, Reason.INVALID_JSON, Reason.DUPLICATE_KEY),
+        *(Reason.NOT_FINITE, Reason.INVALID_TIMESTAMP),
+    }
+    if reason is None:
+        RAW.validate(json.loads(value or b""))
+    elif reason not in beyond_a_schema:
+        assert not RAW.is_valid(json.loads(value or b""))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ride(comfort="luxury"),
+        ride(ride_id="42"),
+        ride(ride_id=None),
+        ride(ts="2026-01-05T08:15:30"),
+        ride(ts="2026-01-05 08:15:30Z"),
+        ride(ts="2026-01-05T08:15:60Z"),
+        ride(ts="2026-01-05T08:15:30.1234567Z"),
+        ride(origin={"lat": 90.5, "lon": 0}),
+        ride(origin={"lat": 0}),
+        ride(destination={"lat": 0, "lon": -180.5}),
+        ride(destination=[0, 0]),
+        ride(price_base=-1),
+        ride(price_per_km="1"),
+        ride(price_per_min=True),
+        {name: member for name, member in ride().items() if name != "duration_min"},
+        [],
+    ],
+)
+def test_the_schema_rejects_what_the_code_rejects(content: Any) -> None:
+    assert not RAW.is_valid(content)
+    assert priced([encode(content)])[0]["reason"] is not None
+
+
+@pytest.mark.parametrize("alias", COMFORTS)
+def test_the_schema_takes_every_comfort(alias: str) -> None:
+    RAW.validate(ride(comfort=alias))
+    RESULT.validate(json.loads(priced([encode(ride(comfort=alias))])[0]["value"]))
+
+
+@pytest.mark.parametrize("distance", [haversine, geodesic])
+def test_the_formula(distance: Distance) -> None:
+    content = ride(price_base=2.5, price_per_km=1.25, price_per_min=0.5, duration_min=20)
+    found = json.loads(priced([encode(content)], distance)[0]["value"])
+    assert 20 < found["distance_km"] < 23
+    assert found["price_total"] == 2.5 + found["distance_km"] * 1.25 + 20 * 0.5
+    assert {name: found[name] for name in content} == content
+
+
+def test_nothing_is_rounded() -> None:
+    third = 1 / 3
+    content = ride(price_base=third, price_per_km=0, price_per_min=0, duration_min=1e-300)
+    found = json.loads(priced([encode(content)])[0]["value"])
+    assert (found["price_base"], found["price_total"], found["duration_min"]) == (third, third, 1e-300)
+
+
+@often
+@given(st.lists(st.floats(0, allow_infinity=False), min_size=1, max_size=20))
+def test_every_double_survives_the_result(numbers: list[float]) -> None:
+    rows = priced([encode(ride(duration_min=number, price_per_min=0)) for number in numbers])
+    assert [bits(read(row["value"])["duration_min"]) for row in rows] == list(map(bits, numbers))
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        {"duration_min": 1e308, "price_per_min": 1e308},
+        {"price_base": 1.7e308, "duration_min": 1.0, "price_per_min": 1.7e308},
+        {"price_per_km": 1e308, "duration_min": 1e308, "price_per_min": 10},
+    ],
+)
+def test_a_price_that_no_double_holds(amounts: dict[str, float]) -> None:
+    rows = priced([encode(ride(**amounts)), encode(ride())])
+    assert [row["reason"] for row in rows] == [Reason.NOT_FINITE, None]
+
+
+def test_unknown_fields_are_dropped() -> None:
+    content = ride()
+    content["origin"] = {**content["origin"], "name": "Bryant Park"}
+    found = json.loads(priced([encode({**content, "driver": {"id": 7}})])[0]["value"])
+    assert set(found) == {*content, "distance_km", "price_total"}
+    assert set(found["origin"]) == {"lat", "lon"}
+
+
+def test_one_unexpected_fault_does_not_stop_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(value: bytes) -> None:
+        raise ValueError("about \ud800")
+
+    monkeypatch.setattr(pricing, "parse_ride", parse)
+    rows = priced([encode(ride()), b"bad", encode(ride())])
+    assert [row["reason"] for row in rows] == [None, Reason.UNEXPECTED, None]
+    assert rows[1]["message"] == "ValueError: about \\ud800"
+    assert "Traceback" in rows[1]["stacktrace"]
+
+
+def test_no_messages_at_all() -> None:
+    assert priced([]) == []
+    assert [row["reason"] for row in priced([None, None])] == [Reason.EMPTY_VALUE] * 2
+
+
+def test_a_large_mixed_batch_keeps_its_order() -> None:
+    values = [encode(ride(ride_id=str(UUID(int=n)))) if n % 7 else b"bad %d" % n for n in range(5000)]
+    rows = priced(values)
+    assert [row["key"] for row in rows] == [str(UUID(int=n)).encode() if n % 7 else b"key" for n in range(5000)]
