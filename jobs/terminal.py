@@ -48,7 +48,7 @@ def print_pairs(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
     pairs = list(pairs)
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        console.print(f"{name:<{width}}  {value}")
+        console.print(f"{name:<{width}}  {escape(value)}".rstrip())
 
 
 def fit_table(console: Console, table: Table) -> RenderableType:

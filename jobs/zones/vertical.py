@@ -39,4 +39,4 @@ class ZonesSettings(RidesSettings):
 
 
 # The DAGs cost money on BigQuery, so `jobs unpause` does not turn them on.
-VERTICAL = Vertical(name="zones", settings=ZonesSettings)
+VERTICAL = Vertical(name="zones", settings=ZonesSettings, services=("gcs", "airflow"))
