@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings, load
+from jobs.terminal import escape_lines, make_console
 
-console = Console()
+console = make_console()
 
 # What grows with each run. Not `dag`: after a week's stop its rows look old, and toggles would be forgotten with them.
 _TABLES = ("dag_run", "log", "job", "asset_event", "callback", "xcom", "import_error", "session", "revoked_token")
@@ -67,8 +66,8 @@ def clean_up(*, dry_run: bool) -> bool:
         try:
             text = work(load(RidesSettings), dry_run)
         except DatastreamError as error:
-            text, done = f"[red]error:[/] {escape(str(error))}", False
-        console.print(f"{title}: {text}", soft_wrap=True, highlight=False)
+            text, done = f"[red]error:[/] {escape_lines(str(error))}", False
+        console.print(f"{title}: {text}")
     return done
 
 

@@ -8,9 +8,6 @@ from typing import Annotated, Any
 
 import requests
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from infra.docker import compose, environment, preflight
@@ -19,6 +16,7 @@ from infra.preflight import demand, show
 from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings, load
+from jobs.terminal import escape, escape_lines, make_console, print_error, print_pairs
 from jobs.verticals import find_verticals
 
 app = typer.Typer(
@@ -27,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 @app.command()
@@ -81,7 +79,6 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 def check() -> None:
     """Wait until every container is well, then check that Kibana has the dashboards and Kafka-UI sees the broker."""
     settings = load(Settings)
-    table = Table("what", "state")
     faults = []
     looks = {"containers": _containers}
     for name in (vertical.dashboard for vertical in find_verticals() if vertical.dashboard):
@@ -89,11 +86,10 @@ def check() -> None:
     looks["Kafka-UI"] = _kafka_ui
     for what, look in looks.items():
         try:
-            table.add_row(what, f"[green]✓[/] {escape(look(settings))}")
+            console.print(f"[green]✓[/] {what}: {escape(look(settings))}")
         except (DatastreamError, requests.RequestException) as error:
-            table.add_row(what, f"[red]✗[/] {escape(str(error))}")
+            console.print(f"[red]✗[/] {what}: {escape_lines(str(error))}")
             faults.append(what)
-    console.print(table)
     if faults:
         raise typer.Exit(1)
 
@@ -132,9 +128,8 @@ def _get(url: str, login: tuple[str, str] | None = None) -> Any:
 
 
 def where(settings: Settings) -> None:
-    """Tell where to look and how to stop."""
-    table = Table.grid(padding=(0, 2))
-    for what, place in (
+    """Show where to look and how to stop."""
+    places = (
         ("Airflow", f"http://localhost:{settings.airflow_port}  login {settings.airflow_user}, AIRFLOW_PASSWORD"),
         ("Kibana", f"http://localhost:{settings.kibana_port}  login elastic, ELASTIC_PASSWORD"),
         ("Kafka-UI", f"http://localhost:{settings.kafka_ui_port}"),
@@ -143,9 +138,8 @@ def where(settings: Settings) -> None:
         ("Passwords", "grep PASSWORD .env"),
         ("Prove it", "make smoke"),
         ("Stop", "make down (keeps the data); make clean (deletes it)"),
-    ):
-        table.add_row(what, place)
-    console.print(table)
+    )
+    print_pairs(console, places)
 
 
 def main() -> None:
@@ -153,7 +147,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}")
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

@@ -11,8 +11,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 if sys.platform == "win32":
@@ -29,6 +27,7 @@ except ModuleNotFoundError as error:
 from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
+from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
 from jobs.verticals import find_vertical, stack_settings
 
 NOT_RUNNING = 3
@@ -41,8 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
 
 Only = Annotated[
     list[str] | None,
@@ -66,10 +64,8 @@ def up(
     stack = local_stack(settings, console)
     names = _choose(stack, only, vertical)
     stack.up(names, timeout)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for service in stack.choose(names):
-        table.add_row(service.title, service.url(settings), service.login(settings))
-    console.print(table)
+    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
+    print_pairs(console, lines)
 
 
 @app.command()
@@ -95,7 +91,7 @@ def status() -> None:
             str(entry.service.port(settings)),
             "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
         )
-    console.print(table)
+    console.print(fit_table(console, table))
     if not all(entry.healthy for entry in entries):
         raise typer.Exit(1)
 
@@ -113,7 +109,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
     local_stack(settings, console).clean()
-    console.print(f"Deleted the services' data in {settings.datastream_state}.", highlight=False)
+    console.print(f"Deleted the services' data in {settings.datastream_state}.")
 
 
 @app.command()
@@ -177,7 +173,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

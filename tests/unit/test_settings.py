@@ -68,7 +68,7 @@ def test_topics_of_one_name_are_refused_by_every_command(monkeypatch: pytest.Mon
 def test_a_ledger_that_nobody_reads_any_more_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich ends a write to a closed pipe with SystemExit(1)."""
 
-    def broken_pipe(vertical: str) -> int:
+    def broken_pipe(vertical: str, *, as_json: bool) -> int:
         raise SystemExit(1)
 
     monkeypatch.setattr(ledger_command, "_ledger", broken_pipe)

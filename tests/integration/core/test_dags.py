@@ -125,8 +125,8 @@ def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pyt
     found = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     assert found.import_errors == {}
     expected = {
-        "dag_zones_train": playbook.steps("setup", "train"),
-        "dag_zones_score": playbook.steps("setup", "score"),
+        "dag_zones_train": playbook.read_steps("setup", "train"),
+        "dag_zones_score": playbook.read_steps("setup", "score"),
     }
     for dag_id, steps in expected.items():
         tasks = found.dags[dag_id].topological_sort()
@@ -146,7 +146,7 @@ def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pyt
             )
             assert (task.retries, task.owner) == (2, "datastream")
     names = {task.task_id for dag_id in expected for task in found.dags[dag_id].tasks}
-    assert not names & {step.name for step in playbook.steps("look", "scan", "teardown")}
+    assert not names & {step.name for step in playbook.read_steps("look", "scan", "teardown")}
 
 
 def test_the_order_of_tasks(bag: Any) -> None:

@@ -28,7 +28,7 @@ from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import look, reprocess
+from jobs.rides.ops.reprocess import plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.ops.trace import trace
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
@@ -180,7 +180,7 @@ def test_reprocessing_sees_dead_letters_and_results_right_behind_their_commit(bo
     bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
     produce(books.stack.kafka, books.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
     books.pricing.run()
-    work = look(systems(books), WINDOW)
+    work = plan_work(systems(books), WINDOW)
     assert len(work.rides) == 12, "a ride that was rejected has no price to mend"
     with dags(books):
         done = reprocess(systems(books), work, lambda: None)

@@ -77,7 +77,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 
 def test_commands_know_the_notes(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 6
-    assert "Index template notes is applied." in copy.run("jobs", "template")
+    assert "Applied index template notes." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}

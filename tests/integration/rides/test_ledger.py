@@ -90,7 +90,7 @@ def test_a_result_too_many(books: Books) -> None:
     books.sinking.run()
     found = books.ledger()
     assert found.exit_code == 1
-    assert "10 raw messages are done with, but there are 11 results" in found.faults[0]
+    assert "10 raw messages were processed, but there are 11 results" in found.faults[0]
 
 
 def test_a_document_too_few(books: Books) -> None:
@@ -279,8 +279,8 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
     sources = DEAD_LETTERS.sources_by_topic(books.settings)
     done = replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
-    window = reprocess.window("2026-01-01", "2026-02-01")
-    work = reprocess.look(Systems(books.settings, may_write=True), window)
+    window = reprocess.parse_window("2026-01-01", "2026-02-01")
+    work = reprocess.plan_work(Systems(books.settings, may_write=True), window)
     assert len(work.rides) == 10, "a stranger's dead letter leaves no ride out"
 
 

@@ -31,7 +31,7 @@ from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.rides.ops.reprocess import Reprocessed, Systems, Window, parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.settings import ROOT
 from jobs.zones import playbook
@@ -48,7 +48,7 @@ FROM, TO = "2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"
 BEFORE = ["2026-01-05T08:00:00Z", "2026-01-05T08:29:59.999999Z", "2026-01-04T10:00:00+00:00"]
 INSIDE = ["2026-01-05T08:30:00Z", "2026-01-05T11:15:00.5+02:00", "2026-01-05T09:59:59.999999Z"]
 AFTER = ["2026-01-05T10:00:00Z", "2026-01-05T10:30:00Z"]
-WINDOW = window(FROM, TO)
+WINDOW = parse_window(FROM, TO)
 
 
 def wrong(*degrees: Any) -> Any:
@@ -159,14 +159,14 @@ def systems(books: Books) -> Systems:
 
 def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
     with dags(books):
-        return reprocess(systems(books), look(systems(books), wanted), lambda: None)
+        return reprocess(systems(books), plan_work(systems(books), wanted), lambda: None)
 
 
 # --- The plain way -----------------------------------------------------------------------------
 
 
 def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
-    found = look(systems(rides.books), WINDOW)
+    found = plan_work(systems(rides.books), WINDOW)
     assert (len(found.rides), found.is_begun) == (30, False)
     done = run(rides.books)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
@@ -181,12 +181,12 @@ def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatc
     command = ["reprocess", FROM, TO]
     refused = CliRunner().invoke(command_line.app, command, input="n\n")
     assert refused.exit_code == 1
-    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
+    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z again" in refused.output
     assert not is_reprocessing(rides.books.stack.kafka, rides.books.pricing.source)
     with dags(rides.books, is_export_due=lambda: bool(asked)):
         done = CliRunner().invoke(command_line.app, [*command, "--yes"])
     assert (done.exit_code, done.exception) == (0, None)
-    assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
+    assert "Priced 30 rides again (34 messages). Deleted 34 rows of old results from Parquet" in done.output
     assert asked
     rides.check()
     nothing = CliRunner().invoke(command_line.app, ["reprocess", "2020-01-01", "2020-01-02"])
@@ -198,7 +198,7 @@ def test_once_more_takes_the_copies_only(rides: Rides) -> None:
     done = run(rides.books)
     assert (done.rides, done.copies, done.rows) == (30, 34, 34)
     rides.check(copies=68)
-    part = run(rides.books, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
+    part = run(rides.books, parse_window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
     assert (part.rides, part.copies, part.rows) == (10, 10, 10)
     rides.check(copies=78)
 
@@ -206,13 +206,13 @@ def test_once_more_takes_the_copies_only(rides: Rides) -> None:
 def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
     """In the native table too, which held the wrong prices already."""
     names = {"01_dataset", "02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"}
-    steps = [step for step in playbook.steps("dataset", "setup", "score") if step.name in names]
+    steps = [step for step in playbook.read_steps("dataset", "setup", "score") if step.name in names]
     assert len(steps) == len(names)
-    values = playbook.parameters(rides.books.settings)
+    values = playbook.build_parameters(rides.books.settings)
 
     def revenue(engine: LocalEngine) -> float:
         for step in steps:
-            for statement in step.statements(values):
+            for statement in step.build_statements(values):
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
         inside = {it["ride_id"] for it in rides.inside}
@@ -259,7 +259,7 @@ def test_a_window_whose_rides_are_all_rejected_by_now_is_purged_again(
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
     assert run(books).rejected == 30
     rebuild_sinks(books)
-    found = look(systems(books), WINDOW)
+    found = plan_work(systems(books), WINDOW)
     assert (found.rides, len(found.earlier.rides)) == (set(), 30)
     done = run(books)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
@@ -282,7 +282,7 @@ def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Ride
 
 def test_what_retention_has_taken_is_left_and_counted(books: Books, rides: Rides) -> None:
     delete_all_records(books.stack.kafka, books.pricing.source)
-    assert look(systems(books), WINDOW).rides == set()
+    assert plan_work(systems(books), WINDOW).rides == set()
     produce(books.stack.kafka, books.pricing.source, [keyed(it) for it in rides.inside[:3]])
     books.run()
     done = run(books)
@@ -353,7 +353,7 @@ def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
         pytest.param("_commit", 5, False, id="some-are-sent"),
         pytest.param("_send", 1, True, id="all-is-sent"),
         pytest.param("_wait_for", 2, True, id="indexed"),
-        pytest.param("_sent", 1, True, id="exported"),
+        pytest.param("_read_copies", 1, True, id="exported"),
         pytest.param("delete_rows", 3, True, id="some-objects-are-purged"),
         pytest.param("_purge_parquet", 1, True, id="all-objects-are-purged"),
         pytest.param("delete_where", 1, True, id="all-is-purged"),
@@ -369,14 +369,16 @@ def test_ended_anywhere_and_done_again(
             run(books)
     found = books.ledger()
     assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
-    with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
-        look(systems(books), window("2026-01-05", "2026-01-06"))
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
+    with pytest.raises(
+        ConfigurationError, match=r"unfinished.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"
+    ):
+        plan_work(systems(books), parse_window("2026-01-05", "2026-01-06"))
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
         reindex(systems(books))
     done = run(books)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
-    assert not look(systems(books), WINDOW).is_begun
+    assert not plan_work(systems(books), WINDOW).is_begun
 
 
 def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +394,7 @@ def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.Mon
                 with pytest.raises(OSError, match="killed"):
                     run(books)
 
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
         reindex(Systems(books.settings, begin, may_write=True))
     assert begun
     run(books)
@@ -403,7 +405,7 @@ def test_ended_within_a_transaction(rides: Rides, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
-            reprocess(systems(rides.books), look(systems(rides.books), WINDOW), lambda: None)
+            reprocess(systems(rides.books), plan_work(systems(rides.books), WINDOW), lambda: None)
     run(rides.books)
     rides.check()
 
@@ -461,12 +463,12 @@ def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(GroupWriter, "send", asleep)
     with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
-        reprocess(systems(books), look(systems(books), WINDOW), lambda: None)
+        reprocess(systems(books), plan_work(systems(books), WINDOW), lambda: None)
     rides.check()
 
 
 def test_plans_are_small_enough_for_an_offset() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
-    ends = module.positions_text(dict.fromkeys(range(200), 10**12))
+    ends = module.format_positions(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
     assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096
