@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def main() -> None:
     print(f"Set the users {ADMIN}, kibana_system, {', '.join(roles)} and the templates of {', '.join(templates)}.")
 
 
-def read_roles(indices: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_roles(indices: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Each role by its name; entries without `names` cover the indices whose names begin with one of `indices`."""
     names = [f"{index}*" for index in indices]
     roles = {path.stem: json.loads(path.read_text()) for path in sorted(ROLES.glob("*.json"))}

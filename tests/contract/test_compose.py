@@ -261,7 +261,7 @@ def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(environment, "LINK", tmp_path / "infra" / ".env")
     monkeypatch.setattr(environment.os, "getuid", lambda: 1234)
     monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
-    assert environment.make()
+    assert environment.write()
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     text = (tmp_path / "infra" / ".env").read_text()
     made = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
@@ -272,7 +272,7 @@ def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: p
     assert len({made[name] for name in environment.GENERATED}) == len(environment.GENERATED)
     # The YAML, the JSON of a connection and a URL take them as they are.
     assert all(re.fullmatch(r"[A-Za-z0-9_=-]+", made[name]) for name in environment.GENERATED)
-    assert not environment.make(), "what is there stays"
+    assert not environment.write(), "what is there stays"
     assert (tmp_path / ".env").read_text() == text
 
 
