@@ -81,12 +81,11 @@ def test_commands_know_the_notes(copy: Copy) -> None:
     assert "dag_score_notes" in copy.run("jobs", "unpause")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
-    assert "airflow/variables.env" in copy.run("infra.generate")
-    assert (
-        "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}"
-        in (copy.root / "infra" / "airflow" / "variables.env").read_text()
-    )
-    assert "NOTES_INDEX=${NOTES_INDEX:-}" in (copy.root / "infra" / "verticals.env").read_text()
+    assert "infra/airflow/env/notes.env" in copy.run("infra.generate")
+    lines = (copy.root / "infra" / "airflow" / "env" / "notes.env").read_text().splitlines()
+    assert "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}" in lines
+    assert "NOTES_INDEX=${NOTES_INDEX:-}" in lines
+    assert "- notes.env" in (copy.root / "infra" / "airflow" / "env" / "files.yml").read_text()
 
 
 def test_notes_go_all_the_way(copy: Copy) -> None:

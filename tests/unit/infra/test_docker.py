@@ -49,7 +49,7 @@ def finding(name: str, found: list[Finding]) -> Finding:
 
 def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = preflight.findings(settings())
+    found = preflight.run_checks(settings())
     assert "make demo" in finding("Docker", found).text
     assert not finding("Docker", found).fits
     assert not finding("Compose", found).fits
@@ -70,15 +70,15 @@ def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch
 )
 def test_versions_and_memory(fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
-    found = preflight.findings(settings())
+    found = preflight.run_checks(settings())
     assert [it.check for it in found if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
 
 
 def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_docker(version="28.2.2", **{"info --format {{.DockerRootDir}}": str(tmp_path)})
-    assert finding("Disk", preflight.findings(settings())).fits
+    assert finding("Disk", preflight.run_checks(settings())).fits
     monkeypatch.setattr(preflight, "DISK_GB", 10**6)
-    fault = finding("Disk", preflight.findings(settings()))
+    fault = finding("Disk", preflight.run_checks(settings()))
     assert not fault.fits
     assert "docker system df" in fault.text
 
@@ -86,9 +86,9 @@ def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="not Linux")
 def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 1)
-    assert not finding("vm.max_map_count", preflight.findings(settings())).is_advice
+    assert not finding("vm.max_map_count", preflight.run_checks(settings())).is_advice
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 10**12)
-    advice = finding("vm.max_map_count", preflight.findings(settings()))
+    advice = finding("vm.max_map_count", preflight.run_checks(settings()))
     assert advice.fits
     assert advice.is_advice
     assert "sudo sysctl -w vm.max_map_count=1000000000000" in advice.text
@@ -96,7 +96,7 @@ def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
 def test_the_client_speaks_to_one_major_version(version: str, fits: bool) -> None:
-    found = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
+    found = finding("Elasticsearch", preflight.run_checks(settings(es_version=version)))
     assert found.fits == fits
     if not fits:
         assert f"ES_VERSION={version}" in found.text
@@ -105,7 +105,7 @@ def test_the_client_speaks_to_one_major_version(version: str, fits: bool) -> Non
 def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert f"port {port}" in fault.text
         assert f"pid {os.getpid()}" in fault.text
@@ -113,28 +113,28 @@ def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> Non
         assert "make local-down" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"other\t{ROOT}\tother-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "the container other-kibana-1" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"mine\t{ROOT}\tmine-kibana-1")
-        assert finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port))).fits
+        assert finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port))).fits
 
         fake_docker(compose_config='{"name": "mine"}', ps="mine\t/elsewhere\tmine-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "another checkout, /elsewhere" in fault.text
         assert "COMPOSE_PROJECT_NAME" in fault.text
 
 
 def test_two_settings_with_one_port() -> None:
-    fault = finding("Ports", preflight.findings(settings(kibana_port=8080, kafka_ui_port=8080)))
+    fault = finding("Ports", preflight.run_checks(settings(kibana_port=8080, kafka_ui_port=8080)))
     assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
 
 
 def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
     def storage(**changes: object) -> Finding:
-        return finding("Cloud Storage", preflight.findings(settings(**changes)))
+        return finding("Cloud Storage", preflight.run_checks(settings(**changes)))
 
     key = tmp_path / "key.json"
     google = {"gcs_bucket": "mine", "google_application_credentials": str(key)}
@@ -159,7 +159,7 @@ def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: py
 
 def test_compose_files_that_cannot_be_read(fake_docker: FakeDocker) -> None:
     fake_docker(version="28.2.2", compose_version="2.39.4")
-    assert "docker compose config" in finding("Compose files", preflight.findings(settings())).text
+    assert "docker compose config" in finding("Compose files", preflight.run_checks(settings())).text
 
 
 def test_findings_are_shown_with_their_weight() -> None:
@@ -185,7 +185,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     ]
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": "\n".join(containers),
             "compose logs --no-log-prefix --tail 15 airflow-init": "why it failed",
         }
@@ -206,17 +206,17 @@ def test_what_is_not_well(fake_docker: FakeDocker) -> None:
     ]
     names = "kafka kafka-init kibana-init airflow-scheduler postgres"
     fake_docker(**{"compose ps --all": "\n".join(containers), "compose config --services": names})
-    assert set(compose.faults()) == {
+    assert set(compose.list_faults()) == {
         "airflow-scheduler is exited",  # stopped by hand: it ends with 0
         "kibana-init is exited",
-        "postgres is not there",
+        "postgres has no container",
     }
 
 
 def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": container("kibana", "running", "starting"),
             "compose logs --no-log-prefix --tail 15 kibana": "waiting",
         }
@@ -227,5 +227,5 @@ def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDo
 
 def test_an_image_that_cannot_be_built(fake_docker: FakeDocker) -> None:
     fake_docker()
-    with pytest.raises(ServiceUnavailableError, match="image could not be built"):
+    with pytest.raises(ServiceUnavailableError, match="did not build the images"):
         compose.up()
