@@ -43,7 +43,7 @@ def topics(stack: Stack, topic_factory: Callable[..., str]) -> Iterator[dict[str
 
 @fuzzed
 @given(data=st.data())
-def test_dead_letters_of_anyone_go_back_or_stay(
+def test_dead_letters_with_any_headers_are_replayed_or_kept(
     stack: Stack, topics: dict[str, tuple[str, Tail]], data: st.DataObject
 ) -> None:
     (raw, _), (result, _), (dlq, letters) = (topics[prefix] for prefix in ("raw", "result", "dlq"))
@@ -93,7 +93,7 @@ def test_dead_letters_of_anyone_go_back_or_stay(
     assert replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS).sent.total() == 0, "each once"
 
 
-def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
+def test_dead_letters_with_unreadable_headers_are_kept(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
     """The client cannot read header keys that are not UTF-8, and must not be asked twice: nobody knows the source."""
     (raw, _), (dlq, letters) = topics["raw"], topics["dlq"]
     for key in (b"\xff", TOPIC.encode() + b"\xe9"):

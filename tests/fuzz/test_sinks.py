@@ -33,7 +33,7 @@ def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
 
 @fuzzed
 @given(sent=st.lists(messages(foreign_values), max_size=25))
-def test_a_result_of_anyone_is_taken_or_refused(
+def test_any_result_is_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -42,7 +42,7 @@ def test_a_result_of_anyone_is_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
-def test_deep_and_large_results_are_taken_or_refused(
+def test_deep_and_large_results_are_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -51,7 +51,7 @@ def test_deep_and_large_results_are_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(good()), max_size=25))
-def test_what_is_priced_reaches_both_sinks(
+def test_priced_rides_reach_both_sinks(
     pricing: Pricing, sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""

@@ -99,7 +99,7 @@ def ledger(state: Path) -> dict[str, object]:
     return found
 
 
-def test_the_ledger_balances(demo: str, state: Path) -> None:
+def test_the_ledger_of_the_demo_balances(demo: str, state: Path) -> None:
     found = ledger(state)
     assert set(found) >= LEDGER_KEYS
     assert found["balanced"] is True
@@ -112,11 +112,11 @@ def test_the_ledger_balances(demo: str, state: Path) -> None:
     assert "balanced" in demo
 
 
-def test_the_report_is_written(demo: str, state: Path) -> None:
+def test_demo_writes_the_report(demo: str, state: Path) -> None:
     assert "Rides per minute" in (state / "report.html").read_text()
 
 
-def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
+def test_airflow_responds_and_the_ride_dags_are_unpaused(demo: str, run: Run) -> None:
     url = f"http://127.0.0.1:{run.airflow_port}"
     token = requests.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=30).json()
     headers = {"Authorization": f"Bearer {token['access_token']}"}
@@ -130,7 +130,7 @@ def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
     assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
 
 
-def test_the_playbook_runs_on_the_rides_that_just_flowed(demo: str, run: Run, state: Path) -> None:
+def test_the_playbook_runs_on_the_demo_rides(demo: str, run: Run, state: Path) -> None:
     printed = run("make", "bqml").stdout
     found = json.loads((state / "zones.json").read_text())
     assert sum(part["rides"] for part in found["revenue"]) == ledger(state)["elasticsearch"]
@@ -139,7 +139,7 @@ def test_the_playbook_runs_on_the_rides_that_just_flowed(demo: str, run: Run, st
     assert "<h2>Revenue by zone and comfort</h2>" in (state / "report.html").read_text()
 
 
-def test_one_ride_is_found_at_every_place(demo: str, run: Run, state: Path) -> None:
+def test_trace_shows_a_ride_in_every_system(demo: str, run: Run, state: Path) -> None:
     ride_id = ledger(state)["sample_result"]["ride_id"]
     traced = run(sys.executable, "-m", "jobs", "trace", ride_id).stdout
     for place in ("rides_raw", "rides_result", "Elasticsearch rides", "Parquet"):
@@ -157,7 +157,7 @@ def test_dead_letters_are_shown_and_replayed_once(demo: str, run: Run, state: Pa
     assert "0 in all" in run("make", "dlq-replay").stdout
 
 
-def test_it_runs_again_on_top(demo: str, run: Run, state: Path) -> None:
+def test_demo_can_be_run_again(demo: str, run: Run, state: Path) -> None:
     before = ledger(state)
     again = run("make", "demo", f"RIDES={RIDES}").stdout
     found = ledger(state)
@@ -166,7 +166,7 @@ def test_it_runs_again_on_top(demo: str, run: Run, state: Path) -> None:
     assert "already running" in again
 
 
-def test_the_readme_shows_what_happens(demo: str) -> None:
+def test_the_readme_shows_the_output_of_the_demo(demo: str) -> None:
     block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None
     printed = {shape(line) for line in demo.splitlines()}

@@ -97,14 +97,14 @@ def test_markers_are_late(books: Books, proxy: DelayingProxy) -> None:
     until(lambda: held(books, books.pricing.result) == 0, "the markers")
 
 
-def test_the_sinks_claim_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
+def test_the_sinks_claim_results_committed_a_moment_ago(books: Books, proxy: DelayingProxy) -> None:
     books.send(good=30)
     with held_markers(proxy, release_after_s=1):
         books.pricing.run()
         assert books.sinking.staged().records == 30
 
 
-def test_an_export_that_is_asked_for_takes_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
+def test_an_export_on_request_takes_results_committed_a_moment_ago(books: Books, proxy: DelayingProxy) -> None:
     books.send(good=30)
     with held_markers(proxy):
         books.pricing.run()
@@ -116,7 +116,7 @@ def test_an_export_that_is_asked_for_takes_what_was_committed_just_now(books: Bo
     assert books.exporting.staged().records == 30
 
 
-def test_no_lag_is_hidden(books: Books, proxy: DelayingProxy) -> None:
+def test_lag_includes_results_without_markers(books: Books, proxy: DelayingProxy) -> None:
     books.send(good=30)
     with held_markers(proxy):
         books.pricing.run()
@@ -137,7 +137,7 @@ def test_the_ledger_waits_for_markers(books: Books) -> None:
     assert (found.faults, found.held_back, found.exit_code) == ([], [], 0)
 
 
-def test_the_ledger_never_calls_lost_what_is_held_back(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_never_reports_held_back_results_as_lost(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """The group's marker may be there before those of its results."""
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
     books.send(good=30, bad=3)
@@ -153,7 +153,7 @@ def test_the_ledger_never_calls_lost_what_is_held_back(books: Books, monkeypatch
     until(lambda: books.ledger().exit_code == 0, "a balanced ledger")
 
 
-def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy: DelayingProxy) -> None:
+def test_dead_letters_are_replayed_right_after_their_commit(books: Books, proxy: DelayingProxy) -> None:
     books.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
         books.pricing.run()
@@ -164,7 +164,7 @@ def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy
     assert replay(*arguments).sent.total() == 0
 
 
-def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(books: Books) -> None:
+def test_dead_letters_and_traces_are_found_right_after_their_commit(books: Books) -> None:
     sent = ride()
     produce(books.stack.kafka, books.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
     books.pricing.run()
@@ -175,7 +175,7 @@ def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(
         assert [it.value() for it in letters.result()] == [b"bad"]
 
 
-def test_reprocessing_sees_dead_letters_and_results_right_behind_their_commit(books: Books) -> None:
+def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(books: Books) -> None:
     good = [ride(ts="2026-01-05T09:00:00Z") for _ in range(12)]
     bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
     produce(books.stack.kafka, books.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
@@ -189,7 +189,7 @@ def test_reprocessing_sees_dead_letters_and_results_right_behind_their_commit(bo
     assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
 
 
-def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
+def test_reindexing_takes_results_indexed_a_moment_ago(books: Books) -> None:
     books.send(good=30)
     books.pricing.run()
     books.sinking.run()
@@ -198,7 +198,7 @@ def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
     assert (done.results, done.documents) == (30, 30)
 
 
-def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> None:
+def test_the_wait_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> None:
     """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
     books.send(good=30)
     variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"}
@@ -232,7 +232,7 @@ def low(config: dict[str, Any], topic: str) -> int:
         return found[0]
 
 
-def test_records_with_old_time_stamps_stay_as_long_as_others(
+def test_records_with_old_timestamps_are_kept_as_long_as_others(
     late: tuple[Stack, DelayingProxy], topic_factory: Callable[..., str]
 ) -> None:
     config, raw = late[0].kafka, topic_factory("raw")

@@ -59,7 +59,7 @@ def _only() -> list[str]:
     return [argument for name in SERVICES for argument in ("--only", name)]
 
 
-def test_official_clients_get_answers(settings: Settings) -> None:
+def test_official_clients_get_responses(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert len(admin.describe_cluster().result(10).nodes) == 1
 
@@ -88,7 +88,7 @@ def test_a_second_up_changes_nothing(settings: Settings) -> None:
     assert _command(settings, "status", *_only()).returncode == 0
 
 
-def test_services_come_back_after_sigkill_with_their_data(settings: Settings) -> None:
+def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "acks": "all", "transactional.id": "probe"})
@@ -126,7 +126,7 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     assert blob.download_as_bytes() == b"kept"
 
 
-def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
     taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.free(1)[0]})
     result = _command(taken, "up", "--only", kafka.NAME, "--only", gcs.NAME)
     assert result.returncode == 1
@@ -137,7 +137,7 @@ def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_pa
     assert not (tmp_path / "state" / "run").exists()
 
 
-def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_rejected(settings: Settings, tmp_path: Path) -> None:
     deep = settings.model_copy(update={"datastream_state": tmp_path / ("deep" * 30)})
     result = _command(deep, "up", "--only", gcs.NAME)
     assert result.returncode == 1
@@ -145,7 +145,7 @@ def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Pat
     assert not deep.datastream_state.exists()
 
 
-def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> None:
+def test_down_leaves_no_process_and_can_be_repeated(settings: Settings) -> None:
     mine = [process.pid for process in processes.of(paths.of(settings))]
     assert len(mine) >= len(SERVICES) + 1
     result = _command(settings, "down")
@@ -156,7 +156,7 @@ def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> Non
     assert _command(settings, "status").returncode == 3
 
 
-def test_data_is_there_after_down_and_up(settings: Settings) -> None:
+def test_data_survives_down_and_up(settings: Settings) -> None:
     stack.up(settings, only=SERVICES)
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert "kept" in admin.list_topics(timeout=10).topics

@@ -76,7 +76,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
         shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
-def test_commands_know_the_notes(copy: Copy) -> None:
+def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 6
     assert "Index template notes is applied." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause")
@@ -90,7 +90,7 @@ def test_commands_know_the_notes(copy: Copy) -> None:
     assert "NOTES_INDEX=${NOTES_INDEX:-}" in (copy.root / "infra" / "verticals.env").read_text()
 
 
-def test_notes_go_all_the_way(copy: Copy) -> None:
+def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     good = [encode({"note_id": str(number), "text": "hi" + "!" * (number % 3)}) for number in range(200)]
     bad = [Raw(b"{}", b"key", [("trace", b"\xff")]), Raw(None, b"empty"), Raw(b"\xff")]
     produce(copy.kafka, RAW, [*good, *bad])
@@ -120,7 +120,7 @@ def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
     until(is_logged, "a log of DescribeNotes with its output")
 
 
-def test_dead_notes_are_sent_back_and_nothing_is_lost(copy: Copy) -> None:
+def test_replayed_notes_are_not_lost(copy: Copy) -> None:
     assert "3 dead letters went back to notes_raw" in copy.run("jobs", "dlq-replay", "notes")
     copy.run("jobs", "wait")
     found = copy.ledger()

@@ -177,14 +177,14 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
 
 
 @pytest.mark.parametrize(("name", "layer"), LENS)
-def test_figures_of_a_lens_layer(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
+def test_a_lens_layer_shows_the_figures_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
     value, keys, figures = FIGURES[name, layer]
     found = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
     # Buckets without rides are looked at below.
     assert {key: figure for key, figure in found.items() if figure} == exactly(figures(rides))
 
 
-def test_the_time_axis_shows_minutes_without_rides(shown: Rides) -> None:
+def test_the_time_axis_includes_minutes_without_rides(shown: Rides) -> None:
     rows = shown.of_lens(OBJECTS["lens", "rides-per-minute"], "by-comfort")
     minutes = [row["minute"] for row in rows if row["comfort"] == "low"]
     first = round(datetime(2026, 1, 5, 8, 1, tzinfo=UTC).timestamp() * 1_000)
@@ -192,7 +192,7 @@ def test_the_time_axis_shows_minutes_without_rides(shown: Rides) -> None:
     assert 0 in [row["rides_per_minute"] for row in rows]
 
 
-def test_nothing_has_no_average(shown: Rides) -> None:
+def test_a_minute_without_rides_has_no_average(shown: Rides) -> None:
     rows = shown.of_lens(OBJECTS["lens", "average-distance-per-minute"], "all")
     assert len(rows) == 90
     empty = [row["average_distance"] for row in rows if not row["average_distance"]]
@@ -201,7 +201,7 @@ def test_nothing_has_no_average(shown: Rides) -> None:
 
 
 @pytest.mark.parametrize("name", ["rides-per-minute", "average-price-per-minute", "revenue-by-comfort"])
-def test_comforts_keep_their_order_and_so_their_colours(shown: Rides, name: str) -> None:
+def test_comforts_keep_their_order_and_colours(shown: Rides, name: str) -> None:
     rows = shown.of_lens(OBJECTS["lens", name], "by-comfort")
     assert list(dict.fromkeys(row["comfort"] for row in rows)) == ["high", "low", "medium"]
 
@@ -218,7 +218,7 @@ def test_bars_add_up_to_the_revenue(shown: Rides) -> None:
 
 
 @pytest.mark.parametrize(("name", "layer_id"), MAPS)
-def test_points_of_a_map(shown: Rides, rides: list[Ride], name: str, layer_id: str) -> None:
+def test_a_map_shows_the_places_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer_id: str) -> None:
     field = {"origins": "origin", "destinations": "destination"}[name]
     panel = OBJECTS["map", name]
     layer = next(layer for layer in map_layers(panel) if layer["id"] == layer_id)
@@ -250,7 +250,7 @@ def check_documents(shown: Rides, rides: list[Ride], panel: SavedObject, layer: 
             assert row[name] == ride[name]
 
 
-def test_the_latest_rides(shown: Rides, rides: list[Ride]) -> None:
+def test_the_search_shows_the_latest_rides(shown: Rides, rides: list[Ride]) -> None:
     rows = shown.of_search(OBJECTS["search", "latest-rides"])
     latest = sorted(rides, key=milliseconds, reverse=True)
     assert [row["ride_id"] for row in rows] == [ride["ride_id"] for ride in latest]

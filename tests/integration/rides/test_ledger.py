@@ -31,7 +31,7 @@ from tests.testkit.rides import keyed, result
 from tests.testkit.wait import until
 
 
-def test_all_through(books: Books) -> None:
+def test_a_complete_run_is_balanced(books: Books) -> None:
     books.send(good=30, bad=4, twice=3)
     books.run()
     found = books.ledger()
@@ -41,7 +41,7 @@ def test_all_through(books: Books) -> None:
     assert (found.faults, found.balanced, found.exit_code) == ([], True, 0)
 
 
-def test_on_its_way_to_the_price_and_to_the_sinks(books: Books) -> None:
+def test_rides_in_flight_are_pending(books: Books) -> None:
     books.send(good=10)
     books.run()
     books.send(good=5)
@@ -63,7 +63,7 @@ def test_on_its_way_to_the_price_and_to_the_sinks(books: Books) -> None:
     assert (found.elasticsearch, found.parquet, found.in_flight, found.exit_code) == (15, 15, 0, 0)
 
 
-def test_the_export_may_be_ahead_of_the_index(books: Books) -> None:
+def test_an_export_ahead_of_the_index_is_balanced(books: Books) -> None:
     books.send(good=10)
     books.run()
     produce(books.stack.kafka, books.pricing.result, [Raw(b"no result", b"k")])
@@ -77,11 +77,11 @@ def test_the_export_may_be_ahead_of_the_index(books: Books) -> None:
     assert [fault for fault in found.faults if "raw messages" not in fault] == []
 
 
-def test_nothing_at_all_is_balanced(books: Books) -> None:
+def test_an_empty_stack_is_balanced(books: Books) -> None:
     assert books.ledger().exit_code == 0
 
 
-def test_a_result_too_many(books: Books) -> None:
+def test_an_extra_result_is_reported(books: Books) -> None:
     books.send(good=10)
     books.run()
     twin = books.pricing.results()[0]
@@ -92,7 +92,7 @@ def test_a_result_too_many(books: Books) -> None:
     assert "10 raw messages are done with, but there are 11 results" in found.faults[0]
 
 
-def test_a_document_too_few(books: Books) -> None:
+def test_a_missing_document_is_reported(books: Books) -> None:
     books.send(good=10)
     books.run()
     ride_id = next(iter(books.sinking.documents()))
@@ -103,7 +103,7 @@ def test_a_document_too_few(books: Books) -> None:
 
 
 @pytest.mark.parametrize("fault", ["lost", "doubled"])
-def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
+def test_a_missing_or_extra_object_is_reported(books: Books, fault: str) -> None:
     books.send(good=10)
     books.run()
     bucket = books.stack.gcs.bucket(books.exporting.bucket)
@@ -117,7 +117,7 @@ def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
     assert found.faults[0].startswith("Parquet holds")
 
 
-def test_replayed_letters_are_counted_apart(books: Books) -> None:
+def test_replayed_dead_letters_are_counted_separately(books: Books) -> None:
     books.send(good=5, bad=3)
     books.run()
     sources = DEAD_LETTERS.sources_by_topic(books.settings)
@@ -129,7 +129,7 @@ def test_replayed_letters_are_counted_apart(books: Books) -> None:
     assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).left == 3
 
 
-def test_refused_results_are_not_missed(books: Books) -> None:
+def test_rejected_results_are_not_reported_as_missing(books: Books) -> None:
     books.send(good=5)
     produce(books.stack.kafka, books.pricing.result, [Raw(b"no result", b"k")])
     books.run()
@@ -140,7 +140,7 @@ def test_refused_results_are_not_missed(books: Books) -> None:
     assert [fault for fault in found.faults if "raw messages" not in fault] == []
 
 
-def test_retention_leaves_nothing_to_tell(books: Books) -> None:
+def test_records_deleted_by_retention_prevent_a_verdict(books: Books) -> None:
     books.send(good=30)
     books.run()
     admin = AdminClient(books.stack.kafka)
@@ -192,7 +192,7 @@ def held(books: Books, topic: str) -> list[HeldBack]:
 
 
 @pytest.mark.parametrize("place", ["raw", "result", "dlq"])
-def test_what_a_stranger_holds_back_is_never_balanced(
+def test_messages_held_back_by_a_foreign_transaction_are_pending(
     books: Books, monkeypatch: pytest.MonkeyPatch, kafka_transactions: str, place: str
 ) -> None:
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
@@ -214,7 +214,7 @@ def test_what_a_stranger_holds_back_is_never_balanced(
     assert books.ledger().held_back == []
 
 
-def test_without_the_tool_the_command_to_ask_it_is_told(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_kafka_tool_the_command_is_shown(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = [HeldBack("rides_result", 3, 120, 7)]
     held, who = explained(books.stack.kafka, found)
@@ -224,9 +224,7 @@ def test_without_the_tool_the_command_to_ask_it_is_told(books: Books, monkeypatc
     assert explained(books.stack.kafka, []) == []
 
 
-def test_our_own_results_behind_a_strangers_transaction_are_not_lost(
-    books: Books, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_behind_a_foreign_transaction_are_not_lost(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
     with open_transaction(books, books.pricing.result):
         books.send(good=30)
@@ -243,7 +241,7 @@ def test_our_own_results_behind_a_strangers_transaction_are_not_lost(
         assert found.exit_code == 1, "more are missing than are held back"
 
 
-def test_refusals_behind_a_strangers_transaction_are_not_lost(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_behind_a_foreign_transaction_are_not_lost(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
     with open_transaction(books, books.pricing.dlq):
         produce(books.stack.kafka, books.pricing.result, [keyed(result(comfort="none")) for _ in range(40)])
@@ -291,7 +289,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
         ({"ELASTICSEARCH_URL": "no url"}, "no url"),
     ],
 )
-def test_whatever_keeps_the_ledger_from_a_verdict_ends_with_3(books: Books, changes: dict[str, str], text: str) -> None:
+def test_a_ledger_without_a_verdict_has_exit_code_3(books: Books, changes: dict[str, str], text: str) -> None:
     variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"} | changes
     done = subprocess.run(
         [sys.executable, "-m", "jobs", "ledger"],
@@ -301,7 +299,7 @@ def test_whatever_keeps_the_ledger_from_a_verdict_ends_with_3(books: Books, chan
     assert text in done.stderr
 
 
-def test_lag_is_what_a_group_has_to_pass(books: Books, fresh_name: Callable[[str], str]) -> None:
+def test_lag_counts_the_messages_that_a_group_has_not_read(books: Books, fresh_name: Callable[[str], str]) -> None:
     books.send(good=7)
     assert read_lag(books.stack.kafka, books.pricing.source, fresh_name("nobody")).offsets == 7
     books.run()

@@ -165,7 +165,7 @@ def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
 # --- The plain way -----------------------------------------------------------------------------
 
 
-def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
+def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
     found = look(systems(rides.books), WINDOW)
     assert (len(found.rides), found.is_begun) == (30, False)
     done = run(rides.books)
@@ -173,7 +173,7 @@ def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
     rides.check()
 
 
-def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in rides.books.names.items():
         monkeypatch.setenv(name.upper(), value)
     asked: list[Any] = []
@@ -193,7 +193,7 @@ def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatc
     assert "holds no priced ride" in nothing.output
 
 
-def test_once_more_takes_the_copies_only(rides: Rides) -> None:
+def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
     run(rides.books)
     done = run(rides.books)
     assert (done.rides, done.copies, done.rows) == (30, 34, 34)
@@ -227,7 +227,7 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
         assert revenue(engine) == pytest.approx(right)
 
 
-def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
+def test_a_ride_that_is_now_rejected_is_deleted_from_the_sinks(
     books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = [ride(ts=FROM, origin={"lat": 1.5, "lon": 0}) for _ in range(5)]
@@ -253,7 +253,7 @@ def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
     assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
 
 
-def test_a_window_whose_rides_are_all_rejected_by_now_is_purged_again(
+def test_a_window_of_only_rejected_rides_is_purged_again(
     books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
@@ -280,7 +280,7 @@ def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Ride
     assert books.ledger().exit_code == 0
 
 
-def test_what_retention_has_taken_is_left_and_counted(books: Books, rides: Rides) -> None:
+def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(books: Books, rides: Rides) -> None:
     delete_all_records(books.stack.kafka, books.pricing.source)
     assert look(systems(books), WINDOW).rides == set()
     produce(books.stack.kafka, books.pricing.source, [keyed(it) for it in rides.inside[:3]])
@@ -292,7 +292,7 @@ def test_what_retention_has_taken_is_left_and_counted(books: Books, rides: Rides
     assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside[:3])
 
 
-def test_a_lost_index_comes_back_with_the_right_prices(books: Books, rides: Rides) -> None:
+def test_a_lost_index_is_rebuilt_with_the_right_prices(books: Books, rides: Rides) -> None:
     run(books)
     before = books.sinking.documents()
     books.stack.elasticsearch.indices.delete(index=books.sinking.index)
@@ -310,7 +310,7 @@ def rebuild_sinks(books: Books) -> None:
         sink.run()
 
 
-def test_sinks_that_are_rebuilt_afterwards_need_it_once_more(books: Books, rides: Rides) -> None:
+def test_rebuilt_sinks_need_another_reprocessing(books: Books, rides: Rides) -> None:
     """docs/runbook_kafka.md, "Rebuild the sinks"."""
     run(books)
     rebuild_sinks(books)
@@ -359,7 +359,7 @@ def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
         pytest.param("delete_where", 1, True, id="all-is-purged"),
     ],
 )
-def test_ended_anywhere_and_done_again(
+def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
     rides: Rides, monkeypatch: pytest.MonkeyPatch, name: str, call: int, after: bool
 ) -> None:
     books = rides.books
@@ -379,7 +379,7 @@ def test_ended_anywhere_and_done_again(
     assert not look(systems(books), WINDOW).is_begun
 
 
-def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
     books = rides.books
     begun = False
 
@@ -399,7 +399,9 @@ def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.Mon
     rides.check()
 
 
-def test_ended_within_a_transaction(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reprocessing_that_fails_in_a_transaction_can_be_resumed(
+    rides: Rides, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
@@ -430,7 +432,7 @@ KILLED = """
 """
 
 
-def test_sigkill_within_a_transaction(rides: Rides, tmp_path: Path) -> None:
+def test_a_reprocessing_killed_in_a_transaction_can_be_resumed(rides: Rides, tmp_path: Path) -> None:
     mark = tmp_path / "blocked"
     names = {name.upper(): value for name, value in rides.books.names.items()}
     process = subprocess.Popen(
@@ -465,7 +467,7 @@ def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.Monk
     rides.check()
 
 
-def test_plans_are_small_enough_for_an_offset() -> None:
+def test_plans_fit_the_offset_metadata() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
     ends = module.positions_text(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))

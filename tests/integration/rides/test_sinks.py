@@ -85,7 +85,7 @@ def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> N
     assert exporting.stage() is None
 
 
-def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
+def test_results_of_dag_compute_cost_reach_both_sinks(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
     from tests.testkit.rides import ride
 
     rides = [ride(comfort="eco") for _ in range(30)]
@@ -98,7 +98,7 @@ def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sink
     assert {row["comfort"] for row in rows_of(exporting.objects())} == {"low"}
 
 
-def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
+def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:
     near, far = result(), result(origin={"lat": 48.85, "lon": 2.35})
     send(sinking, [near, far])
     sinking.run()
@@ -114,7 +114,7 @@ def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
 # --- The same thing again ----------------------------------------------------------------------
 
 
-def test_ids_that_need_escaping(sinking: Sinking) -> None:
+def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
     lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
     batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
@@ -196,7 +196,7 @@ def test_the_newest_offset_wins_in_any_order(sinking: Sinking, order: tuple[int,
     assert (document["price_total"], document["_version"]) == (2.0, 2)
 
 
-def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting) -> None:
+def test_concurrent_workers_write_the_same_content(sinking: Sinking, exporting: Exporting) -> None:
     send(sinking, results(200))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
@@ -211,7 +211,7 @@ def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting)
 # --- What cannot go on -------------------------------------------------------------------------
 
 
-def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting: Exporting) -> None:
+def test_documents_rejected_by_elasticsearch_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
     # What does not fit the small field is refused; the mapping takes the template's all the same.
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
@@ -240,7 +240,7 @@ def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting
     assert len(rows_of(exporting.objects())) == 22, "Parquet holds them all"
 
 
-def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Sinking) -> None:
+def test_an_index_with_another_mapping_fails_before_writing(sinking: Sinking) -> None:
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": {"comfort": {"type": "long"}}})
     send(sinking, results(3))
     staged = sinking.staged()
@@ -250,7 +250,9 @@ def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Si
     assert sinking.documents() == {}
 
 
-def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+def test_apply_template_adds_new_fields_to_an_existing_index(
+    sinking: Sinking, fresh_name: Callable[[str], str]
+) -> None:
     """The mapping of before a field was added: applied to the index that is there, not only to new ones."""
     sinking.index = fresh_name("rides")
     properties = {"ride_id": {"type": "keyword"}}
@@ -263,7 +265,7 @@ def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[
     assert len(sinking.documents()) == 3
 
 
-def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+def test_no_index_is_created_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
     sinking.index = fresh_name("rides")
     send(sinking, results(3))
     with pytest.raises(ConfigurationError, match=rf"{sinking.index} has no template.*make template"):
@@ -271,7 +273,7 @@ def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Calla
     assert not sinking.elasticsearch.indices.exists(index=sinking.index)
 
 
-def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
+def test_a_changed_template_is_reported(sinking: Sinking) -> None:
     template = json.loads(TEMPLATE.read_text())
     template["template"]["mappings"] |= {"dynamic": True}
     sinking.elasticsearch.indices.put_index_template(
@@ -282,7 +284,7 @@ def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
         sinking.write()
 
 
-def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
+def test_invalid_results_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
     good = results(5)
     bad = [None, b"", b"\xff", b"{}", encode(result(price_total=-1)), encode(result(comfort="eco"))]
     produce(sinking.config, sinking.source, [*map(keyed, good), *(Raw(value, b"k") for value in bad)])
@@ -300,7 +302,7 @@ def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting:
     assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 5
 
 
-def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acknowledged_dead_letters_are_freed(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     held = held_when_forgotten(monkeypatch)
     monkeypatch.setattr("jobs.kafka.commit.PIECE_RECORDS", 4)
     bad = [b"%d" % number for number in range(10)]
@@ -310,7 +312,7 @@ def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch
     assert Counter(letter.value for letter in sinking.dead_letters()) == Counter(bad)
 
 
-def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting) -> None:
+def test_a_missing_bucket_stops_before_writing(exporting: Exporting) -> None:
     send(exporting, results(5))
     staged = exporting.staged()
     exporting.bucket = "no-such-bucket"
@@ -321,7 +323,7 @@ def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting)
     assert "no-such-bucket" not in {bucket.name for bucket in exporting.gcs.list_buckets()}
 
 
-def test_whether_a_prefix_holds_objects(exporting: Exporting) -> None:
+def test_objects_under_a_prefix_are_found(exporting: Exporting) -> None:
     assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
     neighbour = exporting.prefix.rstrip("/") + "-other/x.parquet"
     exporting.gcs.bucket(exporting.bucket).blob(neighbour).upload_from_string(b"x")
@@ -412,7 +414,7 @@ def _through(sinking: Sinking, server: FakeGateway) -> str:
 @pytest.mark.parametrize(
     "refusals", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
 )
-def test_fake_gateway_refuses_for_now_and_nothing_is_lost(
+def test_temporary_errors_of_a_fake_gateway_are_retried(
     sinking: Sinking, gateway: FakeGateway, refusals: list[int | str]
 ) -> None:
     contents = results(25)
@@ -428,7 +430,7 @@ def test_fake_gateway_refuses_for_now_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("refusal", [401, 429, 503, "first document"])
-def test_fake_gateway_refuses_too_long(
+def test_lasting_errors_of_a_fake_gateway_fail_the_task(
     sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: int | str
 ) -> None:
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
@@ -449,7 +451,7 @@ def test_fake_gateway_refuses_too_long(
     assert len(sinking.documents()) == 5
 
 
-def test_fake_gateway_forbids_and_the_task_fails_at_once(sinking: Sinking, gateway: FakeGateway) -> None:
+def test_a_forbidden_response_of_a_fake_gateway_fails_the_task_at_once(sinking: Sinking, gateway: FakeGateway) -> None:
     send(sinking, results(1))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
@@ -460,7 +462,7 @@ def test_fake_gateway_forbids_and_the_task_fails_at_once(sinking: Sinking, gatew
     assert gateway.asked == 1
 
 
-def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_block_on_the_index_is_retried(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a full disk does to an index, but it stays so: retried, then a failed task, and no dead letters."""
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
@@ -476,7 +478,7 @@ def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monke
     assert len(sinking.documents()) == 5
 
 
-def test_an_alias_without_a_write_index_makes_no_dead_letters(
+def test_an_alias_without_a_write_index_writes_no_dead_letters(
     sinking: Sinking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Elasticsearch names it by the type that it has for bad documents, too."""
@@ -511,7 +513,7 @@ def _closed_port() -> int:
         return port
 
 
-def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_elasticsearch_is_reported(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -522,7 +524,7 @@ def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch
         sinking.index_rides(staged, transformed)
 
 
-def test_cloud_storage_is_away(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cloud_storage_is_reported(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 

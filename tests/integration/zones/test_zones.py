@@ -91,7 +91,7 @@ def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
 # --- The whole playbook ------------------------------------------------------------------------
 
 
-def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
+def test_every_step_runs_and_the_revenue_matches_the_rides(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     answers, found = whole(engine, settings, *playbook.USUAL)
@@ -169,7 +169,7 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
     assert (costs["external, all"], costs["native, all"]) == (RIDES + 40, RIDES)
 
 
-def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
+def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
@@ -194,7 +194,7 @@ def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
     assert len(after) == RIDES + 1
 
 
-def test_a_merge_from_duplicates_would_double_rides(
+def test_a_merge_without_the_distinct_view_doubles_rides(
     engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
     """Why the view stands under it."""
@@ -227,7 +227,7 @@ def test_only_rides_under_the_prefix_are_read(
 # --- Another city ------------------------------------------------------------------------------
 
 
-def test_rides_of_another_city_are_refused_with_the_remedy(
+def test_rides_of_another_city_are_rejected_with_the_remedy(
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
 ) -> None:
     put(stack.gcs, bucket, "rides/processed/", ride_rows(200, city="paris"))
@@ -242,7 +242,7 @@ def test_rides_of_another_city_are_refused_with_the_remedy(
 
 
 @pytest.mark.parametrize(("strangers", "is_refused"), [(100, False), (101, True)])
-def test_half_of_them_is_the_limit(  # noqa: PLR0917 (fixtures)
+def test_more_than_half_of_the_rides_outside_is_rejected(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, strangers: int, is_refused: bool
 ) -> None:
     home = [ride | {"origin_lat": 40.7549, "origin_lon": -73.984} for ride in ride_rows(100)]
@@ -254,7 +254,7 @@ def test_half_of_them_is_the_limit(  # noqa: PLR0917 (fixtures)
         assert whole(engine, settings)[1].outside == strangers
 
 
-def test_a_reference_file_of_the_same_city_serves_any_city(
+def test_a_reference_file_of_the_same_city_works_for_any_city(
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
 ) -> None:
     rides = ride_rows(400, city="paris")
@@ -274,7 +274,7 @@ def test_a_reference_file_of_the_same_city_serves_any_city(
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
 @pytest.mark.parametrize("is_faulty", [True, False])
-def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
+def test_all_three_forms_of_the_reference_file_are_loaded(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], form: Any, is_faulty: bool
 ) -> None:
     content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
@@ -293,7 +293,7 @@ def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
     assert answers["13_reference_uber"][0].rows == 1_960
 
 
-def test_a_made_up_file_goes_into_the_emulator_only(
+def test_a_generated_reference_file_is_written_only_to_the_emulator(
     stack: Stack, settings: Settings, values: Parameters, bucket: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"no gs://.*uber-split2\.csv.*docs/bqml_playbook\.md"):
@@ -304,13 +304,13 @@ def test_a_made_up_file_goes_into_the_emulator_only(
     assert reference.ensure(stack.gcs, values, may_generate=False) == made
 
 
-def test_a_file_of_another_kind_is_named(stack: Stack, values: Parameters, bucket: str) -> None:
+def test_a_reference_file_in_another_format_is_rejected(stack: Stack, values: Parameters, bucket: str) -> None:
     stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(b"lat,lon\n40.7,-73.9\n")
     with pytest.raises(ConfigurationError, match=r"no point inside SERVICE_AREA.*date, latitude, longitude, base"):
         reference.ensure(stack.gcs, values, may_generate=True)
 
 
-def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settings) -> None:
+def test_a_playbook_run_without_rides_names_the_remedy(engine: LocalEngine, settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=r"No object matches gs://.*rides/processed/.*make demo"):
         whole(engine, settings)
 
@@ -318,7 +318,7 @@ def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settin
 # --- Train and score apart, as Airflow runs them -------------------------------------------------
 
 
-def test_a_kept_model_scores_as_the_one_that_was_trained(
+def test_a_stored_model_scores_like_the_trained_one(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     with pytest.raises(ConfigurationError, match="dag_zones_train"):
@@ -341,7 +341,7 @@ def test_a_kept_model_scores_as_the_one_that_was_trained(
     assert sum(part.revenue for part in apart.revenue) == pytest.approx(sum(p.revenue for p in together.revenue))
 
 
-def test_a_result_is_written_whole_and_read_again(tmp_path: Path) -> None:
+def test_a_result_is_written_atomically_and_read_back(tmp_path: Path) -> None:
     zones = Zones("2026-01-05T00:00:00+00:00", "here", "a file", [], [], [(1.0, 2.0, 3)])
     write(zones, tmp_path / "new" / "zones.json")
     assert read(tmp_path / "new" / "zones.json") == zones
@@ -365,7 +365,7 @@ def test_teardown_leaves_nothing_and_can_be_repeated(
     assert engine._models == {}
 
 
-def test_teardown_leaves_what_others_keep_in_the_dataset(
+def test_teardown_keeps_foreign_tables_in_the_dataset(
     engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
     whole(engine, settings)
@@ -375,7 +375,7 @@ def test_teardown_leaves_what_others_keep_in_the_dataset(
     assert engine._query_value("SELECT x FROM rides.somebodys") == 1
 
 
-def test_a_bucket_that_is_away_is_named(stack: Stack, settings: Settings) -> None:
+def test_an_unreachable_bucket_is_reported_by_name(stack: Stack, settings: Settings) -> None:
     away = settings.model_copy(update={"gcs_bucket": "no-such-bucket"})
     with pytest.raises(DatastreamError, match=r"no-such-bucket.*GCS_BUCKET"):
         work.train_locally(away, stack.gcs, quiet)
@@ -398,7 +398,7 @@ def command(settings: Settings, state: Path, *options: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-def test_the_command_prints_steps_and_ends_with_the_revenue(
+def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
     settings: Settings, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     done = command(settings, tmp_path)
@@ -426,7 +426,7 @@ def test_the_command_prints_steps_and_ends_with_the_revenue(
     assert not (tmp_path / "dry" / "zones.json").exists()
 
 
-def test_the_command_refuses_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
+def test_the_bqml_command_rejects_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
     put(stack.gcs, settings.bucket, "rides/processed/", ride_rows(50, city="paris"))
     done = command(settings, tmp_path, "--no-scan")
     assert done.returncode == 1

@@ -56,25 +56,25 @@ def settings(fake: FakeElasticsearch, password: str) -> Settings:
 
 
 @pytest.mark.parametrize("held", ["wanted", "changeme"])
-def test_the_wanted_password_and_the_development_one_are_tried(fake: FakeElasticsearch, held: str) -> None:
+def test_the_configured_and_the_development_password_are_tried(fake: FakeElasticsearch, held: str) -> None:
     fake.password = held
     assert users.sign_in(settings(fake, "wanted")).security.authenticate()["username"] == "elastic"
 
 
-def test_a_node_that_has_just_started_is_asked_again(fake: FakeElasticsearch) -> None:
+def test_a_node_that_has_just_started_is_retried(fake: FakeElasticsearch) -> None:
     fake.refusals = 2
     assert users.sign_in(settings(fake, "wanted")).security.authenticate()["username"] == "elastic"
     assert fake.refusals == 0
 
 
-def test_another_password_is_told_with_the_remedy(fake: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_reported_with_the_remedy(fake: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "READY_S", 0.1)
     fake.password = "lost"  # noqa: S105
     with pytest.raises(ConfigurationError, match=r"ELASTIC_PASSWORD .*elasticsearch-reset-password.*make clean"):
         users.sign_in(settings(fake, "wanted"))
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_elasticsearch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "READY_S", 0.1)
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9: not ready"):
         users.sign_in(Settings(_env_file=None, elasticsearch_url="http://127.0.0.1:9"))  # type: ignore[call-arg]

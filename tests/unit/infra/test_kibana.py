@@ -92,23 +92,23 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 # The files
 
 
-def test_the_objects_are_those_of_the_dashboard() -> None:
+def test_the_folder_holds_exactly_the_objects_of_the_dashboard() -> None:
     assert {kind: {saved["id"] for saved in ALL if saved["type"] == kind} for kind in EXPECTED} == EXPECTED
     assert len(BY_KEY) == len(ALL) == sum(map(len, EXPECTED.values()))
 
 
-def test_the_ndjson_is_that_of_the_objects() -> None:
+def test_the_ndjson_file_holds_the_same_objects() -> None:
     assert NDJSON.read_text(encoding="utf-8") == to_ndjson(ALL), "run: python -m infra.kibana build"
 
 
 @pytest.mark.parametrize("path", sorted(OBJECTS.glob("*")), ids=lambda path: path.name)
-def test_files_are_as_an_export_writes_them(path: Path) -> None:
+def test_object_files_are_written_as_by_an_export(path: Path) -> None:
     """So that an export after a change in Kibana is a difference of what was changed, and of nothing else."""
     assert path.read_text(encoding="utf-8") == pretty(json.loads(path.read_text(encoding="utf-8"))) + "\n"
 
 
 @pytest.mark.parametrize("saved", ALL, ids=lambda saved: str(key(saved)))
-def test_objects_are_decoded_and_encoding_is_undone_by_decoding(saved: SavedObject) -> None:
+def test_decoding_reverses_encoding(saved: SavedObject) -> None:
     before = deepcopy(saved)
     assert decode(saved) == saved
     assert decode(encode(saved)) == saved
@@ -116,7 +116,7 @@ def test_objects_are_decoded_and_encoding_is_undone_by_decoding(saved: SavedObje
     assert saved == before, "nothing was changed in place"
 
 
-def test_encoded_objects_hold_strings_where_kibana_wants_them() -> None:
+def test_encoded_objects_hold_json_as_strings() -> None:
     for line in from_ndjson(NDJSON.read_text(encoding="utf-8")):
         strings = {name: value for name, value in walk(line["attributes"]) if name.endswith("JSON")}
         assert all(isinstance(value, str) and json.loads(value) is not None for value in strings.values())
@@ -134,7 +134,7 @@ def test_encoded_objects_hold_strings_where_kibana_wants_them() -> None:
             assert isinstance(line["attributes"]["state"], dict)
 
 
-def test_json_within_json_is_decoded_too_and_other_strings_are_not() -> None:
+def test_nested_json_is_decoded_and_other_strings_are_not() -> None:
     inner = {"layerListJSON": '[{"label":"Zürich"}]', "note": "[1]"}
     saved = {
         "type": "dashboard",
@@ -150,7 +150,7 @@ def test_json_within_json_is_decoded_too_and_other_strings_are_not() -> None:
     assert encode(decoded) == saved
 
 
-def test_fields_of_a_data_view_only_are_decoded_in_data_views_only() -> None:
+def test_data_view_fields_are_decoded_only_in_data_views() -> None:
     for kind, expected in (("index-pattern", []), ("search", "[]")):
         saved = {"type": kind, "id": "a", "attributes": {"fields": "[]"}, "references": []}
         assert decode(saved)["attributes"]["fields"] == expected
@@ -161,7 +161,7 @@ def test_fields_of_a_data_view_only_are_decoded_in_data_views_only() -> None:
 
 
 @pytest.mark.parametrize("saved", ALL, ids=lambda saved: str(key(saved)))
-def test_envelope(saved: SavedObject) -> None:
+def test_saved_objects_have_a_valid_envelope(saved: SavedObject) -> None:
     assert set(saved) == {
         *("attributes", "coreMigrationVersion", "id", "managed", "references", "type", "typeMigrationVersion")
     }
@@ -173,7 +173,7 @@ def test_envelope(saved: SavedObject) -> None:
         assert key(reference) in BY_KEY, reference
 
 
-def test_the_data_view() -> None:
+def test_the_data_view_matches_the_template() -> None:
     (view,) = (saved for saved in ALL if saved["type"] == "index-pattern")
     attributes = view["attributes"]
     assert (attributes["title"], attributes["timeFieldName"]) == ("rides*", "ts")
@@ -184,7 +184,7 @@ def test_the_data_view() -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("lens"))
-def test_lens_columns(saved: SavedObject) -> None:
+def test_lens_columns_are_consistent_and_use_mapped_fields(saved: SavedObject) -> None:
     attributes = saved["attributes"]
     assert set(attributes) <= {"title", "description", "visualizationType", "state", "version"}
     for layer_id, layer in lens_layers(saved).items():
@@ -215,7 +215,7 @@ def test_lens_columns(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("lens"))
-def test_lens_visualizations(saved: SavedObject) -> None:
+def test_lens_visualizations_use_existing_columns(saved: SavedObject) -> None:
     state = saved["attributes"]["state"]
     kind, visualization = saved["attributes"]["visualizationType"], state["visualization"]
     buckets, metrics = {
@@ -243,7 +243,7 @@ def test_lens_visualizations(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("map"))
-def test_maps(saved: SavedObject) -> None:
+def test_maps_use_mapped_fields_and_the_dashboard_time(saved: SavedObject) -> None:
     layers, state = saved["attributes"]["layerListJSON"], saved["attributes"]["mapStateJSON"]
     assert layers[0]["sourceDescriptor"]["type"] == "EMS_TMS"
     assert len({layer["id"] for layer in layers}) == len(layers) == len(map_layers(saved)) + 1
@@ -274,7 +274,7 @@ def test_maps(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("search"))
-def test_searches(saved: SavedObject) -> None:
+def test_searches_show_mapped_fields(saved: SavedObject) -> None:
     attributes = saved["attributes"]
     source = attributes["kibanaSavedObjectMeta"]["searchSourceJSON"]
     assert references(saved) == {source["indexRefName"]: Key("index-pattern", "rides")}
@@ -287,7 +287,7 @@ def dashboard() -> SavedObject:
     return BY_KEY[Key("dashboard", "rides")]
 
 
-def test_the_dashboard_opens_on_the_latest_hours(dashboard: SavedObject) -> None:
+def test_the_dashboard_opens_on_the_last_hours_and_refreshes(dashboard: SavedObject) -> None:
     attributes = dashboard["attributes"]
     assert attributes["title"] == "Rides"
     assert attributes["timeRestore"] is True
@@ -419,7 +419,7 @@ def not_kibana() -> Iterator[tuple[NotKibana, Kibana]]:
 Played = tuple[NotKibana, Kibana]
 
 
-def test_import_into_an_empty_stand_in_for_kibana(not_kibana: Played) -> None:
+def test_import_into_an_empty_fake_kibana_stores_all_objects(not_kibana: Played) -> None:
     played, kibana = not_kibana
     kibana.wait(5)
     done = import_objects(kibana, ALL)
@@ -431,7 +431,7 @@ def test_import_into_an_empty_stand_in_for_kibana(not_kibana: Played) -> None:
     assert all(it["kbn-xsrf"] and it["authorization"] == login for it in played.headers)
 
 
-def test_import_leaves_what_a_user_changed_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
+def test_import_keeps_user_changes_in_a_fake_kibana(not_kibana: Played) -> None:
     played, kibana = not_kibana
     import_objects(kibana, ALL)
     changed = Key("lens", "revenue")
@@ -445,7 +445,7 @@ def test_import_leaves_what_a_user_changed_in_the_stand_in_for_kibana(not_kibana
     assert played.stored[changed]["attributes"]["title"] == "Revenue"
 
 
-def test_import_brings_back_what_is_missing_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
+def test_import_restores_missing_objects_in_a_fake_kibana(not_kibana: Played) -> None:
     played, kibana = not_kibana
     import_objects(kibana, ALL)
     dashboard, changed, lost = Key("dashboard", "rides"), Key("lens", "revenue"), Key("map", "origins")
@@ -457,7 +457,7 @@ def test_import_brings_back_what_is_missing_in_the_stand_in_for_kibana(not_kiban
     assert played.stored == before | {name: encode(BY_KEY[name]) for name in (dashboard, lost)}
 
 
-def test_every_error_that_the_stand_in_for_kibana_names_is_told(not_kibana: Played) -> None:
+def test_all_import_errors_of_a_fake_kibana_are_reported(not_kibana: Played) -> None:
     played, kibana = not_kibana
     missing = [{"type": "index-pattern", "id": "gone"}]
     played.errors = [
@@ -471,14 +471,14 @@ def test_every_error_that_the_stand_in_for_kibana_names_is_told(not_kibana: Play
     assert kibana.address in str(raised.value)
 
 
-def test_a_default_data_view_stays_the_default_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
+def test_an_existing_default_data_view_of_a_fake_kibana_is_kept(not_kibana: Played) -> None:
     played, kibana = not_kibana
     played.default = "theirs"
     kibana.default_data_view("rides")
     assert played.default == "theirs"
 
 
-def test_waiting_for_the_stand_in_for_kibana(not_kibana: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_returns_when_a_fake_kibana_is_available(not_kibana: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved_objects, "_POLL_S", 0.01)
     played, kibana = not_kibana
     level = {"status": {"overall": {"level": "critical", "summary": "migrating"}}}
@@ -492,7 +492,7 @@ def test_waiting_for_the_stand_in_for_kibana(not_kibana: Played, monkeypatch: py
         kibana.wait(0.05)
 
 
-def test_nobody_answers() -> None:
+def test_an_unreachable_kibana_is_reported() -> None:
     kibana = Kibana(Settings(_env_file=None, kibana_url="http://127.0.0.1:9"))
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9 does not answer.*docker compose ps kibana"):
         kibana.wait(0)
@@ -506,7 +506,9 @@ def test_nobody_answers() -> None:
         (400, DatastreamError, "400"),
     ],
 )
-def test_refusals_of_the_stand_in_for_kibana(not_kibana: Played, status: int, kind: type[Exception], text: str) -> None:
+def test_refused_requests_to_a_fake_kibana_raise_the_matching_error(
+    not_kibana: Played, status: int, kind: type[Exception], text: str
+) -> None:
     played, kibana = not_kibana
     played.failures = [(status, {"message": "no"})]
     with pytest.raises(DatastreamError, match=rf"{text}") as raised:
@@ -515,7 +517,7 @@ def test_refusals_of_the_stand_in_for_kibana(not_kibana: Played, status: int, ki
     assert '"message": "no"' in str(raised.value)
 
 
-def test_an_export_is_a_readable_difference_of_what_was_changed(not_kibana: Played, tmp_path: Path) -> None:
+def test_an_export_from_a_fake_kibana_changes_only_edited_files(not_kibana: Played, tmp_path: Path) -> None:
     played, kibana = not_kibana
     import_objects(kibana, ALL)
     folder, target = tmp_path / "objects", tmp_path / "rides.ndjson"
@@ -537,7 +539,7 @@ def test_an_export_is_a_readable_difference_of_what_was_changed(not_kibana: Play
     assert '"title": "Umsatz in Zürich"' in written["lens.revenue.json"]
 
 
-def test_an_export_without_the_dashboard_names_the_remedy(not_kibana: Played) -> None:
+def test_an_export_from_a_fake_kibana_without_the_dashboard_names_the_remedy(not_kibana: Played) -> None:
     _, kibana = not_kibana
     with pytest.raises(DatastreamError, match=r"has no dashboard:rides.*python -m infra\.kibana import"):
         kibana.with_references(Key("dashboard", "rides"))
@@ -552,7 +554,7 @@ def test_an_export_without_the_dashboard_names_the_remedy(not_kibana: Played) ->
         ("readme.txt", "", "no saved objects"),
     ],
 )
-def test_wrong_files_are_named(tmp_path: Path, name: str, content: str, fault: str) -> None:
+def test_invalid_object_files_are_rejected_by_name(tmp_path: Path, name: str, content: str, fault: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigurationError, match=re.escape(fault)) as raised:
         read(tmp_path)

@@ -236,7 +236,7 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes | None:
 @given(st.lists(st.one_of(written(), as_json_writers_do(), mutated(), st.binary(max_size=12)), max_size=6))
 @example([encode(ride()).replace(b"2.55", b"-0")])
 @example([b'{"ride_id":"\\ud800"}', encode(ride(ride_id="X")).replace(b"X", b"\\ud800")])
-def test_the_columns_agree_with_the_contract(values: list[bytes | None]) -> None:
+def test_columnar_pricing_matches_the_contract(values: list[bytes | None]) -> None:
     rows = priced(values)
     assert len(rows) == len(values)
     for value, row in zip(values, rows, strict=True):
@@ -246,7 +246,7 @@ def test_the_columns_agree_with_the_contract(values: list[bytes | None]) -> None
         assert bits(content) == bits(wanted)
 
 
-def test_mutated_messages_have_the_outcome_of_parse_ride() -> None:
+def test_mutated_messages_have_the_same_outcome_as_parse_ride() -> None:
     """Reason, text, key and value of each are to the byte what parse_ride and the formula make of the message alone."""
     values = [*islice(mutations(seed=1), MUTATED)]
     kinds: Counter[str | None] = Counter()
@@ -324,7 +324,7 @@ def test_the_layout_of_a_message_does_not_matter(parsed: list[bytes | None]) -> 
         lambda _: None,
     ],
 )
-def test_what_leaves_doubt_is_left_to_parse_ride(
+def test_ambiguous_messages_are_parsed_by_parse_ride(
     doubtful: Callable[[bytes], bytes | None], parsed: list[bytes | None]
 ) -> None:
     good = encode(ride())
@@ -348,7 +348,9 @@ def test_a_negative_zero_is_the_same_on_both_paths(number: str, zero: str) -> No
     st.lists(st.one_of(written(), as_json_writers_do(), mutated()), min_size=2, max_size=5),
     st.randoms(use_true_random=False),
 )
-def test_neighbours_and_position_do_not_matter(values: list[bytes | None], rng: random.Random) -> None:
+def test_the_outcome_of_a_message_is_independent_of_its_neighbours(
+    values: list[bytes | None], rng: random.Random
+) -> None:
     order = rng.sample(range(len(values)), len(values))
     alone = [priced([value])[0] for value in values]
     assert priced(values) == alone
@@ -358,7 +360,7 @@ def test_neighbours_and_position_do_not_matter(values: list[bytes | None], rng: 
 
 @often
 @given(st.one_of(written(), mutated()))
-def test_code_and_schema_agree(value: bytes | None) -> None:
+def test_code_and_schema_accept_the_same_messages(value: bytes | None) -> None:
     """Where the schema can say it; what it cannot say is in its description."""
     reason, _ = plain(value, haversine)
     beyond_a_schema = {
@@ -398,13 +400,13 @@ def test_the_schema_rejects_what_the_code_rejects(content: Any) -> None:
 
 
 @pytest.mark.parametrize("alias", COMFORTS)
-def test_the_schema_takes_every_comfort(alias: str) -> None:
+def test_the_schema_accepts_every_comfort(alias: str) -> None:
     RAW.validate(ride(comfort=alias))
     RESULT.validate(json.loads(priced([encode(ride(comfort=alias))])[0]["value"]))
 
 
 @pytest.mark.parametrize("distance", [haversine, geodesic])
-def test_the_formula(distance: Distance) -> None:
+def test_the_price_follows_the_formula(distance: Distance) -> None:
     content = ride(price_base=2.5, price_per_km=1.25, price_per_min=0.5, duration_min=20)
     found = json.loads(priced([encode(content)], distance)[0]["value"])
     assert 20 < found["distance_km"] < 23
@@ -421,7 +423,7 @@ def test_nothing_is_rounded() -> None:
 
 @often
 @given(st.lists(st.floats(0, allow_infinity=False), min_size=1, max_size=20))
-def test_every_double_survives_the_result(numbers: list[float]) -> None:
+def test_every_double_is_written_with_full_precision(numbers: list[float]) -> None:
     rows = priced([encode(ride(duration_min=number, price_per_min=0)) for number in numbers])
     assert [bits(read(row["value"])["duration_min"]) for row in rows] == list(map(bits, numbers))
 
@@ -434,7 +436,7 @@ def test_every_double_survives_the_result(numbers: list[float]) -> None:
         {"price_per_km": 1e308, "duration_min": 1e308, "price_per_min": 10},
     ],
 )
-def test_a_price_that_no_double_holds(amounts: dict[str, float]) -> None:
+def test_a_price_too_large_for_a_double_is_rejected(amounts: dict[str, float]) -> None:
     rows = priced([encode(ride(**amounts)), encode(ride())])
     assert [row["reason"] for row in rows] == [Reason.NOT_FINITE, None]
 
@@ -447,7 +449,7 @@ def test_unknown_fields_are_dropped() -> None:
     assert set(found["origin"]) == {"lat", "lon"}
 
 
-def test_one_unexpected_fault_does_not_stop_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_unexpected_error_does_not_stop_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(value: bytes) -> None:
         raise ValueError("about \ud800")
 
@@ -458,7 +460,7 @@ def test_one_unexpected_fault_does_not_stop_the_batch(monkeypatch: pytest.Monkey
     assert "Traceback" in rows[1]["stacktrace"]
 
 
-def test_no_messages_at_all() -> None:
+def test_an_empty_batch_is_priced() -> None:
     assert priced([]) == []
     assert [row["reason"] for row in priced([None, None])] == [Reason.EMPTY_VALUE] * 2
 

@@ -113,7 +113,7 @@ def engine(address: str) -> BigQueryEngine:
 
 
 @pytest.mark.parametrize("has_dataset", [True, False])
-def test_fake_bigquery_is_asked_for_a_dataset_only_if_it_is_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
+def test_a_dataset_is_created_in_fake_bigquery_only_if_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
     """An account that may fill a dataset may not create any."""
     fake.has_dataset = has_dataset
     (step,) = steps("dataset")
@@ -123,7 +123,7 @@ def test_fake_bigquery_is_asked_for_a_dataset_only_if_it_is_missing(fake: FakeBi
     assert len(fake.jobs) == (0 if has_dataset else 1)
 
 
-def test_fake_bigquery_is_asked_for_a_dry_run(fake: FakeBigQuery) -> None:
+def test_an_estimate_is_a_dry_run_on_fake_bigquery(fake: FakeBigQuery) -> None:
     assert engine(fake.address).estimate("SELECT 1") == "3.25 MiB to read"
     (job,) = fake.jobs
     configuration = job["configuration"]
@@ -133,7 +133,7 @@ def test_fake_bigquery_is_asked_for_a_dry_run(fake: FakeBigQuery) -> None:
     assert job["jobReference"]["location"] == "EU"
 
 
-def test_fake_bigquery_answers_a_query(fake: FakeBigQuery) -> None:
+def test_rows_of_fake_bigquery_are_read(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "SELECT"}
     fake.rows = [["Midtown", "3"], ["Harlem", "2"]]
     answer = engine(fake.address).run("SELECT zone, n FROM rides.x", "36_revenue")
@@ -145,13 +145,13 @@ def test_fake_bigquery_answers_a_query(fake: FakeBigQuery) -> None:
     assert "dryRun" not in job["configuration"]
 
 
-def test_fake_bigquery_counts_what_a_merge_changed(fake: FakeBigQuery) -> None:
+def test_rows_changed_by_a_merge_on_fake_bigquery_are_counted(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "MERGE", "numDmlAffectedRows": "17"}
     answer = engine(fake.address).run("MERGE …", "30_merge_rides")
     assert (answer.rows, answer.columns) == (17, ())
 
 
-def test_fake_bigquery_counts_the_rows_of_a_table_that_was_made(fake: FakeBigQuery) -> None:
+def test_rows_of_a_table_created_on_fake_bigquery_are_counted(fake: FakeBigQuery) -> None:
     destination = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
     fake.statistics = {"statementType": "CREATE_TABLE_AS_SELECT"}
     original = fake.job
@@ -176,7 +176,7 @@ def test_fake_bigquery_counts_the_rows_of_a_table_that_was_made(fake: FakeBigQue
         ((501, "notImplemented", "not today"), ServiceUnavailableError, "safe to run it again"),
     ],
 )
-def test_fake_bigquery_refuses_and_the_remedy_is_named(
+def test_errors_of_fake_bigquery_name_the_remedy(
     fake: FakeBigQuery, fault: tuple[int, str, str], kind: type[Exception], text: str
 ) -> None:
     fake.fault = fault
@@ -184,7 +184,7 @@ def test_fake_bigquery_refuses_and_the_remedy_is_named(
         engine(fake.address).run("SELECT 1", "a_step")
 
 
-def test_fake_bigquery_cannot_tell_bytes_of_what_is_not_made_yet(fake: FakeBigQuery) -> None:
+def test_an_estimate_of_a_missing_table_on_fake_bigquery_is_unknown(fake: FakeBigQuery) -> None:
     fake.fault = (404, "notFound", "Not found: Table rides.zones")
     assert "unknown until the earlier steps have run" in engine(fake.address).estimate("SELECT * FROM rides.zones")
     fake.fault = (400, "invalidQuery", "Syntax error")
@@ -192,7 +192,7 @@ def test_fake_bigquery_cannot_tell_bytes_of_what_is_not_made_yet(fake: FakeBigQu
         engine(fake.address).estimate("SELECT FROM")
 
 
-def test_bigquery_does_not_read_the_emulator() -> None:
+def test_bigquery_with_the_emulator_is_rejected() -> None:
     settings = ZonesSettings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
     with (
         pytest.raises(ConfigurationError, match=r"cannot read the emulator.*GCS_BUCKET"),
@@ -201,7 +201,7 @@ def test_bigquery_does_not_read_the_emulator() -> None:
         pass
 
 
-def test_a_key_that_is_not_there_is_named() -> None:
+def test_a_missing_key_file_is_reported_by_name() -> None:
     settings = ZonesSettings(
         _env_file=None, bigquery_project="a-project", google_application_credentials="/nowhere/key.json"
     )
@@ -210,5 +210,5 @@ def test_a_key_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1,023 B"), (3_407_872, "3.25 MiB"), (2**41, "2 TiB")])
-def test_bytes_for_people(count: int, text: str) -> None:
+def test_bytes_are_formatted(count: int, text: str) -> None:
     assert format_bytes(count) == text

@@ -71,7 +71,7 @@ def world() -> World:
     return made
 
 
-def test_what_is_right_is_right(world: World) -> None:
+def test_a_correct_state_has_no_differences(world: World) -> None:
     assert world.faults() == []
 
 
@@ -142,14 +142,14 @@ def _another_reason(world: World) -> None:
         pytest.param(_row_value, "distance_km of ride", id="row-wrong"),
     ],
 )
-def test_what_is_wrong_is_told(world: World, spoil: Callable[[World], object], complaint: str) -> None:
+def test_every_difference_is_reported(world: World, spoil: Callable[[World], object], complaint: str) -> None:
     spoiled = copy.deepcopy(world)
     spoil(spoiled)
     faults = spoiled.faults()
     assert any(complaint in fault for fault in faults), faults
 
 
-def test_a_document_of_an_earlier_round_must_stay_as_it_was(world: World) -> None:
+def test_changed_documents_of_earlier_rounds_are_reported(world: World) -> None:
     books = Books("rides_raw", RESULT)
     books.send(world.sent)
     books.check_results(world.results)
@@ -161,7 +161,7 @@ def test_a_document_of_an_earlier_round_must_stay_as_it_was(world: World) -> Non
     assert books.differences == [f"Elasticsearch: ride {ride_id} has version 0, its newest result is at (1, 3)"]
 
 
-def test_objects_must_stay_as_they_were() -> None:
+def test_changed_objects_are_reported() -> None:
     before = {"a": "1", "b": "2", "c": "3"}
     assert changed(before, {"a": "1", "b": "9", "d": "4"}) == [
         "Parquet b holds something else than before",
@@ -169,7 +169,7 @@ def test_objects_must_stay_as_they_were() -> None:
     ]
 
 
-def test_the_feed_knows_what_it_sends() -> None:
+def test_the_feed_labels_every_message_it_sends() -> None:
     messages = list(islice(known_messages(7), 2_000))
     faults = [message for message in messages if message.fault]
     good = [message.value for message in messages if not message.fault]

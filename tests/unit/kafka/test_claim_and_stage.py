@@ -74,7 +74,7 @@ def split(messages: list[Message], at: list[int]) -> list[list[Message]]:
 
 @often
 @given(streams(), st.lists(st.integers(0, 40), max_size=6), st.integers(1, 12), st.integers(1, 120))
-def test_cuts_depend_on_the_messages_alone(
+def test_chunk_borders_depend_only_on_the_messages(
     messages: list[Message], borders: list[int], max_records: int, max_bytes: int
 ) -> None:
     at_once = cuts([messages], max_records, max_bytes)
@@ -100,7 +100,7 @@ def test_cuts_depend_on_the_messages_alone(
 
 @often
 @given(streams(), st.integers(1, 12), st.integers(1, 120), st.data())
-def test_growth_behind_a_claim_moves_no_border_before_it(
+def test_later_messages_do_not_move_chunk_borders(
     messages: list[Message], max_records: int, max_bytes: int, data: Any
 ) -> None:
     held = data.draw(st.integers(0, len(messages)))
@@ -108,7 +108,7 @@ def test_growth_behind_a_claim_moves_no_border_before_it(
     assert cuts([messages], max_records, max_bytes)[: max(len(before) - 1, 0)] == before[:-1]
 
 
-def test_headers_are_kept_as_they_were() -> None:
+def test_headers_are_staged_unchanged() -> None:
     (chunk,) = cuts([[message(4), message(5)]], 10, 1000)
     assert [row["headers"] for row in chunk.rows] == [
         None,
@@ -116,17 +116,17 @@ def test_headers_are_kept_as_they_were() -> None:
     ]
 
 
-def test_a_message_larger_than_a_chunk_is_a_chunk() -> None:
+def test_a_message_larger_than_the_limit_ends_its_chunk() -> None:
     found = cuts([[message(1, b"x"), message(2, b"x" * 500), message(3, b"x")]], 10, 100)
     assert [(chunk.first, chunk.last) for chunk in found] == [(1, 2), (3, 3)]
 
 
-def test_nothing_arrives() -> None:
+def test_no_messages_give_no_chunks() -> None:
     assert cuts([], 10, 100) == []
     assert cuts([[]], 10, 100) == []
 
 
-def test_batches_have_the_schema() -> None:
+def test_staged_batches_have_the_message_schema() -> None:
     lists = cast("Iterator[list[Any]]", iter([[message(1), message(2, None)]]))
     ((*_, batches),) = cut(lists, 10, 100)
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
@@ -137,7 +137,7 @@ def test_batches_have_the_schema() -> None:
 
 @often
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1000)), min_size=1, max_size=8), st.integers(1, 3000))
-def test_a_claim_is_bounded_and_starves_nobody(partitions: list[tuple[int, int]], most: int) -> None:
+def test_a_claim_is_bounded_and_shared_fairly_between_partitions(partitions: list[tuple[int, int]], most: int) -> None:
     starts = {number: start for number, (start, _) in enumerate(partitions)}
     within = {number: Bounds(0, start + backlog, start + backlog) for number, (start, backlog) in enumerate(partitions)}
     claims = limited(starts, within, most)
@@ -156,7 +156,7 @@ def at(*offsets: int | None) -> dict[int, Committed]:
     return {number: Committed(offset) for number, offset in enumerate(offsets)}
 
 
-def test_a_claim_starts_where_the_group_is() -> None:
+def test_a_claim_starts_at_the_committed_offsets() -> None:
     within = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4), 2: Bounds(2, 2, 2)}
     assert starting_offsets("raw", "group", at(5, 4, 2), within, has_output=True) == {0: 5, 1: 4, 2: 2}
     assert starting_offsets("raw", "group", at(3, 0, 2), within, has_output=False) == {0: 3, 1: 0, 2: 2}
@@ -176,14 +176,14 @@ def test_a_new_partition_starts_at_its_beginning() -> None:
     }
 
 
-def test_what_retention_took_is_counted() -> None:
+def test_messages_deleted_by_retention_are_counted() -> None:
     with pytest.raises(
         OffsetsError, match=r"raw\[1\]: group g committed offset 7, .*deleted the 93 messages up to 100"
     ):
         starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9, 9), 1: Bounds(100, 200, 200)}, has_output=False)
 
 
-def test_an_offset_behind_the_end_is_named() -> None:
+def test_an_offset_after_the_end_of_the_topic_is_rejected() -> None:
     with pytest.raises(OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"):
         starting_offsets("raw", "g", at(10), {0: Bounds(0, 9, 9)}, has_output=False)
 
@@ -197,7 +197,7 @@ def until(end: int, *batch: Message) -> tuple[list[int], bool]:
     return [found.offset() for found in messages], ended
 
 
-def test_the_end_is_where_the_position_says() -> None:
+def test_reading_ends_at_the_claimed_offset_or_the_end_of_the_partition() -> None:
     eof = KafkaError._PARTITION_EOF
     assert until(10, message(3), message(8)) == ([3, 8], False)
     assert until(10, message(8), message(9), message(10)) == ([8, 9], True)
