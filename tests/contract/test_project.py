@@ -184,3 +184,10 @@ def test_make_targets_named_in_texts_exist() -> None:
     for path in texts():
         named = set(re.findall(r"`make ([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
         assert named <= targets, path
+
+
+def test_tests_named_in_texts_exist() -> None:
+    for path in (path for path in tracked() if path.suffix == ".md"):
+        for file, name in re.findall(r"\b(tests/[\w/]+\.py)(?:::(test_\w+))?", path.read_text(encoding="utf-8")):
+            assert (ROOT / file).exists(), f"{path}: {file}"
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8") or not name, f"{path}: {file}::{name}"
