@@ -1,28 +1,28 @@
-# Datastream. `make` or `make help` tells what there is.
+# Datastream. `make help` lists the targets.
 
-# How many rides `make demo` sends, and how it and `make produce` send them (`make produce-help` tells all options).
+# Rides that `make demo` sends; how `make produce` sends them (all options: `make produce-help`).
 RIDES ?= 20000
 COUNT ?=
 RATE ?= 100
-# How many rides `make bench` measures with, and further options (`.venv/bin/python -m benchmarks --help`).
+# Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
-# How many batches of bad input each test of `make test-input` makes, and of which seed (default: another one each time).
+# Batches of bad input in each test of `make test-input`, and their seed (default: random).
 EXAMPLES ?= 200
 SEED ?=
 # Options of `make sizing`.
 SIZING ?=
-# How many rounds `make test-faults` and `make test-rounds` play; the targets of the former (none: all of them), whose
-# first round has SEED; how many whole demos the latter.
+# Rounds of `make test-faults` (the first has SEED) and of `make test-rounds`; targets of the former (empty: all); whole
+# demos of the latter.
 ROUNDS ?= 1
 DEMOS ?= 1
 TARGETS ?=
 
-# The first of these that is there and that Airflow runs on.
+# The first of these that exists and that Airflow supports.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
 PY := .venv/bin/python
-# So that a mirror that pip is told of serves uv too.
+# uv uses the same mirror as pip.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -35,10 +35,12 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 ##@ Start here
 .PHONY: help demo
 help:  ## Show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@test -t 1 && bold="$$(printf '\033[1m')" cyan="$$(printf '\033[36m')" plain="$$(printf '\033[0m')"; \
+	awk -v bold="$$bold" -v cyan="$$cyan" -v plain="$$plain" 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s%s%s\n", bold, substr($$0, 5), plain} \
+		/^[a-z-]+:.*## / {printf "  %smake %-16s%s %s\n", cyan, $$1, plain, $$2}' $(MAKEFILE_LIST)
 
-demo: local-up  ## Install, start everything without Docker, send RIDES=20000 rides through it, prove that all arrived
+demo: local-up  ## Install and start all services without Docker, send RIDES=20000 rides, prove that all arrived
 	@$(PY) -m jobs unpause
 	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
 	@$(PY) -m jobs wait
@@ -48,7 +50,7 @@ demo: local-up  ## Install, start everything without Docker, send RIDES=20000 ri
 
 ##@ The stack in Docker
 .PHONY: up down ps logs smoke doctor clean dashboard-import dashboard-export
-up: install-tools  ## Make an .env with generated secrets if there is none, check, start all and wait until it is healthy
+up: install-tools  ## Generate secrets into .env if it is missing, check the machine, start all, wait until healthy
 	@$(PY) -m infra.docker up
 
 down:  ## Stop and remove the containers; the data stays
@@ -60,7 +62,7 @@ ps:  ## Show the containers and their health
 logs:  ## Follow the logs: SERVICE=kafka (default: all)
 	@docker compose --profile '*' logs --follow --tail 100 $(SERVICE)
 
-smoke: install-tools  ## Send RIDES=20000 rides through the running stack, and prove that all arrived
+smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove that all arrived
 	@$(PY) -m infra.docker check
 	@$(PY) -m jobs unpause
 	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
@@ -70,27 +72,27 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, and p
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
 	@$(PY) -m infra.docker doctor
 
-clean: install-tools  ## Delete all data, of the stack in Docker and of the one without, after asking for each
+clean: install-tools  ## Delete all data, with and without Docker; asks before each
 	@! command -v docker >/dev/null || $(PY) -m infra.docker clean
 	@test ! -f .venv/.local.stamp || $(PY) -m infra.local clean
 
-dashboard-import: install-tools  ## Put the dashboard of infra/kibana back into Kibana, whatever was changed there
+dashboard-import: install-tools  ## Import the dashboard of infra/kibana into Kibana, overwriting changes made there
 	@$(PY) -m infra.kibana import --overwrite
 
-dashboard-export: install-tools  ## Write the dashboard as it is in Kibana to infra/kibana
+dashboard-export: install-tools  ## Export the dashboard from Kibana to infra/kibana
 	@$(PY) -m infra.kibana export
 
 ##@ The services without Docker
 .PHONY: local-up local-status local-down local-doctor
-local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; harmless to repeat
+local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; safe to repeat
 	@$(PY) -m infra.local up
 	@$(PY) -m jobs topics
 	@$(PY) -m jobs template
 
-local-status: install  ## Show what runs, where, and whether it is healthy
+local-status: install  ## Show each service, its address and its health
 	@$(PY) -m infra.local status
 
-local-down: install  ## Stop them all; the data stays
+local-down: install  ## Stop the services; the data stays
 	@$(PY) -m infra.local down
 
 local-doctor: install  ## Check memory, disk and ports without starting anything
@@ -98,63 +100,63 @@ local-doctor: install  ## Check memory, disk and ports without starting anything
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
-topics: install-tools  ## Create the topics of infra/kafka/topics; report what differs; APPLY=1 alters it
+topics: install-tools  ## Create the topics of infra/kafka/topics, report differences; APPLY=1 alters them
 	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
 template: install-tools  ## Apply the Elasticsearch index templates
 	@$(PY) -m jobs template
 
-bucket: install-tools  ## Create the bucket in the emulator; at Google, see that it is there
+bucket: install-tools  ## Create the bucket in the emulator; on Google Cloud, check that it exists
 	@$(PY) -m jobs bucket
 
-produce: install-tools  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=100 a second (0: as fast as it goes)
+produce: install-tools  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=100 a second (0: no limit)
 	@$(PY) -m jobs produce --rate $(RATE) $(if $(COUNT),--count $(COUNT))
 
 produce-help: install-tools
 	@$(PY) -m jobs produce --help
 
-lag: install-tools  ## Watch what each group has still to do
+lag: install-tools  ## Watch the lag of each consumer group
 	@$(PY) -m jobs lag
 
-export: install-tools  ## Export at once what waits for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
+export: install-tools  ## Export now, without waiting for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
 	@$(PY) -m jobs export
 
-ledger: install-tools  ## Count every message at every system and compare the figures: VERTICAL=rides
+ledger: install-tools  ## Count every message in every system and compare the figures: VERTICAL=rides
 	@$(PY) -m jobs ledger $(VERTICAL)
 
 report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
 
-bqml: install-tools  ## Zones by k-means, revenue by zone and comfort: on BigQuery if BIGQUERY_PROJECT is set, else here
+bqml: install-tools  ## Zones by k-means, revenue by zone and comfort: in BigQuery if BIGQUERY_PROJECT is set, else locally
 	@$(PY) -m jobs bqml
 
-trace: install-tools  ## Follow one ride: RIDE=<ride_id>
-	@$(PY) -m jobs trace $(or $(RIDE),$(error which one? make trace RIDE=<ride_id>))
+trace: install-tools  ## Show one ride in every system: RIDE=<ride_id>
+	@$(PY) -m jobs trace $(or $(RIDE),$(error which ride? make trace RIDE=<ride_id>))
 
-dlq: install-tools  ## Show the latest dead letters and why they are there: COUNT=20
+dlq: install-tools  ## Show the latest dead letters and their reasons: COUNT=20
 	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT))
 
-dlq-replay: install-tools  ## Send dead letters back to their source topic, each once
+dlq-replay: install-tools  ## Send each dead letter back to its source topic, once
 	@$(PY) -m jobs dlq-replay
 
-##@ Operations that repair (docs/runbook_kafka.md)
+##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup
 offsets: install-tools  ## Set a group's offsets: GROUP=dag_compute_cost TO=kept|end|beginning|2026-01-05T08:00:00Z
-	@$(AT_TASKS) -m jobs offsets $(or $(GROUP),$(error of which group? make offsets GROUP=dag_compute_cost TO=kept)) \
-		$(or $(TO),$(error to where? make offsets GROUP=$(GROUP) TO=kept)) $(if $(YES),--yes)
+	@$(AT_TASKS) -m jobs offsets $(or $(GROUP),$(error which group? make offsets GROUP=dag_compute_cost TO=kept)) \
+		$(or $(TO),$(error to which offset? make offsets GROUP=$(GROUP) TO=kept)) $(if $(YES),--yes)
 
-# What tasks stage, and the ids of their topics, are in a volume of the stack in Docker: a DAG's group is set there.
+# In Docker, staged files and topic ids are in a volume: a DAG's group is set in the scheduler's container.
 AT_TASKS = $(if $(filter dag_%,$(GROUP)),$(or $(shell test -z "$$(docker compose ps --quiet --status running \
 	airflow-scheduler 2>/dev/null)" || echo docker compose exec airflow-scheduler python),$(PY)),$(PY))
 
-reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may run meanwhile
+reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may keep running
 	@$(PY) -m jobs reindex
 
-reprocess: install-tools  ## Price a window of ride time anew: FROM=2026-01-05 TO=2026-01-06T08:00:00Z (TO is not part of it)
+reprocess: install-tools  ## Price a window of ride time again: FROM=2026-01-05 TO=2026-01-06T08:00:00Z (exclusive)
 	@$(PY) -m jobs reprocess $(or $(FROM),$(error from when? make reprocess FROM=2026-01-05 TO=2026-01-06)) \
 		$(or $(TO),$(error until when? make reprocess FROM=2026-01-05 TO=2026-01-06)) $(if $(YES),--yes)
 
-cleanup: install-tools  ## Delete what is older than .env keeps (the stack does so daily); DRY_RUN=1 only tells
+cleanup: install-tools  ## Delete what is past the retention in .env (Docker: runs daily); DRY_RUN=1 only lists it
 	@if test -n "$$(docker compose ps --quiet --status running airflow-cleanup 2>/dev/null)"; \
 		then docker compose exec airflow-cleanup python -m infra.cleanup $(if $(DRY_RUN),--dry-run); \
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
@@ -175,36 +177,36 @@ format: install-dev  ## Format the code
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-test: install-dev  ## Run all tests, against real services that they start and stop themselves
+test: install-dev  ## Run all tests against real services, which they start and stop
 	@.venv/bin/pytest
 
-test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches for each test, SEED=7
+test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches per test, SEED=7
 	@EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/fuzz --durations 8 --hypothesis-seed $(or $(SEED),$(shell date +%s))
 
-test-stack: install-dev  ## Bring the stack in Docker up beside others, use it, kill parts of it, and remove it
+test-stack: install-dev  ## Start a second stack in Docker, use it, kill parts of it, remove it
 	@.venv/bin/pytest -x tests/stack
 
-test-unit: install-dev  ## Run the tests that need no service
+test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
 
-test-faults: install-dev  ## Kill, freeze and starve each part while rides flow, and compare every id: ROUNDS=10 SEED=1
+test-faults: install-dev  ## Kill, freeze and starve each service while rides flow, compare every id: ROUNDS=10 SEED=1
 	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TARGETS),--targets $(TARGETS))
 
-test-rounds: install-dev  ## Produce, wait, ledger on fresh topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
+test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
-bench: install-dev  ## Measure speed beside peers, freshness and scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+bench: install-dev  ## Measure speed compared with peers, freshness, scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 
 sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help
 	@$(PY) -m benchmarks.sizing $(SIZING)
 
-generate: install-tools  ## Write the files that follow from what the code declares (infra/generate.py)
+generate: install-tools  ## Write the files that are generated from the code (infra/generate.py)
 	@$(PY) -m infra.generate
 
-requirements: .venv/bin/uv  ## Pin all dependencies anew
+requirements: .venv/bin/uv  ## Pin all dependencies again
 	@for set in dev local image tools; do \
 		test $$set = dev && also="" || also="--constraints requirements/dev.txt"; \
 		test $$set = tools && extra="" || extra="--extra $$set"; \
@@ -218,7 +220,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
 	python3 python3-venv; macOS: brew install python@3.13), or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual \
-	environment. Debian and Ubuntu keep that apart: apt install python3-venv" >&2; exit 1; }
+	environment. Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --retries 2 --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
@@ -227,7 +229,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies anew
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
-# The peers of `make bench` want other versions than we do.
+# The peers of `make bench` need other versions than this project.
 .venv-bench/.stamp: requirements/bench.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
@@ -240,5 +242,5 @@ INSTALL_SET = echo "Installing $< (the first time this takes a while)"; \
 	.venv/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $< && \
 	touch $@ || { echo "$(UNREACHABLE)" >&2; exit 1; }
 
-UNREACHABLE = error: packages could not be installed (the reason stands above). If the package index cannot be \
-reached: check the network, set HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.
+UNREACHABLE = error: cannot install packages (see the reason above). If the package index is unreachable: check the \
+network, set HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.
