@@ -1,7 +1,7 @@
-"""Every panel of Kibana's dashboard against a real Elasticsearch: what it would show is what was indexed.
+"""Each panel of Kibana's dashboard shows the figures of the indexed rides.
 
-There is no Kibana here. `infra.kibana.queries` translates the saved objects to what Kibana asks; the figures that it is
-held against are computed from the rides alone, panel by panel.
+No Kibana is available here. `tests.testkit.dashboard.queries` translates the saved objects to Kibana's requests, which
+run against a real Elasticsearch. The expected figures are computed from the rides alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from infra.kibana.picture import latest, page
-from infra.kibana.queries import Rides, lens_layers, map_layers
 from infra.kibana.saved_objects import SavedObject, objects_folder, read
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
+from tests.testkit.dashboard.picture import latest, page
+from tests.testkit.dashboard.queries import Rides, lens_layers, map_layers
 
 Ride = dict[str, Any]
 Group = Callable[[Ride], Hashable]

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from infra.kibana import saved_objects
-from infra.kibana.queries import lens_layers, map_layers
 from infra.kibana.saved_objects import (
     Key,
     Kibana,
@@ -38,6 +37,7 @@ from infra.kibana.saved_objects import (
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import Settings
+from tests.testkit.dashboard.queries import lens_layers, map_layers
 
 OBJECTS = saved_objects.objects_folder("rides")
 NDJSON = saved_objects.ndjson("rides")

@@ -19,10 +19,10 @@ import plotly.graph_objects as go
 from elasticsearch import Elasticsearch
 from plotly.offline import get_plotlyjs
 
-from infra.kibana.queries import Json, Rides, Row, lens_layers, map_layers
 from infra.kibana.saved_objects import Key, SavedObject, key
 from jobs.errors import ConfigurationError, DatastreamError
 from jobs.sinks.elasticsearch import explained
+from tests.testkit.dashboard.queries import Json, Rides, Row, lens_layers, map_layers
 
 WIDTH_PX, ROW_PX = 1_440, 20
 COLUMNS = 48

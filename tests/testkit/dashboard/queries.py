@@ -1,8 +1,8 @@
 """What Kibana asks Elasticsearch for a panel, and what the panel shows of the answer.
 
-A translation of those parts of Kibana 8.8 to 9.x that the dashboard uses: Lens columns, a map's grid and documents
-layers, a saved search. It serves the tests, which compare the figures with the rides, and the picture in the docs.
-Whatever a panel has beyond that is refused rather than left out.
+It translates the parts of Kibana 8.8 to 9.x that the dashboard uses: Lens columns, a map's grid and documents layers,
+a saved search. Tests compare the figures with the rides; `picture` draws them for the docs. Anything else in a panel is
+rejected.
 """
 
 from __future__ import annotations
