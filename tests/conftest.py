@@ -87,6 +87,12 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
+def httpserver_listen_address() -> tuple[str, int]:
+    """pytest-httpserver: 127.0.0.1 instead of localhost, which may be ::1."""
+    return "127.0.0.1", 0
+
+
+@pytest.fixture(scope="session")
 def topic_factory(stack: Stack) -> Callable[..., str]:
     return topic_maker(stack.kafka)
 

@@ -6,21 +6,22 @@ import io
 import itertools
 import json
 import random
+import re
+import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 from elasticsearch import Elasticsearch
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.kafka.claim import Limits
@@ -334,117 +335,95 @@ def test_objects_under_a_prefix_are_found(exporting: Exporting) -> None:
     assert holds_objects(exporting.gcs, exporting.bucket, f"/{exporting.prefix}/")
 
 
-# --- Elasticsearch away for a while (a fake stands in front of the real one) -------------------
+# --- Temporary errors of Elasticsearch (a fake gateway in front of the real node) --------------
 
 
-class FakeGateway(ThreadingHTTPServer):
-    """Passes requests on to the real Elasticsearch, after refusing as many bulk requests as it was told to."""
+class FakeGateway:
+    """Forwards requests to Elasticsearch after failing the next bulk requests as `failures` says."""
 
-    refusals: list[int | str]
-    asked = 0
-    target = ""
+    def __init__(self, server: HTTPServer, target: str) -> None:
+        self.url = f"http://{server.host}:{server.port}"
+        self.failures: list[int | str] = []
+        self.bulk_requests = 0
+        self._target = target
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
 
+    def respond(self, request: Request) -> Response:
+        if not request.path.endswith("/_bulk"):
+            return self.forward(request)
+        self.bulk_requests += 1
+        match self.failures.pop(0) if self.failures else None:
+            case None:
+                return self.forward(request)
+            case "hang up":
+                request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                return Response()
+            case "first document":
+                return self.reject_first_document(request)
+            case status:
+                return self.reply(int(status), {"error": {"type": "fake", "reason": "not now"}, "status": status})
 
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeGateway
-    protocol_version = "HTTP/1.1"
+    def reject_first_document(self, request: Request) -> Response:
+        if request.args.get("filter_path") == "errors":  # the client asks again for the items
+            self.failures.insert(0, "first document")
+            return self.reply(200, {"errors": True})
+        rest = b"".join(request.get_data().splitlines(keepends=True)[2:])
+        accepted = json.loads(self.forward(request, rest).get_data())["items"] if rest else []
+        error = {"type": "es_rejected_execution_exception", "reason": "-"}
+        return self.reply(200, {"items": [{"index": {"status": 429, "error": error}}, *accepted]})
 
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
-        first: dict[str, Any] | None = None
-        if "_bulk" in self.path:
-            self.server.asked += 1
-            refusal = self.server.refusals.pop(0) if self.server.refusals else None
-            if refusal == "hang up":
-                self.close_connection = True
-                return None
-            if refusal == "first document":
-                first = {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "-"}}}
-                body = b"".join(body.splitlines(keepends=True)[2:])
-                if "filter_path=errors" in self.path:  # which one will be asked next
-                    self.server.refusals.insert(0, refusal)
-                    return self._reply(200, b'{"errors":true}')
-            elif refusal is not None:
-                return self._reply(int(refusal), b'{"error":{"type":"fake","reason":"not now"},"status":%d}' % refusal)
-        request = Request(self.server.target + self.path, body or None, headers, method=self.command)  # noqa: S310
-        try:
-            with urlopen(request, timeout=30) as response:  # noqa: S310
-                status, content = response.status, response.read()
-        except HTTPError as error:
-            status, content = error.code, error.read()
-        if first:
-            content = json.dumps({"items": [first, *json.loads(content)["items"]]}).encode()
-        return self._reply(status, content)
+    def forward(self, request: Request, body: bytes | None = None) -> Response:
+        headers = {name: value for name, value in request.headers if name.lower() not in ("host", "content-length")}
+        url = self._target + request.full_path
+        answer = requests.request(request.method, url, data=body or request.get_data(), headers=headers, timeout=30)
+        return self.reply(answer.status_code, answer.content)
 
-    def _reply(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/vnd.elasticsearch+json;compatible-with=9")
-        self.send_header("x-elastic-product", "Elasticsearch")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_HEAD = _answer
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    @staticmethod
+    def reply(status: int, content: Any) -> Response:
+        body = content if isinstance(content, bytes) else json.dumps(content)
+        kind = "application/vnd.elasticsearch+json;compatible-with=9"
+        return Response(body, status, {"x-elastic-product": "Elasticsearch"}, content_type=kind)
 
 
 @pytest.fixture
-def gateway(stack: Stack) -> Iterator[FakeGateway]:
-    server = FakeGateway(("127.0.0.1", 0), _Handler)
-    server.refusals, server.target = [], stack.settings.es_url
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def _through(sinking: Sinking, server: FakeGateway) -> str:
-    host, port = server.server_address[:2]
-    address = f"http://{host}:{port}"
-    sinking.elasticsearch = Elasticsearch(address)
-    return address
+def gateway(httpserver: HTTPServer, stack: Stack) -> FakeGateway:
+    return FakeGateway(httpserver, stack.settings.es_url)
 
 
 @pytest.mark.parametrize(
-    "refusals", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
+    "failures", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
 )
 def test_temporary_errors_of_a_fake_gateway_are_retried(
-    sinking: Sinking, gateway: FakeGateway, refusals: list[int | str]
+    sinking: Sinking, gateway: FakeGateway, failures: list[int | str]
 ) -> None:
     contents = results(25)
     send(sinking, contents)
     real = sinking.elasticsearch
-    _through(sinking, gateway)
-    gateway.refusals = list(refusals)
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = list(failures)
     sinking.limits = Limits(run_records=100, chunk_records=100, chunk_bytes=2**20)
     assert sinking.run() == {}
-    assert gateway.refusals == []
+    assert gateway.failures == []
     sinking.elasticsearch = real
     assert set(sinking.documents()) == {content["ride_id"] for content in contents}
 
 
-@pytest.mark.parametrize("refusal", [401, 429, 503, "first document"])
+@pytest.mark.parametrize("failure", [401, 429, 503, "first document"])
 def test_lasting_errors_of_a_fake_gateway_fail_the_task(
-    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: int | str
+    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, failure: int | str
 ) -> None:
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     produce(sinking.config, sinking.source, [keyed(content)._replace(partition=0) for content in results(5)])
     staged = sinking.staged()
     transformed = sinking.transform(staged)
     real = sinking.elasticsearch
-    address = _through(sinking, gateway)
-    gateway.refusals = [refusal] * 1000
-    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}.*make local-status"):
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = [failure] * 1000
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {gateway.url}.*make local-status"):
         sinking.index_rides(staged, transformed)
-    assert gateway.asked > 1
+    assert gateway.bulk_requests > 1
     assert sinking.offsets()[0] is None, "nothing is committed"
-    gateway.refusals = []
+    gateway.failures = []
     indexed = sinking.index_rides(staged, transformed)
     sinking.commit(transformed, indexed)
     sinking.elasticsearch = real
@@ -455,11 +434,11 @@ def test_a_forbidden_response_of_a_fake_gateway_fails_the_task_at_once(sinking: 
     send(sinking, results(1))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
-    _through(sinking, gateway)
-    gateway.refusals = [403] * 1000
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = [403] * 1000
     with pytest.raises(ConfigurationError, match="Elasticsearch at"):
         sinking.index_rides(staged, transformed)
-    assert gateway.asked == 1
+    assert gateway.bulk_requests == 1
 
 
 def test_a_write_block_on_the_index_is_retried(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
