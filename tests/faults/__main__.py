@@ -20,8 +20,8 @@ from benchmarks.machine import machine
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 from tests.faults.campaign import Campaign, Round
+from tests.faults.environment import prepared
 from tests.faults.faults import TARGETS, Target
-from tests.faults.ground import prepared
 from tests.faults.report import markdown, summaries, table, was_at_work
 
 console = Console()
@@ -78,8 +78,8 @@ def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None
             console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
             bar.advance(task, done)
 
-        with prepared(seeds[0], console) as ground:
-            campaign = Campaign(ground, tell)
+        with prepared(seeds[0], console) as environment:
+            campaign = Campaign(environment, tell)
             for seed in seeds:
                 names = ",".join(target.name for target in targets)
                 try:

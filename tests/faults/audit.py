@@ -44,7 +44,7 @@ class Document(NamedTuple):
     source: Mapping[str, Any]
 
 
-class Books:
+class Audit:
     """What should be where, and every way in which a system differs."""
 
     def __init__(self, raw_topic: str, result_topic: str) -> None:

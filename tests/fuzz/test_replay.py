@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from jobs.kafka.dead_letter import headers_of
 from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.rides.vertical import REPLAY_GROUP
-from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
 from tests.fuzz.messages import PARTITIONS, headers, keys
 from tests.fuzz.tail import Tail, tail
 from tests.testkit.kafka import Headers, Raw, Record, produce
+from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(3600)
 

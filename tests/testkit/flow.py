@@ -28,9 +28,9 @@ from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
-from tests.conftest import Stack
 from tests.testkit.kafka import Config, Raw, Record, produce, read_all
 from tests.testkit.rides import keyed, ride
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
@@ -209,7 +209,7 @@ class Sinking(Flow):
 
 
 @dataclass
-class Books:
+class Pipeline:
     """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
 
     stack: Stack

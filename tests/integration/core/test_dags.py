@@ -26,11 +26,11 @@ from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
-from tests.conftest import Stack
 from tests.testkit.flow import move
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.parquet import put, ride_rows
 from tests.testkit.rides import encode, keyed, result, ride
+from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from tests.faults.campaign import Campaign
+from tests.faults.environment import prepared
 from tests.faults.faults import TARGETS
-from tests.faults.ground import prepared
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -17,8 +17,8 @@ SEED = 2
 
 
 def test_nothing_is_lost_or_doubled_when_tasks_and_the_broker_are_killed() -> None:
-    with prepared(SEED, Console()) as ground:
-        found = Campaign(ground, print).play(SEED, [TARGETS[name] for name in CHOSEN])
+    with prepared(SEED, Console()) as environment:
+        found = Campaign(environment, print).play(SEED, [TARGETS[name] for name in CHOSEN])
     assert found.differences == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
     hits = {hit.target: hit for hit in found.hits}
     assert sorted(hits) == sorted(CHOSEN)

@@ -21,7 +21,7 @@ from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
 from jobs.kafka.set_offsets import look, set_offsets
 from jobs.settings import ROOT
-from tests.testkit.flow import Books, Exporting, Flow, Pricing
+from tests.testkit.flow import Exporting, Flow, Pipeline, Pricing
 from tests.testkit.kafka import Raw, commit, produce
 from tests.testkit.rides import keyed, result, ride
 from tests.testkit.wait import DEADLINE_S, until
@@ -328,11 +328,11 @@ def test_counted_results_exclude_markers(exporting: Exporting, pricing: Pricing)
 
 
 @pytest.fixture
-def command(books: Books) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`python -m jobs` on the books' topics."""
+def command(pipeline: Pipeline) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`python -m jobs` on the pipeline' topics."""
 
     def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        settings = books.settings.model_copy(update={"staging_url": books.pricing.folder.url})
+        settings = pipeline.settings.model_copy(update={"staging_url": pipeline.pricing.folder.url})
         variables = {**os.environ, **environment.of_settings(settings), "COLUMNS": "200"} | changes
         return subprocess.run(
             [sys.executable, "-m", "jobs", *arguments],
@@ -343,17 +343,17 @@ def command(books: Books) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def test_the_offsets_command_shows_what_it_would_skip_and_asks(
-    books: Books, command: Callable[..., subprocess.CompletedProcess[str]]
+    pipeline: Pipeline, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    books.send(good=12)
-    books.pricing.run()
-    books.send(good=7)
+    pipeline.send(good=12)
+    pipeline.pricing.run()
+    pipeline.send(good=7)
     asked = command("offsets", "dag_compute_cost", "end")
     assert "would skip 7 messages that it has not read, and repeat 0" in asked.stdout
     assert asked.returncode == 1
-    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
+    assert read_lag(pipeline.stack.kafka, pipeline.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
 
-    stranger_commits(books.pricing, dict.fromkeys(range(6), 3))
+    stranger_commits(pipeline.pricing, dict.fromkeys(range(6), 3))
     refused = command("lag", "--once")
     assert refused.returncode == 1
     assert "make offsets GROUP=dag_compute_cost TO=kept" in refused.stderr
@@ -363,7 +363,7 @@ def test_the_offsets_command_shows_what_it_would_skip_and_asks(
     done = command("offsets", "dag_compute_cost", "kept", "--yes")
     assert done.returncode == 0, done.stderr
     assert "would skip 0 messages that it has not read, and repeat 0" in done.stdout
-    assert read_lag(books.stack.kafka, books.pricing.source, "dag_compute_cost").offsets == 7
+    assert read_lag(pipeline.stack.kafka, pipeline.pricing.source, "dag_compute_cost").offsets == 7
     abandoned = command("offsets", "reprocess", "end")
     assert (abandoned.returncode, "anything but TO=kept" in abandoned.stderr) == (1, True)
     unknown = command("offsets", "nobody", "end")

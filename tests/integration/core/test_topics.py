@@ -19,10 +19,10 @@ from jobs.kafka import claim, offsets, publish, topics, transaction
 from jobs.kafka.topics import Topic, alter, apply, declared
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
-from tests.conftest import Stack
 from tests.testkit.flow import Pricing
 from tests.testkit.kafka import produce
 from tests.testkit.rides import keyed, ride
+from tests.testkit.stack import Stack
 
 TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 

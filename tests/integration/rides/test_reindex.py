@@ -23,10 +23,10 @@ from jobs.rides.ops import reindex as module
 from jobs.rides.ops.reindex import Reindexed, reindex
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP
 from jobs.settings import ROOT
-from tests.conftest import Stack
 from tests.testkit.flow import Exporting, Sinking
 from tests.testkit.kafka import delete_all_records, produce
 from tests.testkit.rides import keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)

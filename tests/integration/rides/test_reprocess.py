@@ -37,7 +37,7 @@ from jobs.settings import ROOT
 from jobs.zones import playbook
 from jobs.zones.local import LocalEngine
 from tests.testkit import flow
-from tests.testkit.flow import Books
+from tests.testkit.flow import Pipeline
 from tests.testkit.kafka import Raw, delete_all_records, produce
 from tests.testkit.rides import encode, keyed, ride
 from tests.testkit.wait import until
@@ -65,8 +65,8 @@ def price_of(raw: dict[str, Any]) -> float:
 class Rides:
     """What was sent, priced wrongly, and looked at then."""
 
-    def __init__(self, books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.books = books
+    def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pipeline = pipeline
         self.inside = [ride(ts=ts) for ts in INSIDE for _ in range(10)]
         self.outside = [ride(ts=ts) for ts in [*BEFORE, *AFTER] for _ in range(5)]
         trace = [("trace", b"\x00\xff")]
@@ -74,27 +74,27 @@ class Rides:
         bad = [Raw(encode(ride(ts=FROM, comfort="none")), b"bad"), Raw(b"bad", b"k")]
         with monkeypatch.context() as patch:
             patch.setattr(flow, "haversine", wrong)
-            produce(books.stack.kafka, books.pricing.source, [it._replace(headers=trace) for it in (*sent, *bad)])
-            books.run()
-        self.raw = flow.read_all(books.stack.kafka, books.pricing.source)
-        self.documents = books.sinking.documents()
-        self.objects = books.exporting.objects()
-        assert books.ledger().exit_code == 0
+            produce(pipeline.stack.kafka, pipeline.pricing.source, [it._replace(headers=trace) for it in (*sent, *bad)])
+            pipeline.run()
+        self.raw = flow.read_all(pipeline.stack.kafka, pipeline.pricing.source)
+        self.documents = pipeline.sinking.documents()
+        self.objects = pipeline.exporting.objects()
+        assert pipeline.ledger().exit_code == 0
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             row
-            for content in self.books.exporting.objects().values()
+            for content in self.pipeline.exporting.objects().values()
             for row in pq.read_table(io.BytesIO(content)).to_pylist()
         ]
 
     def check(self, copies: int = 34) -> None:
-        """Everything inside of the window is right, everything else is as it was, and the books are balanced."""
-        found = self.books.ledger()
+        """Everything inside of the window is right, everything else is as it was, and the pipeline are balanced."""
+        found = self.pipeline.ledger()
         assert (found.faults, found.exit_code) == ([], 0)
         assert (found.reprocessed, found.to_purge, found.dlq, found.duplicates) == (copies, 0, 2, 6)
 
-        raw = flow.read_all(self.books.stack.kafka, self.books.pricing.source)
+        raw = flow.read_all(self.pipeline.stack.kafka, self.pipeline.pricing.source)
         assert len(raw) == len(self.raw) + copies
         known = {(record.partition, record.offset) for record in self.raw}
         for copy in (record for record in raw if (record.partition, record.offset) not in known):
@@ -103,7 +103,7 @@ class Rides:
             assert (copy.key, copy.value, copy.partition) == (of.key, of.value, of.partition), "byte for byte"
             assert (copy.headers or [])[:1] == (of.headers or [])[:1] == [("trace", b"\x00\xff")]
 
-        documents, rows = self.books.sinking.documents(), self.rows()
+        documents, rows = self.pipeline.sinking.documents(), self.rows()
         assert Counter(row["ride_id"] for row in rows) == Counter(
             it["ride_id"] for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
         )
@@ -115,7 +115,7 @@ class Rides:
         for it in self.outside:
             assert documents[it["ride_id"]] == self.documents[it["ride_id"]]
             assert documents[it["ride_id"]]["price_total"] > price_of(it), "nobody asked to mend these"
-        objects = self.books.exporting.objects()
+        objects = self.pipeline.exporting.objects()
         untouched = [name for name in self.objects if "/05/09/" not in name and "/05/08/" not in name]
         assert len(untouched) > 5
         assert {name: objects[name] for name in untouched} == {name: self.objects[name] for name in untouched}
@@ -127,20 +127,20 @@ class Rides:
 
 
 @pytest.fixture
-def rides(books: Books, monkeypatch: pytest.MonkeyPatch) -> Rides:
+def rides(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Rides:
     monkeypatch.setattr(lag, "_POLL_S", 0.05)
-    return Rides(books, monkeypatch)
+    return Rides(pipeline, monkeypatch)
 
 
 @contextmanager
-def dags(books: Books, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def dags(pipeline: Pipeline, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Both DAGs at work, as in Airflow: each flow whenever there is something to do."""
     ended = Event()
 
     def work() -> None:
         while not ended.is_set():
-            for each in (books.pricing, books.sinking, books.exporting):
-                if (each is not books.exporting or is_export_due()) and each.stage() is not None:
+            for each in (pipeline.pricing, pipeline.sinking, pipeline.exporting):
+                if (each is not pipeline.exporting or is_export_due()) and each.stage() is not None:
                     each.run()
             ended.wait(0.05)
 
@@ -153,28 +153,28 @@ def dags(books: Books, is_export_due: Callable[[], bool] = lambda: True) -> Iter
         working.result()
 
 
-def systems(books: Books) -> Systems:
-    return Systems(books.settings, may_write=True)
+def systems(pipeline: Pipeline) -> Systems:
+    return Systems(pipeline.settings, may_write=True)
 
 
-def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
-    with dags(books):
-        return reprocess(systems(books), look(systems(books), wanted), lambda: None)
+def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
+    with dags(pipeline):
+        return reprocess(systems(pipeline), look(systems(pipeline), wanted), lambda: None)
 
 
 # --- The plain way -----------------------------------------------------------------------------
 
 
 def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
-    found = look(systems(rides.books), WINDOW)
+    found = look(systems(rides.pipeline), WINDOW)
     assert (len(found.rides), found.is_begun) == (30, False)
-    done = run(rides.books)
+    done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
     rides.check()
 
 
 def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in rides.books.names.items():
+    for name, value in rides.pipeline.names.items():
         monkeypatch.setenv(name.upper(), value)
     asked: list[Any] = []
     monkeypatch.setattr(airflow_api, "trigger", lambda *arguments: asked.append(arguments))  # there is no Airflow here
@@ -182,8 +182,8 @@ def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytes
     refused = CliRunner().invoke(command_line.app, command, input="n\n")
     assert refused.exit_code == 1
     assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
-    assert not is_reprocessing(rides.books.stack.kafka, rides.books.pricing.source)
-    with dags(rides.books, is_export_due=lambda: bool(asked)):
+    assert not is_reprocessing(rides.pipeline.stack.kafka, rides.pipeline.pricing.source)
+    with dags(rides.pipeline, is_export_due=lambda: bool(asked)):
         done = CliRunner().invoke(command_line.app, [*command, "--yes"])
     assert (done.exit_code, done.exception) == (0, None)
     assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
@@ -194,11 +194,11 @@ def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytes
 
 
 def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
-    run(rides.books)
-    done = run(rides.books)
+    run(rides.pipeline)
+    done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows) == (30, 34, 34)
     rides.check(copies=68)
-    part = run(rides.books, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
+    part = run(rides.pipeline, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
     assert (part.rides, part.copies, part.rows) == (10, 10, 10)
     rides.check(copies=78)
 
@@ -208,7 +208,7 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
     names = {"01_dataset", "02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"}
     steps = [step for step in playbook.steps("dataset", "setup", "score") if step.name in names]
     assert len(steps) == len(names)
-    values = playbook.parameters(rides.books.settings)
+    values = playbook.parameters(rides.pipeline.settings)
 
     def revenue(engine: LocalEngine) -> float:
         for step in steps:
@@ -221,108 +221,108 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
         return float(sum(price for ride_id, price in found.items() if ride_id in inside))
 
     right = sum(map(price_of, rides.inside))
-    with LocalEngine(rides.books.exporting.gcs) as engine:
+    with LocalEngine(rides.pipeline.exporting.gcs) as engine:
         assert revenue(engine) > 1.2 * right
-        run(rides.books)
+        run(rides.pipeline)
         assert revenue(engine) == pytest.approx(right)
 
 
 def test_a_ride_that_is_now_rejected_is_deleted_from_the_sinks(
-    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = [ride(ts=FROM, origin={"lat": 1.5, "lon": 0}) for _ in range(5)]
-    produce(books.stack.kafka, books.pricing.source, map(keyed, more))
-    books.run()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, map(keyed, more))
+    pipeline.run()
     # From now on a ride that starts there is priced with a number that is too large.
     monkeypatch.setattr(flow, "haversine", lambda lat, *rest: np.where(lat == 1.5, np.inf, haversine(lat, *rest)))
-    done = run(books)
+    done = run(pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected) == (35, 39, 39, 5)
     gone = {it["ride_id"] for it in more}
-    assert not gone & set(books.sinking.documents())
+    assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
-    found = books.ledger()
+    found = pipeline.ledger()
     assert (found.faults, found.exit_code, found.dlq) == ([], 0, 7)
-    run(books)
-    assert (books.ledger().exit_code, books.ledger().dlq) == (0, 7), "what is rejected is not sent again"
-    rebuild_sinks(books)
-    assert books.ledger().exit_code == 1, "its old results are in the sinks again"
-    done = run(books)
+    run(pipeline)
+    assert (pipeline.ledger().exit_code, pipeline.ledger().dlq) == (0, 7), "what is rejected is not sent again"
+    rebuild_sinks(pipeline)
+    assert pipeline.ledger().exit_code == 1, "its old results are in the sinks again"
+    done = run(pipeline)
     assert (done.rejected, done.untouched) == (5, 0)
-    assert not gone & set(books.sinking.documents())
+    assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
-    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+    assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
 
 
 def test_a_window_of_only_rejected_rides_is_purged_again(
-    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
-    assert run(books).rejected == 30
-    rebuild_sinks(books)
-    found = look(systems(books), WINDOW)
+    assert run(pipeline).rejected == 30
+    rebuild_sinks(pipeline)
+    found = look(systems(pipeline), WINDOW)
     assert (found.rides, len(found.earlier.rides)) == (set(), 30)
-    done = run(books)
+    done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
-    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
-    assert not {it["ride_id"] for it in rides.inside} & set(books.sinking.documents())
+    assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
+    assert not {it["ride_id"] for it in rides.inside} & set(pipeline.sinking.documents())
 
 
-def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Rides) -> None:
+def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides: Rides) -> None:
     """One that was sent later with a ts outside of the window, and one that nobody has priced yet."""
     moved, late = rides.inside[0] | {"ts": AFTER[0], "price_base": 70}, rides.inside[1] | {"price_base": 80}
-    produce(books.stack.kafka, books.pricing.source, [keyed(moved)])
-    books.run()
-    produce(books.stack.kafka, books.pricing.source, [keyed(late)])
-    run(books)
-    documents = books.sinking.documents()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(moved)])
+    pipeline.run()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(late)])
+    run(pipeline)
+    documents = pipeline.sinking.documents()
     assert documents[moved["ride_id"]]["price_base"] == 70
     assert documents[late["ride_id"]]["price_base"] == 80
-    assert books.ledger().exit_code == 0
+    assert pipeline.ledger().exit_code == 0
 
 
-def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(books: Books, rides: Rides) -> None:
-    delete_all_records(books.stack.kafka, books.pricing.source)
-    assert look(systems(books), WINDOW).rides == set()
-    produce(books.stack.kafka, books.pricing.source, [keyed(it) for it in rides.inside[:3]])
-    books.run()
-    done = run(books)
+def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(pipeline: Pipeline, rides: Rides) -> None:
+    delete_all_records(pipeline.stack.kafka, pipeline.pricing.source)
+    assert look(systems(pipeline), WINDOW).rides == set()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(it) for it in rides.inside[:3]])
+    pipeline.run()
+    done = run(pipeline)
     assert (done.rides, done.untouched) == (3, 27)
-    documents = books.sinking.documents()
+    documents = pipeline.sinking.documents()
     assert all(documents[it["ride_id"]] == rides.documents[it["ride_id"]] for it in rides.inside[3:])
     assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside[:3])
 
 
-def test_a_lost_index_is_rebuilt_with_the_right_prices(books: Books, rides: Rides) -> None:
-    run(books)
-    before = books.sinking.documents()
-    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    reindex(systems(books))
-    assert books.sinking.documents() == before
+def test_a_lost_index_is_rebuilt_with_the_right_prices(pipeline: Pipeline, rides: Rides) -> None:
+    run(pipeline)
+    before = pipeline.sinking.documents()
+    pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
+    reindex(systems(pipeline))
+    assert pipeline.sinking.documents() == before
 
 
-def rebuild_sinks(books: Books) -> None:
+def rebuild_sinks(pipeline: Pipeline) -> None:
     """As docs/runbook_kafka.md does it."""
-    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    for blob in books.stack.gcs.list_blobs(books.stack.bucket, prefix=books.exporting.prefix):
+    pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
+    for blob in pipeline.stack.gcs.list_blobs(pipeline.stack.bucket, prefix=pipeline.exporting.prefix):
         blob.delete()
-    for sink in (books.sinking, books.exporting):
+    for sink in (pipeline.sinking, pipeline.exporting):
         sink.set_offsets("beginning")
         sink.run()
 
 
-def test_rebuilt_sinks_need_another_reprocessing(books: Books, rides: Rides) -> None:
+def test_rebuilt_sinks_need_another_reprocessing(pipeline: Pipeline, rides: Rides) -> None:
     """docs/runbook_kafka.md, "Rebuild the sinks"."""
-    run(books)
-    rebuild_sinks(books)
-    found = books.ledger()
+    run(pipeline)
+    rebuild_sinks(pipeline)
+    found = pipeline.ledger()
     assert found.exit_code == 1
     assert any("a reprocessing has replaced" in fault for fault in found.faults), found.faults
-    assert run(books).copies == 34
-    found = books.ledger()
+    assert run(pipeline).copies == 34
+    found = pipeline.ledger()
     assert (found.faults, found.exit_code) == ([], 0)
     sent = (*rides.inside, *rides.outside, *rides.inside[:4], *rides.outside[:2])
     assert Counter(row["ride_id"] for row in rides.rows()) == Counter(it["ride_id"] for it in sent)
-    documents = books.sinking.documents()
+    documents = pipeline.sinking.documents()
     assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside)
 
 
@@ -362,25 +362,25 @@ def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
 def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
     rides: Rides, monkeypatch: pytest.MonkeyPatch, name: str, call: int, after: bool
 ) -> None:
-    books = rides.books
+    pipeline = rides.pipeline
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail_at(call, getattr(module, name), after=after))
         with pytest.raises(OSError, match="killed"):
-            run(books)
-    found = books.ledger()
+            run(pipeline)
+    found = pipeline.ledger()
     assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
     with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
-        look(systems(books), window("2026-01-05", "2026-01-06"))
+        look(systems(pipeline), window("2026-01-05", "2026-01-06"))
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(systems(books))
-    done = run(books)
+        reindex(systems(pipeline))
+    done = run(pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
-    assert not look(systems(books), WINDOW).is_begun
+    assert not look(systems(pipeline), WINDOW).is_begun
 
 
 def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    books = rides.books
+    pipeline = rides.pipeline
     begun = False
 
     def begin(*_: Any) -> None:
@@ -390,12 +390,12 @@ def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: p
             with monkeypatch.context() as patch:
                 patch.setattr(module, "_commit", fail_at(1, module._commit, after=True))
                 with pytest.raises(OSError, match="killed"):
-                    run(books)
+                    run(pipeline)
 
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(Systems(books.settings, begin, may_write=True))
+        reindex(Systems(pipeline.settings, begin, may_write=True))
     assert begun
-    run(books)
+    run(pipeline)
     rides.check()
 
 
@@ -405,8 +405,8 @@ def test_a_reprocessing_that_fails_in_a_transaction_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
-            reprocess(systems(rides.books), look(systems(rides.books), WINDOW), lambda: None)
-    run(rides.books)
+            reprocess(systems(rides.pipeline), look(systems(rides.pipeline), WINDOW), lambda: None)
+    run(rides.pipeline)
     rides.check()
 
 
@@ -434,7 +434,7 @@ KILLED = """
 
 def test_a_reprocessing_killed_in_a_transaction_can_be_resumed(rides: Rides, tmp_path: Path) -> None:
     mark = tmp_path / "blocked"
-    names = {name.upper(): value for name, value in rides.books.names.items()}
+    names = {name.upper(): value for name, value in rides.pipeline.names.items()}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(mark), FROM, TO], cwd=ROOT, env={**os.environ, **names}
     )
@@ -444,8 +444,8 @@ def test_a_reprocessing_killed_in_a_transaction_can_be_resumed(rides: Rides, tmp
     finally:
         process.kill()
         process.wait()
-    assert rides.books.ledger().exit_code == 2
-    done = run(rides.books)
+    assert rides.pipeline.ledger().exit_code == 2
+    done = run(rides.pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
 
@@ -454,16 +454,16 @@ def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.Monk
     """The first is asleep with copies sent and not committed; meanwhile the second does all the work."""
     from jobs.errors import ServiceUnavailableError
 
-    books, send = rides.books, GroupWriter.send
+    pipeline, send = rides.pipeline, GroupWriter.send
 
     def asleep(writer: GroupWriter, *arguments: Any) -> None:
         monkeypatch.setattr(GroupWriter, "send", send)
-        assert run(books).copies == 34
+        assert run(pipeline).copies == 34
         send(writer, *arguments)
 
     monkeypatch.setattr(GroupWriter, "send", asleep)
     with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
-        reprocess(systems(books), look(systems(books), WINDOW), lambda: None)
+        reprocess(systems(pipeline), look(systems(pipeline), WINDOW), lambda: None)
     rides.check()
 
 

@@ -12,10 +12,10 @@ from jobs.errors import ConfigurationError
 from jobs.rides.ops.retention import Expired, delete_expired
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where
-from tests.conftest import Stack
 from tests.testkit.flow import Sinking
 from tests.testkit.kafka import delete_all_records, produce
 from tests.testkit.rides import keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)

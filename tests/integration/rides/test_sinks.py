@@ -31,10 +31,10 @@ from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
 from jobs.sinks.elasticsearch import actions, apply_template, bulk
 from jobs.sinks.parquet import holds_objects
-from tests.conftest import Stack
 from tests.testkit.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
 from tests.testkit.rides import encode, keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)

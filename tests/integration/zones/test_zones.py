@@ -26,8 +26,8 @@ from jobs.zones import run as work
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import Parameters, Step
-from tests.conftest import Stack
 from tests.testkit.parquet import put, ride_rows
+from tests.testkit.stack import Stack
 
 RIDES = 1_500
 ZONES = (

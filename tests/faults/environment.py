@@ -1,4 +1,4 @@
-"""The ground of a campaign: a stack of its own with gateways before both sinks, the feed, and what is watched of it."""
+"""The environment of a campaign: a stack with gateways in front of both sinks, the feed, and a watch on the offsets."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from urllib.parse import quote
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from infra.local import aside, environment, paths, stack, supervisor
+from infra.local import aside, paths, stack, supervisor
+from infra.local.environment import of_settings
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.settings import LOOPBACK, ROOT, Settings
-from tests.conftest import GUARDIAN
 from tests.faults import tasks
 from tests.faults.feed import Feed
 from tests.faults.gateway import Gateway, is_bulk, is_upload
 from tests.faults.reading import Offsets
 from tests.testkit.kafka import Config
+from tests.testkit.stack import start_guardian
 
 PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"
@@ -154,8 +155,8 @@ class Airflow:
         return [it["task_id"] for it in found["task_instances"]]
 
 
-class Ground:
-    """Everything that a fault needs: the stack, its processes, the gateways, the feed, the watch."""
+class Environment:
+    """What faults use: the stack, its processes, the gateways, the feed and the watch."""
 
     def __init__(self, settings: Settings, direct: Settings, gateways: tuple[Gateway, Gateway], seed: int) -> None:
         self.settings, self.direct = settings, direct
@@ -234,11 +235,11 @@ class Ground:
 
 def _variables(settings: Settings) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | environment.of_settings(settings) | {"COLUMNS": "200", "NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
+    return kept | of_settings(settings) | {"COLUMNS": "200", "NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
 
 
 @contextmanager
-def prepared(seed: int, console: Console) -> Iterator[Ground]:
+def prepared(seed: int, console: Console) -> Iterator[Environment]:
     """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
     direct: Any = aside.settings(
         Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
@@ -248,9 +249,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         export_max_age_s=EXPORT_MAX_AGE_S,
     )
     state = direct.datastream_state
-    guardian = subprocess.Popen(
-        [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
-    )
+    guardian = start_guardian(state)
     keep = True
     with ExitStack() as closing:
         closing.callback(lambda: _end(guardian, state, keep=keep, console=console))
@@ -261,13 +260,13 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         )
         settings = direct.model_copy(update={"elasticsearch_url": gateways[0].url, "gcs_emulator_url": gateways[1].url})
         stack.up(settings, stack.NAMES, console)
-        ground = Ground(settings, direct, gateways, seed)
-        closing.callback(ground.close)
+        environment = Environment(settings, direct, gateways, seed)
+        closing.callback(environment.close)
         for command in ("topics", "template", "unpause"):
-            done = ground.jobs(command)
+            done = environment.jobs(command)
             assert done.returncode == 0, f"python -m jobs {command}:\n{done.stdout}{done.stderr}"
         try:
-            yield ground
+            yield environment
         except KeyboardInterrupt:
             keep = False
             raise
