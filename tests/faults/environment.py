@@ -30,6 +30,7 @@ from tests.faults.gateway import Gateway, is_bulk, is_upload
 from tests.faults.reading import Offsets
 from tests.testkit.kafka import Config
 from tests.testkit.stack import start_guardian
+from tests.testkit.wait import until
 
 PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"
@@ -201,11 +202,12 @@ class Environment:
             raise StoppedError
 
     def until(self, condition: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
-        """Wait for a condition."""
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come true within {within_s:.0f} s"
-            self.pause(0.05)
+        """Wait until a condition is true.
+
+        Raises:
+            StoppedError: the campaign is being ended.
+        """
+        until(condition, what, within_s, self.pause)
 
     def running(self) -> list[tasks.Try]:
         """The tries that the present scheduler has under way."""

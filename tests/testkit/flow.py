@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -233,6 +237,10 @@ class Pipeline:
     def settings(self) -> RidesSettings:
         return self.stack.settings.model_copy(update=self.names)
 
+    @property
+    def systems(self) -> Systems:
+        return Systems(self.settings, may_write=True)
+
     def ledger(self) -> Ledger:
         return take_ledger(Systems(self.settings))
 
@@ -244,3 +252,24 @@ class Pipeline:
         self.pricing.run()
         self.sinking.run()
         self.exporting.run()
+
+
+@contextmanager
+def run_continuously(pipeline: Pipeline, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Run both DAGs in a thread, as Airflow does: each flow runs when it has something to do."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            for flow in (pipeline.pricing, pipeline.sinking, pipeline.exporting):
+                if (flow is not pipeline.exporting or is_export_due()) and flow.stage() is not None:
+                    flow.run()
+            ended.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            ended.set()
+        working.result()

@@ -28,13 +28,12 @@ from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import look, reprocess
+from jobs.rides.ops.reprocess import look, reprocess, window
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.ops.trace import trace
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
-from tests.integration.rides.test_reprocess import WINDOW, dags, systems
-from tests.testkit.flow import Pipeline
+from tests.testkit.flow import Pipeline, run_continuously
 from tests.testkit.kafka import Raw, produce, read_visible
 from tests.testkit.late_markers import DelayingProxy, broker_with_proxy, held_markers
 from tests.testkit.rides import encode, keyed, ride
@@ -184,10 +183,10 @@ def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(pip
     bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
     produce(pipeline.stack.kafka, pipeline.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
     pipeline.pricing.run()
-    work = look(systems(pipeline), WINDOW)
+    work = look(pipeline.systems, window("2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"))
     assert len(work.rides) == 12, "a ride that was rejected has no price to mend"
-    with dags(pipeline):
-        done = reprocess(systems(pipeline), work, lambda: None)
+    with run_continuously(pipeline):
+        done = reprocess(pipeline.systems, work, lambda: None)
     assert (done.rides, done.copies) == (12, 12)
     assert not is_reprocessing(pipeline.stack.kafka, pipeline.pricing.source), "its last commit is seen at once"
     assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)

@@ -18,8 +18,9 @@ from elasticsearch import Elasticsearch
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from infra.local import aside, elasticsearch, environment, gcs, kafka, paths, ports, processes, stack, supervisor, wait
+from infra.local import aside, elasticsearch, environment, gcs, kafka, paths, ports, processes, stack, supervisor
 from jobs.settings import ROOT, Settings
+from tests.testkit.wait import until
 
 SERVICES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
 MESSAGES = 100
@@ -113,7 +114,7 @@ def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> N
         services = stack.status(settings, SERVICES)
         return all(entry.healthy and entry.state.pid != killed[entry.state.name] for entry in services)
 
-    assert wait.until(back, BACK_S), [(entry.state, entry.fault) for entry in stack.status(settings, SERVICES)]
+    until(back, "all services are healthy again", BACK_S)
     consumer = Consumer(
         {"bootstrap.servers": settings.bootstrap_servers, "group.id": "probe", "auto.offset.reset": "earliest",
          "isolation.level": "read_committed"}
@@ -122,7 +123,7 @@ def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> N
     values = [message.value() for message in consumer.consume(MESSAGES, timeout=20)]
     consumer.close()
     assert values == [b"%d" % number for number in range(MESSAGES)]
-    assert wait.until(lambda: client.options(ignore_status=503).exists(index="kept", id="1").body, 20)
+    until(lambda: bool(client.options(ignore_status=503).exists(index="kept", id="1").body), "the document is back")
     assert blob.download_as_bytes() == b"kept"
 
 

@@ -8,12 +8,9 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import msgspec
@@ -24,6 +21,7 @@ from typer.testing import CliRunner
 
 from jobs import __main__ as command_line
 from jobs import airflow_api
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.kafka import lag
 from jobs.kafka.offsets import metadata_text
@@ -31,13 +29,13 @@ from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.rides.ops.reprocess import Reprocessed, Window, look, reprocess, window
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.settings import ROOT
 from jobs.zones import playbook
 from jobs.zones.local import LocalEngine
 from tests.testkit import flow
-from tests.testkit.flow import Pipeline
+from tests.testkit.flow import Pipeline, run_continuously
 from tests.testkit.kafka import Raw, delete_all_records, produce
 from tests.testkit.rides import encode, keyed, ride
 from tests.testkit.wait import until
@@ -132,41 +130,16 @@ def rides(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Rides:
     return Rides(pipeline, monkeypatch)
 
 
-@contextmanager
-def dags(pipeline: Pipeline, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Both DAGs at work, as in Airflow: each flow whenever there is something to do."""
-    ended = Event()
-
-    def work() -> None:
-        while not ended.is_set():
-            for each in (pipeline.pricing, pipeline.sinking, pipeline.exporting):
-                if (each is not pipeline.exporting or is_export_due()) and each.stage() is not None:
-                    each.run()
-            ended.wait(0.05)
-
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(work)
-        try:
-            yield
-        finally:
-            ended.set()
-        working.result()
-
-
-def systems(pipeline: Pipeline) -> Systems:
-    return Systems(pipeline.settings, may_write=True)
-
-
 def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
-    with dags(pipeline):
-        return reprocess(systems(pipeline), look(systems(pipeline), wanted), lambda: None)
+    with run_continuously(pipeline):
+        return reprocess(pipeline.systems, look(pipeline.systems, wanted), lambda: None)
 
 
 # --- The plain way -----------------------------------------------------------------------------
 
 
 def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
-    found = look(systems(rides.pipeline), WINDOW)
+    found = look(rides.pipeline.systems, WINDOW)
     assert (len(found.rides), found.is_begun) == (30, False)
     done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
@@ -183,7 +156,7 @@ def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytes
     assert refused.exit_code == 1
     assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
     assert not is_reprocessing(rides.pipeline.stack.kafka, rides.pipeline.pricing.source)
-    with dags(rides.pipeline, is_export_due=lambda: bool(asked)):
+    with run_continuously(rides.pipeline, is_export_due=lambda: bool(asked)):
         done = CliRunner().invoke(command_line.app, [*command, "--yes"])
     assert (done.exit_code, done.exception) == (0, None)
     assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
@@ -259,7 +232,7 @@ def test_a_window_of_only_rejected_rides_is_purged_again(
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
     assert run(pipeline).rejected == 30
     rebuild_sinks(pipeline)
-    found = look(systems(pipeline), WINDOW)
+    found = look(pipeline.systems, WINDOW)
     assert (found.rides, len(found.earlier.rides)) == (set(), 30)
     done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
@@ -282,7 +255,7 @@ def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides
 
 def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(pipeline: Pipeline, rides: Rides) -> None:
     delete_all_records(pipeline.stack.kafka, pipeline.pricing.source)
-    assert look(systems(pipeline), WINDOW).rides == set()
+    assert look(pipeline.systems, WINDOW).rides == set()
     produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(it) for it in rides.inside[:3]])
     pipeline.run()
     done = run(pipeline)
@@ -296,7 +269,7 @@ def test_a_lost_index_is_rebuilt_with_the_right_prices(pipeline: Pipeline, rides
     run(pipeline)
     before = pipeline.sinking.documents()
     pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
-    reindex(systems(pipeline))
+    reindex(pipeline.systems)
     assert pipeline.sinking.documents() == before
 
 
@@ -370,13 +343,13 @@ def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
     found = pipeline.ledger()
     assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
     with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
-        look(systems(pipeline), window("2026-01-05", "2026-01-06"))
+        look(pipeline.systems, window("2026-01-05", "2026-01-06"))
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(systems(pipeline))
+        reindex(pipeline.systems)
     done = run(pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
-    assert not look(systems(pipeline), WINDOW).is_begun
+    assert not look(pipeline.systems, WINDOW).is_begun
 
 
 def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +378,7 @@ def test_a_reprocessing_that_fails_in_a_transaction_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
-            reprocess(systems(rides.pipeline), look(systems(rides.pipeline), WINDOW), lambda: None)
+            reprocess(rides.pipeline.systems, look(rides.pipeline.systems, WINDOW), lambda: None)
     run(rides.pipeline)
     rides.check()
 
@@ -463,7 +436,7 @@ def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(GroupWriter, "send", asleep)
     with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
-        reprocess(systems(pipeline), look(systems(pipeline), WINDOW), lambda: None)
+        reprocess(pipeline.systems, look(pipeline.systems, WINDOW), lambda: None)
     rides.check()
 
 

@@ -29,6 +29,7 @@ import producer
 from ride_faults import FAULTS, encode, every_fault
 from ride_generator import CITIES, NEW_YORK, PARIS, City, Ride, make_rides, now, spread
 from ride_messages import mixed, replayed
+from tests.testkit.wait import until
 
 SCRIPT = Path(producer.__file__)
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -419,7 +420,8 @@ def test_a_signal_ends_a_run_without_losing_messages(mock_broker: str) -> None:
     for process in processes:
         assert process.stderr
         assert select.select([process.stderr], [], [], 20)[0], "nothing was said"
-    time.sleep(0.3)
+    sending = names[:3]
+    until(lambda: all(read(mock_broker, name) for name in sending), "messages of every run that sends")
     for process, (_, number, _) in zip(processes, cases, strict=True):
         process.send_signal(number)
     for process, name, (_, _, expected) in zip(processes, names, cases, strict=True):
