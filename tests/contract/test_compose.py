@@ -29,13 +29,13 @@ EXACT = re.compile(r":(slim-|v)?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
 
 @cache
 def stack() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(STACK.read_text())
-    return found
+    content: dict[str, Any] = yaml.safe_load(STACK.read_text())
+    return content
 
 
 def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = stack()["services"]
-    return found
+    content: dict[str, dict[str, Any]] = stack()["services"]
+    return content
 
 
 def one_shots() -> dict[str, dict[str, Any]]:
@@ -48,14 +48,14 @@ def long_running() -> dict[str, dict[str, Any]]:
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
     """Its environment; a value of None means: as it is outside, if it is set there."""
-    found: dict[str, str] = service.get("environment", {})
-    return found
+    environment: dict[str, str] = service.get("environment", {})
+    return environment
 
 
 def default(text: str) -> str:
     """The text with every variable replaced by its default, the innermost ones first."""
-    while (found := re.search(r"\$\{[A-Z_]+(?::?[-+]([^${}]*))?\}", text)) is not None:
-        text = text.replace(found[0], "" if ":+" in found[0] else found[1] or "")
+    while (variable := re.search(r"\$\{[A-Z_]+(?::?[-+]([^${}]*))?\}", text)) is not None:
+        text = text.replace(variable[0], "" if ":+" in variable[0] else variable[1] or "")
     return text
 
 
@@ -75,8 +75,8 @@ def texts() -> str:
 
 
 def used_variables() -> set[str]:
-    found = {match[1] for match in VARIABLE.finditer(texts())}
-    return found | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
+    names = {match[1] for match in VARIABLE.finditer(texts())}
+    return names | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
 
 
 # --- One stack, however it is called ------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_versions_match_the_packages_and_jars() -> None:
     assert f"datastream-airflow:{version('apache-airflow')}" in images
     jars = (ROOT / "infra" / "local" / "jars.lock").read_text()
     for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
-        (tag,) = {found.rsplit(":")[-1] for found in images if image in found}
+        (tag,) = {image_name.rsplit(":")[-1] for image_name in images if image in image_name}
         assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (
             f"{artifact} {tag}"
         )
@@ -270,7 +270,7 @@ def test_requirement_sets_pin_the_same_versions() -> None:
             if match := re.match(r"([a-z0-9._-]+)==([^ ;\\]+)( ; [^\\]+)?", line):
                 versions[match[1] + (match[3] or "").strip()].add(match[2])
     assert len(versions) > 200
-    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+    assert {name: pinned for name, pinned in versions.items() if len(pinned) > 1} == {}
 
 
 def test_ports_are_published_on_the_loopback_and_configurable() -> None:
@@ -351,14 +351,14 @@ def test_elasticsearch_requires_authentication() -> None:
 
 
 def test_kafka_has_the_same_settings_with_and_without_docker() -> None:
-    found = {
+    properties = {
         name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)
         for name, value in environment_of(services()["kafka"]).items()
         if name.startswith("KAFKA_")
     }
-    assert {name: found.get(name) for name in kafka.BROKER} == {name: str(it) for name, it in kafka.BROKER.items()}
+    assert {name: properties.get(name) for name in kafka.BROKER} == {name: str(it) for name, it in kafka.BROKER.items()}
     assert environment_of(services()["kafka"])["CLUSTER_ID"] == kafka.CLUSTER_ID
-    advertised = default(found["advertised.listeners"])
+    advertised = default(properties["advertised.listeners"])
     assert advertised == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:29092"
 
 

@@ -59,13 +59,13 @@ def modules(folder: str) -> list[Path]:
 
 def imports(path: Path) -> set[str]:
     """The top-level packages that a module imports, anywhere in it."""
-    found: set[str] = set()
+    packages: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found
+            packages.add(node.module.split(".")[0])
+    return packages
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def imports(path: Path) -> set[str]:
     ],
 )
 def test_producer_and_airflow_folders_import_only_lower_layers(folder: str, forbidden: set[str]) -> None:
-    found = {str(path.relative_to(ROOT)): imports(path) & forbidden for path in modules(folder)}
-    assert found, f"no modules in {folder}"
-    assert not {name: packages for name, packages in found.items() if packages}
+    imported = {str(path.relative_to(ROOT)): imports(path) & forbidden for path in modules(folder)}
+    assert imported, f"no modules in {folder}"
+    assert not {name: packages for name, packages in imported.items() if packages}
 
 
 def test_dags_define_no_functions_and_do_not_import_jobs() -> None:
@@ -134,8 +134,8 @@ def test_topics_have_the_designed_settings() -> None:
 def test_topics_take_their_names_from_settings() -> None:
     names = {"RAW_TOPIC": "a", "RESULT_TOPIC": "b", "DLQ_TOPIC": "c"}
     settings = RidesSettings(_env_file=None, raw_topic="a", result_topic="b", dlq_topic="c")
-    found = declared(TOPICS, settings)
-    assert {topic.setting: topic.name for topic in found} == names
+    topics = declared(TOPICS, settings)
+    assert {topic.setting: topic.name for topic in topics} == names
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_an_invalid_topic_list_is_rejected_by_file_name(tmp_path: Path, text: st
 
 def test_no_image_uses_the_latest_tag() -> None:
     named = re.compile(r"(?i)(?:^\s*(?:-\s*)?image:\s*|^FROM\s+)\S*:latest\b|[\w/.-]+:latest\b")
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in tracked()
         if path.suffix in {".yml", ".yaml", ".toml", ".sh", ".tf"} or path.name.startswith(("Dockerfile", "Makefile"))
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if named.search(line)
     ]
-    assert found == []
+    assert places == []
 
 
 def test_text_files_are_utf8_with_line_feeds() -> None:

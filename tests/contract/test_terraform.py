@@ -37,28 +37,28 @@ TYPES = {
 def block(kind: str, *names: str) -> str:
     """The text of a top-level block, such as block("resource", "google_storage_bucket", "rides")."""
     head = " ".join([kind, *(f'"{name}"' for name in names)])
-    found = re.search(rf"(?ms)^{re.escape(head)} \{{\n(.*?)^\}}$", EVERYTHING)
-    assert found, f"there is no {head}"
-    return found[1]
+    match = re.search(rf"(?ms)^{re.escape(head)} \{{\n(.*?)^\}}$", EVERYTHING)
+    assert match, f"there is no {head}"
+    return match[1]
 
 
 def argument(text: str, name: str) -> str:
-    found = re.search(rf"(?m)^\s+{name}\s*= (.+)$", text)
-    assert found, f"there is no {name}"
-    return str(found[1])
+    match = re.search(rf"(?m)^\s+{name}\s*= (.+)$", text)
+    assert match, f"there is no {name}"
+    return str(match[1])
 
 
 def fenced(language: str, first_words: str) -> str:
     """The guide's block of code in a language that starts with these words."""
-    found = [text for text in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", GUIDE) if text.startswith(first_words)]
-    assert len(found) == 1, first_words
-    return str(found[0])
+    blocks = [text for text in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", GUIDE) if text.startswith(first_words)]
+    assert len(blocks) == 1, first_words
+    return str(blocks[0])
 
 
 def shown_after(code: str) -> str:
-    found = re.search(r"```\n\n```text\n(.*?)^```$", GUIDE[GUIDE.index(code) :], re.DOTALL | re.MULTILINE)
-    assert found
-    return found[1]
+    match = re.search(r"```\n\n```text\n(.*?)^```$", GUIDE[GUIDE.index(code) :], re.DOTALL | re.MULTILINE)
+    assert match
+    return match[1]
 
 
 VARIABLES = re.findall(r'(?m)^variable "(\w+)"', EVERYTHING)

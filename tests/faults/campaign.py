@@ -128,16 +128,16 @@ class Campaign:
     def _recovered(self, target: Target, struck: Struck) -> float:
         """Seconds until all that had been sent (or, for the second DAG alone, published) was at its place."""
         prices, sinks = target.lane != "index", target.lane != "compute"
-        found: list[float] = []
+        recovery: list[float] = []
 
         def recovered() -> bool:
             seconds = self.environment.watch.recovered(struck.mark, prices=prices, sinks=sinks)
             if seconds is not None:
-                found.append(seconds)
-            return bool(found)
+                recovery.append(seconds)
+            return bool(recovery)
 
         self.environment.until(recovered, f"what was there at {struck.what} did not reach its place", PATIENCE_S)
-        return found[0]
+        return recovery[0]
 
     def _compare(self, seed: int, began: float) -> Round:
         environment, audit = self.environment, self._audit

@@ -138,9 +138,9 @@ class Airflow:
 
     def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """Every try of a task as Airflow has recorded it."""
-        found = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
+        answer = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
         names = ("try_number", "state", "start_date", "end_date")
-        return [{name: it[name] for name in names} for it in found["task_instances"]]
+        return [{name: it[name] for name in names} for it in answer["task_instances"]]
 
     def runs(self, dag_id: str, state: str) -> list[str]:
         """The latest runs in a state."""
@@ -152,8 +152,8 @@ class Airflow:
         body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
         if task_ids:
             body |= {"task_ids": task_ids, "include_downstream": True}
-        found = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
-        return [it["task_id"] for it in found["task_instances"]]
+        answer = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
+        return [it["task_id"] for it in answer["task_instances"]]
 
 
 class Environment:
@@ -179,8 +179,8 @@ class Environment:
         """A group's committed offsets; each thread asks with a client of its own."""
         if not hasattr(self._offsets, "client"):
             self._offsets.client = Offsets(self.kafka, PARTITIONS)
-        found: dict[int, int] = self._offsets.client.committed(group, topic)
-        return found
+        offsets: dict[int, int] = self._offsets.client.committed(group, topic)
+        return offsets
 
     def freeze(self, pid: int) -> bool:
         """SIGSTOP; False if the process has ended."""
@@ -211,15 +211,15 @@ class Environment:
 
     def running(self) -> list[tasks.Try]:
         """The tries that the present scheduler has under way."""
-        at, pid = self._scheduler
-        if not pid or time.monotonic() - at > 1:
+        read_at, pid = self._scheduler
+        if not pid or time.monotonic() - read_at > 1:
             self._scheduler = time.monotonic(), self.tasks.scheduler()
         return self.tasks.running(self._scheduler[1])
 
     def pid(self, process: str) -> int:
         """The process id of a service; 0 while it is down."""
-        found = supervisor.states(self.paths).get(process)
-        return found.pid if found else 0
+        state = supervisor.states(self.paths).get(process)
+        return state.pid if state else 0
 
     def jobs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`python -m jobs` on this stack, past the gateways."""

@@ -83,12 +83,12 @@ def test_dead_letters_with_any_headers_are_replayed_or_kept(
             wanted[topic, record.key, record.value, (*own, (MARK, b"%d" % (times + 1)))] += 1
         else:
             left += 1
-    found = Counter(
+    actual = Counter(
         (name, record.key, record.value, tuple(record.headers or []))
         for name, back in (topics["raw"], topics["result"])
         for record in back.new()
     )
-    assert found == wanted
+    assert actual == wanted
     assert (sum(replayed.sent.values()), replayed.left, replayed.foreign) == (wanted.total(), left, foreign)
     assert replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS).sent.total() == 0, "each once"
 
@@ -116,5 +116,5 @@ def last_of(record: Record, name: str) -> str:
 
 def times_replayed(record: Record) -> int:
     """The highest mark; one that is no number of at most nine digits counts as once."""
-    found = [value or b"" for key, value in record.headers or [] if key == MARK]
-    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in found), default=0)
+    marks = [value or b"" for key, value in record.headers or [] if key == MARK]
+    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in marks), default=0)

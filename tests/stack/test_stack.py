@@ -85,8 +85,8 @@ class Stack:
         """The ledger's counts; it must be balanced."""
         self.jobs("wait")
         assert "balanced" in self.jobs("ledger")
-        found = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
-        return {name: found[name] for name in COUNTS}
+        content = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
+        return {name: content[name] for name in COUNTS}
 
     def elasticsearch(self, path: str, user: str = "", password: str = "") -> requests.Response:
         login = (user, password) if user else None
@@ -99,8 +99,8 @@ class Stack:
 
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()
-        (found,) = json.loads(self.run("docker", "inspect", name))
-        return dict(found)
+        (details,) = json.loads(self.run("docker", "inspect", name))
+        return dict(details)
 
     def kill(self, service: str) -> None:
         """SIGKILL to its process, and wait until Docker has started it again and it is healthy.
@@ -122,16 +122,16 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    found = Stack()
-    found.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
+    made = Stack()
+    made.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
     try:
-        found.compose("build", "airflow-init", "producer", timeout_s=900)
-        yield found
+        made.compose("build", "airflow-init", "producer", timeout_s=900)
+        yield made
     finally:
-        found.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
-        project = f"label=com.docker.compose.project={found.variables['COMPOSE_PROJECT_NAME']}"
+        made.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
+        project = f"label=com.docker.compose.project={made.variables['COMPOSE_PROJECT_NAME']}"
         for kind in ("container", "volume", "network"):
-            left = found.run("docker", kind, "ls", "--quiet", "--filter", project)
+            left = made.run("docker", kind, "ls", "--quiet", "--filter", project)
             assert left == "", f"{kind}s are left: {left}"
 
 

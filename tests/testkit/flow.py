@@ -208,8 +208,8 @@ class Sinking(Flow):
     def documents(self) -> dict[str, dict[str, Any]]:
         """The index by _id, each document with its _version."""
         self.elasticsearch.indices.refresh(index=self.index)
-        found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
-        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
+        hits = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
+        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in hits}
 
 
 @dataclass

@@ -105,8 +105,8 @@ def test_the_example_gives_the_default_settings() -> None:
 
 
 def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Settings(kafka_port=1, elasticsearch_port=2, gcs_port=3)
-    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+    settings = Settings(kafka_port=1, elasticsearch_port=2, gcs_port=3)
+    assert (settings.bootstrap_servers, settings.es_url, settings.gcs_endpoint) == (
         "127.0.0.1:1",
         "http://127.0.0.1:2",
         "http://127.0.0.1:3",
@@ -114,8 +114,8 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:2")
     monkeypatch.setenv("ELASTICSEARCH_URL", "https://search:9200")
     monkeypatch.setenv("GCS_EMULATOR_URL", "http://gcs:4443")
-    found = load(Settings)
-    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+    settings = load(Settings)
+    assert (settings.bootstrap_servers, settings.es_url, settings.gcs_endpoint) == (
         "a:1,b:2",
         "https://search:9200",
         "http://gcs:4443",
@@ -155,8 +155,12 @@ def test_the_environment_overrides_the_file_and_empty_means_default(
     monkeypatch.setitem(Settings.model_config, "env_file", file)
     monkeypatch.setenv("RAW_TOPIC", "from_environment")
     monkeypatch.setenv("RESULT_TOPIC", "")
-    found = load(Settings)
-    assert (found.raw_topic, found.result_topic, found.dlq_topic) == ("from_environment", "from_file", "rides_dlq")
+    settings = load(Settings)
+    assert (settings.raw_topic, settings.result_topic, settings.dlq_topic) == (
+        "from_environment",
+        "from_file",
+        "rides_dlq",
+    )
 
 
 def test_the_staging_folder_follows_the_state_folder_or_its_setting(tmp_path: Path) -> None:

@@ -226,10 +226,10 @@ def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, mon
     committed = GroupWriter.committed
 
     def asleep(writer: GroupWriter) -> Any:
-        found = committed(writer)
+        offsets = committed(writer)
         monkeypatch.setattr(GroupWriter, "committed", committed)
         exporting.run()
-        return found
+        return offsets
 
     monkeypatch.setattr(GroupWriter, "committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):

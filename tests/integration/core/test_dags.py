@@ -122,14 +122,14 @@ def test_each_step_is_a_query_job_when_a_project_is_set(airflow: None, monkeypat
 
     for name, value in (("PROJECT", "a-project"), ("DATASET", "mine"), ("LOCATION", "europe-west9")):
         monkeypatch.setenv(f"BIGQUERY_{name}", value)
-    found = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    assert found.import_errors == {}
+    bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    assert bag.import_errors == {}
     expected = {
         "dag_zones_train": playbook.steps("setup", "train"),
         "dag_zones_score": playbook.steps("setup", "score"),
     }
     for dag_id, steps in expected.items():
-        tasks = found.dags[dag_id].topological_sort()
+        tasks = bag.dags[dag_id].topological_sort()
         assert [task.task_id for task in tasks] == [step.name for step in steps]
         for upstream, downstream in itertools.pairwise(tasks):
             assert upstream.downstream_task_ids == {downstream.task_id}
@@ -145,7 +145,7 @@ def test_each_step_is_a_query_job_when_a_project_is_set(airflow: None, monkeypat
                 "Airflow would take it for a template"
             )
             assert (task.retries, task.owner) == (2, "datastream")
-    names = {task.task_id for dag_id in expected for task in found.dags[dag_id].tasks}
+    names = {task.task_id for dag_id in expected for task in bag.dags[dag_id].tasks}
     assert not names & {step.name for step in playbook.steps("look", "scan", "teardown")}
 
 
@@ -512,14 +512,14 @@ def test_dags_train_zones_and_score_rides(
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "success"}
     held = {blob.name for blob in stack.gcs.list_blobs(bucket)}
     assert {"models/rides/kmeans8.json", "models/rides/zones.json", "reference/uber-split2.csv"} <= held
-    found = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
-    assert len(found["zones"]) == 8
-    revenue = sum(part["revenue"] for part in found["revenue"])
+    result = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
+    assert len(result["zones"]) == 8
+    revenue = sum(part["revenue"] for part in result["revenue"])
     assert revenue == pytest.approx(sum(ride["price_total"] for ride in rides), rel=1e-9)
     # Rides of another city: refused, and the last result stays.
     put(stack.gcs, bucket, "rides/processed/", ride_rows(400, city="paris", first_offset=1_000))
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
-    assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == found
+    assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == result
 
 
 def test_hooks_read_their_connections(airflow: None, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

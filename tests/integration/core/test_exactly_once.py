@@ -353,10 +353,10 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
 
     def asleep(writer: GroupWriter) -> Any:
         """The zombie has read the old offsets when it falls asleep."""
-        found = committed(writer)
+        offsets = committed(writer)
         monkeypatch.setattr(GroupWriter, "committed", committed)
         assert pricing.publish(computed).results == 50
-        return found
+        return offsets
 
     monkeypatch.setattr(GroupWriter, "committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):

@@ -121,21 +121,21 @@ def test_lag_includes_results_without_markers(pipeline: Pipeline, proxy: Delayin
     pipeline.send(good=30)
     with held_markers(proxy):
         pipeline.pricing.run()
-        found = read_lag(pipeline.stack.kafka, pipeline.pricing.result, pipeline.sinking.group)
-        assert (found.offsets, sum(it.count for it in found.held_back)) == (30, 30)
+        lag = read_lag(pipeline.stack.kafka, pipeline.pricing.result, pipeline.sinking.group)
+        assert (lag.offsets, sum(it.count for it in lag.held_back)) == (30, 30)
         assert pipeline.sinking.stage(settle_s=0) is None, "nothing can be read yet"
 
 
 def test_the_ledger_waits_for_markers(pipeline: Pipeline) -> None:
     pipeline.send(good=30, bad=3)
     pipeline.pricing.run()
-    found = pipeline.ledger()
-    assert (found.result, found.dlq, found.in_flight, found.held_back) == (30, 3, 30, [])
-    assert (found.faults, found.exit_code) == ([], 2)
+    ledger = pipeline.ledger()
+    assert (ledger.result, ledger.dlq, ledger.in_flight, ledger.held_back) == (30, 3, 30, [])
+    assert (ledger.faults, ledger.exit_code) == ([], 2)
     pipeline.sinking.run()
     pipeline.exporting.run()
-    found = pipeline.ledger()
-    assert (found.faults, found.held_back, found.exit_code) == ([], [], 0)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.held_back, ledger.exit_code) == ([], [], 0)
 
 
 def test_the_ledger_never_reports_held_back_results_as_lost(
@@ -148,8 +148,8 @@ def test_the_ledger_never_reports_held_back_results_as_lost(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(pipeline.run)
         while not running.done():
-            found = pipeline.ledger()
-            verdicts.append((found.exit_code, found.faults))
+            ledger = pipeline.ledger()
+            verdicts.append((ledger.exit_code, ledger.faults))
         running.result()
     assert verdicts
     assert all(code in (0, 2) and faults == [] for code, faults in verdicts), verdicts
@@ -173,8 +173,8 @@ def test_dead_letters_and_traces_are_found_right_after_their_commit(pipeline: Pi
     pipeline.pricing.run()
     with ThreadPoolExecutor(1) as pool:
         letters = pool.submit(latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
-        found = trace(Systems(pipeline.settings), sent["ride_id"])
-        assert [it.place for it in found] == [pipeline.pricing.source, pipeline.pricing.result]
+        traces = trace(Systems(pipeline.settings), sent["ride_id"])
+        assert [it.place for it in traces] == [pipeline.pricing.source, pipeline.pricing.result]
         assert [it.value() for it in letters.result()] == [b"bad"]
 
 
@@ -231,8 +231,8 @@ def old_records(config: dict[str, Any], topic: str, count: int) -> None:
 
 def low(config: dict[str, Any], topic: str) -> int:
     with consumer(config, "looker") as client:
-        found: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
-        return found[0]
+        watermarks: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
+        return watermarks[0]
 
 
 def test_records_with_old_timestamps_are_kept_as_long_as_others(

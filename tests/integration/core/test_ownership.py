@@ -141,16 +141,16 @@ def test_every_commit_is_kept_with_its_writer_topic_and_plan(exporting: Exportin
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     staged = exporting.staged()
     with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        at = reader.unchecked()
-        assert at == reader.kept()
-        metadata = msgspec.json.decode(at[1].metadata)
+        committed_offsets = reader.unchecked()
+        assert committed_offsets == reader.kept()
+        metadata = msgspec.json.decode(committed_offsets[1].metadata)
         assert (metadata["v"], metadata["writer"], metadata["topic_id"]) == (1, "datastream", staged.topic_id)
-        assert at[1].plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
+        assert committed_offsets[1].plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
     exporting.commit(staged)
     with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        at = reader.unchecked()
-        assert at == reader.kept()
-        assert (at[1].offset, at[1].plan(Plan)) == (35, None)
+        committed_offsets = reader.unchecked()
+        assert committed_offsets == reader.kept()
+        assert (committed_offsets[1].offset, committed_offsets[1].plan(Plan)) == (35, None)
     assert not exporting.backlog().is_begun
 
 
@@ -280,8 +280,8 @@ def test_skipped_and_repeated_messages_are_counted(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(5, partition=4))
 
     def moved(to: str) -> tuple[int, int, bool]:
-        found = look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
-        return found.skipped, found.repeated, found.is_certain
+        change = look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        return change.skipped, change.repeated, change.is_certain
 
     assert moved("kept") == (0, 0, True)
     assert moved("beginning") == (0, 20, True)

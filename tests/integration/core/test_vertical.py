@@ -49,8 +49,8 @@ class Copy:
 
     def ledger(self) -> dict[str, Any]:
         self.run("jobs", "ledger", "notes")
-        found: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
-        return found
+        content: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
+        return content
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     (root / ".venv").symlink_to(sys.prefix)
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
     settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
-    found = Copy(root, settings)
+    made = Copy(root, settings)
     only = [option for name in SERVICES for option in ("--only", name)]
     try:
-        found.run("infra.local", "up", *only)
-        yield found
+        made.run("infra.local", "up", *only)
+        yield made
     finally:
-        found.run("infra.local", "down")
+        made.run("infra.local", "down")
         shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
@@ -104,8 +104,8 @@ def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     }
     assert (letters[b"key"].headers or [])[0] == ("trace", b"\xff")
     assert letters[b"key"].error["task.id"] == "ScoreNotes"
-    found = copy.ledger()
-    assert (found["raw"], found["result"], found["dlq"], found["pending"], found["faults"]) == (203, 200, 3, 0, [])
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["result"], ledger["dlq"], ledger["pending"], ledger["faults"]) == (203, 200, 3, 0, [])
     assert "invalid_note" in copy.run("jobs", "dlq", "notes")
 
 
@@ -123,8 +123,8 @@ def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
 def test_replayed_notes_are_not_lost(copy: Copy) -> None:
     assert "3 dead letters went back to notes_raw" in copy.run("jobs", "dlq-replay", "notes")
     copy.run("jobs", "wait")
-    found = copy.ledger()
-    assert (found["raw"], found["dlq"], found["replayed"], found["balanced"]) == (206, 6, 3, True)
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["dlq"], ledger["replayed"], ledger["balanced"]) == (206, 6, 3, True)
     assert "dag_score_notes" in copy.run("jobs", "lag", "--once")
 
 

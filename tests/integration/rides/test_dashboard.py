@@ -85,10 +85,10 @@ def tile(point: dict[str, float], zoom: int) -> str:
 
 
 def grouped(rides: Iterable[Ride], *by: Group) -> dict[tuple[Hashable, ...], list[Ride]]:
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for ride in rides:
-        found[tuple(group(ride) for group in by)].append(ride)
-    return dict(found)
+        groups[tuple(group(ride) for group in by)].append(ride)
+    return dict(groups)
 
 
 def means(groups: dict[Any, list[Ride]], field: str) -> dict[Any, float]:
@@ -112,10 +112,10 @@ def everything() -> list[Ride]:
 @pytest.fixture(scope="module")
 def rides(everything: list[Ride]) -> list[Ride]:
     """Those within the time range."""
-    within = [ride for ride in everything if START <= ride["ts"] <= END]
-    assert 300 < len(within) < len(everything)
-    assert min(map(minute, within)) < START.timestamp() * 1_000, "a minute is covered in part"
-    return within
+    inside = [ride for ride in everything if START <= ride["ts"] <= END]
+    assert 300 < len(inside) < len(everything)
+    assert min(map(minute, inside)) < START.timestamp() * 1_000, "a minute is covered in part"
+    return inside
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +179,9 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
 @pytest.mark.parametrize(("name", "layer"), LENS)
 def test_a_lens_layer_shows_the_figures_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
     value, keys, figures = FIGURES[name, layer]
-    found = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
+    actual = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
     # Buckets without rides are looked at below.
-    assert {key: figure for key, figure in found.items() if figure} == exactly(figures(rides))
+    assert {key: figure for key, figure in actual.items() if figure} == exactly(figures(rides))
 
 
 def test_the_time_axis_includes_minutes_without_rides(shown: Rides) -> None:
@@ -240,10 +240,10 @@ def check_cells(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict
 
 
 def check_documents(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict[str, Any], field: str) -> None:
-    found = {row["ride_id"]: row for row in shown.of_documents(panel, layer)}
-    assert found.keys() == {ride["ride_id"] for ride in rides}
+    actual = {row["ride_id"]: row for row in shown.of_documents(panel, layer)}
+    assert actual.keys() == {ride["ride_id"] for ride in rides}
     for ride in rides:
-        row = found[ride["ride_id"]]
+        row = actual[ride["ride_id"]]
         assert row[field] == {"type": "Point", "coordinates": [ride[field]["lon"], ride[field]["lat"]]}
         assert datetime.fromisoformat(row["ts"]) == ride["ts"]
         for name in ("comfort", "distance_km", "price_total"):

@@ -34,33 +34,33 @@ from tests.testkit.wait import until
 def test_a_complete_run_is_balanced(pipeline: Pipeline) -> None:
     pipeline.send(good=30, bad=4, twice=3)
     pipeline.run()
-    found = pipeline.ledger()
-    assert (found.raw, found.result, found.duplicates, found.dlq) == (37, 33, 3, 4)
-    assert (found.elasticsearch, found.parquet, found.pending, found.in_flight) == (30, 33, 0, 0)
-    assert found.dlq_by_reason == {"invalid_json": 4}
-    assert (found.faults, found.balanced, found.exit_code) == ([], True, 0)
+    ledger = pipeline.ledger()
+    assert (ledger.raw, ledger.result, ledger.duplicates, ledger.dlq) == (37, 33, 3, 4)
+    assert (ledger.elasticsearch, ledger.parquet, ledger.pending, ledger.in_flight) == (30, 33, 0, 0)
+    assert ledger.dlq_by_reason == {"invalid_json": 4}
+    assert (ledger.faults, ledger.balanced, ledger.exit_code) == ([], True, 0)
 
 
 def test_rides_in_flight_are_pending(pipeline: Pipeline) -> None:
     pipeline.send(good=10)
     pipeline.run()
     pipeline.send(good=5)
-    found = pipeline.ledger()
-    assert (found.pending, found.in_flight, found.balanced, found.exit_code) == (5, 0, True, 2)
+    ledger = pipeline.ledger()
+    assert (ledger.pending, ledger.in_flight, ledger.balanced, ledger.exit_code) == (5, 0, True, 2)
     pipeline.pricing.run()
-    found = pipeline.ledger()
-    assert (found.pending, found.in_flight, found.balanced, found.exit_code) == (0, 5, True, 2)
+    ledger = pipeline.ledger()
+    assert (ledger.pending, ledger.in_flight, ledger.balanced, ledger.exit_code) == (0, 5, True, 2)
     # Both sinks hold more than their groups have committed.
     written, staged = pipeline.sinking.write(), pipeline.exporting.staged()
     pipeline.exporting.write(staged)
-    found = pipeline.ledger()
-    assert (found.in_flight, found.balanced, found.exit_code) == (5, True, 2)
+    ledger = pipeline.ledger()
+    assert (ledger.in_flight, ledger.balanced, ledger.exit_code) == (5, True, 2)
     pipeline.sinking.commit(*written)
-    found = pipeline.ledger()
-    assert (found.in_flight, found.balanced, found.exit_code) == (5, True, 2)
+    ledger = pipeline.ledger()
+    assert (ledger.in_flight, ledger.balanced, ledger.exit_code) == (5, True, 2)
     pipeline.exporting.commit(staged)
-    found = pipeline.ledger()
-    assert (found.elasticsearch, found.parquet, found.in_flight, found.exit_code) == (15, 15, 0, 0)
+    ledger = pipeline.ledger()
+    assert (ledger.elasticsearch, ledger.parquet, ledger.in_flight, ledger.exit_code) == (15, 15, 0, 0)
 
 
 def test_an_export_ahead_of_the_index_is_balanced(pipeline: Pipeline) -> None:
@@ -68,13 +68,13 @@ def test_an_export_ahead_of_the_index_is_balanced(pipeline: Pipeline) -> None:
     pipeline.run()
     produce(pipeline.stack.kafka, pipeline.pricing.result, [Raw(b"no result", b"k")])
     pipeline.exporting.run()
-    found = pipeline.ledger()
-    assert (found.in_flight, found.parquet) == (1, 10)
-    assert [fault for fault in found.faults if "raw messages" not in fault] == []
+    ledger = pipeline.ledger()
+    assert (ledger.in_flight, ledger.parquet) == (1, 10)
+    assert [fault for fault in ledger.faults if "raw messages" not in fault] == []
     pipeline.sinking.run()
-    found = pipeline.ledger()
-    assert (found.in_flight, found.parquet, found.refused) == (0, 10, 1)
-    assert [fault for fault in found.faults if "raw messages" not in fault] == []
+    ledger = pipeline.ledger()
+    assert (ledger.in_flight, ledger.parquet, ledger.refused) == (0, 10, 1)
+    assert [fault for fault in ledger.faults if "raw messages" not in fault] == []
 
 
 def test_an_empty_stack_is_balanced(pipeline: Pipeline) -> None:
@@ -87,9 +87,9 @@ def test_an_extra_result_is_reported(pipeline: Pipeline) -> None:
     twin = pipeline.pricing.results()[0]
     produce(pipeline.stack.kafka, pipeline.pricing.result, [Raw(twin.value, twin.key)])
     pipeline.sinking.run()
-    found = pipeline.ledger()
-    assert found.exit_code == 1
-    assert "10 raw messages are done with, but there are 11 results" in found.faults[0]
+    ledger = pipeline.ledger()
+    assert ledger.exit_code == 1
+    assert "10 raw messages are done with, but there are 11 results" in ledger.faults[0]
 
 
 def test_a_missing_document_is_reported(pipeline: Pipeline) -> None:
@@ -97,9 +97,9 @@ def test_a_missing_document_is_reported(pipeline: Pipeline) -> None:
     pipeline.run()
     ride_id = next(iter(pipeline.sinking.documents()))
     pipeline.stack.elasticsearch.delete(index=pipeline.sinking.index, id=ride_id, refresh=True)
-    found = pipeline.ledger()
-    assert (found.elasticsearch, found.exit_code) == (9, 1)
-    assert found.faults == ["Elasticsearch holds 9 rides, not 10"]
+    ledger = pipeline.ledger()
+    assert (ledger.elasticsearch, ledger.exit_code) == (9, 1)
+    assert ledger.faults == ["Elasticsearch holds 9 rides, not 10"]
 
 
 @pytest.mark.parametrize("fault", ["lost", "doubled"])
@@ -112,9 +112,9 @@ def test_a_missing_or_extra_object_is_reported(pipeline: Pipeline, fault: str) -
         bucket.blob(name).delete()
     else:
         bucket.blob(name.replace(".parquet", "-twin.parquet")).upload_from_string(content)
-    found = pipeline.ledger()
-    assert found.exit_code == 1
-    assert found.faults[0].startswith("Parquet holds")
+    ledger = pipeline.ledger()
+    assert ledger.exit_code == 1
+    assert ledger.faults[0].startswith("Parquet holds")
 
 
 def test_replayed_dead_letters_are_counted_separately(pipeline: Pipeline) -> None:
@@ -124,8 +124,8 @@ def test_replayed_dead_letters_are_counted_separately(pipeline: Pipeline) -> Non
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 3
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 0
     pipeline.pricing.run()
-    found = pipeline.ledger()
-    assert (found.raw, found.dlq, found.replayed, found.exit_code) == (11, 6, 3, 0)
+    ledger = pipeline.ledger()
+    assert (ledger.raw, ledger.dlq, ledger.replayed, ledger.exit_code) == (11, 6, 3, 0)
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).left == 3
 
 
@@ -133,11 +133,11 @@ def test_rejected_results_are_not_reported_as_missing(pipeline: Pipeline) -> Non
     pipeline.send(good=5)
     produce(pipeline.stack.kafka, pipeline.pricing.result, [Raw(b"no result", b"k")])
     pipeline.run()
-    found = pipeline.ledger()
+    ledger = pipeline.ledger()
     # The odd message is a result that no raw message stands behind; the sinks themselves add up.
-    assert (found.refused, found.parquet, found.elasticsearch) == (1, 5, 5)
-    assert (found.dlq, found.dlq_by_reason) == (0, {})
-    assert [fault for fault in found.faults if "raw messages" not in fault] == []
+    assert (ledger.refused, ledger.parquet, ledger.elasticsearch) == (1, 5, 5)
+    assert (ledger.dlq, ledger.dlq_by_reason) == (0, {})
+    assert [fault for fault in ledger.faults if "raw messages" not in fault] == []
 
 
 def test_records_deleted_by_retention_prevent_a_verdict(pipeline: Pipeline) -> None:
@@ -148,9 +148,9 @@ def test_records_deleted_by_retention_prevent_a_verdict(pipeline: Pipeline) -> N
     # Waited for: a ledger that reads while records go cannot be taken.
     for deleted in admin.delete_records(first).values():
         deleted.result(30)
-    found = pipeline.ledger()
-    assert found.raw < 30
-    assert (found.balanced, found.exit_code) == (None, 3)
+    ledger = pipeline.ledger()
+    assert ledger.raw < 30
+    assert (ledger.balanced, ledger.exit_code) == (None, 3)
 
 
 # --- Transactions of strangers -----------------------------------------------------------------
@@ -201,12 +201,12 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
     topic = {"raw": pipeline.pricing.source, "result": pipeline.pricing.result, "dlq": pipeline.pricing.dlq}[place]
     first = len([it for it in read_visible(pipeline.stack.kafka, topic) if it.partition == 3])
     with open_transaction(pipeline, topic) as name:
-        found = pipeline.ledger()
-        assert (found.faults, found.balanced, found.exit_code) == ([], True, 2)
-        (it,) = found.held_back
+        ledger = pipeline.ledger()
+        assert (ledger.faults, ledger.balanced, ledger.exit_code) == ([], True, 2)
+        (it,) = ledger.held_back
         assert (it.topic, it.partition, it.count) == (topic, 3, 1)
         assert it.first >= first
-        (line,) = explained(pipeline.stack.kafka, found.held_back)
+        (line,) = explained(pipeline.stack.kafka, ledger.held_back)
         assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
         if place != "dlq":
             group = pipeline.pricing.group if place == "raw" else pipeline.sinking.group
@@ -216,8 +216,8 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
 
 def test_without_the_kafka_tool_the_command_is_shown(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = [HeldBack("rides_result", 3, 120, 7)]
-    held, who = explained(pipeline.stack.kafka, found)
+    parts = [HeldBack("rides_result", 3, 120, 7)]
+    held, who = explained(pipeline.stack.kafka, parts)
     assert held == "rides_result[3]: 7 offsets from 120 on"
     assert "kafka-transactions.sh --bootstrap-server" in who
     assert "describe-producers --topic rides_result --partition 3" in who
@@ -229,16 +229,16 @@ def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, m
     with open_transaction(pipeline, pipeline.pricing.result):
         pipeline.send(good=30)
         pipeline.pricing.run()
-        found = pipeline.ledger()
-        assert found.result < 30, "some are in the partition that is held back"
-        assert (found.faults, found.exit_code) == ([], 2)
+        ledger = pipeline.ledger()
+        assert ledger.result < 30, "some are in the partition that is held back"
+        assert (ledger.faults, ledger.exit_code) == ([], 2)
         # What nobody holds back is missing for sure.
-        lost = max(found.held_back, key=lambda it: it.count)
+        lost = max(ledger.held_back, key=lambda it: it.count)
         pipeline.send(good=lost.count + 1)
-        at = pipeline.pricing.offsets()
-        pipeline.pricing.set_offsets({it: (at[it] or 0) + len(rest) for it, rest in unread(pipeline).items()})
-        found = pipeline.ledger()
-        assert found.exit_code == 1, "more are missing than are held back"
+        offsets = pipeline.pricing.offsets()
+        pipeline.pricing.set_offsets({it: (offsets[it] or 0) + len(rest) for it, rest in unread(pipeline).items()})
+        ledger = pipeline.ledger()
+        assert ledger.exit_code == 1, "more are missing than are held back"
 
 
 def test_dead_letters_behind_a_foreign_transaction_are_not_lost(
@@ -249,16 +249,16 @@ def test_dead_letters_behind_a_foreign_transaction_are_not_lost(
         produce(pipeline.stack.kafka, pipeline.pricing.result, [keyed(result(comfort="none")) for _ in range(40)])
         pipeline.sinking.run()
         pipeline.exporting.run()
-        found = pipeline.ledger()
-        assert found.refused < 40, "some are in the partition that is held back"
-        assert [fault for fault in found.faults if "raw messages" not in fault] == []
+        ledger = pipeline.ledger()
+        assert ledger.refused < 40, "some are in the partition that is held back"
+        assert [fault for fault in ledger.faults if "raw messages" not in fault] == []
 
 
 def unread(pipeline: Pipeline) -> dict[int, list[Record]]:
-    at = pipeline.pricing.offsets()
+    offsets = pipeline.pricing.offsets()
     rest: dict[int, list[Record]] = {it: [] for it in range(6)}
     for record in read_visible(pipeline.stack.kafka, pipeline.pricing.source):
-        if record.offset >= (at[record.partition] or 0):
+        if record.offset >= (offsets[record.partition] or 0):
             rest[record.partition].append(record)
     return rest
 
@@ -273,8 +273,8 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) 
     ours = [("__connect.errors.connector.name", b"their-sink"), ("__connect.errors.partition", b"0")]
     foreign = [Raw(b"{}", b"k", [*errors, *ours]), Raw(b"{}", b"k"), Raw(b"{}", b"k", errors)]
     produce(pipeline.stack.kafka, pipeline.pricing.dlq, foreign)
-    found = pipeline.ledger()
-    assert (found.dlq, found.foreign, found.faults, found.exit_code) == (2, 3, [], 0)
+    ledger = pipeline.ledger()
+    assert (ledger.dlq, ledger.foreign, ledger.faults, ledger.exit_code) == (2, 3, [], 0)
     sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
     done = replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)

@@ -55,18 +55,18 @@ def test_messages_arrive_with_keys_and_labels(stack: Any, topic_factory: Callabl
     topic = topic_factory("producer")
     options = ("--count=20000", "--rate=0", "--faulty=0.05", "--duplicates=0.02", "--seed=7", "--spread=2h")
     line = produce(stack, topic, *options)
-    found = re.match(r"sent 20000 \(faulty (\d+), duplicates (\d+)\), delivered 20000, failed 0, ", line)
-    assert found, line
+    counts = re.match(r"sent 20000 \(faulty (\d+), duplicates (\d+)\), delivered 20000, failed 0, ", line)
+    assert counts, line
 
     messages = read(stack, topic, 20_000)
     labels = Counter(
         value.decode() for message in messages for name, value in message.headers() or [] if name == "datastream.fault"
     )
     assert set(labels) == set(FAULTS)
-    assert labels.total() == int(found[1])
+    assert labels.total() == int(counts[1])
     good = [message for message in messages if not message.headers()]
     assert all(json.loads(message.value())["ride_id"].encode() == message.key() for message in good)
-    assert len(good) - len({message.value() for message in good}) == int(found[2])
+    assert len(good) - len({message.value() for message in good}) == int(counts[2])
     assert len({message.partition() for message in messages}) > 1
 
 

@@ -88,18 +88,20 @@ class Rides:
 
     def check(self, copies: int = 34) -> None:
         """Everything inside of the window is right, everything else is as it was, and the pipeline are balanced."""
-        found = self.pipeline.ledger()
-        assert (found.faults, found.exit_code) == ([], 0)
-        assert (found.reprocessed, found.to_purge, found.dlq, found.duplicates) == (copies, 0, 2, 6)
+        ledger = self.pipeline.ledger()
+        assert (ledger.faults, ledger.exit_code) == ([], 0)
+        assert (ledger.reprocessed, ledger.to_purge, ledger.dlq, ledger.duplicates) == (copies, 0, 2, 6)
 
         raw = flow.read_all(self.pipeline.stack.kafka, self.pipeline.pricing.source)
         assert len(raw) == len(self.raw) + copies
         known = {(record.partition, record.offset) for record in self.raw}
         for copy in (record for record in raw if (record.partition, record.offset) not in known):
             marks = dict(copy.headers or [])
-            of = next(it for it in raw if f"{it.partition}:{it.offset}".encode() == marks["datastream.reprocessed"])
-            assert (copy.key, copy.value, copy.partition) == (of.key, of.value, of.partition), "byte for byte"
-            assert (copy.headers or [])[:1] == (of.headers or [])[:1] == [("trace", b"\x00\xff")]
+            source = next(it for it in raw if f"{it.partition}:{it.offset}".encode() == marks["datastream.reprocessed"])
+            assert (copy.key, copy.value, copy.partition) == (source.key, source.value, source.partition), (
+                "byte for byte"
+            )
+            assert (copy.headers or [])[:1] == (source.headers or [])[:1] == [("trace", b"\x00\xff")]
 
         documents, rows = self.pipeline.sinking.documents(), self.rows()
         assert Counter(row["ride_id"] for row in rows) == Counter(
@@ -139,8 +141,8 @@ def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
 
 
 def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
-    found = look(rides.pipeline.systems, WINDOW)
-    assert (len(found.rides), found.is_begun) == (30, False)
+    work = look(rides.pipeline.systems, WINDOW)
+    assert (len(work.rides), work.is_begun) == (30, False)
     done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
     rides.check()
@@ -189,9 +191,9 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
         inside = {it["ride_id"] for it in rides.inside}
-        found = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
-        assert len(found) == len(rides.inside) + len(rides.outside)
-        return float(sum(price for ride_id, price in found.items() if ride_id in inside))
+        prices = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
+        assert len(prices) == len(rides.inside) + len(rides.outside)
+        return float(sum(price for ride_id, price in prices.items() if ride_id in inside))
 
     right = sum(map(price_of, rides.inside))
     with LocalEngine(rides.pipeline.exporting.gcs) as engine:
@@ -213,8 +215,8 @@ def test_a_ride_that_is_now_rejected_is_deleted_from_the_sinks(
     gone = {it["ride_id"] for it in more}
     assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
-    found = pipeline.ledger()
-    assert (found.faults, found.exit_code, found.dlq) == ([], 0, 7)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code, ledger.dlq) == ([], 0, 7)
     run(pipeline)
     assert (pipeline.ledger().exit_code, pipeline.ledger().dlq) == (0, 7), "what is rejected is not sent again"
     rebuild_sinks(pipeline)
@@ -232,8 +234,8 @@ def test_a_window_of_only_rejected_rides_is_purged_again(
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
     assert run(pipeline).rejected == 30
     rebuild_sinks(pipeline)
-    found = look(pipeline.systems, WINDOW)
-    assert (found.rides, len(found.earlier.rides)) == (set(), 30)
+    work = look(pipeline.systems, WINDOW)
+    assert (work.rides, len(work.earlier.rides)) == (set(), 30)
     done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
     assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
@@ -287,12 +289,12 @@ def test_rebuilt_sinks_need_another_reprocessing(pipeline: Pipeline, rides: Ride
     """docs/runbook_kafka.md, "Rebuild the sinks"."""
     run(pipeline)
     rebuild_sinks(pipeline)
-    found = pipeline.ledger()
-    assert found.exit_code == 1
-    assert any("a reprocessing has replaced" in fault for fault in found.faults), found.faults
+    ledger = pipeline.ledger()
+    assert ledger.exit_code == 1
+    assert any("a reprocessing has replaced" in fault for fault in ledger.faults), ledger.faults
     assert run(pipeline).copies == 34
-    found = pipeline.ledger()
-    assert (found.faults, found.exit_code) == ([], 0)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code) == ([], 0)
     sent = (*rides.inside, *rides.outside, *rides.inside[:4], *rides.outside[:2])
     assert Counter(row["ride_id"] for row in rides.rows()) == Counter(it["ride_id"] for it in sent)
     documents = pipeline.sinking.documents()
@@ -340,8 +342,8 @@ def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
         patch.setattr(module, name, fail_at(call, getattr(module, name), after=after))
         with pytest.raises(OSError, match="killed"):
             run(pipeline)
-    found = pipeline.ledger()
-    assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code, ledger.is_reprocessing) == ([], 2, True)
     with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
         look(pipeline.systems, window("2026-01-05", "2026-01-06"))
     with pytest.raises(ConfigurationError, match="A reprocessing is not done"):

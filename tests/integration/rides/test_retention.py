@@ -44,31 +44,31 @@ def test_expired_rides_are_deleted_after_their_kafka_records(stack: Stack, sinki
     old = list(before)[:20]
     ingested(sinking, old, days=9)
 
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 20), "the ledger would call them lost"
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 20), "the ledger would call them lost"
     assert set(sinking.documents()) == set(before)
 
     delete_all_records(sinking.config, sinking.source)
-    found = expire(stack, sinking, dry_run=True)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (20, 0)
+    expired = expire(stack, sinking, dry_run=True)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (20, 0)
     assert set(sinking.documents()) == set(before)
 
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (20, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (20, 0)
     assert set(sinking.documents()) == set(before) - set(old)
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 0)
 
 
 def test_without_retention_or_index_nothing_is_deleted(stack: Stack, sinking: Sinking) -> None:
     assert expire(stack, sinking, rides_index_retention_days=0) is None
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 0)
 
 
 def test_a_retention_shorter_than_that_of_the_topics_is_rejected(stack: Stack, sinking: Sinking) -> None:

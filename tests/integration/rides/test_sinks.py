@@ -120,8 +120,8 @@ def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
     batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
     assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
-    found = sinking.documents()
-    assert {key: (it["ride_id"], it["_version"]) for key, it in found.items()} == {it: (it, 7) for it in ids}
+    documents = sinking.documents()
+    assert {key: (it["ride_id"], it["_version"]) for key, it in documents.items()} == {it: (it, 7) for it in ids}
 
 
 def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:
@@ -152,16 +152,16 @@ def test_a_replay_writes_the_same_objects(exporting: Exporting) -> None:
 def test_the_export_waits_for_size_or_age(exporting: Exporting) -> None:
     assert not exporting.backlog(max_age_s=0).is_due(1)
     send(exporting, results(20))
-    found = exporting.backlog()
-    assert (found.offsets, found.is_begun, found.is_old) == (20, False, False)
-    assert found.is_due(20)
-    assert not found.is_due(21)
+    backlog = exporting.backlog()
+    assert (backlog.offsets, backlog.is_begun, backlog.is_old) == (20, False, False)
+    assert backlog.is_due(20)
+    assert not backlog.is_due(21)
     until(lambda: exporting.backlog(max_age_s=0.5).is_due(21), "the first ride has waited for half a second")
     exporting.staged()
     assert exporting.backlog().is_due(21), "what is begun is brought to its end"
     exporting.run()
-    found = exporting.backlog(max_age_s=0)
-    assert (found.offsets, found.is_begun, found.is_old) == (0, False, False)
+    backlog = exporting.backlog(max_age_s=0)
+    assert (backlog.offsets, backlog.is_begun, backlog.is_old) == (0, False, False)
     # The age is that of the first ride that waits, in whichever partition.
     send(exporting, results(1))
     until(lambda: exporting.backlog(max_age_s=0.5).is_old, "one ride has waited for half a second")

@@ -63,8 +63,8 @@ def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
     """Rides in the bucket, some of them twice: the later message has another price."""
     rides = ride_rows(RIDES)
     again = [
-        ride | {"kafka_offset": RIDES + at, "price_total": ride["price_total"] + 1, "comfort": "high"}
-        for at, ride in enumerate(rides[:40])
+        ride | {"kafka_offset": RIDES + number, "price_total": ride["price_total"] + 1, "comfort": "high"}
+        for number, ride in enumerate(rides[:40])
     ]
     put(stack.gcs, bucket, "rides/processed/", rides)
     put(stack.gcs, bucket, "rides/processed/", again)
@@ -73,8 +73,8 @@ def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def engine(stack: Stack) -> Iterator[LocalEngine]:
-    with LocalEngine(stack.gcs) as found:
-        yield found
+    with LocalEngine(stack.gcs) as made:
+        yield made
 
 
 def whole(engine: LocalEngine, settings: Settings, *roles: playbook.Role) -> tuple[work.Answers, Zones]:
@@ -94,7 +94,7 @@ def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
 def test_every_step_runs_and_the_revenue_matches_the_rides(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    answers, found = whole(engine, settings, *playbook.USUAL)
+    answers, result = whole(engine, settings, *playbook.USUAL)
     assert list(answers) == [step.name for step in playbook.steps(*playbook.USUAL)]
 
     # What Parquet itself holds, by the plainest reading of it.
@@ -104,11 +104,11 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     latest = {row["ride_id"]: row for row in sorted(held, key=lambda row: row["kafka_offset"])}
     assert len(latest) == RIDES == len(rows)
     expected = math.fsum(row["price_total"] for row in latest.values())
-    assert sum(part.revenue for part in found.revenue) == pytest.approx(expected, rel=1e-9)
-    assert found.rides == RIDES
+    assert sum(part.revenue for part in result.revenue) == pytest.approx(expected, rel=1e-9)
+    assert result.rides == RIDES
 
     by_comfort: dict[str, float] = defaultdict(float)
-    for part in found.revenue:
+    for part in result.revenue:
         by_comfort[part.comfort] += part.revenue
     for comfort, revenue in by_comfort.items():
         prices = [row["price_total"] for row in latest.values() if row["comfort"] == comfort]
@@ -123,18 +123,18 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     assert sum(row["revenue"] for row in hours) == pytest.approx(expected, rel=1e-9)
 
     # Zones are named, each by another name; ids are 1 to 8.
-    assert sorted(zone.centroid_id for zone in found.zones) == list(range(1, 9))
-    assert len({zone.label for zone in found.zones}) == 8
-    assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in found.zones}
-    assert all(zone.reference_points > 50 for zone in found.zones)
-    assert "GENERATED" in found.reference
+    assert sorted(zone.centroid_id for zone in result.zones) == list(range(1, 9))
+    assert len({zone.label for zone in result.zones}) == 8
+    assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in result.zones}
+    assert all(zone.reference_points > 50 for zone in result.zones)
+    assert "GENERATED" in result.reference
 
     # Each ride is in the zone whose centre is nearest in the model's space; all its columns passed through.
     model = engine._models["rides.kmeans8"]
     learnt = select(engine, "SELECT longitude, latitude FROM rides.reference_uber")
     points = (np.array([[row["longitude"], row["latitude"]] for row in learnt]) - model.mean) / model.scale
     reach = np.linalg.norm(points[:, None] - np.array(model.centroids), axis=2)
-    for zone in found.zones:
+    for zone in result.zones:
         own = reach.min(axis=1)[reach.argmin(axis=1) == zone.centroid_id - 1]
         assert (zone.reference_points, zone.radius) == (len(own), pytest.approx(own.max(), rel=1e-9))
     placed = {row["ride_id"]: row for row in select(engine, "SELECT * FROM rides.ride_zones")}
@@ -145,9 +145,9 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
         distances = np.linalg.norm(np.array(model.centroids) - point, axis=1)
         assert place["cluster_id"] == distances.argmin() + 1
         assert place["distance"] == pytest.approx(distances.min(), rel=1e-9, abs=1e-12)
-        radius = next(zone.radius for zone in found.zones if zone.centroid_id == place["cluster_id"])
+        radius = next(zone.radius for zone in result.zones if zone.centroid_id == place["cluster_id"])
         assert place["is_outside"] == (place["distance"] > radius)
-    assert found.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
+    assert result.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
 
     # The reference file: SQL and loader count alike.
     report = reference.inspect(
@@ -159,7 +159,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
         **{name: getattr(report, name) for name in ("unreadable", "duplicates", "outside", "used", "made_up")},
     }
     assert report.duplicates > 0 < report.outside
-    assert sum(zone.reference_points for zone in found.zones) == report.used
+    assert sum(zone.reference_points for zone in result.zones) == report.used
 
     scan = [answer.to_records()[0] for answer in answers["43_scan_of_k"][1::2]]
     assert [row["k"] for row in scan] == list(range(4, 13))
@@ -263,10 +263,10 @@ def test_a_reference_file_of_the_same_city_works_for_any_city(
         f"2014-08-01,{ride['origin_lat']},{ride['origin_lon']},B1" for ride in ride_rows(2_000, city="paris", seed=5)
     ]
     stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string("\n".join(lines))
-    _, found = whole(engine, settings.model_copy(update={"service_area": "48.6,2.0,49.1,2.7"}))
-    assert "GENERATED" not in found.reference
-    assert found.outside < 40
-    assert "Roissy" in {zone.label for zone in found.zones}
+    _, result = whole(engine, settings.model_copy(update={"service_area": "48.6,2.0,49.1,2.7"}))
+    assert "GENERATED" not in result.reference
+    assert result.outside < 40
+    assert "Roissy" in {zone.label for zone in result.zones}
 
 
 # --- The reference file ------------------------------------------------------------------------
@@ -405,11 +405,11 @@ def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
     assert done.returncode == 0, done.stderr
     positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.steps(*playbook.USUAL)]
     assert positions == sorted(positions)
-    found = read(tmp_path / "zones.json")
-    assert found is not None
+    result = read(tmp_path / "zones.json")
+    assert result is not None
     table = done.stdout[done.stdout.index("┃ zone") :]
-    assert f"{sum(part.revenue for part in found.revenue):,.2f} │ {RIDES:,}" in table
-    for zone in found.zones:
+    assert f"{sum(part.revenue for part in result.revenue):,.2f} │ {RIDES:,}" in table
+    for zone in result.zones:
         assert zone.label in table
     # The page of the playbook shows what is printed, but for the figures.
     page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")

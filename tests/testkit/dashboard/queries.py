@@ -212,10 +212,10 @@ def interval_seconds(interval: str) -> int:
     Raises:
         ConfigurationError: it is none; `auto` depends on the width of the browser.
     """
-    found = re.fullmatch(r"(\d+)([smhd])", interval)
-    if not found:
+    match = re.fullmatch(r"(\d+)([smhd])", interval)
+    if not match:
         raise ConfigurationError(f"The interval {interval!r} is not a fixed one such as 1m.")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _ms(moment: datetime) -> int:

@@ -58,27 +58,27 @@ def module(tmp_path: Path) -> dict[str, str]:
 
 def test_child_processes_are_measured(tmp_path: Path, module: dict[str, str]) -> None:
     (tmp_path / "busy.py").write_text(BUSY)
-    found = run("busy", "mine", environment=module)
-    assert found.answer == {"of": "mine"}
-    assert found.cpu_seconds > 0.9, "the child's processor time counts"
-    assert found.seconds >= found.cpu_seconds * 0.9
-    assert found.peak_mib > 200, "the child's memory counts"
+    measured = run("busy", "mine", environment=module)
+    assert measured.answer == {"of": "mine"}
+    assert measured.cpu_seconds > 0.9, "the child's processor time counts"
+    assert measured.seconds >= measured.cpu_seconds * 0.9
+    assert measured.peak_mib > 200, "the child's memory counts"
 
 
 def test_time_before_the_work_is_not_measured(tmp_path: Path, module: dict[str, str]) -> None:
     (tmp_path / "idle.py").write_text(BUSY.replace('subprocess.run([sys.executable, "-c", CHILD], check=True)', "pass"))
-    found = run("idle", "mine", environment=module)
-    assert found.seconds < 0.5
-    assert found.cpu_seconds < 0.5
+    measured = run("idle", "mine", environment=module)
+    assert measured.seconds < 0.5
+    assert measured.cpu_seconds < 0.5
 
 
 def test_memory_of_the_measuring_process_is_not_counted(tmp_path: Path, module: dict[str, str]) -> None:
     """Linux hands the parent's peak on to a child's ru_maxrss."""
     (tmp_path / "small.py").write_text("from benchmarks.measured import measured\nwith measured():\n    pass\n")
     held = bytearray(b"x") * (300 * 2**20)
-    found = run("small", environment=module)
-    assert len(held) > found.peak_mib * 2**20 > 0
-    assert found.peak_mib < 200
+    measured = run("small", environment=module)
+    assert len(held) > measured.peak_mib * 2**20 > 0
+    assert measured.peak_mib < 200
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
     for it, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
         it.layout = layout
     assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
-    found = {it.name: it.found for it in Found(results).aims}
-    assert found == {
+    figures = {it.name: it.found for it in Found(results).aims}
+    assert figures == {
         "price: rides a second": 120_000,
         "price, compact: times relay": pytest.approx(0.6),
         "price, foreign: times relay": pytest.approx(0.75),
@@ -168,8 +168,8 @@ def test_every_layout_keeps_the_fault(layout: str) -> None:
 
 def test_aims_are_compared_with_the_results() -> None:
     results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
-    found = Found([msgspec.structs.replace(it, layout="compact") for it in results])
-    reached = {it.name: it.reached for it in found.aims}
+    measured = Found([msgspec.structs.replace(it, layout="compact") for it in results])
+    reached = {it.name: it.reached for it in measured.aims}
     assert reached == {
         "price: rides a second": pytest.approx(0.8),
         "price, compact: times relay": pytest.approx(0.6 / 0.5),
@@ -180,19 +180,24 @@ def test_aims_are_compared_with_the_results() -> None:
 def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
-    found = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
-    assert found["time for a ride, most apart from a million's"].found == pytest.approx(2)
-    assert found["peak MiB"].found == 420
-    assert found["memory of the largest"].found == pytest.approx(1.05)
-    assert found["memory of the largest"].reached > 1
+    aims = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
+    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    assert aims["peak MiB"].found == 420
+    assert aims["memory of the largest"].found == pytest.approx(1.05)
+    assert aims["memory of the largest"].reached > 1
 
 
 def test_percentiles_are_computed_over_all_rides() -> None:
     rng = random.Random(1)
     values = [round(rng.expovariate(1), 1) for _ in range(5000)]
-    found = Percentiles.of(Counter(values))
+    percentiles = Percentiles.of(Counter(values))
     ordered = sorted(values)
-    assert (found.p50, found.p95, found.p99, found.most) == (ordered[2499], ordered[4749], ordered[4949], ordered[-1])
+    assert (percentiles.p50, percentiles.p95, percentiles.p99, percentiles.most) == (
+        ordered[2499],
+        ordered[4749],
+        ordered[4949],
+        ordered[-1],
+    )
     assert Percentiles.of(Counter({7.0: 1})) == Percentiles(7.0, 7.0, 7.0, 7.0)
 
 
@@ -218,14 +223,15 @@ def test_task_phases_are_read_from_the_log(tmp_path: Path) -> None:
         2.1: {"event": "::endgroup::"},
     }
     lines = [
-        json.dumps({"timestamp": (start + timedelta(seconds=at)).isoformat(), **event}) for at, event in events.items()
+        json.dumps({"timestamp": (start + timedelta(seconds=second)).isoformat(), **event})
+        for second, event in events.items()
     ]
     log = tmp_path / "attempt=1.log"
     log.write_text("\n".join(lines))
-    found = phases_of(log)
-    assert found is not None
-    assert [(moment - start).total_seconds() for moment in (found.began, found.ended)] == [0.5, 2.0]
-    assert found.parse_s == 0.17
+    phases = phases_of(log)
+    assert phases is not None
+    assert [(moment - start).total_seconds() for moment in (phases.began, phases.ended)] == [0.5, 2.0]
+    assert phases.parse_s == 0.17
     log.write_text("\n".join(lines[:3]))
     assert phases_of(log) is None, "the task was killed at work"
 

@@ -23,9 +23,9 @@ def test_the_sizing_page_shows_the_output_of_the_script() -> None:
 
 def test_the_sizing_command_takes_options() -> None:
     command = [sys.executable, "-m", "benchmarks.sizing", "--rates", "1000", "--replication", "2"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert found == tables(Assumptions(rates=[1000], replication=2))
-    assert "1,000 msg/s" in found
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == tables(Assumptions(rates=[1000], replication=2))
+    assert "1,000 msg/s" in printed
 
 
 def test_kafka_sizing_matches_a_manual_calculation() -> None:
@@ -79,8 +79,8 @@ def test_object_counts_match_a_manual_calculation() -> None:
 def test_higher_rates_never_need_less() -> None:
     a = Assumptions()
     for figure in (sizing.brokers, sizing.topic_partitions, sizing.shards, sizing.nodes, sizing.objects_per_day):
-        found = [figure(a, rate) for rate in range(1000, 1_000_000, 9000)]
-        assert found == sorted(found), figure.__name__
+        figures = [figure(a, rate) for rate in range(1000, 1_000_000, 9000)]
+        assert figures == sorted(figures), figure.__name__
 
 
 def test_rates_of_the_last_benchmark_are_used(tmp_path: Path) -> None:
@@ -88,6 +88,6 @@ def test_rates_of_the_last_benchmark_are_used(tmp_path: Path) -> None:
     results = [{"part": "price", "name": "datastream", "passes": passes}]
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({"results": results}))
-    found = with_bench(Assumptions(), path)
-    assert found.compute_rate == 500
-    assert found.export_rate == Assumptions().export_rate
+    assumptions = with_bench(Assumptions(), path)
+    assert assumptions.compute_rate == 500
+    assert assumptions.export_rate == Assumptions().export_rate

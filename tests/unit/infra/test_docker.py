@@ -42,19 +42,19 @@ def settings(**changes: object) -> Settings:
     return Settings(_env_file=None, **changes)  # type: ignore[arg-type]
 
 
-def finding(name: str, found: list[Finding]) -> Finding:
-    (one,) = [it for it in found if it.check == name]
+def finding(name: str, findings: list[Finding]) -> Finding:
+    (one,) = [it for it in findings if it.check == name]
     return one
 
 
 def test_a_missing_docker_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = preflight.findings(settings())
-    assert "make demo" in finding("Docker", found).text
-    assert not finding("Docker", found).fits
-    assert not finding("Compose", found).fits
+    findings = preflight.findings(settings())
+    assert "make demo" in finding("Docker", findings).text
+    assert not finding("Docker", findings).fits
+    assert not finding("Compose", findings).fits
     with pytest.raises(PreflightError, match="No Docker engine answers"):
-        demand(found)
+        demand(findings)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_old_versions_and_too_little_memory_are_rejected(
     fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]
 ) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
-    found = preflight.findings(settings())
-    assert [it.check for it in found if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+    findings = preflight.findings(settings())
+    assert [it.check for it in findings if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
 
 
 def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_low_max_map_count_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
 def test_another_elasticsearch_major_version_is_rejected(version: str, fits: bool) -> None:
-    found = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
-    assert found.fits == fits
+    fault = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
+    assert fault.fits == fits
     if not fits:
-        assert f"ES_VERSION={version}" in found.text
+        assert f"ES_VERSION={version}" in fault.text
 
 
 def test_a_taken_port_is_reported_with_its_owner(fake_docker: FakeDocker) -> None:

@@ -72,9 +72,9 @@ def version(text: str) -> tuple[int, ...]:
 
 def references(saved: SavedObject) -> dict[str, Key]:
     """The object's references by name."""
-    found = {reference["name"]: key(reference) for reference in saved["references"]}
-    assert len(found) == len(saved["references"]), "a name is used twice"
-    return found
+    by_name = {reference["name"]: key(reference) for reference in saved["references"]}
+    assert len(by_name) == len(saved["references"]), "a name is used twice"
+    return by_name
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:

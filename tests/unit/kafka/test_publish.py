@@ -66,8 +66,8 @@ def test_chunks_share_a_transaction_up_to_the_limits_of_one_chunk(
     groups = list(grouped(chunks, max_records, max_bytes))
 
     def fits(group: list[Chunk]) -> bool:
-        within = sum(chunk.records for chunk in group) <= max_records
-        return within and sum(chunk.size for chunk in group) <= max_bytes
+        has_room = sum(chunk.records for chunk in group) <= max_records
+        return has_room and sum(chunk.size for chunk in group) <= max_bytes
 
     assert [chunk for group in groups for chunk in group] == chunks
     assert all(fits(group) or len(group) == 1 for group in groups)

@@ -49,7 +49,7 @@ def test_a_staged_table_is_read_back_unchanged(folder: Folder) -> None:
 
 
 def test_a_deleted_file_can_be_read_to_its_end_once_opened(folder: Folder) -> None:
-    batches = [messages([b"%d" % at] * 3, first=3 * at) for at in range(3)]
+    batches = [messages([b"%d" % number] * 3, first=3 * number) for number in range(3)]
     staged = folder.child("run")
     reading = read_batches(staged.write_table("a", batches, MESSAGE_SCHEMA))
     first = next(reading)

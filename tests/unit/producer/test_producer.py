@@ -144,8 +144,10 @@ def test_generated_rides_are_plausible(city: City) -> None:
 
 def test_origins_cluster_around_hot_spots() -> None:
     def near_a_place(ride: Ride) -> bool:
-        at = (ride["origin"]["lat"], ride["origin"]["lon"])
-        return any(great_circle(at, (place.lat, place.lon)).km < 2.5 * place.scatter_km for place in NEW_YORK.places)
+        origin = (ride["origin"]["lat"], ride["origin"]["lon"])
+        return any(
+            great_circle(origin, (place.lat, place.lon)).km < 2.5 * place.scatter_km for place in NEW_YORK.places
+        )
 
     made = rides(count=2000)
     assert sum(map(near_a_place, made)) > 0.93 * len(made)
@@ -428,9 +430,9 @@ def test_a_signal_ends_a_run_without_losing_messages(mock_broker: str) -> None:
         process.wait(5)
         code, out, err = finish(process)
         assert code == expected, err
-        found = re.match(r"sent (\d+) \(.*\), delivered (\d+), failed 0, ", out)
-        assert found, out
-        assert found[1] == found[2] == str(len(read(mock_broker, name)))
+        counts = re.match(r"sent (\d+) \(.*\), delivered (\d+), failed 0, ", out)
+        assert counts, out
+        assert counts[1] == counts[2] == str(len(read(mock_broker, name)))
 
 
 def test_an_unreachable_broker_is_reported() -> None:

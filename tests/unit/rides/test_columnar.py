@@ -43,5 +43,5 @@ def test_leap_days_are_valid_only_in_leap_years() -> None:
 )
 def test_patterns_match_the_whole_text(expression: str, text: str) -> None:
     texts = [text, f" {text}", f"{text}\n", f"{text}0", text.upper(), text[1:], ""]
-    found = pc.match_substring_regex(pa.array(texts), expression).to_pylist()
-    assert found == [True, False, False, False, text.upper() == text, False, False]
+    matches = pc.match_substring_regex(pa.array(texts), expression).to_pylist()
+    assert matches == [True, False, False, False, text.upper() == text, False, False]

@@ -40,21 +40,21 @@ places = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 
 def kilometres(distance: Distance, pairs: list[tuple[Place, Place]]) -> list[float]:
     flat = np.array([[*origin, *destination] for origin, destination in pairs], dtype=np.float64)
-    found: list[float] = distance(*(np.ascontiguousarray(column) for column in flat.T)).tolist()
-    return found
+    distances: list[float] = distance(*(np.ascontiguousarray(column) for column in flat.T)).tolist()
+    return distances
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_haversine_matches_the_great_circle_of_geopy(pair: tuple[Place, Place]) -> None:
-    (found,) = kilometres(haversine, [pair])
+    (km,) = kilometres(haversine, [pair])
     # Near the antipodes the formula's derivative goes to infinity: metres, not more.
-    assert found == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-7, abs=1e-9)
+    assert km == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_geodesic_matches_geopy(pair: tuple[Place, Place]) -> None:
-    (found,) = kilometres(geodesic, [pair])
-    assert found == pytest.approx(geopy.distance.geodesic(*pair).km, rel=1e-9, abs=1e-9)
+    (km,) = kilometres(geodesic, [pair])
+    assert km == pytest.approx(geopy.distance.geodesic(*pair).km, rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -77,8 +77,8 @@ def test_distances_in_a_city_match_geopy_to_the_millimetre(distance: Distance) -
     ]
     theirs: Any = geopy.distance.great_circle if distance is haversine else geopy.distance.geodesic
     scale = RADII if distance is haversine else 1
-    for pair, found in zip(pairs, kilometres(distance, pairs), strict=True):
-        assert found == pytest.approx(theirs(*pair).km * scale, rel=1e-9, abs=1e-6)
+    for pair, km in zip(pairs, kilometres(distance, pairs), strict=True):
+        assert km == pytest.approx(theirs(*pair).km * scale, rel=1e-9, abs=1e-6)
 
 
 @pytest.mark.parametrize("distance", [haversine, geodesic])

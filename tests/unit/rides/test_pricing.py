@@ -49,23 +49,23 @@ def plain(value: bytes | None, distance: Distance) -> tuple[Reason | None, dict[
         return error.reason, None
 
 
-def priced_alone(found: Ride, distance: Distance) -> dict[str, Any]:
+def priced_alone(parsed: Ride, distance: Distance) -> dict[str, Any]:
     """The result of one normalised ride."""
-    ends = (found.origin.lat, found.origin.lon, found.destination.lat, found.destination.lon)
+    ends = (parsed.origin.lat, parsed.origin.lon, parsed.destination.lat, parsed.destination.lon)
     (kilometres,) = distance(*(np.array([degrees]) for degrees in ends)).tolist()
-    total = found.price_base + kilometres * found.price_per_km + found.duration_min * found.price_per_min
+    total = parsed.price_base + kilometres * parsed.price_per_km + parsed.duration_min * parsed.price_per_min
     if not math.isfinite(total):
         raise RejectedError(Reason.NOT_FINITE, "price_total is too large a number")
     return {
-        "ride_id": found.ride_id,
-        "ts": found.ts,
-        "origin": {"lat": found.origin.lat, "lon": found.origin.lon},
-        "destination": {"lat": found.destination.lat, "lon": found.destination.lon},
-        "comfort": found.comfort,
-        "duration_min": found.duration_min,
-        "price_base": found.price_base,
-        "price_per_km": found.price_per_km,
-        "price_per_min": found.price_per_min,
+        "ride_id": parsed.ride_id,
+        "ts": parsed.ts,
+        "origin": {"lat": parsed.origin.lat, "lon": parsed.origin.lon},
+        "destination": {"lat": parsed.destination.lat, "lon": parsed.destination.lon},
+        "comfort": parsed.comfort,
+        "duration_min": parsed.duration_min,
+        "price_base": parsed.price_base,
+        "price_per_km": parsed.price_per_km,
+        "price_per_min": parsed.price_per_min,
         "distance_km": kilometres,
         "price_total": total,
     }
@@ -132,9 +132,7 @@ times = st.builds(
     st.one_of(st.just(""), digits.map(lambda n: f".{n:06d}"), digits.map(lambda n: f".{n}"), st.just(".1234567")),
     st.sampled_from(["Z", "Z", "z", "+00:00", "-05:30", "+23:59", ""]),
 )
-uuids = st.one_of(
-    st.uuids().map(str), st.uuids().map(lambda found: str(found).upper()), st.uuids().map(lambda u: u.hex)
-)
+uuids = st.one_of(st.uuids().map(str), st.uuids().map(lambda u: str(u).upper()), st.uuids().map(lambda u: u.hex))
 rides = st.fixed_dictionaries(
     {
         "ride_id": uuids,
@@ -175,9 +173,9 @@ def written(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
         separators=draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\r\n", " : ")])),
     )
     if draw(st.booleans()):
-        at = draw(st.integers(0, len(text) - 1))
-        if text[at].isalpha() and text[at - 1] != "\\" and text[at] not in "eE":
-            text = f"{text[:at]}\\u{ord(text[at]):04x}{text[at + 1 :]}"
+        position = draw(st.integers(0, len(text) - 1))
+        if text[position].isalpha() and text[position - 1] != "\\" and text[position] not in "eE":
+            text = f"{text[:position]}\\u{ord(text[position]):04x}{text[position + 1 :]}"
     return text.encode()
 
 
@@ -219,8 +217,8 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes | None:
         again = f'"{name}": {json.dumps(content[name])}, '.encode()
         value = value.replace(b"{", b"{" + again, 1)
     elif kind == "bytes":
-        at = draw(st.integers(0, len(value)))
-        value = value[:at] + draw(st.binary(max_size=4)) + value[at + draw(st.integers(0, 4)) :]
+        position = draw(st.integers(0, len(value)))
+        value = value[:position] + draw(st.binary(max_size=4)) + value[position + draw(st.integers(0, 4)) :]
     elif kind == "cut":
         value = value[: draw(st.integers(0, len(value)))]
     elif kind == "literal":
@@ -354,7 +352,7 @@ def test_the_outcome_of_a_message_is_independent_of_its_neighbours(
     order = rng.sample(range(len(values)), len(values))
     alone = [priced([value])[0] for value in values]
     assert priced(values) == alone
-    assert priced([values[at] for at in order]) == [alone[at] for at in order]
+    assert priced([values[number] for number in order]) == [alone[number] for number in order]
     assert outcomes(messages([b"in front", None, *values, b"behind"]).slice(2, len(values))) == alone
 
 
@@ -408,17 +406,21 @@ def test_the_schema_accepts_every_comfort(alias: str) -> None:
 @pytest.mark.parametrize("distance", [haversine, geodesic])
 def test_the_price_follows_the_formula(distance: Distance) -> None:
     content = ride(price_base=2.5, price_per_km=1.25, price_per_min=0.5, duration_min=20)
-    found = json.loads(priced([encode(content)], distance)[0]["value"])
-    assert 20 < found["distance_km"] < 23
-    assert found["price_total"] == 2.5 + found["distance_km"] * 1.25 + 20 * 0.5
-    assert {name: found[name] for name in content} == content
+    priced_ride = json.loads(priced([encode(content)], distance)[0]["value"])
+    assert 20 < priced_ride["distance_km"] < 23
+    assert priced_ride["price_total"] == 2.5 + priced_ride["distance_km"] * 1.25 + 20 * 0.5
+    assert {name: priced_ride[name] for name in content} == content
 
 
 def test_nothing_is_rounded() -> None:
     third = 1 / 3
     content = ride(price_base=third, price_per_km=0, price_per_min=0, duration_min=1e-300)
-    found = json.loads(priced([encode(content)])[0]["value"])
-    assert (found["price_base"], found["price_total"], found["duration_min"]) == (third, third, 1e-300)
+    priced_ride = json.loads(priced([encode(content)])[0]["value"])
+    assert (priced_ride["price_base"], priced_ride["price_total"], priced_ride["duration_min"]) == (
+        third,
+        third,
+        1e-300,
+    )
 
 
 @often
@@ -444,9 +446,9 @@ def test_a_price_too_large_for_a_double_is_rejected(amounts: dict[str, float]) -
 def test_unknown_fields_are_dropped() -> None:
     content = ride()
     content["origin"] = {**content["origin"], "name": "Bryant Park"}
-    found = json.loads(priced([encode({**content, "driver": {"id": 7}})])[0]["value"])
-    assert set(found) == {*content, "distance_km", "price_total"}
-    assert set(found["origin"]) == {"lat", "lon"}
+    priced_ride = json.loads(priced([encode({**content, "driver": {"id": 7}})])[0]["value"])
+    assert set(priced_ride) == {*content, "distance_km", "price_total"}
+    assert set(priced_ride["origin"]) == {"lat", "lon"}
 
 
 def test_one_unexpected_error_does_not_stop_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,8 +77,8 @@ def rows(times: list[datetime]) -> pa.RecordBatch:
     ],
 )
 def test_the_path_is_the_hour_of_the_ride(ts: datetime, path: str) -> None:
-    ((found, part),) = by_hour(rows([ts]))
-    assert found == path
+    ((folder, part),) = by_hour(rows([ts]))
+    assert folder == path
     assert part.column("ts").to_pylist() == [ts]
 
 
@@ -102,15 +102,15 @@ def test_each_ride_is_in_one_object_of_its_hour(start: datetime, shifts: list[in
 
 
 def test_each_document_has_two_bulk_lines() -> None:
-    found = actions(pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])).to_pylist()
-    lines = "".join(found).splitlines()
+    texts = actions(pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])).to_pylist()
+    lines = "".join(texts).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"index": {"_id": "a", "version": 7, "version_type": "external_gte"}},
         {"x": 1},
         {"index": {"_id": "b", "version": 2**60, "version_type": "external_gte"}},
         {},
     ]
-    assert all(text.endswith("\n") for text in found)
+    assert all(text.endswith("\n") for text in texts)
 
 
 def test_no_documents_give_no_bulk_lines() -> None:

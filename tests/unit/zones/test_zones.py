@@ -37,9 +37,9 @@ def settings(**changes: Any) -> ZonesSettings:
 @pytest.fixture
 def engine() -> Any:
     """Statements that need no bucket."""
-    with LocalEngine(SimpleNamespace()) as found:  # type: ignore[arg-type]
-        found.run("CREATE SCHEMA rides", "test")
-        yield found
+    with LocalEngine(SimpleNamespace()) as made:  # type: ignore[arg-type]
+        made.run("CREATE SCHEMA rides", "test")
+        yield made
 
 
 # --- Files -------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_scoring_uses_only_model_and_zones_of_the_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"), STATEMENTS, ids=[f"{name}-{at}" for at, (name, _) in enumerate(STATEMENTS)]
+    ("name", "statement"), STATEMENTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(STATEMENTS)]
 )
 def test_every_statement_parses(engine: LocalEngine, name: str, statement: str) -> None:
     assert "$" not in statement
@@ -100,8 +100,8 @@ def test_no_window_is_partitioned_by_a_float() -> None:
     """sqlglot does not know that BigQuery refuses it."""
     floats = {"latitude", "longitude", "price_total", "distance", "km", "revenue"}
     for name, text in STATEMENTS:
-        for found in re.findall(r"OVER \(PARTITION BY (.*?)(?: ORDER BY .*?)?\)\s", text):
-            assert not floats & set(re.findall(r"\w+", found)), name
+        for keys in re.findall(r"OVER \(PARTITION BY (.*?)(?: ORDER BY .*?)?\)\s", text):
+            assert not floats & set(re.findall(r"\w+", keys)), name
 
 
 def test_a_step_is_repeated_for_each_k() -> None:
@@ -144,9 +144,9 @@ def test_an_empty_folder_and_an_unknown_placeholder_are_rejected_by_name(tmp_pat
     ("prefix", "expected"), [("rides/processed/", "rides/processed/"), ("/rides", "rides/"), ("a//", "a/")]
 )
 def test_parameters_come_from_the_settings(prefix: str, expected: str) -> None:
-    found = playbook.parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
-    assert (found.prefix, found.bucket, found.project) == (expected, "mine", "my-project")
-    assert (found.south, found.west, found.north, found.east) == (40.45, -74.3, 41.0, -73.6)
+    values = playbook.parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
+    assert (values.prefix, values.bucket, values.project) == (expected, "mine", "my-project")
+    assert (values.south, values.west, values.north, values.east) == (40.45, -74.3, 41.0, -73.6)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +243,13 @@ def test_ml_functions_can_be_nested_and_joined(engine: LocalEngine) -> None:
         f"STANDARDIZE_FEATURES = FALSE) AS SELECT x FROM UNNEST([{points}])",
         "step",
     )
-    found = engine.run(
+    joined = engine.run(
         "SELECT c.numerical_value AS centre, COUNT(*) AS n, MAX(p.name) AS name "  # noqa: S608
         f"FROM ML.PREDICT(MODEL `rides.m`, (SELECT x, 'kept' AS name FROM UNNEST([{points}]))) AS p "
         "JOIN ML.CENTROIDS(MODEL rides.m) AS c ON c.centroid_id = p.CENTROID_ID GROUP BY 1 ORDER BY 1",
         "step",
     )
-    assert found.to_records() == [
+    assert joined.to_records() == [
         {"centre": 1.5, "n": 2, "name": "kept"},
         {"centre": 12.0, "n": 3, "name": "kept"},
     ]
