@@ -22,6 +22,7 @@ from benchmarks.freshness import Percentiles
 from benchmarks.layouts import LAYOUTS, rewritten
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
+from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 from infra.local import lock
 from jobs.rides.contract import parse_ride
@@ -185,6 +186,12 @@ def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     assert aims["peak MiB"].found == 420
     assert aims["memory of the largest"].found == pytest.approx(1.05)
     assert aims["memory of the largest"].reached > 1
+
+
+def test_bad_messages_are_compared_with_good_ones_round_by_round() -> None:
+    good, bad = ([Pass(100, seconds, 0, 0, {}) for seconds in times] for times in ((1.0, 2.0, 1.0), (2.0, 5.0, 4.0)))
+    (aim,) = Found(poison=Poison(good, bad)).aims
+    assert (aim.found, aim.reached) == (0.4, 1.0)
 
 
 def test_percentiles_are_computed_over_all_rides() -> None:
