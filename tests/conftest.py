@@ -7,15 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from infra.local import aside, elasticsearch, environment, gcs, kafka
-from infra.local import stack as services
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
 from jobs.verticals import stack_settings
 from tests.testkit.stack import Stack, make_topic_factory, start_guardian
 
-NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
+SERVICES = ("kafka", "elasticsearch", "gcs")
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +26,15 @@ def stack() -> Iterator[Stack]:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    wanted = aside.settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
+    wanted = isolated_settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
     state = wanted.datastream_state
-    variables = environment.of_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    variables = export_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
         guardian = start_guardian(state)
         try:
-            services.up(wanted, only=NAMES)
+            local_stack(wanted).up(SERVICES)
             settings = load(stack_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
@@ -47,7 +48,7 @@ def stack() -> Iterator[Stack]:
                 ),
             )
         finally:
-            services.down(wanted)
+            local_stack(wanted).down()
             guardian.communicate(timeout=60)
 
 

@@ -6,13 +6,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from infra.kibana import saved_objects
 from infra.kibana.saved_objects import Key, Kibana
 from jobs.errors import DatastreamError
 from jobs.settings import ROOT, Settings, load
+from jobs.terminal import make_console, print_error
 from jobs.vertical import Vertical
 from jobs.verticals import find_verticals
 
@@ -22,8 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = make_console()
 
 
 @app.command()
@@ -80,7 +78,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}")
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import pytest
 import yaml
 
 from infra.docker import environment
-from infra.local import kafka
+from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
-from jobs.verticals import stack_settings
+from jobs.verticals import find_verticals, stack_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
-ENVIRONMENT_FILES = (ROOT / "infra" / "verticals.env", ROOT / "infra" / "airflow" / "variables.env")
+BASE = ROOT / "infra" / "docker-base.yml"
+DOCKERFILES = sorted((ROOT / "infra").glob("*/Dockerfile"))
+PROFILES = sorted((ROOT / "infra" / "compose").glob("*.yml"))
 MAX_MIB = 6 * 1024
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?-([^${}]*))?")
 EXACT = re.compile(r":(slim-|v)?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
@@ -33,9 +35,48 @@ def stack() -> dict[str, Any]:
     return content
 
 
+def merge(base: Any, own: Any) -> Any:
+    """What `extends` makes of two values: mappings and lists are joined, anything else is replaced."""
+    if isinstance(base, dict) and isinstance(own, dict):
+        return base | {key: merge(base[key], value) if key in base else value for key, value in own.items()}
+    return [*base, *own] if isinstance(base, list) and isinstance(own, list) else own
+
+
+@cache
+def read_services(file: Path) -> dict[str, dict[str, Any]]:
+    """A file's services with all that they extend; relative paths become absolute."""
+
+    def absolute(path: Any) -> Any:
+        return str((file.parent / path).resolve()) if isinstance(path, str) and path.startswith(".") else path
+
+    def complete(service: dict[str, Any]) -> dict[str, Any]:
+        own = {key: value for key, value in service.items() if key != "extends"}
+        env_files = own.get("env_file", [])
+        own |= {
+            "volumes": [absolute(volume) for volume in own.get("volumes", [])],
+            "env_file": [file.parent / path for path in ([env_files] if isinstance(env_files, str) else env_files)],
+        }
+        if (base := service.get("extends")) is None:
+            return own
+        source = (file.parent / base["file"]).resolve() if "file" in base else file
+        merged: dict[str, Any] = merge(read_one(source, base["service"]), own)
+        return merged
+
+    def read_one(source: Path, name: str) -> dict[str, Any]:
+        return complete(content[name]) if source == file else read_services(source)[name]
+
+    content = yaml.safe_load(file.read_text())["services"]
+    return {name: complete(service) for name, service in content.items()}
+
+
 def services() -> dict[str, dict[str, Any]]:
-    content: dict[str, dict[str, Any]] = stack()["services"]
-    return content
+    return {name: service for file in (STACK, *PROFILES) for name, service in read_services(file).items()}
+
+
+def images() -> set[str]:
+    """What services run and what their images are built from."""
+    found = {default(service["image"]) for service in services().values()}
+    return found | {image for file in DOCKERFILES for image in re.findall(r"(?m)^FROM (\S+)", file.read_text())}
 
 
 def one_shots() -> dict[str, dict[str, Any]]:
@@ -47,9 +88,10 @@ def long_running() -> dict[str, dict[str, Any]]:
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """Its environment; a value of None means: as it is outside, if it is set there."""
-    environment: dict[str, str] = service.get("environment", {})
-    return environment
+    """Its environment files and its environment; None means the value outside, if there is one."""
+    lines = [line for file in service["env_file"] for line in file.read_text().splitlines()]
+    files = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return files | service.get("environment", {})
 
 
 def default(text: str) -> str:
@@ -70,8 +112,9 @@ def example() -> dict[str, str]:
 
 
 def texts() -> str:
-    """The file of the stack and the environment files that it fills in."""
-    return "".join(path.read_text() for path in (STACK, *ENVIRONMENT_FILES))
+    """The compose files and the environment files, in which Compose replaces variables."""
+    environment_files = {file for service in services().values() for file in service["env_file"]}
+    return "".join(path.read_text() for path in (STACK, BASE, *PROFILES, *sorted(environment_files)))
 
 
 def used_variables() -> set[str]:
@@ -138,6 +181,50 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
     )
 
 
+# --- Profiles -----------------------------------------------------------------------------------
+
+
+def test_the_core_includes_every_profile() -> None:
+    (included,) = stack()["include"]
+    files = yaml.safe_load((STACK.parent / included).read_text())["include"]
+    assert [STACK.parent / file for file in files] == PROFILES
+    assert PROFILES
+
+
+def test_a_profile_only_adds_services() -> None:
+    assert not any("profiles" in service for service in read_services(STACK).values())
+    for file in PROFILES:
+        assert {*map(str, yaml.safe_load(file.read_text()))} <= {"services", "networks", "volumes"}, file
+        for name, service in read_services(file).items():
+            assert service["profiles"] == [file.stem], f"{file.name}: {name}"
+
+
+def test_no_service_network_or_volume_is_in_two_files() -> None:
+    contents = [yaml.safe_load(file.read_text()) for file in (STACK, *PROFILES)]
+    for kind in ("services", "networks", "volumes"):
+        counts = Counter(name for content in contents for name in content.get(kind, ()))
+        assert {name for name, count in counts.items() if count > 1} == set(), kind
+
+
+def test_what_profiles_need_of_the_core_is_there() -> None:
+    assert set(stack()["networks"]) == {"kafka", "elasticsearch", "gcs", "airflow", "postgres"}
+    assert read_services(STACK)["statsd-exporter"]["networks"] == ["airflow"]
+    for name in ("apiserver", "scheduler", "dag-processor", "triggerer"):
+        component = read_services(STACK)[f"airflow-{name}"]
+        assert environment_of(component)["AIRFLOW__METRICS__STATSD_HOST"] == "statsd-exporter"
+        assert component["depends_on"]["statsd-exporter"] == {"condition": "service_healthy"}, "gives up otherwise"
+        assert "airflow" in component["networks"]
+    assert "-javaagent:" in " ".join(read_services(STACK)["kafka"]["command"])
+    assert not any("javaagent" in str(value) for value in environment_of(read_services(STACK)["kafka"]).values()), (
+        "`docker compose exec kafka kafka-topics.sh` would start a second agent on the same port"
+    )
+
+
+def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() -> None:
+    names = {path.stem for path in read_services(STACK)["airflow-scheduler"]["env_file"]}
+    assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
+
+
 # --- Settings -----------------------------------------------------------------------------------
 
 
@@ -158,7 +245,7 @@ def test_every_secret_with_a_known_default_is_generated() -> None:
     secret = re.compile("PASSWORD|SECRET|KEY")
     known = {name for name in used_variables() if secret.search(name)}
     assert set(environment.GENERATED) == known
-    text = STACK.read_text()
+    text = texts()
     key = re.search(r"AIRFLOW_FERNET_KEY:-([^}]+)", text)
     password = re.search(r"POSTGRES_PASSWORD:-([^}]+)", text)
     assert key
@@ -176,7 +263,7 @@ def test_generated_settings_are_complete_and_readable_by_their_owner_only(
     monkeypatch.setattr(environment, "LINK", tmp_path / "infra" / ".env")
     monkeypatch.setattr(environment.os, "getuid", lambda: 1234)
     monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
-    assert environment.make()
+    assert environment.write()
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     text = (tmp_path / "infra" / ".env").read_text()
     made = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
@@ -187,7 +274,7 @@ def test_generated_settings_are_complete_and_readable_by_their_owner_only(
     assert len({made[name] for name in environment.GENERATED}) == len(environment.GENERATED)
     # The YAML, the JSON of a connection and a URL take them as they are.
     assert all(re.fullmatch(r"[A-Za-z0-9_=-]+", made[name]) for name in environment.GENERATED)
-    assert not environment.make(), "what is there stays"
+    assert not environment.write(), "what is there stays"
     assert (tmp_path / ".env").read_text() == text
 
 
@@ -238,26 +325,34 @@ def test_services_wait_for_healthy_or_completed_dependencies() -> None:
 
 
 def test_images_have_exact_versions() -> None:
-    images = {default(service["image"]) for service in services().values()}
-    for file in ROOT.glob("infra/*/Dockerfile"):
-        images |= set(re.findall(r"(?m)^FROM (\S+)", file.read_text()))
-    assert len(images) >= 9
-    for image in images:
+    assert len(images()) >= 9
+    for image in images():
         assert EXACT.search(image), image
+
+
+def test_one_service_builds_each_image() -> None:
+    builders = Counter(service["image"] for service in services().values() if "build" in service)
+    ours = {service["image"] for service in services().values() if service["image"].startswith("datastream-")}
+    # Several builds that export one tag at once fail on the containerd image store.
+    assert builders == dict.fromkeys(ours, 1)
+    for name, service in services().items():
+        assert (service.get("pull_policy") == "never") == (service["image"] in ours), name
 
 
 def test_versions_match_the_packages_and_jars() -> None:
     from importlib.metadata import version
 
-    images = {default(service["image"]) for service in services().values()}
-    elastic = {image.rsplit(":")[-1] for image in images if "elastic.co" in image}
+    elastic = {image.rsplit(":")[-1] for image in images() if "elastic.co" in image}
     assert elastic == {Settings.model_fields["es_version"].default}
     dockerfile = (ROOT / "infra" / "airflow" / "Dockerfile").read_text()
     assert f"apache/airflow:slim-{version('apache-airflow')}-python" in dockerfile
-    assert f"datastream-airflow:{version('apache-airflow')}" in images
-    jars = (ROOT / "infra" / "local" / "jars.lock").read_text()
+    assert f"datastream-airflow:{version('apache-airflow')}" in images()
+    assert {tag.removeprefix("apache/") for tag in images() if "apache/kafka" in tag} == {
+        tag.removeprefix("datastream-") for tag in images() if "datastream-kafka" in tag
+    }
+    jars = (ROOT / "infra" / "local" / "java" / "jars.lock").read_text()
     for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
-        (tag,) = {image_name.rsplit(":")[-1] for image_name in images if image in image_name}
+        (tag,) = {image_name.rsplit(":")[-1] for image_name in images() if image in image_name}
         assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (
             f"{artifact} {tag}"
         )
@@ -324,14 +419,14 @@ def test_data_is_in_named_volumes_and_mounted_files_are_read_only() -> None:
                 assert volume["bind"] == {"create_host_path": False}
                 continue
             source = default(volume).split(":")[0]
-            if source.startswith((".", "/")):
+            if source.startswith("/"):
                 assert volume.endswith(":ro"), f"{name}: {volume}"
-                if source.startswith("."):
-                    assert (STACK.parent / source).exists(), volume
+                assert Path(source).exists(), volume
             else:
                 assert source in stack()["volumes"], f"{name}: {volume}"
     for name in ("kafka", "elasticsearch", "gcs", "postgres"):
-        assert [volume.split(":")[0] for volume in services()[name]["volumes"]] == [f"{name}-data"]
+        sources = [volume.split(":")[0] for volume in services()[name]["volumes"]]
+        assert [source for source in sources if not source.startswith("/")] == [f"{name}-data"]
 
 
 def test_services_gain_no_privileges_and_rotate_their_logs() -> None:
@@ -372,5 +467,5 @@ def test_committed_offsets_are_kept_longer_than_messages() -> None:
 def test_the_build_context_holds_only_what_the_images_copy() -> None:
     allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert allowed[0] == "*"
-    copied = re.findall(r"(?m)^COPY (\S+) ", "\n".join(f.read_text() for f in ROOT.glob("infra/*/Dockerfile")))
+    copied = re.findall(r"(?m)^COPY ((?!--)\S+) ", "\n".join(file.read_text() for file in DOCKERFILES))
     assert {line.removeprefix("!") for line in allowed[1:]} == set(copied)

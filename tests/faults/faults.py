@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import psutil
 
-from infra.local import supervisor
+from infra.local.runner import supervisor
 from tests.faults import tasks
 from tests.faults.environment import PARTITIONS, Environment, Mark
 from tests.faults.gateway import Gateway, Refusal, Trap
@@ -425,7 +425,7 @@ def _kill_service(
     mark = environment.watch.mark()
     assert tasks.send(pid, signal.SIGKILL), f"{process} was not running"
     environment.until(lambda: environment.pid(process) not in (0, pid), f"the restart of {process}", 60)
-    lines = supervisor.last_lines(environment.paths, "supervisord", 20)
+    lines = supervisor.read_last_lines(environment.paths, "supervisord", 20)
     proof = [line for line in lines if process in line and "SIGKILL" in line]
     assert proof, f"supervisord did not log that {process} was killed"
     details_now = {**(details or {}), "supervisord": proof[-1], "pid": pid, "next_pid": environment.pid(process)}

@@ -24,7 +24,7 @@ from google.cloud import storage
 
 from infra.docker import environment
 from infra.docker.preflight import PORTS
-from infra.local.ports import free
+from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
@@ -43,7 +43,7 @@ class Stack:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
         # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
         development = {name.upper(): str(field.default) for name, field in stack_settings().model_fields.items()}
-        ports = dict(zip(PORTS, map(str, free(len(PORTS))), strict=True))
+        ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
@@ -97,6 +97,12 @@ class Stack:
         url = f"http://127.0.0.1:{self.variables['AIRFLOW_PORT']}/auth/token"
         return requests.post(url, json=login, timeout=30)
 
+    def started(self) -> dict[str, str]:
+        """Since when each container runs; one-shot services run at every start."""
+        names = self.compose("ps", "--quiet").split()
+        found = json.loads(self.run("docker", "inspect", *names))
+        return {it["Id"]: it["State"]["StartedAt"] for it in found if it["State"]["Running"]}
+
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()
         (details,) = json.loads(self.run("docker", "inspect", name))
@@ -125,7 +131,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack()
     made.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
     try:
-        made.compose("build", "airflow-init", "producer", timeout_s=900)
+        made.compose("--profile", "demo", "build", timeout_s=900)
         yield made
     finally:
         made.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
@@ -247,6 +253,28 @@ def test_generated_secrets_replace_the_development_secrets(stack: Stack) -> None
 
     stack.jobs("produce", "--rate", "0", "--count", "100")
     assert stack.ledger()["raw"] == before["raw"] + 100
+
+
+def test_profiles_add_services_and_restart_nothing(stack: Stack) -> None:
+    core, indexed = stack.started(), documents(stack)
+    files = ("-f", "compose.yaml", "-f", "tests/stack/observer.yml", "--profile", "observer", "--profile", "demo")
+    try:
+        # The observer is healthy once it reads metrics of the broker and of Airflow.
+        stack.compose(*files, "up", "--detach", "--wait", "--wait-timeout", "300")
+        assert core.items() <= stack.started().items()
+        until(lambda: documents(stack) > indexed, "rides of the profile are indexed", within_s=120)
+        read = (*files, "exec", "observer", "curl", "-sf")
+        airflow = stack.compose(*read, "http://statsd-exporter:9102/metrics")
+        assert re.search(r'(?m)^airflow_dagrun_duration_success_count\{.*dag_id="dag_compute_cost".*\} [1-9]', airflow)
+        assert re.search(r"(?m)^airflow_datastream_rides_priced\S* [1-9]", airflow)
+        broker = stack.compose(*read, "http://kafka:7071/metrics")
+        assert re.search(r"(?m)^kafka_server_brokertopicmetrics_messagesinpersec [1-9]", broker)
+        assert "rides_raw" in stack.compose(
+            "exec", "kafka", "/opt/kafka/bin/kafka-topics.sh", "--bootstrap-server", "kafka:9092", "--list"
+        )
+    finally:
+        stack.compose(*files, "rm", "--stop", "--force", "observer", "producer")
+    assert core.items() <= stack.started().items()
 
 
 def test_a_failed_start_names_the_failed_service(stack: Stack) -> None:

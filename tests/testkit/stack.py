@@ -17,11 +17,11 @@ from tests.testkit.wait import until
 # Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
 GUARDIAN = """
 import shutil, sys
-from infra.local import stack
+from infra.local.services.catalog import local_stack
 from jobs.settings import Settings
 
 sys.stdin.read()
-stack.down(Settings(datastream_state=sys.argv[1]))
+local_stack(Settings(datastream_state=sys.argv[1])).down()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 

@@ -68,7 +68,7 @@ def test_every_command_rejects_topics_with_the_same_name(monkeypatch: pytest.Mon
 def test_a_ledger_written_to_a_closed_pipe_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich ends a write to a closed pipe with SystemExit(1)."""
 
-    def broken_pipe(vertical: str) -> int:
+    def broken_pipe(vertical: str, *, as_json: bool) -> int:
         raise SystemExit(1)
 
     monkeypatch.setattr(ledger_command, "_ledger", broken_pipe)

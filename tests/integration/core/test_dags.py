@@ -20,7 +20,7 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local import airflow as airflow_service
+from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
@@ -125,8 +125,8 @@ def test_each_step_is_a_query_job_when_a_project_is_set(airflow: None, monkeypat
     bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     assert bag.import_errors == {}
     expected = {
-        "dag_zones_train": playbook.steps("setup", "train"),
-        "dag_zones_score": playbook.steps("setup", "score"),
+        "dag_zones_train": playbook.read_steps("setup", "train"),
+        "dag_zones_score": playbook.read_steps("setup", "score"),
     }
     for dag_id, steps in expected.items():
         tasks = bag.dags[dag_id].topological_sort()
@@ -146,7 +146,7 @@ def test_each_step_is_a_query_job_when_a_project_is_set(airflow: None, monkeypat
             )
             assert (task.retries, task.owner) == (2, "datastream")
     names = {task.task_id for dag_id in expected for task in bag.dags[dag_id].tasks}
-    assert not names & {step.name for step in playbook.steps("look", "scan", "teardown")}
+    assert not names & {step.name for step in playbook.read_steps("look", "scan", "teardown")}
 
 
 def test_tasks_have_the_designed_order(bag: Any) -> None:

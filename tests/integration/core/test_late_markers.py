@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.local import environment
+from infra.local.environment import export_settings
 from jobs.clients import Systems
 from jobs.kafka import offsets
 from jobs.kafka.claim import Limits
@@ -28,7 +28,7 @@ from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import look, reprocess, window
+from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.ops.trace import trace
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
@@ -183,7 +183,7 @@ def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(pip
     bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
     produce(pipeline.stack.kafka, pipeline.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
     pipeline.pricing.run()
-    work = look(pipeline.systems, window("2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"))
+    work = plan_work(pipeline.systems, parse_window("2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"))
     assert len(work.rides) == 12, "a ride that was rejected has no price to mend"
     with run_continuously(pipeline):
         done = reprocess(pipeline.systems, work, lambda: None)
@@ -204,7 +204,7 @@ def test_reindexing_takes_results_indexed_a_moment_ago(pipeline: Pipeline) -> No
 def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingProxy) -> None:
     """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
     pipeline.send(good=30)
-    variables = {**os.environ, **environment.of_settings(pipeline.settings), "COLUMNS": "200"}
+    variables = {**os.environ, **export_settings(pipeline.settings), "COLUMNS": "200"}
     with held_markers(proxy):
         pipeline.pricing.run()
         done = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.local import environment
+from infra.local.environment import export_settings
 from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.claim import Plan
 from jobs.kafka.lag import read_lag
@@ -333,7 +333,7 @@ def command(pipeline: Pipeline) -> Callable[..., subprocess.CompletedProcess[str
 
     def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         settings = pipeline.settings.model_copy(update={"staging_url": pipeline.pricing.folder.url})
-        variables = {**os.environ, **environment.of_settings(settings), "COLUMNS": "200"} | changes
+        variables = {**os.environ, **export_settings(settings), "COLUMNS": "200"} | changes
         return subprocess.run(
             [sys.executable, "-m", "jobs", *arguments],
             cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100, input="n\n",
@@ -365,7 +365,7 @@ def test_the_offsets_command_shows_what_it_would_skip_and_asks(
     assert "would skip 0 messages that it has not read, and repeat 0" in done.stdout
     assert read_lag(pipeline.stack.kafka, pipeline.pricing.source, "dag_compute_cost").offsets == 7
     abandoned = command("offsets", "reprocess", "end")
-    assert (abandoned.returncode, "anything but TO=kept" in abandoned.stderr) == (1, True)
+    assert (abandoned.returncode, "accepts only TO=kept" in abandoned.stderr) == (1, True)
     unknown = command("offsets", "nobody", "end")
     assert unknown.returncode == 1
     assert "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dlq_replay" in unknown.stderr

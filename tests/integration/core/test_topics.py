@@ -99,7 +99,7 @@ def test_the_command_alters_topics_only_with_apply(stack: Stack, wanted: list[To
     for _ in range(2):
         told = topics()
         assert "message.timestamp.type is CreateTime, declared LogAppendTime" in told
-        assert "Nothing that exists was altered. `make topics APPLY=1`" in told
+        assert "Existing topics were not altered. `make topics APPLY=1`" in told
     assert "message.timestamp.type was CreateTime, is LogAppendTime now" in topics("--apply")
     assert topics().count("as declared") == 3
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from infra.local import aside, environment
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.rides import encode
@@ -22,7 +23,6 @@ from tests.testkit.wait import until
 pytestmark = pytest.mark.timeout(600)
 
 NOTES = ROOT / "tests" / "notes"
-SERVICES = ("kafka", "elasticsearch", "airflow")
 RAW, RESULT, DLQ = "notes_raw", "notes_result", "notes_dlq"
 
 
@@ -33,7 +33,7 @@ class Copy:
         self.root = root
         self.settings = settings
         self.kafka = {"bootstrap.servers": settings.bootstrap_servers}
-        own = environment.of_settings(settings)
+        own = export_settings(settings)
         kept = {name: value for name, value in os.environ.items() if name not in own}
         direct = {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK, "COLUMNS": "120"}
         self._variables = kept | own | direct | {"PYTHONPATH": str(root)}
@@ -65,11 +65,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     shutil.copy(ROOT / "Makefile", root)
     (root / ".venv").symlink_to(sys.prefix)
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
-    settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
+    settings = isolated_settings(gcs_bucket="datastream", poll_wait_s=1)
     made = Copy(root, settings)
-    only = [option for name in SERVICES for option in ("--only", name)]
     try:
-        made.run("infra.local", "up", *only)
+        made.run("infra.local", "up", "--vertical", "notes")
         yield made
     finally:
         made.run("infra.local", "down")
@@ -78,16 +77,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 
 def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 6
-    assert "Index template notes is applied." in copy.run("jobs", "template")
+    assert "Applied index template notes." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
-    assert "airflow/variables.env" in copy.run("infra.generate")
-    assert (
-        "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}"
-        in (copy.root / "infra" / "airflow" / "variables.env").read_text()
-    )
-    assert "NOTES_INDEX=${NOTES_INDEX:-}" in (copy.root / "infra" / "verticals.env").read_text()
+    assert "infra/airflow/env/notes.env" in copy.run("infra.generate")
+    lines = (copy.root / "infra" / "airflow" / "env" / "notes.env").read_text().splitlines()
+    assert "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}" in lines
+    assert "NOTES_INDEX=${NOTES_INDEX:-}" in lines
+    assert "- notes.env" in (copy.root / "infra" / "airflow" / "env" / "files.yml").read_text()
 
 
 def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:

@@ -14,7 +14,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra.local import environment, jars, java
+from infra.local.environment import export_settings
+from infra.local.java import jars, runtime
 from jobs.clients import Systems
 from jobs.kafka.client import consumer
 from jobs.kafka.lag import Lag, read_lag
@@ -89,7 +90,7 @@ def test_an_extra_result_is_reported(pipeline: Pipeline) -> None:
     pipeline.sinking.run()
     ledger = pipeline.ledger()
     assert ledger.exit_code == 1
-    assert "10 raw messages are done with, but there are 11 results" in ledger.faults[0]
+    assert "10 raw messages were processed, but there are 11 results" in ledger.faults[0]
 
 
 def test_a_missing_document_is_reported(pipeline: Pipeline) -> None:
@@ -160,11 +161,11 @@ def test_records_deleted_by_retention_prevent_a_verdict(pipeline: Pipeline) -> N
 def kafka_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Kafka's own tool on the PATH, as its archive has it."""
     jars.fetch({"kafka", "kafka-tools"})
-    class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.locked(name))
+    class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.read_locked(name))
     script = tmp_path / "bin" / "kafka-transactions.sh"
     script.parent.mkdir()
     script.write_text(
-        f'#!/bin/sh\nexec "{java.executable()}" -cp "{class_path}" -Dlog4j2.level=ERROR '
+        f'#!/bin/sh\nexec "{runtime.executable()}" -cp "{class_path}" -Dlog4j2.level=ERROR '
         'org.apache.kafka.tools.TransactionsCommand "$@"\n'
     )
     script.chmod(0o755)
@@ -278,8 +279,8 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) 
     sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
     done = replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
-    window = reprocess.window("2026-01-01", "2026-02-01")
-    work = reprocess.look(Systems(pipeline.settings, may_write=True), window)
+    window = reprocess.parse_window("2026-01-01", "2026-02-01")
+    work = reprocess.plan_work(Systems(pipeline.settings, may_write=True), window)
     assert len(work.rides) == 10, "a stranger's dead letter leaves no ride out"
 
 
@@ -292,7 +293,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) 
     ],
 )
 def test_a_ledger_without_a_verdict_has_exit_code_3(pipeline: Pipeline, changes: dict[str, str], text: str) -> None:
-    variables = {**os.environ, **environment.of_settings(pipeline.settings), "COLUMNS": "200"} | changes
+    variables = {**os.environ, **export_settings(pipeline.settings), "COLUMNS": "200"} | changes
     done = subprocess.run(
         [sys.executable, "-m", "jobs", "ledger"],
         cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100,

@@ -139,7 +139,7 @@ def test_expired_rides_are_not_reindexed(sinks: Sinks, monkeypatch: pytest.Monke
     sinks.fill()
     sinks.lose_index()
     latest = max(row["agent_timestamp"] for row in rows_of(sinks.exporting.objects()))
-    monkeypatch.setattr(module, "expiry", lambda _: latest)
+    monkeypatch.setattr(module, "compute_expiry", lambda _: latest)
     done = sinks.reindex()
     assert (done.rows, done.expired, done.documents) == (95, 0, 60), "Kafka holds them: the ledger would call them lost"
     sinks.lose_index()

@@ -29,7 +29,7 @@ from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import Reprocessed, Window, look, reprocess, window
+from jobs.rides.ops.reprocess import Reprocessed, Window, parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.settings import ROOT
 from jobs.zones import playbook
@@ -46,7 +46,7 @@ FROM, TO = "2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"
 BEFORE = ["2026-01-05T08:00:00Z", "2026-01-05T08:29:59.999999Z", "2026-01-04T10:00:00+00:00"]
 INSIDE = ["2026-01-05T08:30:00Z", "2026-01-05T11:15:00.5+02:00", "2026-01-05T09:59:59.999999Z"]
 AFTER = ["2026-01-05T10:00:00Z", "2026-01-05T10:30:00Z"]
-WINDOW = window(FROM, TO)
+WINDOW = parse_window(FROM, TO)
 
 
 def wrong(*degrees: Any) -> Any:
@@ -134,14 +134,14 @@ def rides(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Rides:
 
 def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
     with run_continuously(pipeline):
-        return reprocess(pipeline.systems, look(pipeline.systems, wanted), lambda: None)
+        return reprocess(pipeline.systems, plan_work(pipeline.systems, wanted), lambda: None)
 
 
 # --- The plain way -----------------------------------------------------------------------------
 
 
 def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
-    work = look(rides.pipeline.systems, WINDOW)
+    work = plan_work(rides.pipeline.systems, WINDOW)
     assert (len(work.rides), work.is_begun) == (30, False)
     done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
@@ -156,12 +156,12 @@ def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytes
     command = ["reprocess", FROM, TO]
     refused = CliRunner().invoke(command_line.app, command, input="n\n")
     assert refused.exit_code == 1
-    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
+    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z again" in refused.output
     assert not is_reprocessing(rides.pipeline.stack.kafka, rides.pipeline.pricing.source)
     with run_continuously(rides.pipeline, is_export_due=lambda: bool(asked)):
         done = CliRunner().invoke(command_line.app, [*command, "--yes"])
     assert (done.exit_code, done.exception) == (0, None)
-    assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
+    assert "Priced 30 rides again (34 messages). Deleted 34 rows of old results from Parquet" in done.output
     assert asked
     rides.check()
     nothing = CliRunner().invoke(command_line.app, ["reprocess", "2020-01-01", "2020-01-02"])
@@ -173,7 +173,7 @@ def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
     done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows) == (30, 34, 34)
     rides.check(copies=68)
-    part = run(rides.pipeline, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
+    part = run(rides.pipeline, parse_window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
     assert (part.rides, part.copies, part.rows) == (10, 10, 10)
     rides.check(copies=78)
 
@@ -181,13 +181,13 @@ def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
 def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
     """In the native table too, which held the wrong prices already."""
     names = {"01_dataset", "02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"}
-    steps = [step for step in playbook.steps("dataset", "setup", "score") if step.name in names]
+    steps = [step for step in playbook.read_steps("dataset", "setup", "score") if step.name in names]
     assert len(steps) == len(names)
-    values = playbook.parameters(rides.pipeline.settings)
+    values = playbook.build_parameters(rides.pipeline.settings)
 
     def revenue(engine: LocalEngine) -> float:
         for step in steps:
-            for statement in step.statements(values):
+            for statement in step.build_statements(values):
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
         inside = {it["ride_id"] for it in rides.inside}
@@ -234,7 +234,7 @@ def test_a_window_of_only_rejected_rides_is_purged_again(
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
     assert run(pipeline).rejected == 30
     rebuild_sinks(pipeline)
-    work = look(pipeline.systems, WINDOW)
+    work = plan_work(pipeline.systems, WINDOW)
     assert (work.rides, len(work.earlier.rides)) == (set(), 30)
     done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
@@ -257,7 +257,7 @@ def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides
 
 def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(pipeline: Pipeline, rides: Rides) -> None:
     delete_all_records(pipeline.stack.kafka, pipeline.pricing.source)
-    assert look(pipeline.systems, WINDOW).rides == set()
+    assert plan_work(pipeline.systems, WINDOW).rides == set()
     produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(it) for it in rides.inside[:3]])
     pipeline.run()
     done = run(pipeline)
@@ -328,7 +328,7 @@ def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
         pytest.param("_commit", 5, False, id="some-are-sent"),
         pytest.param("_send", 1, True, id="all-is-sent"),
         pytest.param("_wait_for", 2, True, id="indexed"),
-        pytest.param("_sent", 1, True, id="exported"),
+        pytest.param("_read_copies", 1, True, id="exported"),
         pytest.param("delete_rows", 3, True, id="some-objects-are-purged"),
         pytest.param("_purge_parquet", 1, True, id="all-objects-are-purged"),
         pytest.param("delete_where", 1, True, id="all-is-purged"),
@@ -344,14 +344,16 @@ def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
             run(pipeline)
     ledger = pipeline.ledger()
     assert (ledger.faults, ledger.exit_code, ledger.is_reprocessing) == ([], 2, True)
-    with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
-        look(pipeline.systems, window("2026-01-05", "2026-01-06"))
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
+    with pytest.raises(
+        ConfigurationError, match=r"unfinished.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"
+    ):
+        plan_work(pipeline.systems, parse_window("2026-01-05", "2026-01-06"))
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
         reindex(pipeline.systems)
     done = run(pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
-    assert not look(pipeline.systems, WINDOW).is_begun
+    assert not plan_work(pipeline.systems, WINDOW).is_begun
 
 
 def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +369,7 @@ def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: p
                 with pytest.raises(OSError, match="killed"):
                     run(pipeline)
 
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
         reindex(Systems(pipeline.settings, begin, may_write=True))
     assert begun
     run(pipeline)
@@ -380,7 +382,7 @@ def test_a_reprocessing_that_fails_in_a_transaction_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
-            reprocess(rides.pipeline.systems, look(rides.pipeline.systems, WINDOW), lambda: None)
+            reprocess(rides.pipeline.systems, plan_work(rides.pipeline.systems, WINDOW), lambda: None)
     run(rides.pipeline)
     rides.check()
 
@@ -438,12 +440,12 @@ def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(GroupWriter, "send", asleep)
     with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
-        reprocess(pipeline.systems, look(pipeline.systems, WINDOW), lambda: None)
+        reprocess(pipeline.systems, plan_work(pipeline.systems, WINDOW), lambda: None)
     rides.check()
 
 
 def test_plans_fit_the_offset_metadata() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
-    ends = module.positions_text(dict.fromkeys(range(200), 10**12))
+    ends = module.format_positions(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
     assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096

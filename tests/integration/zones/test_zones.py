@@ -55,7 +55,7 @@ def settings(stack: Stack, bucket: str) -> Settings:
 
 @pytest.fixture
 def values(settings: Settings) -> Parameters:
-    return playbook.parameters(settings)
+    return playbook.build_parameters(settings)
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def engine(stack: Stack) -> Iterator[LocalEngine]:
 
 
 def whole(engine: LocalEngine, settings: Settings, *roles: playbook.Role) -> tuple[work.Answers, Zones]:
-    values = playbook.parameters(settings)
+    values = playbook.build_parameters(settings)
     report = work.prepare(settings, engine._client, values)
-    answers = work.run(engine, playbook.steps(*(roles or playbook.USUAL)), values, quiet)
+    answers = work.run(engine, playbook.read_steps(*(roles or playbook.USUAL)), values, quiet)
     return answers, work.collect(answers, engine.title, str(report))
 
 
@@ -95,7 +95,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     answers, result = whole(engine, settings, *playbook.USUAL)
-    assert list(answers) == [step.name for step in playbook.steps(*playbook.USUAL)]
+    assert list(answers) == [step.name for step in playbook.read_steps(*playbook.USUAL)]
 
     # What Parquet itself holds, by the plainest reading of it.
     objects = [blob.download_as_bytes() for blob in stack.gcs.list_blobs(bucket, prefix="rides/processed/")]
@@ -151,7 +151,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
 
     # The reference file: SQL and loader count alike.
     report = reference.inspect(
-        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.parameters(settings)
+        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.build_parameters(settings)
     )
     (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
@@ -172,11 +172,13 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
 def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
+    (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
     everything = "SELECT * FROM rides.rides_processed ORDER BY ride_id"
 
     def merged() -> int | None:
-        return work.run(engine, [*playbook.steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][0].rows
+        return work.run(engine, [*playbook.read_steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][
+            0
+        ].rows
 
     assert merged() == RIDES
     before = select(engine, everything)
@@ -198,9 +200,9 @@ def test_a_merge_without_the_distinct_view_doubles_rides(
     engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
     """Why the view stands under it."""
-    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
-    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
-    (statement,) = merge.statements(values)
+    (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
+    work.run(engine, playbook.read_steps("dataset", "setup"), values, quiet)
+    (statement,) = merge.build_statements(values)
     engine.run(statement.replace("rides.rides_distinct", "rides.rides_processed_ext"), "test")
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed") == [{"n": RIDES + 40}]
 
@@ -211,7 +213,7 @@ def test_only_rides_under_the_prefix_are_read(
     for prefix in ("rides/processed-other/", "staging/", "models/"):
         put(stack.gcs, bucket, prefix, ride_rows(5, seed=7))
     stack.gcs.bucket(bucket).blob("rides/processed/2026/01/05/22/notes.txt").upload_from_string("no ride")
-    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
+    work.run(engine, playbook.read_steps("dataset", "setup"), values, quiet)
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed_ext") == [{"n": RIDES + 40}]
     by_file = select(engine, "SELECT DISTINCT _FILE_NAME AS name FROM rides.rides_processed_ext ORDER BY name")
     assert len(by_file) > 3
@@ -279,8 +281,8 @@ def test_all_three_forms_of_the_reference_file_are_loaded(  # noqa: PLR0917 (fix
 ) -> None:
     content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
     stack.gcs.bucket(settings.bucket).blob(reference.OBJECT).upload_from_string(content)
-    values = playbook.parameters(settings)
-    answers = work.run(engine, playbook.steps("dataset", "setup", "train", "look")[:8], values, quiet)
+    values = playbook.build_parameters(settings)
+    answers = work.run(engine, playbook.read_steps("dataset", "setup", "train", "look")[:8], values, quiet)
     (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
         "line_count": 2_000 + (form != "no header"),
@@ -360,7 +362,7 @@ def test_teardown_leaves_nothing_and_can_be_repeated(
     whole(engine, settings)
     assert engine._query_value("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'rides'") > 10
     for _ in range(2):
-        work.run(engine, playbook.steps("teardown"), values, quiet)
+        work.run(engine, playbook.read_steps("teardown"), values, quiet)
         assert engine._query_value("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'rides'") == 0
     assert engine._models == {}
 
@@ -371,7 +373,7 @@ def test_teardown_keeps_foreign_tables_in_the_dataset(
     whole(engine, settings)
     engine.run("CREATE TABLE rides.somebodys AS SELECT 1 AS x", "test")
     with pytest.raises(StatementError, match="90_teardown"):
-        work.run(engine, playbook.steps("teardown"), values, quiet)
+        work.run(engine, playbook.read_steps("teardown"), values, quiet)
     assert engine._query_value("SELECT x FROM rides.somebodys") == 1
 
 
@@ -403,7 +405,7 @@ def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
 ) -> None:
     done = command(settings, tmp_path)
     assert done.returncode == 0, done.stderr
-    positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.steps(*playbook.USUAL)]
+    positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.read_steps(*playbook.USUAL)]
     assert positions == sorted(positions)
     result = read(tmp_path / "zones.json")
     assert result is not None

@@ -51,9 +51,9 @@ def test_dry_run_or_no_retention_deletes_nothing(logs: Path) -> None:
     before = files(logs)
     assert "would delete 3 files" in cleanup.clean_logs(SETTINGS, True)
     keep_all = SETTINGS.model_copy(update={"airflow_retention_days": 0})
-    assert "everything is kept" in cleanup.clean_logs(keep_all, False)
-    assert "everything is kept" in cleanup.clean_database(keep_all, False)
-    assert "everything is kept" in cleanup.clean_index(keep_all, False)
+    assert "kept everything" in cleanup.clean_logs(keep_all, False)
+    assert "kept everything" in cleanup.clean_database(keep_all, False)
+    assert "kept everything" in cleanup.clean_index(keep_all, False)
     assert files(logs) == before
 
 

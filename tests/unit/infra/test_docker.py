@@ -49,7 +49,7 @@ def finding(name: str, findings: list[Finding]) -> Finding:
 
 def test_a_missing_docker_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    findings = preflight.findings(settings())
+    findings = preflight.run_checks(settings())
     assert "make demo" in finding("Docker", findings).text
     assert not finding("Docker", findings).fits
     assert not finding("Compose", findings).fits
@@ -72,15 +72,15 @@ def test_old_versions_and_too_little_memory_are_rejected(
     fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]
 ) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
-    findings = preflight.findings(settings())
+    findings = preflight.run_checks(settings())
     assert [it.check for it in findings if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
 
 
 def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_docker(version="28.2.2", **{"info --format {{.DockerRootDir}}": str(tmp_path)})
-    assert finding("Disk", preflight.findings(settings())).fits
+    assert finding("Disk", preflight.run_checks(settings())).fits
     monkeypatch.setattr(preflight, "DISK_GB", 10**6)
-    fault = finding("Disk", preflight.findings(settings()))
+    fault = finding("Disk", preflight.run_checks(settings()))
     assert not fault.fits
     assert "docker system df" in fault.text
 
@@ -88,9 +88,9 @@ def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.Mo
 @pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="not Linux")
 def test_a_low_max_map_count_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 1)
-    assert not finding("vm.max_map_count", preflight.findings(settings())).is_advice
+    assert not finding("vm.max_map_count", preflight.run_checks(settings())).is_advice
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 10**12)
-    advice = finding("vm.max_map_count", preflight.findings(settings()))
+    advice = finding("vm.max_map_count", preflight.run_checks(settings()))
     assert advice.fits
     assert advice.is_advice
     assert "sudo sysctl -w vm.max_map_count=1000000000000" in advice.text
@@ -98,7 +98,7 @@ def test_a_low_max_map_count_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
 def test_another_elasticsearch_major_version_is_rejected(version: str, fits: bool) -> None:
-    fault = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
+    fault = finding("Elasticsearch", preflight.run_checks(settings(es_version=version)))
     assert fault.fits == fits
     if not fits:
         assert f"ES_VERSION={version}" in fault.text
@@ -107,7 +107,7 @@ def test_another_elasticsearch_major_version_is_rejected(version: str, fits: boo
 def test_a_taken_port_is_reported_with_its_owner(fake_docker: FakeDocker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert f"port {port}" in fault.text
         assert f"pid {os.getpid()}" in fault.text
@@ -115,28 +115,28 @@ def test_a_taken_port_is_reported_with_its_owner(fake_docker: FakeDocker) -> Non
         assert "make local-down" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"other\t{ROOT}\tother-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "the container other-kibana-1" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"mine\t{ROOT}\tmine-kibana-1")
-        assert finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port))).fits
+        assert finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port))).fits
 
         fake_docker(compose_config='{"name": "mine"}', ps="mine\t/elsewhere\tmine-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "another checkout, /elsewhere" in fault.text
         assert "COMPOSE_PROJECT_NAME" in fault.text
 
 
 def test_two_settings_with_the_same_port_are_rejected() -> None:
-    fault = finding("Ports", preflight.findings(settings(kibana_port=8080, kafka_ui_port=8080)))
+    fault = finding("Ports", preflight.run_checks(settings(kibana_port=8080, kafka_ui_port=8080)))
     assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
 
 
 def test_the_target_of_objects_is_reported(tmp_path: Path) -> None:
     def storage(**changes: object) -> Finding:
-        return finding("Cloud Storage", preflight.findings(settings(**changes)))
+        return finding("Cloud Storage", preflight.run_checks(settings(**changes)))
 
     key = tmp_path / "key.json"
     google = {"gcs_bucket": "mine", "google_application_credentials": str(key)}
@@ -161,7 +161,7 @@ def test_a_failed_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_unreadable_compose_files_are_reported(fake_docker: FakeDocker) -> None:
     fake_docker(version="28.2.2", compose_version="2.39.4")
-    assert "docker compose config" in finding("Compose files", preflight.findings(settings())).text
+    assert "docker compose config" in finding("Compose files", preflight.run_checks(settings())).text
 
 
 def test_findings_are_shown_with_their_severity() -> None:
@@ -187,7 +187,7 @@ def test_a_failed_start_shows_the_log_of_the_failed_service(fake_docker: FakeDoc
     ]
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": "\n".join(containers),
             "compose logs --no-log-prefix --tail 15 airflow-init": "why it failed",
         }
@@ -208,17 +208,17 @@ def test_unhealthy_services_are_reported(fake_docker: FakeDocker) -> None:
     ]
     names = "kafka kafka-init kibana-init airflow-scheduler postgres"
     fake_docker(**{"compose ps --all": "\n".join(containers), "compose config --services": names})
-    assert set(compose.faults()) == {
+    assert set(compose.list_faults()) == {
         "airflow-scheduler is exited",  # stopped by hand: it ends with 0
         "kibana-init is exited",
-        "postgres is not there",
+        "postgres has no container",
     }
 
 
 def test_a_service_that_never_gets_healthy_is_shown(fake_docker: FakeDocker) -> None:
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": container("kibana", "running", "starting"),
             "compose logs --no-log-prefix --tail 15 kibana": "waiting",
         }
@@ -229,5 +229,5 @@ def test_a_service_that_never_gets_healthy_is_shown(fake_docker: FakeDocker) -> 
 
 def test_a_failed_image_build_is_reported(fake_docker: FakeDocker) -> None:
     fake_docker()
-    with pytest.raises(ServiceUnavailableError, match="image could not be built"):
+    with pytest.raises(ServiceUnavailableError, match="did not build the images"):
         compose.up()

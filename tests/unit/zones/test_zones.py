@@ -27,7 +27,7 @@ from jobs.zones.vertical import ZonesSettings
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")
-STATEMENTS = [(step.name, it) for step in playbook.steps(*ALL) for it in step.statements(VALUES)]
+STATEMENTS = [(step.name, it) for step in playbook.read_steps(*ALL) for it in step.build_statements(VALUES)]
 
 
 def settings(**changes: Any) -> ZonesSettings:
@@ -47,17 +47,17 @@ def engine() -> Any:
 
 def test_every_file_is_a_step_with_a_unique_number() -> None:
     files = sorted(path.stem for path in playbook.FOLDER.iterdir())
-    assert [step.name for step in playbook.steps(*ALL)] == files
+    assert [step.name for step in playbook.read_steps(*ALL)] == files
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in files)
     assert len({name[:2] for name in files}) == len(files) > 20
-    assert set(RESULT_STEPS) <= {step.name for step in playbook.steps("look")}
+    assert set(RESULT_STEPS) <= {step.name for step in playbook.read_steps("look")}
 
 
 def test_nothing_is_deleted_without_teardown() -> None:
     assert "teardown" not in playbook.USUAL
-    usual = " ".join(it for step in playbook.steps(*playbook.USUAL) for it in step.statements(VALUES))
+    usual = " ".join(it for step in playbook.read_steps(*playbook.USUAL) for it in step.build_statements(VALUES))
     assert not re.search(r"(?i)\b(DROP|DELETE|TRUNCATE)\b", usual)
-    assert {step.name for step in playbook.steps("teardown")} == {"90_teardown"}
+    assert {step.name for step in playbook.read_steps("teardown")} == {"90_teardown"}
 
 
 def test_teardown_deletes_everything_that_the_playbook_creates() -> None:
@@ -70,7 +70,7 @@ def test_teardown_deletes_everything_that_the_playbook_creates() -> None:
 
 def test_scoring_uses_only_model_and_zones_of_the_training() -> None:
     """Airflow runs train and score apart."""
-    score = " ".join(it for step in playbook.steps("score") for it in step.statements(VALUES))
+    score = " ".join(it for step in playbook.read_steps("score") for it in step.build_statements(VALUES))
     made = set(re.findall(r"(?:TABLE|MERGE) (rides\.\w+)", score))
     used = set(re.findall(r"\b(rides\.[a-z]\w+)", score)) - made
     assert used == {"rides.kmeans8", "rides.zones", "rides.rides_distinct"}
@@ -86,7 +86,7 @@ def test_every_statement_parses(engine: LocalEngine, name: str, statement: str) 
 
 def test_the_statements_of_the_specification_are_used() -> None:
     """datastream-v2.md, 6.1 to 6.3: as they are, where they are right."""
-    texts = {step.name: " ".join(" ".join(step.statements(VALUES)).split()) for step in playbook.steps(*ALL)}
+    texts = {step.name: " ".join(" ".join(step.build_statements(VALUES)).split()) for step in playbook.read_steps(*ALL)}
     model = texts["20_kmeans8"]
     assert model.startswith("CREATE OR REPLACE MODEL rides.kmeans8 OPTIONS ( MODEL_TYPE = 'KMEANS', NUM_CLUSTERS = 8,")
     assert model.endswith("AS SELECT longitude, latitude FROM rides.reference_uber")
@@ -105,8 +105,8 @@ def test_no_window_is_partitioned_by_a_float() -> None:
 
 
 def test_a_step_is_repeated_for_each_k() -> None:
-    (scan,) = playbook.steps("scan")
-    texts = scan.statements(VALUES)
+    (scan,) = playbook.read_steps("scan")
+    texts = scan.build_statements(VALUES)
     assert [re.search(r"NUM_CLUSTERS = (\d+)", text)[1] for text in texts[::2]] == [str(k) for k in range(4, 13)]  # type: ignore[index]
 
 
@@ -128,23 +128,23 @@ def test_statements_are_split(text: str, parts: list[str]) -> None:
 def test_a_file_without_a_header_is_rejected_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_x.sql").write_text(text)
     with pytest.raises(ConfigurationError, match=r"01_x\.sql.*role"):
-        playbook.steps("look", folder=tmp_path)
+        playbook.read_steps("look", folder=tmp_path)
 
 
 def test_an_empty_folder_and_an_unknown_placeholder_are_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path))):
-        playbook.steps("look", folder=tmp_path)
+        playbook.read_steps("look", folder=tmp_path)
     (tmp_path / "01_x.sql").write_text("-- what\n-- role: look\nSELECT ${nothing};\n")
-    (step,) = playbook.steps("look", folder=tmp_path)
+    (step,) = playbook.read_steps("look", folder=tmp_path)
     with pytest.raises(ConfigurationError, match=r"01_x\.sql.*nothing"):
-        step.statements(VALUES)
+        step.build_statements(VALUES)
 
 
 @pytest.mark.parametrize(
     ("prefix", "expected"), [("rides/processed/", "rides/processed/"), ("/rides", "rides/"), ("a//", "a/")]
 )
 def test_parameters_come_from_the_settings(prefix: str, expected: str) -> None:
-    values = playbook.parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
+    values = playbook.build_parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
     assert (values.prefix, values.bucket, values.project) == (expected, "mine", "my-project")
     assert (values.south, values.west, values.north, values.east) == (40.45, -74.3, 41.0, -73.6)
 
@@ -164,7 +164,7 @@ def test_parameters_come_from_the_settings(prefix: str, expected: str) -> None:
 )
 def test_settings_that_could_break_a_statement_are_rejected(name: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        playbook.parameters(settings(**changes))
+        playbook.build_parameters(settings(**changes))
 
 
 # --- SQL on the local engine -------------------------------------------------------------------
@@ -408,4 +408,11 @@ def test_an_empty_file_has_no_points() -> None:
 def test_the_playbook_page_shows_the_sql_files() -> None:
     page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"<!-- infra/bigquery/(\w+)\.sql -->\n```sql\n(.*?)```\n", page, re.DOTALL))
-    assert shown == {step.name: step.text for step in playbook.steps(*ALL)}
+    assert list(shown) == ["02_rides_processed_ext", "20_kmeans8", "31_ride_zones", "34_revenue_by_zone"]
+    steps = playbook.read_steps(*ALL)
+    assert shown == {step.name: step.text for step in steps if step.name in shown}
+    # Every file is a step of the page: by its first line in the output, by its number in the table of roles.
+    titles = [f"{step.name}  {step.title}" for step in steps if step.role != "teardown"]
+    assert [line for line in page.splitlines() if line in titles] == titles
+    numbers = re.findall(r"(?m)^\| (\w+) \| (\d\d(?:, \d\d)*) \|", page)
+    assert numbers == [(role, ", ".join(step.name[:2] for step in steps if step.role == role)) for role in ALL]

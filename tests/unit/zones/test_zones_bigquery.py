@@ -15,8 +15,8 @@ from werkzeug import Request, Response
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
-from jobs.zones.playbook import parameters, steps
-from jobs.zones.run import engine_of
+from jobs.zones.playbook import build_parameters, read_steps
+from jobs.zones.run import open_engine
 from jobs.zones.vertical import ZonesSettings
 
 LIMIT = 1_000_000
@@ -92,9 +92,9 @@ def engine(url: str) -> BigQueryEngine:
 def test_a_dataset_is_created_in_fake_bigquery_only_if_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
     """An account that may fill a dataset may not create any."""
     fake.has_dataset = has_dataset
-    (step,) = steps("dataset")
-    values = parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))
-    (statement,) = step.statements(values)
+    (step,) = read_steps("dataset")
+    values = build_parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))
+    (statement,) = step.build_statements(values)
     engine(fake.url).run(statement, step.name)
     assert len(fake.jobs) == (0 if has_dataset else 1)
 
@@ -164,7 +164,7 @@ def test_bigquery_with_the_emulator_is_rejected() -> None:
     settings = ZonesSettings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
     with (
         pytest.raises(ConfigurationError, match=r"cannot read the emulator.*GCS_BUCKET"),
-        engine_of(settings, None),  # type: ignore[arg-type]
+        open_engine(settings, None),  # type: ignore[arg-type]
     ):
         pass
 

@@ -22,7 +22,7 @@ class Ledger(verdict.Ledger, kw_only=True):
     pending: int
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_in_progress(self) -> bool:
         return self.pending > 0
 
     @property
