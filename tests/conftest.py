@@ -1,7 +1,8 @@
-"""One stack of real services for the whole session, on free ports, beside whatever else runs on this machine."""
+"""One stack of real services for each process that runs tests, on free ports."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import pytest
 
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
+from infra.local.runner import ports
 from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
@@ -17,6 +19,13 @@ from jobs.verticals import stack_settings
 from tests.testkit.stack import Stack, make_topic_factory, start_guardian
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
+
+
+def pytest_configure() -> None:
+    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one."""
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
+    if worker:
+        ports._PRIVATE = ports._PRIVATE[int(worker.removeprefix("gw")) :: int(count)]
 
 
 @pytest.fixture(scope="session")
