@@ -105,8 +105,6 @@ def test_groups_dags_and_indices_are_declared_once() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-def test_topics_with_the_same_name_are_rejected() -> None:
-    with pytest.raises(ConfigurationError, match=r"RAW_TOPIC=rides_dlq.*: topics must have different names"):
-        stack_settings()(_env_file=None, raw_topic="rides_dlq")  # type: ignore[call-arg]
+def test_topic_names_of_all_verticals_are_unique() -> None:
     names = [topic.name for topic in declared_topics(stack_settings()(_env_file=None))]  # type: ignore[call-arg]
     assert len(names) == len(set(names)) >= 3

@@ -165,18 +165,6 @@ def test_the_largest_message_fits_the_dead_letter_topic(pricing: Pricing) -> Non
     assert_once(pricing, sent)
 
 
-def test_a_large_message_that_compresses_well_fits_the_dead_letter_topic(pricing: Pricing) -> None:
-    """The limit of a topic is on compressed batches: rides_raw takes 20 MiB of zeros from a producer with zstd."""
-    huge = b"\xff" + bytes(20 * 2**20)
-    producer = Producer({**pricing.config, "compression.type": "zstd", "message.max.bytes": 2**25})
-    producer.produce(pricing.source, huge, b"key")
-    assert producer.flush(DEADLINE_S) == 0
-    produce(pricing.config, pricing.source, rides(3))
-    assert pricing.run().results == 3
-    (letter,) = pricing.dead_letters()
-    assert letter.value == huge
-
-
 def test_chunks_are_limited_by_records_and_bytes(pricing: Pricing) -> None:
     sent = [Raw(encode(ride(note="x" * size)), b"k", partition=1) for size in (10, 10, 3000, 10, 10, 10, 10, 10)]
     produce(pricing.config, pricing.source, sent)

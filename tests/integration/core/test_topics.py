@@ -104,16 +104,6 @@ def test_the_command_alters_topics_only_with_apply(stack: Stack, wanted: list[To
     assert topics().count("as declared") == 3
 
 
-def test_the_command_creates_topics(stack: Stack, names: dict[str, str]) -> None:
-    for state in ("created", "as declared"):
-        result = subprocess.run(
-            [sys.executable, "-m", "jobs", "topics"],
-            cwd=ROOT, env={**os.environ, **names}, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count(state) == 3
-
-
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (claim, offsets, topics, transaction, publish):

@@ -31,7 +31,7 @@ from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
 from jobs.sinks.elasticsearch import actions, apply_template, bulk
 from jobs.sinks.parquet import holds_objects
-from tests.testkit.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
+from tests.testkit.flow import Exporting, Flow, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
 from tests.testkit.rides import encode, keyed, result
 from tests.testkit.stack import Stack
@@ -84,19 +84,6 @@ def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> N
         assert "//" not in name
     assert sinking.stage() is None
     assert exporting.stage() is None
-
-
-def test_results_of_dag_compute_cost_reach_both_sinks(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
-    from tests.testkit.rides import ride
-
-    rides = [ride(comfort="eco") for _ in range(30)]
-    produce(pricing.config, pricing.source, map(keyed, rides))
-    pricing.run()
-    sinking.source = exporting.source = pricing.result
-    assert sinking.run() == {}
-    exporting.run()
-    assert set(sinking.documents()) == {content["ride_id"] for content in rides}
-    assert {row["comfort"] for row in rows_of(exporting.objects())} == {"low"}
 
 
 def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:

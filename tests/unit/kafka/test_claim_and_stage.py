@@ -176,18 +176,6 @@ def test_a_new_partition_starts_at_its_beginning() -> None:
     }
 
 
-def test_messages_deleted_by_retention_are_counted() -> None:
-    with pytest.raises(
-        OffsetsError, match=r"raw\[1\]: group g committed offset 7, .*deleted the 93 messages up to 100"
-    ):
-        starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9, 9), 1: Bounds(100, 200, 200)}, has_output=False)
-
-
-def test_an_offset_after_the_end_of_the_topic_is_rejected() -> None:
-    with pytest.raises(OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"):
-        starting_offsets("raw", "g", at(10), {0: Bounds(0, 9, 9)}, has_output=False)
-
-
 def _fault(code: int) -> KafkaError:
     return KafkaError(code)
 
