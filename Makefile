@@ -7,6 +7,8 @@ RATE ?= 100
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
+# Processes of `make test`: each runs whole files of tests, and starts its own services.
+WORKERS ?= 2
 # Batches of bad input in each test of `make test-input`, and their seed (default: random).
 EXAMPLES ?= 200
 SEED ?=
@@ -180,8 +182,8 @@ format: install-dev  ## Format the code
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-test: install-dev  ## Run all tests against real services, which they start and stop
-	@.venv/bin/pytest
+test: install-dev  ## Run all tests against real services, which they start and stop: WORKERS=2
+	@.venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches per test, SEED=7
 	@EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/fuzz --durations 8 --hypothesis-seed $(or $(SEED),$(shell date +%s))

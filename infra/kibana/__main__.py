@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,6 @@ import typer
 from infra.kibana import saved_objects
 from infra.kibana.saved_objects import Key, Kibana
 from jobs.errors import DatastreamError
-from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT, Settings, load
 from jobs.terminal import make_console, print_error
 from jobs.vertical import Vertical
@@ -74,21 +72,6 @@ def export(
 
 def _with_dashboards() -> list[Vertical]:
     return [vertical for vertical in find_verticals() if vertical.dashboard]
-
-
-@app.command()
-def picture(
-    target: Annotated[Path, typer.Argument(help="The PNG to write.")] = ROOT / "docs" / "dashboard.png",
-) -> None:
-    """Draw the rides' dashboard from its own aggregations, as Elasticsearch answers them now. Needs chromium."""
-    # What only this command needs takes a second to load.
-    from infra.kibana.picture import draw  # noqa: PLC0415
-    from jobs.clients import elasticsearch_client  # noqa: PLC0415
-
-    settings = load(RidesSettings)
-    objects = saved_objects.read(saved_objects.objects_folder("rides"))
-    draw(elasticsearch_client(settings), settings.rides_index, objects, target)
-    console.print(f"Drew {target}.")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ FILES = generate()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_generated_files_are_current(path: Path) -> None:
+def test_generated_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == FILES[path], f"{path.relative_to(ROOT)}: run `make generate`"
 
 
