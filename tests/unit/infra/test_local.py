@@ -17,7 +17,7 @@ from pytest_httpserver import HTTPServer
 from rich.console import Console
 
 from infra.local.isolation import isolated_settings
-from infra.local.runner import ports, wait
+from infra.local.runner import ports
 from infra.local.runner import stack as runner_stack
 from infra.local.runner.errors import BusyError
 from infra.local.runner.health import find_fault, get_json
@@ -28,6 +28,7 @@ from infra.local.services.catalog import SERVICES, local_stack
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, Settings
 from jobs.verticals import find_verticals, stack_settings
+from tests.testkit.wait import until
 
 NAMES = [service.name for service in SERVICES]
 HOLDER = """
@@ -157,7 +158,7 @@ def test_a_command_waits_for_another_one(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as pool:
         with lock:
             stopped = pool.submit(local_stack(settings, Console(file=printed)).down)
-            assert wait.until(lambda: "waiting for another command" in printed.getvalue(), 5)
+            until(lambda: "waiting for another command" in printed.getvalue(), "a line that it waits")
             assert not stopped.done()
         assert stopped.result(5) is False
 
