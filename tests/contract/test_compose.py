@@ -1,4 +1,4 @@
-"""The compose files, as far as they can be judged without starting anything."""
+"""Rules for the compose files, checked without starting anything."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def used_variables() -> set[str]:
     return names | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
 
 
-# --- One stack, however it is called ------------------------------------------------------------
+# --- One stack, however it is called --------------------------------------------------------------
 
 
 def test_the_root_compose_file_includes_the_core_stack() -> None:
@@ -181,7 +181,7 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
     )
 
 
-# --- Profiles -----------------------------------------------------------------------------------
+# --- Profiles -------------------------------------------------------------------------------------
 
 
 def test_the_core_includes_every_profile() -> None:
@@ -225,7 +225,7 @@ def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() 
     assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
 
 
-# --- Settings -----------------------------------------------------------------------------------
+# --- Settings -------------------------------------------------------------------------------------
 
 
 def test_every_compose_variable_is_in_the_example_and_every_setting_is_used() -> None:
@@ -299,7 +299,7 @@ def test_only_the_scheduler_has_the_connections() -> None:
     assert "ELASTIC_PASSWORD" not in text, "tasks write with a user of their own"
 
 
-# --- Services -----------------------------------------------------------------------------------
+# --- Services -------------------------------------------------------------------------------------
 
 
 def test_every_service_is_long_running_or_one_shot() -> None:

@@ -1,4 +1,4 @@
-"""What verticals declare is there, and nothing is declared twice."""
+"""What verticals declare exists and is unique."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.vertical import Vertical
 from jobs.verticals import declared_topics, find_vertical, find_verticals, stack_settings
 
 VERTICALS = find_verticals()
-# Their settings are older than the rule that names begin with the vertical's.
+# Their settings are older than the rule that names start with the vertical's name.
 OLDER = {"rides", "zones"}
 
 each = pytest.mark.parametrize("vertical", VERTICALS, ids=lambda vertical: vertical.name)

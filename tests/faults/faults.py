@@ -54,7 +54,7 @@ class Target(msgspec.Struct, frozen=True):
     strike: Callable[[Environment, random.Random], Struck]
 
 
-# --- Catching a task at work -------------------------------------------------------------------
+# --- Catching a task at work ----------------------------------------------------------------------
 
 
 def _catch(environment: Environment, dag_id: str, task_id: str, ready: Callable[[], Ready]) -> tuple[Try, Glimpse]:
@@ -176,7 +176,7 @@ def _held(trap: Trap) -> dict[str, Any]:
     return {"request_in_flight": trap.request, "service_had_done_it": trap.after}
 
 
-# --- SIGKILL of a task -------------------------------------------------------------------------
+# --- SIGKILL of a task ----------------------------------------------------------------------------
 
 
 def kill_publish_kafka(environment: Environment, rng: random.Random) -> Struck:
@@ -240,7 +240,7 @@ def kill_worker(environment: Environment, rng: random.Random) -> Struck:
     return Struck(mark, what, [glimpse], {"worker": task.worker, "task_killed_too": with_task}, [task])
 
 
-# --- Zombies -----------------------------------------------------------------------------------
+# --- Zombies --------------------------------------------------------------------------------------
 
 
 def zombie_before_init(environment: Environment, rng: random.Random) -> Struck:
@@ -373,7 +373,7 @@ def _until_tried_again(environment: Environment, lost: Try) -> Try:
     return later[0]
 
 
-# --- Services ----------------------------------------------------------------------------------
+# --- Services -------------------------------------------------------------------------------------
 
 
 def kill_scheduler(environment: Environment, rng: random.Random) -> Struck:
@@ -433,7 +433,7 @@ def _kill_service(
     return Struck(mark, what, glimpses, details_now, hit)
 
 
-# --- Services that refuse ----------------------------------------------------------------------
+# --- Services that refuse -------------------------------------------------------------------------
 
 
 def elasticsearch_429(environment: Environment, rng: random.Random) -> Struck:
@@ -517,7 +517,7 @@ def _met_full_disk(environment: Environment, ended: Try) -> bool:
     return met
 
 
-# --- Run again by hand -------------------------------------------------------------------------
+# --- Run again by hand ----------------------------------------------------------------------------
 
 
 def run_again(environment: Environment, rng: random.Random) -> Struck:
@@ -535,7 +535,7 @@ def run_again(environment: Environment, rng: random.Random) -> Struck:
     return Struck(mark, what, glimpses, {"cleared": cleared, "was_running": run_id == task.run_id}, hit)
 
 
-# --- None --------------------------------------------------------------------------------------
+# --- None -----------------------------------------------------------------------------------------
 
 
 def nothing(environment: Environment, rng: random.Random) -> Struck:

@@ -1,6 +1,6 @@
-"""Kafka answers a commit before readers see it: what reads right behind one waits, or says what is held back.
+"""Kafka answers a commit before readers see it: reads right after a commit wait, or report what is held back.
 
-Records that are older than the topic's retention are here as well, because this broker looks for them all the time.
+The test of records older than the retention is here, because this broker checks for them twice a second.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 
-# Later than any reader that does not wait, and well within SETTLE_S.
+# Longer than a read without waiting takes, and shorter than SETTLE_S.
 DELAY_S = 0.1
 MONTH_MS = 30 * 24 * 60 * 60 * 1000
 
@@ -65,9 +65,9 @@ def topic_factory(late: tuple[Stack, DelayingProxy]) -> Callable[..., str]:
 
 @pytest.fixture
 def pipeline(late: tuple[Stack, DelayingProxy], pipeline: Pipeline) -> Iterator[Pipeline]:
-    """The usual flows on this broker; its markers are late from now on."""
+    """The flows on this broker, whose markers are delayed from now on."""
     here, proxy = late
-    # Each run is one transaction: the next one could not begin before the markers of the last.
+    # One transaction per run: the next one cannot begin before the markers of the last.
     limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2**25)
     flows = [
         replace(it, config=here.kafka, limits=limits) for it in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
@@ -89,7 +89,7 @@ def held(pipeline: Pipeline, topic: str) -> int:
 
 
 def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
-    """What the other tests rest on."""
+    """The other tests rely on this."""
     pipeline.send(good=30)
     with held_markers(proxy):
         pipeline.pricing.run()
@@ -141,7 +141,7 @@ def test_the_ledger_waits_for_markers(pipeline: Pipeline) -> None:
 def test_the_ledger_never_reports_held_back_results_as_lost(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The group's marker may be there before those of its results."""
+    """The marker of the group's offsets may be written before those of the results."""
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
     pipeline.send(good=30, bad=3)
     verdicts = []
@@ -202,7 +202,7 @@ def test_reindexing_takes_results_indexed_a_moment_ago(pipeline: Pipeline) -> No
 
 
 def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingProxy) -> None:
-    """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
+    """This race failed one `make demo` in seventeen: no lag on rides_result, and nothing indexed."""
     pipeline.send(good=30)
     variables = {**os.environ, **export_settings(pipeline.settings), "COLUMNS": "200"}
     with held_markers(proxy):
@@ -217,11 +217,11 @@ def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingP
     assert f"Held back by an open transaction: {pipeline.pricing.result}[" in told
 
 
-# --- Retention ---------------------------------------------------------------------------------
+# --- Retention ------------------------------------------------------------------------------------
 
 
 def old_records(config: dict[str, Any], topic: str, count: int) -> None:
-    """Records as a backfill, a mirror or a restore sends them: with the time stamps of a month ago."""
+    """Send records with timestamps of a month ago, as a backfill, a mirror or a restore does."""
     then = int(time.time() * 1000) - MONTH_MS
     producer = Producer(config)
     for number in range(count):
@@ -242,7 +242,7 @@ def test_records_with_old_timestamps_are_kept_as_long_as_others(
     admin = AdminClient(config)
     settings = {"retention.ms": "604800000", "message.timestamp.type": "CreateTime"}
     old_records(config, raw, 20)
-    # Two controls, one after the other: the broker has looked at each topic in between, and deletes such records.
+    # Two control topics prove that the broker has checked every topic and deletes expired records.
     for control in (f"control-1-{raw}", f"control-2-{raw}"):
         admin.create_topics([NewTopic(control, 1, 1, config=settings)])[control].result(DEADLINE_S)
         until(lambda name=control: admin.list_topics(name, timeout=DEADLINE_S).topics[name].error is None, control)

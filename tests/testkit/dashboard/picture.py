@@ -1,6 +1,6 @@
 """A picture of the dashboard for the docs: its panels on its grid, drawn from its own aggregations.
 
-It is not what Kibana draws; the figures are those that Kibana would draw.
+Kibana draws it differently, but with the same figures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _SHOWN_ROWS = 10
 _BROWSER_S = 120
-# Kibana's names of colour scales, and plotly's.
+# Kibana's names of colour scales → plotly's.
 _SCALES = {"Blues": "Blues", "Yellow to Red": "YlOrRd"}
 _COLOURS = ("#54b399", "#6092c0", "#d36086", "#9170b8")
 _NOTE = "Drawn from the dashboard's own aggregations on {index}; not a screenshot of Kibana."
@@ -54,7 +54,7 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
     """Write the picture as PNG, of the hours that end with the latest ride.
 
     Raises:
-        ConfigurationError: no chromium is on the PATH, or a panel uses what `queries` does not know.
+        ConfigurationError: no chromium is on the PATH, or a panel uses a feature that is not translated.
         DatastreamError: the index holds no rides, or chromium fails.
         ServiceUnavailableError: Elasticsearch does not answer.
     """
@@ -68,7 +68,7 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder, "dashboard.html"), Path(folder, "dashboard.png")
         html.write_text(content, encoding="utf-8")
-        # The sandbox does not start as root, in containers for instance; the page is ours and loads nothing.
+        # Chromium's sandbox does not start as root, for example in containers. The page is ours and loads nothing.
         options = [
             "--headless",
             "--no-sandbox",
@@ -88,10 +88,10 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
 
 
 def latest(client: Elasticsearch, index: str, length: timedelta = timedelta(hours=4)) -> Rides:
-    """The rides of so long before the latest one, and it.
+    """The rides of the last hours up to the latest ride.
 
     Raises:
-        DatastreamError: there are none.
+        DatastreamError: the index holds no rides.
     """
     answer = client.search(index=index, size=0, aggs={"end": {"max": {"field": "ts"}}})
     end = answer["aggregations"]["end"]["value"]

@@ -1,4 +1,4 @@
-"""What the benchmarks say is what happened: counts, seconds, memory, percentiles."""
+"""The benchmarks report correct counts, seconds, memory and percentiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fault campaign's own bookkeeping: it must notice every way in which a system can differ."""
+"""The audit of the fault campaign notices every way in which a system can differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULT = "rides_result"
 
 @dataclass
 class World:
-    """What the systems hold when all has gone well: three good rides, one of them sent twice, and two bad messages."""
+    """The correct content of the systems: three valid rides, one of them sent twice, and two bad messages."""
 
     sent: dict[Position, Sent] = field(default_factory=dict)
     raw: list[Record] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The check before the Docker stack starts, and what a failed start tells; a fake stands in for the engine."""
+"""The check before the Docker stack starts, and the error of a failed start, with a fake engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB = 2**30
 
 @pytest.fixture
 def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    """Puts a `docker` on the PATH that prints what it is told to, by the start of its arguments; else it fails."""
+    """Puts a `docker` on the PATH that prints given answers by the start of its arguments, or fails."""
 
     def make(**answers: str) -> None:
         cases = [
@@ -170,7 +170,7 @@ def test_findings_are_shown_with_their_severity() -> None:
     assert console.export_text() == "✓ a: b\n! c: d\n✗ e: [f]\n"
 
 
-# --- A failed start -----------------------------------------------------------------------------
+# --- A failed start -------------------------------------------------------------------------------
 
 
 def container(service: str, state: str, health: str = "", exit_code: int = 0) -> str:

@@ -47,8 +47,8 @@ FIELDS = {
 }
 NUMBERS = {"double", "integer", "long"}
 COLUMNS = 48
-# What every Kibana from 8.8 on takes; above the one that it knows, Kibana refuses an object. An export carries those of
-# its Kibana: raise these then, and with them the oldest Kibana that can import the files.
+# Versions that every Kibana since 8.8 accepts; Kibana rejects objects of newer ones. An export has the versions of its
+# Kibana: raise these then, and the oldest Kibana that can import the files.
 SAFE = {"index-pattern": "8.0.0", "lens": "8.9.0", "map": "8.4.0", "search": "7.9.3", "dashboard": "8.9.0"}
 EXPECTED = {
     "index-pattern": {"rides"},
@@ -78,7 +78,7 @@ def references(saved: SavedObject) -> dict[str, Key]:
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every member of a JSON value, at any depth."""
+    """Every member of a JSON value at any depth."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield name, item
@@ -102,7 +102,7 @@ def test_the_ndjson_file_holds_the_same_objects() -> None:
 
 @pytest.mark.parametrize("path", sorted(OBJECTS.glob("*")), ids=lambda path: path.name)
 def test_object_files_are_written_as_by_an_export(path: Path) -> None:
-    """So that an export after a change in Kibana is a difference of what was changed, and of nothing else."""
+    """An export after a change in Kibana then shows only that change as a difference."""
     assert path.read_text(encoding="utf-8") == pretty(json.loads(path.read_text(encoding="utf-8"))) + "\n"
 
 

@@ -13,7 +13,7 @@ from jobs.notes.vertical import SCORE_DAG, NotesSettings
 
 
 class Ledger(verdict.Ledger, kw_only=True):
-    """What the topics hold."""
+    """Messages on the topics."""
 
     raw: int
     result: int
