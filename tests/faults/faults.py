@@ -366,7 +366,7 @@ def _until_tried_again(environment: Environment, lost: Try) -> Try:
     later: list[Try] = []
 
     def tried_again() -> bool:
-        later.extend(it for it in environment.running() if it.key == lost.key and it.number > lost.number)
+        later.extend(task for task in environment.running() if task.key == lost.key and task.number > lost.number)
         return bool(later)
 
     environment.until(tried_again, f"a try after {lost.name}", RETRY_S)
@@ -429,7 +429,7 @@ def _kill_service(
     proof = [line for line in lines if process in line and "SIGKILL" in line]
     assert proof, f"supervisord did not log that {process} was killed"
     details_now = {**(details or {}), "supervisord": proof[-1], "pid": pid, "next_pid": environment.pid(process)}
-    what = f"SIGKILL of {process} while {', '.join(it.name for it in hit)} was at work"
+    what = f"SIGKILL of {process} while {', '.join(task.name for task in hit)} was at work"
     return Struck(mark, what, glimpses, details_now, hit)
 
 
@@ -457,8 +457,8 @@ def _refuse(  # noqa: PLR0917
     try:
         environment.until(refusal.began.is_set, f"a write of {task_id}", HUNT_S)
         mark = environment.watch.mark()
-        tries = [it for it in environment.running() if it.task_id == task_id]
-        glimpses = [environment.tasks.glimpse(it) for it in tries]
+        tries = [task for task in environment.running() if task.task_id == task_id]
+        glimpses = [environment.tasks.glimpse(task) for task in tries]
         environment.pause(seconds)
     finally:
         gateway.refusal = None
@@ -495,8 +495,8 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Environment, random.Rand
                         break
             environment.pause(0.002)
         details = {
-            "tries": [it.number for it in hit],
-            "left_behind": [name for it in hit for name in environment.tasks.staged(it)],
+            "tries": [task.number for task in hit],
+            "left_behind": [name for task in hit for name in environment.tasks.staged(task)],
         }
         return Struck(mark, f"full disk under {wanted} tries of {hit[0].name}", [], details, hit)
 

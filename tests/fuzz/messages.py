@@ -47,7 +47,7 @@ amounts = st.one_of(
         ]
     ),
 )
-uuids = st.uuids().flatmap(lambda it: st.sampled_from([str(it), str(it).upper(), str(it)[:18].upper() + str(it)[18:]]))
+uuids = st.uuids().flatmap(lambda x: st.sampled_from([str(x), str(x).upper(), str(x)[:18].upper() + str(x)[18:]]))
 zones = st.sampled_from(["Z", "z", "+00:00", "-00:00", "+23:59", "-23:59", "+05:30", "-08:00"])
 fractions = st.one_of(st.just(""), st.text("0123456789", min_size=1, max_size=6).map(".".__add__))
 moments = st.one_of(
@@ -59,7 +59,7 @@ moments = st.one_of(
             *("1969-12-31T23:59:59", "1582-10-10T00:00:00", "2038-01-19T03:14:08", "2262-04-11T23:47:17"),
         ]
     ),
-).map(lambda it: it if isinstance(it, str) else it.replace(microsecond=0).isoformat())
+).map(lambda x: x if isinstance(x, str) else x.replace(microsecond=0).isoformat())
 # Near years 1 and 9999 an offset may leave the calendar; the oracle rejects these times.
 times = st.builds(
     lambda moment, mark, fraction, zone: moment.replace("T", mark) + fraction + zone,
@@ -202,9 +202,7 @@ not_times = st.one_of(
     ).map(quoted),
 )
 not_ride_ids = st.one_of(
-    st.uuids().flatmap(
-        lambda it: st.sampled_from([it.hex, f"{{{it}}}", f"urn:uuid:{it}", f"{it}\n", f" {it}", f"{it}0"])
-    ),
+    st.uuids().flatmap(lambda x: st.sampled_from([x.hex, f"{{{x}}}", f"urn:uuid:{x}", f"{x}\n", f" {x}", f"{x}0"])),
     st.text(string.hexdigits + "-", min_size=36, max_size=36),
 ).map(quoted)
 not_comforts = st.sampled_from(["", "Low", "LOW", "low ", "luxury", "écо", "low\u0000", "\ud800", "x" * 1000]).map(
@@ -411,7 +409,7 @@ header_keys = st.one_of(
     st.sampled_from(["__connect.errors.topic", "__connect.errors.offset", "datastream.replayed", "datastream.fault"]),
 )
 headers = st.one_of(st.none(), st.lists(st.tuples(header_keys, st.none() | st.binary(max_size=8)), max_size=4))
-keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda it: str(it).encode()))
+keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda x: str(x).encode()))
 
 
 def messages(values: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:

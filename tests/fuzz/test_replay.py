@@ -117,4 +117,6 @@ def last_of(record: Record, name: str) -> str:
 def times_replayed(record: Record) -> int:
     """The highest replay count; a mark that is not a number of at most nine digits counts as 1."""
     marks = [value or b"" for key, value in record.headers or [] if key == MARK]
-    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in marks), default=0)
+    return max(
+        (int(mark) if 0 < len(mark) < 10 and set(mark) <= set(b"0123456789") else 1 for mark in marks), default=0
+    )

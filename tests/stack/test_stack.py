@@ -101,7 +101,9 @@ class Stack:
         """Since when each container runs; one-shot services run at every start."""
         names = self.compose("ps", "--quiet").split()
         found = json.loads(self.run("docker", "inspect", *names))
-        return {it["Id"]: it["State"]["StartedAt"] for it in found if it["State"]["Running"]}
+        return {
+            container["Id"]: container["State"]["StartedAt"] for container in found if container["State"]["Running"]
+        }
 
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()

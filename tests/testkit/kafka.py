@@ -158,7 +158,9 @@ def commit(config: Config, group: str, topic: str, offsets: Mapping[int, int]) -
 def delete_all_records(config: Config, topic: str, partitions: int = 6) -> None:
     """Delete all messages, as retention does."""
     admin = AdminClient(config)
-    for answer in admin.delete_records([TopicPartition(topic, it, -1) for it in range(partitions)]).values():
+    for answer in admin.delete_records(
+        [TopicPartition(topic, partition, -1) for partition in range(partitions)]
+    ).values():
         answer.result(DEADLINE_S)
 
 

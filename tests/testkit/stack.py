@@ -62,7 +62,7 @@ def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"
-        setting = next((it for it in settings if it.split("_")[0].lower() in prefix), "RAW_TOPIC")
+        setting = next((name for name in settings if name.split("_")[0].lower() in prefix), "RAW_TOPIC")
         config = {key: str(value) for key, value in settings[setting].config.items()}
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
         # The controller knows it; the broker learns of it a moment later.

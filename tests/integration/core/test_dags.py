@@ -326,7 +326,9 @@ def test_rides_are_searchable_before_they_are_exported(dags: Dags, monkeypatch: 
     # Their age triggers the export, even in a run without new messages.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "0")
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX) | {"PutGCP": "success"}
-    assert sorted(dags.rows()) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(dags.rows()) == [
+        (record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)
+    ]
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
     # EXPORT_TARGET_RECORDS triggers the export.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "300")
@@ -355,7 +357,7 @@ def test_a_retried_export_writes_the_same_objects(dags: Dags, monkeypatch: pytes
     assert dags.index_and_export() == all_("success", INDEX)
     assert dags.index_and_export()["PutGCP"] == "success"
     rows = dags.rows()
-    assert sorted(rows) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(rows) == [(record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)]
 
 
 def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
@@ -364,7 +366,7 @@ def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
     produce(dags.stack.kafka, dags.result, [keyed(result(price_base=5000.0)), Raw(b"no result", b"k")])
     assert dags.index_and_export() == all_("success", INDEX)
     errors = [letter.error for letter in read_all(dags.stack.kafka, dags.dlq)]
-    assert {(it["connector.name"], it["task.id"], it["stage"], it["topic"]) for it in errors} == {
+    assert {(error["connector.name"], error["task.id"], error["stage"], error["topic"]) for error in errors} == {
         ("dag_index_and_export", "PutElasticSearch", "TASK_PUT", dags.result),
         ("dag_index_and_export", "TransformJSON", "VALUE_CONVERTER", dags.result),
     }

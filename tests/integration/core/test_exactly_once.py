@@ -129,7 +129,7 @@ def test_dead_letters_hold_the_message_byte_for_byte(pricing: Pricing) -> None:
     pricing.run()
 
     raws = read_all(pricing.config, pricing.source)
-    dead = {(int(it.error["partition"]), int(it.error["offset"])): it for it in pricing.dead_letters()}
+    dead = {(int(letter.error["partition"]), int(letter.error["offset"])): letter for letter in pricing.dead_letters()}
     assert len(dead) == len(sent)
     seen = []
     for (partition, offset), letter in dead.items():

@@ -70,7 +70,8 @@ def pipeline(late: tuple[Stack, DelayingProxy], pipeline: Pipeline) -> Iterator[
     # One transaction per run: the next one cannot begin before the markers of the last.
     limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2**25)
     flows = [
-        replace(it, config=here.kafka, limits=limits) for it in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
+        replace(flow, config=here.kafka, limits=limits)
+        for flow in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
     ]
     proxy.delay_s = DELAY_S
     yield Pipeline(here, *flows)
@@ -85,7 +86,7 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
 def held(pipeline: Pipeline, topic: str) -> int:
     """How many offsets readers cannot see."""
     with consumer(pipeline.stack.kafka, "looker") as client:
-        return sum(it.count for it in held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6))))
+        return sum(part.count for part in held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6))))
 
 
 def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
@@ -122,7 +123,7 @@ def test_lag_includes_results_without_markers(pipeline: Pipeline, proxy: Delayin
     with held_markers(proxy):
         pipeline.pricing.run()
         lag = read_lag(pipeline.stack.kafka, pipeline.pricing.result, pipeline.sinking.group)
-        assert (lag.offsets, sum(it.count for it in lag.held_back)) == (30, 30)
+        assert (lag.offsets, sum(part.count for part in lag.held_back)) == (30, 30)
         assert pipeline.sinking.stage(settle_s=0) is None, "nothing can be read yet"
 
 
@@ -174,8 +175,8 @@ def test_dead_letters_and_traces_are_found_right_after_their_commit(pipeline: Pi
     with ThreadPoolExecutor(1) as pool:
         letters = pool.submit(latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
         traces = trace(Systems(pipeline.settings), sent["ride_id"])
-        assert [it.place for it in traces] == [pipeline.pricing.source, pipeline.pricing.result]
-        assert [it.value() for it in letters.result()] == [b"bad"]
+        assert [place.place for place in traces] == [pipeline.pricing.source, pipeline.pricing.result]
+        assert [letter.value() for letter in letters.result()] == [b"bad"]
 
 
 def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(pipeline: Pipeline) -> None:

@@ -61,7 +61,7 @@ def test_differences_are_reported_and_not_changed(stack: Stack, wanted: list[Top
     ]
     created, differences = apply(stack.kafka, other)
     assert created == [wanted[2].name]
-    assert {(it.topic, it.what, it.has, it.declared) for it in differences} == {
+    assert {(difference.topic, difference.what, difference.has, difference.declared) for difference in differences} == {
         (wanted[0].name, "partitions", "6", "8"),
         (wanted[0].name, "retention.ms", "604800000", "1000"),
     }
@@ -74,10 +74,14 @@ def test_existing_topics_are_altered_on_request(stack: Stack, wanted: list[Topic
     older = {"retention.ms": 604800000, "cleanup.policy": "delete"}
     apply(stack.kafka, [msgspec.structs.replace(raw, partitions=3, config=older)])
     _, differences = apply(stack.kafka, wanted)
-    assert {it.what for it in differences} == {"partitions", "message.timestamp.type", "max.message.bytes"}
-    assert [it.what for it in alter(stack.kafka, differences)] == ["partitions"]
+    assert {difference.what for difference in differences} == {
+        "partitions",
+        "message.timestamp.type",
+        "max.message.bytes",
+    }
+    assert [difference.what for difference in alter(stack.kafka, differences)] == ["partitions"]
     _, differences = apply(stack.kafka, wanted)
-    assert [(it.what, it.has) for it in differences] == [("partitions", "3")]
+    assert [(difference.what, difference.has) for difference in differences] == [("partitions", "3")]
     admin = AdminClient(stack.kafka)
     (answer,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, raw.name)]).values()
     assert answer.result(10)["message.timestamp.type"].value == "LogAppendTime"

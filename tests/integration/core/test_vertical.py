@@ -97,7 +97,7 @@ def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     assert len(results) == 200
     assert results[b"7"] == {"note_id": "7", "text": "hi!", "mood": 1.0}
     letters = {record.key: record for record in read_all(copy.kafka, DLQ)}
-    assert {(it.key, it.value, it.error["exception.class.name"]) for it in letters.values()} == {
+    assert {(letter.key, letter.value, letter.error["exception.class.name"]) for letter in letters.values()} == {
         (raw.key, raw.value, "invalid_note") for raw in bad
     }
     assert (letters[b"key"].headers or [])[0] == ("trace", b"\xff")
@@ -128,5 +128,5 @@ def test_replayed_notes_are_not_lost(copy: Copy) -> None:
 
 def test_the_rides_ledger_does_not_count_notes(copy: Copy) -> None:
     """Notes have their own topics, which the rides' ledger does not read."""
-    assert [it for it in read_all(copy.kafka, "rides_dlq") if it.error] == []
+    assert [record for record in read_all(copy.kafka, "rides_dlq") if record.error] == []
     assert read_all(copy.kafka, "rides_raw") == []

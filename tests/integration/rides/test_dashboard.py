@@ -230,7 +230,9 @@ def check_cells(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict
     cells = {cell["key"]: cell for cell in shown.of_cells(panel, layer, ZOOM)}
     expected = {key: inside for (key,), inside in grouped(rides, lambda ride: tile(ride[field], ZOOM + 4)).items()}
     assert len(expected) > 20
-    assert {key: cell["doc_count"] for key, cell in cells.items()} == {key: len(it) for key, it in expected.items()}
+    assert {key: cell["doc_count"] for key, cell in cells.items()} == {
+        key: len(inside) for key, inside in expected.items()
+    }
     prices = {key: cell["avg_of_price_total"] for key, cell in cells.items()}
     assert prices == exactly(means(expected, "price_total"))
     for key, inside in expected.items():

@@ -200,18 +200,18 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
     pipeline.send(good=30, bad=6)
     pipeline.run()
     topic = {"raw": pipeline.pricing.source, "result": pipeline.pricing.result, "dlq": pipeline.pricing.dlq}[place]
-    first = len([it for it in read_visible(pipeline.stack.kafka, topic) if it.partition == 3])
+    first = len([record for record in read_visible(pipeline.stack.kafka, topic) if record.partition == 3])
     with open_transaction(pipeline, topic) as name:
         ledger = pipeline.ledger()
         assert (ledger.faults, ledger.balanced, ledger.exit_code) == ([], True, 2)
-        (it,) = ledger.held_back
-        assert (it.topic, it.partition, it.count) == (topic, 3, 1)
-        assert it.first >= first
+        (part,) = ledger.held_back
+        assert (part.topic, part.partition, part.count) == (topic, 3, 1)
+        assert part.first >= first
         (line,) = explained(pipeline.stack.kafka, ledger.held_back)
-        assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
+        assert line == f"{topic}[3]: 1 offsets from {part.first} on, by the transactional id {name}"
         if place != "dlq":
             group = pipeline.pricing.group if place == "raw" else pipeline.sinking.group
-            assert read_lag(pipeline.stack.kafka, topic, group) == Lag(1, [it])
+            assert read_lag(pipeline.stack.kafka, topic, group) == Lag(1, [part])
     assert pipeline.ledger().held_back == []
 
 
@@ -234,10 +234,12 @@ def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, m
         assert ledger.result < 30, "some are in the partition that is held back"
         assert (ledger.faults, ledger.exit_code) == ([], 2)
         # Messages that are not held back are lost.
-        lost = max(ledger.held_back, key=lambda it: it.count)
+        lost = max(ledger.held_back, key=lambda part: part.count)
         pipeline.send(good=lost.count + 1)
         offsets = pipeline.pricing.offsets()
-        pipeline.pricing.set_offsets({it: (offsets[it] or 0) + len(rest) for it, rest in unread(pipeline).items()})
+        pipeline.pricing.set_offsets(
+            {partition: (offsets[partition] or 0) + len(rest) for partition, rest in unread(pipeline).items()}
+        )
         ledger = pipeline.ledger()
         assert ledger.exit_code == 1, "more are missing than are held back"
 
@@ -257,7 +259,7 @@ def test_dead_letters_behind_a_foreign_transaction_are_not_lost(
 
 def unread(pipeline: Pipeline) -> dict[int, list[Record]]:
     offsets = pipeline.pricing.offsets()
-    rest: dict[int, list[Record]] = {it: [] for it in range(6)}
+    rest: dict[int, list[Record]] = {partition: [] for partition in range(6)}
     for record in read_visible(pipeline.stack.kafka, pipeline.pricing.source):
         if record.offset >= (offsets[record.partition] or 0):
             rest[record.partition].append(record)

@@ -104,11 +104,13 @@ def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:
 
 def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
-    lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
+    lines = pa.array([json.dumps({"ride_id": name}) for name in ids], pa.string())
     batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
     assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
     documents = sinking.documents()
-    assert {key: (it["ride_id"], it["_version"]) for key, it in documents.items()} == {it: (it, 7) for it in ids}
+    assert {key: (document["ride_id"], document["_version"]) for key, document in documents.items()} == {
+        name: (name, 7) for name in ids
+    }
 
 
 def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:

@@ -105,7 +105,7 @@ def page(rides: Rides, objects: Iterable[SavedObject]) -> tuple[str, int]:
     """The dashboard as HTML that loads nothing else, and its height in px."""
     by_key = {key(saved): saved for saved in objects}
     dashboard = next(saved for saved in by_key.values() if saved["type"] == "dashboard")
-    targets = {it["name"]: Key(it["type"], it["id"]) for it in dashboard["references"]}
+    targets = {reference["name"]: Key(reference["type"], reference["id"]) for reference in dashboard["references"]}
     panels, sections = dashboard["attributes"]["panelsJSON"], []
     for panel in panels:
         saved, grid = by_key[targets[f"{panel['panelIndex']}:{panel['panelRefName']}"]], panel["gridData"]
@@ -202,12 +202,12 @@ def _donut(rides: Rides, saved: SavedObject) -> go.Figure:
 
 def _map(rides: Rides, saved: SavedObject, width: int, height: int) -> go.Figure:
     """The grid layer's circles on an empty background, in the map's own projection."""
-    layer: Json = next(it for it in map_layers(saved) if it["sourceDescriptor"]["type"] == "ES_GEO_GRID")
+    layer: Json = next(layer for layer in map_layers(saved) if layer["sourceDescriptor"]["type"] == "ES_GEO_GRID")
     style = layer["style"]["properties"]
-    size, colour = (style[it]["options"]["field"]["name"] for it in ("iconSize", "fillColor"))
+    size, colour = (style[name]["options"]["field"]["name"] for name in ("iconSize", "fillColor"))
     cells = rides.of_cells(saved, layer, saved["attributes"]["mapStateJSON"]["zoom"])
     most = max(cell[size] for cell in cells)
-    smallest, largest = (style["iconSize"]["options"][it] for it in ("minSize", "maxSize"))
+    smallest, largest = (style["iconSize"]["options"][name] for name in ("minSize", "maxSize"))
     latitude = sum(cell["lat"] for cell in cells) / len(cells)
     marker: dict[str, Any] = {
         "size": [smallest + (largest - smallest) * cell[size] / most for cell in cells],

@@ -189,7 +189,9 @@ def lens_layers(panel: SavedObject) -> dict[str, Json]:
 
 def map_layers(panel: SavedObject) -> list[Json]:
     """The layers of a decoded map that show rides, lowest first."""
-    return [it for it in panel["attributes"]["layerListJSON"] if it["sourceDescriptor"]["type"].startswith("ES_")]
+    return [
+        layer for layer in panel["attributes"]["layerListJSON"] if layer["sourceDescriptor"]["type"].startswith("ES_")
+    ]
 
 
 def _metric(name: str, column: Json, bucket: Json, interval_s: int) -> float | None:

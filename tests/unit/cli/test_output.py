@@ -247,7 +247,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Zones:
     )
 
     def answer(engine: object, steps: object, values: object, printer: Printer) -> dict[str, Any]:
-        (step,) = (it for it in playbook.read_steps("look") if it.name == "26_cluster_sizes")
+        (step,) = (step for step in playbook.read_steps("look") if step.name == "26_cluster_sizes")
         names = ("centroid_id", "label", "latitude", "longitude", "reference_points", "share", "revenue_outside")
         printer(step, "", Answer(1, names, ((2, LABEL, 40.6459, -73.7886, 1_234_567, 0.25, 15_951_749.25),)))
         return {}

@@ -43,7 +43,7 @@ def settings(**changes: object) -> Settings:
 
 
 def finding(name: str, findings: list[Finding]) -> Finding:
-    (one,) = [it for it in findings if it.check == name]
+    (one,) = [finding for finding in findings if finding.check == name]
     return one
 
 
@@ -73,7 +73,9 @@ def test_old_versions_and_too_little_memory_are_rejected(
 ) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
     findings = preflight.run_checks(settings())
-    assert [it.check for it in findings if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+    assert [
+        finding.check for finding in findings if not finding.fits and finding.check in {"Docker", "Compose", "Memory"}
+    ] == faults
 
 
 def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -318,11 +318,15 @@ def test_panels_and_references_match(dashboard: SavedObject) -> None:
 def test_panels_fill_the_grid_without_overlap(dashboard: SavedObject) -> None:
     grids = [panel["gridData"] for panel in dashboard["attributes"]["panelsJSON"]]
     cells = [
-        {(column, row) for column in range(it["x"], it["x"] + it["w"]) for row in range(it["y"], it["y"] + it["h"])}
-        for it in grids
+        {
+            (column, row)
+            for column in range(grid["x"], grid["x"] + grid["w"])
+            for row in range(grid["y"], grid["y"] + grid["h"])
+        }
+        for grid in grids
     ]
     assert all(one.isdisjoint(other) for one, other in combinations(cells, 2))
-    height = max(it["y"] + it["h"] for it in grids)
+    height = max(grid["y"] + grid["h"] for grid in grids)
     assert set().union(*cells) == {(column, row) for column in range(COLUMNS) for row in range(height)}
 
 
@@ -362,7 +366,7 @@ class FakeKibana:
 
     def export(self, body: dict[str, Any]) -> str:
         names = {name for name in self.stored if name.type in body.get("type", [])}
-        left = [Key(**it) for it in body.get("objects", [])]
+        left = [Key(**name) for name in body.get("objects", [])]
         while left:
             name = left.pop()
             if name in self.stored and name not in names:
@@ -377,7 +381,7 @@ class FakeKibana:
         objects = from_ndjson(file.read().decode())
         is_overwriting = request.args.to_dict() == {"overwrite": "true"}
         conflicts = [saved for saved in objects if key(saved) in self.stored and not is_overwriting]
-        errors = self.errors + [{**key(it)._asdict(), "error": {"type": "conflict"}} for it in conflicts]
+        errors = self.errors + [{**key(saved)._asdict(), "error": {"type": "conflict"}} for saved in conflicts]
         done = [saved for saved in objects if saved not in conflicts]
         self.stored |= {key(saved): saved for saved in done}
         results = [key(saved)._asdict() for saved in done]
@@ -402,7 +406,7 @@ def test_import_into_an_empty_fake_kibana_stores_all_objects(fake: FakeKibana, k
     assert fake.stored == {key(saved): encode(saved) for saved in ALL}
     assert fake.default == "rides"
     login = f"Basic {b64encode(b'elastic:secret').decode()}"
-    assert all(it.headers["kbn-xsrf"] and it.headers["authorization"] == login for it in fake.requests)
+    assert all(request.headers["kbn-xsrf"] and request.headers["authorization"] == login for request in fake.requests)
 
 
 def test_import_keeps_user_changes_in_a_fake_kibana(fake: FakeKibana, kibana: Kibana) -> None:
@@ -499,8 +503,8 @@ def test_an_export_from_a_fake_kibana_changes_only_edited_files(
 
     dashboard = fake.stored[Key("dashboard", "rides")]
     panels = json.loads(dashboard["attributes"]["panelsJSON"])
-    dashboard["attributes"]["panelsJSON"] = json.dumps([it for it in panels if it["panelIndex"] != "origins"])
-    dashboard["references"] = [it for it in dashboard["references"] if it["id"] != "origins"]
+    dashboard["attributes"]["panelsJSON"] = json.dumps([panel for panel in panels if panel["panelIndex"] != "origins"])
+    dashboard["references"] = [reference for reference in dashboard["references"] if reference["id"] != "origins"]
     fake.stored[Key("lens", "revenue")]["attributes"]["title"] = "Umsatz in Zürich"
     removed = saved_objects.write(kibana.with_references(Key("dashboard", "rides")).values(), folder, target)
     assert removed == ["map.origins.json"]

@@ -27,7 +27,9 @@ from jobs.zones.vertical import ZonesSettings
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")
-STATEMENTS = [(step.name, it) for step in playbook.read_steps(*ALL) for it in step.build_statements(VALUES)]
+STATEMENTS = [
+    (step.name, statement) for step in playbook.read_steps(*ALL) for statement in step.build_statements(VALUES)
+]
 
 
 def settings(**changes: Any) -> ZonesSettings:
@@ -55,7 +57,9 @@ def test_every_file_is_a_step_with_a_unique_number() -> None:
 
 def test_nothing_is_deleted_without_teardown() -> None:
     assert "teardown" not in playbook.USUAL
-    usual = " ".join(it for step in playbook.read_steps(*playbook.USUAL) for it in step.build_statements(VALUES))
+    usual = " ".join(
+        statement for step in playbook.read_steps(*playbook.USUAL) for statement in step.build_statements(VALUES)
+    )
     assert not re.search(r"(?i)\b(DROP|DELETE|TRUNCATE)\b", usual)
     assert {step.name for step in playbook.read_steps("teardown")} == {"90_teardown"}
 
@@ -70,7 +74,7 @@ def test_teardown_deletes_everything_that_the_playbook_creates() -> None:
 
 def test_scoring_uses_only_model_and_zones_of_the_training() -> None:
     """Airflow runs training and scoring separately."""
-    score = " ".join(it for step in playbook.read_steps("score") for it in step.build_statements(VALUES))
+    score = " ".join(statement for step in playbook.read_steps("score") for statement in step.build_statements(VALUES))
     made = set(re.findall(r"(?:TABLE|MERGE) (rides\.\w+)", score))
     used = set(re.findall(r"\b(rides\.[a-z]\w+)", score)) - made
     assert used == {"rides.kmeans8", "rides.zones", "rides.rides_distinct"}
@@ -304,7 +308,9 @@ def test_kmeans_agrees_with_an_independent_implementation(seed: int, standardise
     assert model.mean_squared_distance == pytest.approx(float((nearest**2).mean()), rel=1e-9)
     predicted = kmeans.predict(model, table)
     assert predicted.column_names[2:] == table.column_names, "all columns pass through"
-    distances = [[it["DISTANCE"] for it in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()]
+    distances = [
+        [neighbour["DISTANCE"] for neighbour in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()
+    ]
     assert np.array(distances)[:, 0] == pytest.approx(nearest, abs=1e-6)
     assert all(row == sorted(row) for row in distances)
     ids = predicted["CENTROID_ID"].to_pylist()
