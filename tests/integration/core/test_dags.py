@@ -214,6 +214,8 @@ class Dags:
         with pytest.MonkeyPatch.context() as patch:
             # Airflow 3.3's dag.test() takes a deadline's definition for its id when the run is done, and fails.
             patch.setattr(dag, "deadline", None)
+            for task in dag.tasks:
+                patch.setattr(task, "retry_delay", timedelta(seconds=1))
             run = dag.test(run_conf=conf)
         return {task.task_id: str(task.state) for task in run.get_task_instances()}, run
 

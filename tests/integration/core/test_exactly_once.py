@@ -571,18 +571,6 @@ def test_read_all_waits_for_open_transactions(pricing: Pricing) -> None:
         assert ids(reading.result(DEADLINE_S)) == ids(sent)
 
 
-def test_an_abandoned_transaction_is_aborted_within_35_seconds(pricing: Pricing) -> None:
-    """The transaction times out after 20 s, and the broker checks every 10 s."""
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
-        writer._producer.begin_transaction()
-        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
-        assert writer._producer.flush(DEADLINE_S) == 0
-        produce(pricing.config, pricing.result, [Raw(b"later", b"k", partition=0)])
-        assert read_visible(pricing.config, pricing.result) == []
-        until(lambda: read_visible(pricing.config, pricing.result) != [], "the broker has aborted it", within_s=35)
-        assert [record.value for record in pricing.results()] == [b"later"]
-
-
 def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     """Results and dead letters of a chunk become visible together, with its offsets."""
     sent = [raw._replace(partition=0) for raw in [*rides(5), *(Raw(b"bad", b"k") for _ in range(5))]]

@@ -19,13 +19,15 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local.environment import export_settings
+from infra.local.services import kafka
 from jobs.clients import Systems
-from jobs.kafka import offsets
+from jobs.kafka import offsets, transaction
 from jobs.kafka.claim import Limits
 from jobs.kafka.client import consumer
 from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import bounds, held_back
 from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.transaction import group_writer
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
@@ -216,6 +218,24 @@ def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingP
     told = " ".join(done.stderr.split())
     assert "rides indexed (30 offsets)" in told
     assert f"Held back by an open transaction: {pipeline.pricing.result}[" in told
+
+
+# --- Abandoned transactions -----------------------------------------------------------------------
+
+
+def test_an_abandoned_transaction_is_aborted_after_its_timeout(pipeline: Pipeline) -> None:
+    """After 1 s here, where the broker checks twice a second. In production after 20 s, checked every 10 s."""
+    assert transaction._TRANSACTION_TIMEOUT_S == 20
+    assert not any("abort.timed.out" in name for name in kafka.BROKER), "Kafka's default is 10 s"
+    config, pricing = pipeline.stack.kafka, pipeline.pricing
+    with group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
+        writer._producer.begin_transaction()
+        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
+        assert writer._producer.flush(DEADLINE_S) == 0
+        produce(config, pricing.result, [Raw(b"later", b"k", partition=0)])
+        assert read_visible(config, pricing.result) == []
+        until(lambda: read_visible(config, pricing.result) != [], "the broker aborts the transaction", within_s=5)
+        assert [record.value for record in pricing.results()] == [b"later"]
 
 
 # --- Retention ------------------------------------------------------------------------------------
