@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that the command line makes."""
+"""Calls of Airflow's REST API that the command line makes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TIMEOUT_S = 30
 
 
 def unpause(settings: Settings, dags: Sequence[str]) -> None:
-    """Toggle DAGs on.
+    """Unpause DAGs, retrying for a minute.
 
     Raises:
-        ServiceUnavailableError: for a minute, Airflow has not answered or not known a DAG.
-        ConfigurationError: it does not take AIRFLOW_USER and AIRFLOW_PASSWORD.
+        ServiceUnavailableError: Airflow did not answer or did not know a DAG.
+        ConfigurationError: Airflow rejected AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
     until_known = Retrying(
         retry=retry_if_exception_type(ServiceUnavailableError),
@@ -39,10 +39,10 @@ def _unpause(settings: Settings, dags: Sequence[str]) -> None:
 
 
 def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> None:
-    """Start a run of a DAG with parameters; it is queued while another one is active.
+    """Start a run of a DAG with parameters. The run is queued while another one is active.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: as `unpause`.
+        ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
     with signed_in(settings) as (session, url):
         run = {"logical_date": None, "conf": dict(conf)}
@@ -51,10 +51,10 @@ def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> None:
 
 @contextmanager
 def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
-    """A session that is signed in, and the URL of the DAGs.
+    """Sign in; gives the session and the URL of the DAGs.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: as `unpause`.
+        ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
     url = f"http://{LOOPBACK}:{settings.airflow_port}"
     try:
@@ -62,7 +62,7 @@ def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
         session = local_session()
         token = session.post(f"{url}/auth/token", json=login, timeout=_TIMEOUT_S)
         if token.status_code in (400, 401, 403):
-            raise ConfigurationError(f"Airflow at {url} does not take AIRFLOW_USER and AIRFLOW_PASSWORD.")
+            raise ConfigurationError(f"Airflow at {url} rejected AIRFLOW_USER and AIRFLOW_PASSWORD.")
         token.raise_for_status()
         session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
         yield session, f"{url}/api/v2/dags"

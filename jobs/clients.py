@@ -1,4 +1,4 @@
-"""Clients of the stack's services by the settings, for the command line and for setting services up."""
+"""Clients of the stack's services, made from the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import requests
 from jobs.errors import ConfigurationError
 from jobs.settings import Settings
 
-# Each function imports its own library: they are slow and large, and most commands need one of them.
+# Each function imports its own library: most commands need only one, and each is slow to import.
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
     from google.auth.credentials import Credentials
@@ -27,12 +27,12 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Systems(Generic[S]):
-    """What work on the whole of a stream needs: its settings, and a client for each system, made when it is used.
+    """The settings of a vertical, with a client for each system that is made on first use.
 
     Attributes:
-        settings: the vertical's.
-        progress: called with the name of what is being done, how much of it is done and how much there is.
-        may_write: whether the client of Elasticsearch may do more than read.
+        settings: the settings of the vertical.
+        progress: shows the progress of the work.
+        may_write: whether the Elasticsearch client may do more than read.
     """
 
     settings: S
@@ -41,7 +41,7 @@ class Systems(Generic[S]):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What confluent-kafka needs."""
+        """The configuration of confluent-kafka."""
         return kafka_config(self.settings)
 
     @cached_property
@@ -50,17 +50,17 @@ class Systems(Generic[S]):
 
     @cached_property
     def gcs(self) -> storage.Client:
-        """Raises ConfigurationError as `storage_client`."""
+        """The Cloud Storage client; raises ConfigurationError as for `storage_client`."""
         return storage_client(self.settings)
 
 
 def kafka_config(settings: Settings) -> dict[str, Any]:
-    """What confluent-kafka needs to reach the broker."""
+    """The configuration with which confluent-kafka reaches the broker."""
     return {"bootstrap.servers": settings.bootstrap_servers}
 
 
 def elasticsearch_client(settings: Settings) -> Elasticsearch:
-    """A client that may only read. (Where Elasticsearch has no security, it takes anybody.)"""
+    """A client that may only read. (Without security, Elasticsearch accepts any user.)"""
     return _elasticsearch(settings, READER, settings.elasticsearch_reader_password)
 
 
@@ -76,10 +76,10 @@ def _elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearc
 
 
 def storage_client(settings: Settings) -> storage.Client:
-    """A client of the emulator, or of Google's own Cloud Storage.
+    """A client of the emulator or of Google Cloud Storage.
 
     Raises:
-        ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
+        ConfigurationError: there are no usable credentials.
     """
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
@@ -92,10 +92,13 @@ def storage_client(settings: Settings) -> storage.Client:
 
 
 def google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
-    """Credentials of GOOGLE_APPLICATION_CREDENTIALS, or what the machine offers; with their project, if they know it.
+    """The credentials in GOOGLE_APPLICATION_CREDENTIALS, or the machine's default ones, and their project if known.
+
+    Args:
+        service: name of the service that needs them, for the error text.
 
     Raises:
-        ConfigurationError: they name no usable file, or nothing offers any; the text begins with the service.
+        ConfigurationError: the file is missing or invalid, or the machine has no default credentials.
     """
     import google.auth
     import google.auth.exceptions
@@ -114,7 +117,7 @@ def google_credentials(settings: Settings, service: str) -> tuple[Credentials, s
 
 
 def local_session() -> requests.Session:
-    """HTTP to services on this machine: neither a proxy nor the credentials of ~/.netrc are meant for them."""
+    """A session for services on this machine. It ignores proxies and ~/.netrc."""
     session = requests.Session()
     session.trust_env = False
     return session

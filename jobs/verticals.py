@@ -1,4 +1,4 @@
-"""Every vertical there is: each package below jobs/ whose module `vertical` holds a `VERTICAL`."""
+"""Finds the verticals: every package below jobs/ with a module `vertical` that defines `VERTICAL`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs.vertical import Vertical
 
 @cache
 def find_verticals() -> tuple[Vertical, ...]:
-    """The verticals, the rides first and the others by their names."""
+    """The verticals, rides first and the others by name."""
     packages = sorted(found.name for found in pkgutil.iter_modules(jobs.__path__) if found.ispkg)
     modules = [f"jobs.{name}.vertical" for name in packages if importlib.util.find_spec(f"jobs.{name}.vertical")]
     found = [importlib.import_module(module).VERTICAL for module in modules]
@@ -30,32 +30,32 @@ def find_vertical(name: str) -> Vertical:
     """The vertical of that name.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: it does not exist.
     """
     by_name = {vertical.name: vertical for vertical in find_verticals()}
     if name not in by_name:
-        raise ConfigurationError(f"There is no vertical {name!r}: there are {', '.join(by_name)}.")
+        raise ConfigurationError(f"There is no vertical {name!r}. Verticals: {', '.join(by_name)}.")
     return by_name[name]
 
 
 @cache
 def stack_settings() -> type[Settings]:
-    """The settings of the whole stack: those of every vertical, in one class."""
+    """One class with the settings of all verticals."""
     kinds = {vertical.settings for vertical in find_verticals()}
     leaves = [kind for kind in kinds if not any(issubclass(other, kind) for other in kinds - {kind})]
     return create_model("StackSettings", __base__=tuple(sorted(leaves, key=lambda kind: kind.__name__)))
 
 
 def index_templates(settings: Settings) -> dict[str, Path]:
-    """The index template of each Elasticsearch index of every vertical, by the name that these settings give it."""
+    """The index template files of all verticals, by the name of the index in these settings."""
     return {getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()}
 
 
 def declared_topics(settings: Settings) -> list[Topic]:
-    """The topics of every vertical, under the names that these settings give them.
+    """The topics of all verticals, with the names in these settings.
 
     Raises:
-        ConfigurationError: a file is not as it should be, or two topics have one name.
+        ConfigurationError: a file is invalid, or two topics have the same name.
     """
     files = [vertical.topics for vertical in find_verticals() if vertical.topics is not None]
     topics = [topic for file in files for topic in declared(file, settings)]

@@ -34,7 +34,7 @@ def test_every_package_that_declares_one_is_found() -> None:
     names = [vertical.name for vertical in VERTICALS]
     assert names[0] == "rides"
     assert "zones" in names
-    with pytest.raises(ConfigurationError, match=r"There is no vertical 'ticket': there are rides, .*zones"):
+    with pytest.raises(ConfigurationError, match=r"There is no vertical 'ticket'. Verticals: rides, .*zones"):
         find_vertical("ticket")
 
 
