@@ -263,7 +263,7 @@ def test_offsets_that_expired_with_their_copy(pricing: Pricing) -> None:
     pricing.run()
     pricing.has_output = True
     forget(pricing, pricing.group, kept_group(pricing.group))
-    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy \(the topic is the same\)"):
+    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy"):
         pricing.stage()
     end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
     assert (end.skipped, end.is_certain) == (50, False)
