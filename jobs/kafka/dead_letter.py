@@ -81,7 +81,7 @@ def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
 
 
 def is_dead_letter_of(headers: Sequence[tuple[str, bytes | None]] | None, source: str, dag_id: str) -> bool:
-    """Whether a DAG wrote this dead letter about a message of its source topic. Other producers may write there, too."""
+    """Whether a DAG wrote this dead letter about a message of its source topic. Other clients may write there, too."""
     return error_text(headers, "topic") == source and error_text(headers, "connector.name") == dag_id
 
 
