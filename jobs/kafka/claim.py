@@ -26,7 +26,7 @@ _POLL_S = 1.0
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How one partition of a claim is cut into chunks. The metadata of its committed offset holds this until it is done.
+    """How one partition of a claim is cut into chunks, kept in the metadata of its committed offset until it is done.
 
     A later run reads the plan and cuts the same chunks. A sink that names its objects by chunk then writes the same
     objects again.

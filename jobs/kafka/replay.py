@@ -1,4 +1,4 @@
-"""Dead letters: the latest ones, and sending them back to their source topic, each once."""
+"""Read the latest dead letters, and send dead letters back to their source topics, each once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ _CHUNK = 10_000
 
 
 class Replayed(msgspec.Struct):
-    """What became of dead letters.
+    """The result of a replay.
 
-    `sent` back, by topic; `left` alone because they were sent back often enough; `foreign`: not this pipeline's; `held`
-    back by open transactions.
+    Attributes:
+        sent: number of dead letters sent back, by topic.
+        left: number that were left because they have been replayed max_replays times.
+        foreign: number that this pipeline did not write.
+        held: dead letters that open transactions hold back.
     """
 
     sent: Counter[str] = msgspec.field(default_factory=Counter)
@@ -43,7 +46,7 @@ def latest(config: Config, topic: str, count: int) -> list[Message]:
 
 
 def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: int) -> list[Message]:
-    """The last messages of a partition. Transaction markers take offsets too, so it looks ever further back."""
+    """The last messages of a partition. Transaction markers take offsets too, so the range grows until it suffices."""
     span = 2 * count
     while True:
         start = max(within.low, within.end - span)
@@ -54,22 +57,22 @@ def _last(client: Consumer, topic: str, partition: int, within: Bounds, count: i
 
 
 def replay(config: Config, topic: str, group: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
-    """Send the dead letters that were not replayed yet back to the topics that they came from, exactly once.
+    """Send the dead letters that were not replayed yet back to their source topics, exactly once.
 
     Args:
         group: consumer group of the replay.
-        sources: the topics that messages may go back to, each with the DAG that writes their dead letters.
-        max_replays: leave alone what was sent back so often already.
+        sources: the source topics that are allowed, each with the DAG that writes its dead letters.
+        max_replays: leave messages that were sent back this many times.
 
     Raises:
-        OffsetsError: somebody else has committed for the group.
-        ServiceUnavailableError: a broker is away. What was sent stays sent; doing it again goes on from there.
+        OffsetsError: another client committed with this group id.
+        ServiceUnavailableError: a broker is down. Messages that were sent stay sent; run it again to resume.
     """
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
         check_ownership(config, reader)
     replayed = Replayed()
     with group_writer(config, group, topic, _CHUNK) as writer:
-        writer.committed()  # refuses those of somebody else
+        writer.committed()  # raises if another client committed
         for partition, messages in _waiting(config, topic, group, replayed):
             with writer.transaction({partition: messages[-1].offset() + 1}):
                 for source, message in _sort(messages, sources, max_replays, replayed):
@@ -78,7 +81,7 @@ def replay(config: Config, topic: str, group: str, sources: Mapping[str, str], m
 
 
 def count_replayable(config: Config, topic: str, group: str, sources: Mapping[str, str], max_replays: int) -> Replayed:
-    """What `replay` would do."""
+    """Count what `replay` would do. Sends nothing."""
     replayed = Replayed()
     for _, messages in _waiting(config, topic, group, replayed):
         _sort(messages, sources, max_replays, replayed)
@@ -86,7 +89,7 @@ def count_replayable(config: Config, topic: str, group: str, sources: Mapping[st
 
 
 def _waiting(config: Config, topic: str, group: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
-    """The dead letters behind what was replayed, by partition; notes what is held back."""
+    """Read the dead letters that were not replayed yet, by partition. Sets `replayed.held`."""
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
         at = reader.observed()
         within = bounds(config, reader.consumer, topic, list(at), settle_s=SETTLE_S)
@@ -100,7 +103,7 @@ def _waiting(config: Config, topic: str, group: str, replayed: Replayed) -> Iter
 def _sort(
     messages: list[Message], sources: Mapping[str, str], max_replays: int, replayed: Replayed
 ) -> list[tuple[str, Message]]:
-    """The dead letters to send back with the topic that each goes to; counts them, and those left alone."""
+    """The dead letters to send back, each with its source topic. Adds all to the counts of `replayed`."""
     going = []
     for message in messages:
         headers = headers_of(message)

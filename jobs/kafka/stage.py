@@ -1,4 +1,4 @@
-"""ConsumeKafka's work: what a run has claimed is staged chunk by chunk."""
+"""ConsumeKafka's work: stage the messages of a claim, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def stage(config: Config, reader: GroupReader, claimed: Claimed, folder: Folder)
     """Stage the messages of a claim.
 
     Args:
-        folder: where the chunks go; one for each try of a task.
+        folder: the folder for the chunks; each try of a task has its own.
 
     Returns:
         URL and content of the manifest.
 
     Raises:
-        ServiceUnavailableError: a broker is away; nothing was committed.
+        ServiceUnavailableError: a broker is down; nothing was committed.
     """
     topic, limits = claimed.topic, claimed.limits
     with broker_errors(config, f"reading {topic}"):
@@ -56,7 +56,7 @@ def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, lim
         for chunk in cut(messages, limits.chunk_records, limits.chunk_bytes):
             if writing:
                 yield writing.result()
-            writing = pool.submit(write, *chunk)  # while the next one is read
+            writing = pool.submit(write, *chunk)  # writes while the next chunk is read
         if writing:
             yield writing.result()
 
@@ -64,12 +64,13 @@ def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, lim
 def cut(
     lists: Iterator[list[Message]], max_records: int, max_bytes: int
 ) -> Iterator[tuple[int, int, int, int, list[pa.RecordBatch]]]:
-    """Cut messages into chunks, each ending with the message that reaches `max_records` or `max_bytes`.
+    """Cut messages into chunks. A chunk ends with the message that reaches `max_records` or `max_bytes`.
 
-    Bytes are those of keys, values and headers. The cuts depend on the messages alone, not on how they arrive.
+    Bytes are those of keys, values and headers. The cuts depend only on the messages, not on how they arrive.
 
     Yields:
-        First offset, last offset, number of messages, their bytes, and themselves as batches of MESSAGE_SCHEMA.
+        First offset, last offset, number of messages, their size in bytes, and the messages as batches of
+        MESSAGE_SCHEMA.
     """
     batches: list[pa.RecordBatch] = []
     records = size = 0
@@ -93,7 +94,7 @@ def cut(
 
 
 def _sizes(batch: pa.RecordBatch) -> NDArray[np.int64]:
-    """Bytes of each message: its key, value and headers."""
+    """The size of each message in bytes: key, value and headers."""
     sizes: NDArray[np.int64] = _lengths(batch.column("key")) + _lengths(batch.column("value"))
     headers = batch.column("headers")
     if headers.null_count < len(headers):

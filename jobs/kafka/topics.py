@@ -1,4 +1,4 @@
-"""Topics as the files of infra/kafka/topics declare them."""
+"""Create and alter topics as the files in infra/kafka/topics declare them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
 from jobs.settings import Settings
 
-# The name of a difference that is not a setting.
+# `Difference.what` for the number of partitions; otherwise it is the name of a topic setting.
 PARTITIONS = "partitions"
 
 
 class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A topic that should be; `setting` is the name in .env that may give it another name."""
+    """A declared topic. `setting` is the setting in .env that can change its name."""
 
     setting: str
     name: str
@@ -35,7 +35,7 @@ class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What a topic has and what is declared."""
+    """A setting whose value on the broker differs from the declared one."""
 
     topic: str
     what: str
@@ -48,10 +48,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def declared(path: Path, settings: Settings) -> list[Topic]:
-    """The topics of a file, under the names that these settings give them.
+    """The topics that a file declares, with the names in the settings.
 
     Raises:
-        ConfigurationError: the file is not as it should be.
+        ConfigurationError: the file is invalid.
     """
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
@@ -66,7 +66,7 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
     """Create the topics that are missing.
 
     Returns:
-        The names of those created, and how the others differ from what is declared.
+        The names of the created topics, and how the existing ones differ from their declarations.
     """
     with broker_errors(config, "applying topics"):
         admin = AdminClient({**QUIET, **config})
@@ -92,10 +92,10 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
 
 
 def alter(config: Config, differences: list[Difference]) -> list[Difference]:
-    """Give existing topics the settings that are declared.
+    """Give existing topics their declared settings.
 
     Returns:
-        What stays as it is: the number of partitions, because a new one changes which partition a key belongs to.
+        The differences that remain: numbers of partitions, because a change moves keys to other partitions.
     """
     settings = [it for it in differences if it.what != PARTITIONS]
     resources: dict[str, ConfigResource] = {}
@@ -112,7 +112,7 @@ def alter(config: Config, differences: list[Difference]) -> list[Difference]:
 
 
 def _wait_until_known(admin: AdminClient, name: str) -> None:
-    """Wait until the broker, which has taken a new topic, gives its partitions out."""
+    """Wait until the metadata of the broker has the partitions of a new topic."""
     until_known = Retrying(
         retry=retry_if_result(lambda error: error is not None),
         stop=stop_after_delay(REQUEST_TIMEOUT_S),

@@ -143,7 +143,7 @@ def test_a_claim_is_passed_when_all_its_partitions_are(offsets: dict[int, int | 
 
 
 def test_a_manifest_that_is_gone_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json is gone.*clear the run from ConsumeKafka"):
+    with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json was deleted.*clear the run from ConsumeKafka"):
         read_manifest(f"file://{tmp_path}/gone/manifest.json")
 
 

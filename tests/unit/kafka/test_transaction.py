@@ -20,7 +20,7 @@ def test_a_call_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         released.wait()
 
     started = time.monotonic()
-    with pytest.raises(ServiceUnavailableError, match="did not come back from send_offsets_to_transaction"):
+    with pytest.raises(ServiceUnavailableError, match="did not return from send_offsets_to_transaction"):
         transaction._answered(send_offsets_to_transaction, 0.1)
     assert time.monotonic() - started < 5
     released.set()
