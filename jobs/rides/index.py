@@ -1,4 +1,4 @@
-"""PutElasticSearch's work: staged rows into the index, one document per ride."""
+"""PutElasticSearch's work: index staged rows, one document per ride."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def put_elasticsearch(
     """Index transformed rows.
 
     Args:
-        staged: the run's messages as they were, for what Elasticsearch refuses.
+        staged: the run's unchanged messages, for those that Elasticsearch rejects.
         transformed: the same chunks as rows of SINK_SCHEMA.
 
     Returns:
-        URL and content of a manifest whose rejects are what Elasticsearch will never take as it is.
+        URL and content of a manifest whose rejects are the messages that Elasticsearch rejects for good.
     """
     verify_template(client, index, TEMPLATE)
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
