@@ -1,4 +1,4 @@
-"""The Cloud Storage connection, or the emulator where the settings name one."""
+"""The hook for Cloud Storage, or for the emulator if the settings select it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.settings import Settings, load
 
 
 class CloudStorageHook(GCSHook):
-    """GCSHook that needs no connection for the emulator."""
+    """A GCSHook that needs no connection for the emulator."""
 
     def get_conn(self) -> storage.Client:
         settings = load(Settings)

@@ -1,4 +1,4 @@
-"""A command in a process of its own, with the packages of a vertical's requirement set."""
+"""Runs a command as a subprocess, with the packages of a vertical's requirement set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from operators.base import DatastreamOperator
 class SubprocessOperator(DatastreamOperator):
     """Runs `python <arguments>` with the interpreter of a vertical's requirement set.
 
-    Its output goes to the task's log line by line. It ends when the task ends, also when the task is killed. An exit
+    The task's log shows its output line by line. The command ends with the task, even if the task is killed. An exit
     code other than 0 fails the try.
 
     Args:
-        vertical: name of the vertical; its command gets the settings that the vertical adds and the services'
-            addresses as environment variables.
-        arguments: for the interpreter, for example ("-m", "dbt.cli.main", "build").
-        variables: more environment variables, for example a password out of a connection.
+        vertical: name of the vertical. The command gets the vertical's settings and the addresses of the services as
+            environment variables.
+        arguments: arguments of the interpreter, for example ("-m", "dbt.cli.main", "build").
+        variables: more environment variables, for example a password from a connection.
     """
 
     template_fields: Sequence[str] = ("arguments", "variables")
