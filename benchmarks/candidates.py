@@ -132,7 +132,7 @@ def spark(route: Route) -> Tasks:
 
 def _demand_peers() -> None:
     if not PEERS_PYTHON.exists():
-        raise UnavailableError("its packages are not installed: make .venv-bench/.bench.stamp")
+        raise UnavailableError("its packages are not installed: make .venv-bench/.stamp")
 
 
 def airflow_environment(folder: Path) -> dict[str, str]:
