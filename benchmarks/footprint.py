@@ -1,6 +1,6 @@
-"""Measures what a ride takes on the disks of Kafka, Elasticsearch and Cloud Storage: `python -m benchmarks.footprint`.
+"""Measures the bytes of a ride in Kafka, Elasticsearch and Cloud Storage: `python -m benchmarks.footprint`.
 
-docs/sizing.md reckons with its figures.
+docs/sizing.md uses its figures.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from jobs.settings import ROOT
 console = wide_console()
 
 
-def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them bad.", min=1000)] = 100_000) -> None:
-    """Send rides through a Kafka and an Elasticsearch of their own, and print what they take on disk."""
+def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them invalid.", min=1000)] = 100_000) -> None:
+    """Send rides through a separate Kafka and Elasticsearch, and print their size on disk."""
     with own_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
         _produce(settings, rides)
         storage = NoStorage()
@@ -51,7 +51,7 @@ def _produce(settings: RidesSettings, rides: int) -> None:
 
 
 def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
-    """Take the rides all the way; how many messages each topic holds."""
+    """Price, index and export the rides. Returns the number of messages in each topic."""
     config = kafka_config(settings)
     folder = Folder(settings.staging)
     limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
@@ -60,7 +60,7 @@ def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
         with group_reader(config, topic, f"footprint-{topic}") as reader:
             claimed = claim(config, reader, limits, topic_ids=TopicIds(folder), has_output=lambda _: False)
             if claimed.is_empty:
-                raise SystemExit(f"There is nothing on {topic}.")
+                raise SystemExit(f"{topic} is empty.")
             return stage(config, reader, claimed, folder.child(topic))[1]
 
     _, computed = compute(staged(settings.raw_topic), haversine, folder.child("computed"))
@@ -88,14 +88,14 @@ def _report(settings: RidesSettings, storage: NoStorage, counts: dict[str, int])
     client = elasticsearch_admin(settings)
     index = settings.rides_index
     client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
-    client.indices.refresh(index=index)  # lets go of the segments that were merged
+    client.indices.refresh(index=index)  # deletes the merged segments
     primaries: dict[str, Any] = client.indices.stats(index=index, metric=["store", "docs"])["_all"]["primaries"]
     row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
     size = sum(stored.size for stored in storage.objects)
     row(f"rows in Parquet, {len(storage.objects)} objects", storage.rows, size)
     staged = (settings.datastream_state / "staging").glob("*/*.arrow")
     of_a_run = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
-    row("messages staged by a run of dag_compute_cost", counts[settings.raw_topic], of_a_run)
+    row("messages staged by one run of dag_compute_cost", counts[settings.raw_topic], of_a_run)
     console.print(table)
 
 

@@ -1,7 +1,6 @@
-"""The compute-and-publish path as dag_compute_cost runs it: one process per task, claim checks in between.
+"""Runs one task of dag_compute_cost, as Airflow does: `python -m benchmarks.path TASK ROUTE RUN URL`.
 
-`python -m benchmarks.path TASK ROUTE RUN URL` is one task; its answer is the URL of its manifest and how many messages
-there are.
+Its answer is the URL of its manifest and the number of messages.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
+# Not used here, but every task imports it: it is part of the memory, and it imports airflow/config.
 import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured

@@ -1,4 +1,4 @@
-"""Services of a measurement's own, on free ports and with a state folder that is deleted afterwards."""
+"""Separate services for a benchmark, on free ports and with a temporary state folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 @contextmanager
 def own_stack(only: Collection[str], console: Console) -> Iterator[RidesSettings]:
-    """Start services (none named: all), with topics and, where there is Elasticsearch, the index template.
+    """Start services, create topics and, with Elasticsearch, apply the index template. Stop the services at the end.
 
-    Settings other than addresses come from the environment, so that a measurement can be repeated with another one.
+    Settings other than addresses come from the environment, so a measurement can be repeated with other values.
+
+    Args:
+        only: names of the services to start; empty for all.
     """
-    # `kill` is to stop the services as Ctrl-C does.
+    # SIGTERM stops the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     settings = cast(RidesSettings, aside.settings())  # it has every vertical's settings
     try:
@@ -43,5 +46,5 @@ def own_stack(only: Collection[str], console: Console) -> Iterator[RidesSettings
 
 
 def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, or 120 characters where there is none."""
+    """A console for tables: as wide as the terminal, or 120 characters without a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=120)

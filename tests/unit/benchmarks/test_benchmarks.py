@@ -82,7 +82,8 @@ def test_the_memory_of_who_measures_does_not_count(tmp_path: Path, module: dict[
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
+    ("text", "said"),
+    [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with exit code 0")],
 )
 def test_work_that_fails_or_measures_nothing_is_no_figure(
     tmp_path: Path, module: dict[str, str], text: str, said: str
@@ -133,11 +134,11 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
     assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
     found = {it.name: it.found for it in Found(results).aims}
     assert found == {
-        "price: rides a second": 120_000,
-        "price, compact: times relay": pytest.approx(0.6),
-        "price, foreign: times relay": pytest.approx(0.75),
+        "price: rides per second": 120_000,
+        "price, compact: speed relative to relay": pytest.approx(0.6),
+        "price, foreign: speed relative to relay": pytest.approx(0.75),
     }
-    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: speed relative to relay"]
 
 
 def test_other_peers_price_the_producers_layout_only() -> None:
@@ -171,8 +172,8 @@ def test_aims_are_held_against_what_was_found() -> None:
     found = Found([msgspec.structs.replace(it, layout="compact") for it in results])
     reached = {it.name: it.reached for it in found.aims}
     assert reached == {
-        "price: rides a second": pytest.approx(0.8),
-        "price, compact: times relay": pytest.approx(0.6 / 0.5),
+        "price: rides per second": pytest.approx(0.8),
+        "price, compact: speed relative to relay": pytest.approx(0.6 / 0.5),
     }, "there is no aim without a ratio"
     assert not Found([result("datastream", 120_000, 999)]).aims
 
@@ -181,10 +182,11 @@ def test_scale_is_held_against_a_million_without_what_a_run_costs() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
     found = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
-    assert found["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    assert found["time per ride, largest ratio to 1,000,000 rides"].found == pytest.approx(2)
     assert found["peak MiB"].found == 420
-    assert found["memory of the largest"].found == pytest.approx(1.05)
-    assert found["memory of the largest"].reached > 1
+    memory = found["peak memory, ratio of the largest to 1,000,000 rides"]
+    assert memory.found == pytest.approx(1.05)
+    assert memory.reached > 1
 
 
 def test_percentiles_are_those_of_every_ride() -> None:
