@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import requests
 
 from jobs.errors import ConfigurationError
+from jobs.progress import Progress
 from jobs.settings import Settings
 
 # Each function imports its own library: most commands need only one, and each is slow to import.
@@ -36,7 +36,7 @@ class Systems(Generic[S]):
     """
 
     settings: S
-    progress: Callable[[str, int, int], object] = lambda *_: None
+    progress: Progress = lambda *_: None
     may_write: bool = False
 
     @cached_property

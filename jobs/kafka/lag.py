@@ -10,7 +10,7 @@ import msgspec
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.client import Config, broker_errors, consumer
 from jobs.kafka.offsets import HeldBack, bounds, current_offsets, held_back, partitions
-from jobs.kafka.scan import Progress
+from jobs.progress import Progress
 
 # Give up after this time without progress.
 STALLED_S = 180

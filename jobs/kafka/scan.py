@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 
 import msgspec
@@ -13,11 +13,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from jobs.errors import IS_IT_UP, ServiceUnavailableError
 from jobs.kafka.client import REQUEST_TIMEOUT_S
 from jobs.kafka.offsets import Bounds
+from jobs.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# Called with the name of what is being read, how much of it is done and how much there is.
-Progress = Callable[[str, int, int], object]
 
 # The most messages that one call takes from librdkafka's queue, and the time that it waits for a message.
 _BATCH = 10_000

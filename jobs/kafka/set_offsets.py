@@ -11,9 +11,10 @@ from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableErro
 from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
 from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, bounds, group_reader, held_back, read_topic_id
 from jobs.kafka.ownership import is_ours
-from jobs.kafka.scan import Claim, Progress, scan
+from jobs.kafka.scan import Claim, scan
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import group_writer
+from jobs.progress import Progress
 
 
 class Move(msgspec.Struct, frozen=True):
