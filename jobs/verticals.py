@@ -19,11 +19,29 @@ from jobs.vertical import Vertical
 
 @cache
 def find_verticals() -> tuple[Vertical, ...]:
-    """The verticals, rides first and the others by name."""
-    packages = sorted(found.name for found in pkgutil.iter_modules(jobs.__path__) if found.ispkg)
-    modules = [f"jobs.{name}.vertical" for name in packages if importlib.util.find_spec(f"jobs.{name}.vertical")]
-    found = [importlib.import_module(module).VERTICAL for module in modules]
-    return tuple(sorted(found, key=lambda vertical: vertical.name != "rides"))
+    """The verticals, rides first and the others by name.
+
+    Raises:
+        ConfigurationError: a vertical cannot be imported.
+    """
+    packages = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if module.ispkg)
+    verticals = [vertical for package in packages if (vertical := _import_vertical(package)) is not None]
+    return tuple(sorted(verticals, key=lambda vertical: vertical.name != "rides"))
+
+
+def _import_vertical(package: str) -> Vertical | None:
+    """The vertical that a package below jobs/ declares; None if it declares none."""
+    module = f"jobs.{package}.vertical"
+    try:
+        if importlib.util.find_spec(module) is None:
+            return None
+        vertical: Vertical = importlib.import_module(module).VERTICAL
+    except Exception as error:
+        raise ConfigurationError(
+            f"Cannot import the vertical {package!r} ({module}): {type(error).__name__}: {error}. Correct the module, "
+            "or remove the package."
+        ) from error
+    return vertical
 
 
 def find_vertical(name: str) -> Vertical:
