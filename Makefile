@@ -84,8 +84,8 @@ dashboard-export: install-tools  ## Export the dashboard from Kibana to infra/ki
 
 ##@ The services without Docker
 .PHONY: local-up local-status local-down local-doctor
-local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; safe to repeat
-	@$(PY) -m infra.local up
+local-up: install  ## Start the services that VERTICAL=rides needs; safe to repeat
+	@$(PY) -m infra.local up --vertical $(or $(VERTICAL),rides)
 	@$(PY) -m jobs topics
 	@$(PY) -m jobs template
 
@@ -95,8 +95,8 @@ local-status: install  ## Show each service, its address and its health
 local-down: install  ## Stop the services; the data stays
 	@$(PY) -m infra.local down
 
-local-doctor: install  ## Check memory, disk and ports without starting anything
-	@$(PY) -m infra.local doctor
+local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
+	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay

@@ -11,7 +11,8 @@ from typing import cast
 
 from rich.console import Console
 
-from infra.local import aside, stack
+from infra.local.isolation import isolated_settings
+from infra.local.services.catalog import local_stack
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.kafka import topics
 from jobs.rides.vertical import TEMPLATE, RidesSettings
@@ -23,25 +24,25 @@ TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def own_stack(only: Collection[str], console: Console) -> Iterator[RidesSettings]:
+def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
     """Start services, create topics and, with Elasticsearch, apply the index template. Stop the services at the end.
 
     Settings other than addresses come from the environment, so a measurement can be repeated with other values.
 
     Args:
-        only: names of the services to start; empty for all.
+        services: names of the services to start.
     """
     # SIGTERM stops the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    settings = cast(RidesSettings, aside.settings())  # it has every vertical's settings
+    settings = cast(RidesSettings, isolated_settings())  # it has every vertical's settings
     try:
-        stack.up(settings, only, console)
+        local_stack(settings, console).up(services)
         topics.apply(kafka_config(settings), declared_topics(settings))
-        if not only or "elasticsearch" in only:
+        if "elasticsearch" in services:
             apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings
     finally:
-        stack.down(settings)
+        local_stack(settings).down()
         shutil.rmtree(settings.datastream_state)
 
 

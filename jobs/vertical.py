@@ -68,6 +68,7 @@ class Vertical(msgspec.Struct, frozen=True):
         dead_letters: its dead-letter topic.
         ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
         requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
+        services: the services that it needs, by their names in infra/local/services.
     """
 
     name: str
@@ -82,3 +83,4 @@ class Vertical(msgspec.Struct, frozen=True):
     dead_letters: DeadLetters | None = None
     ledger: str = ""
     requirement_set: str = ""
+    services: tuple[str, ...] = ()

@@ -11,24 +11,25 @@ from uuid import uuid4
 
 import pytest
 
-from infra.local import aside, elasticsearch, environment, gcs, kafka
-from infra.local import stack as services
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings, load
 from jobs.sinks.elasticsearch import apply_template
 from jobs.verticals import declared_topics, stack_settings
 from tests.testkit.wait import until
 
-NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
+SERVICES = ("kafka", "elasticsearch", "gcs")
 
 # Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
 GUARDIAN = """
 import shutil, sys
-from infra.local import stack
+from infra.local.services.catalog import local_stack
 from jobs.settings import Settings
 
 sys.stdin.read()
-stack.down(Settings(datastream_state=sys.argv[1]))
+local_stack(Settings(datastream_state=sys.argv[1])).down()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
@@ -58,9 +59,9 @@ def stack() -> Iterator[Stack]:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    wanted = aside.settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
+    wanted = isolated_settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
     state = wanted.datastream_state
-    variables = environment.of_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    variables = export_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -68,7 +69,7 @@ def stack() -> Iterator[Stack]:
             [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
         try:
-            services.up(wanted, only=NAMES)
+            local_stack(wanted).up(SERVICES)
             settings = load(stack_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
@@ -82,7 +83,7 @@ def stack() -> Iterator[Stack]:
                 ),
             )
         finally:
-            services.down(wanted)
+            local_stack(wanted).down()
             guardian.communicate(timeout=60)
 
 

@@ -25,10 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from benchmarks.stacks import own_stack
-from infra.local import airflow, aside, environment, stack
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.services import airflow
+from infra.local.services.catalog import local_stack
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin
 from jobs.errors import ServiceUnavailableError
+from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
 
 console = Console()
@@ -87,7 +91,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
 
 
 def _round(here: Settings, rides: int) -> str:
-    variables = environment.of_settings(here)
+    variables = export_settings(here)
     _jobs(variables, "topics")
     _set_variables(here, variables)
     _jobs(variables, *PRODUCE, "--count", str(rides))
@@ -100,13 +104,13 @@ def _round(here: Settings, rides: int) -> str:
 
 def _demos(count: int, rides: int) -> Iterator[str]:
     for _ in range(count):
-        settings = aside.settings(gcs_bucket="datastream")
-        variables = environment.of_settings(settings)
+        settings = isolated_settings(gcs_bucket="datastream")
+        variables = export_settings(settings)
         try:
             done = _run(variables, "make", "demo", f"RIDES={rides}")
             yield f"ended with {done.returncode}: {done.stdout}{done.stderr}" if done.returncode else ""
         finally:
-            stack.down(settings)
+            local_stack(settings).down()
             shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
@@ -122,8 +126,8 @@ def _stack() -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
         patch.setenv("POLL_WAIT_S", "1")
-        with own_stack((), console) as settings:
-            variables = environment.of_settings(settings)
+        with own_stack(RIDES.services, console) as settings:
+            variables = export_settings(settings)
             _set_variables(settings, variables)
             _jobs(variables, "unpause")
             yield settings

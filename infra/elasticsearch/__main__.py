@@ -1,16 +1,24 @@
-"""Give Elasticsearch its users, roles and index template: `python -m infra.elasticsearch`. Harmless to repeat."""
+"""Set up Elasticsearch's users, roles and index templates: `python -m infra.elasticsearch`. Harmless to repeat.
+
+Each file in `roles/` is the body of Elasticsearch's role API. Two things are added to it: an entry of `indices` without
+`names` covers the indices of all verticals, and each role gets a user of the same name. The password of datastream_x
+is the setting elasticsearch_x_password.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from elastic_transport import TransportError
 from elasticsearch import ApiError, AuthenticationException, Elasticsearch
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from jobs.clients import ADMIN, READER, WRITER
+from jobs.clients import ADMIN
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
 from jobs.sinks.elasticsearch import apply_template, explained
@@ -18,33 +26,46 @@ from jobs.verticals import index_templates, stack_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
 READY_S = 60
+ROLES = Path(__file__).parent / "roles"
 
 
 def main() -> None:
     settings = load(stack_settings())
     templates = index_templates(settings)
+    roles = read_roles(templates)
     client = sign_in(settings)
     with explained(client, "setting up users"):
         client.security.change_password(username=ADMIN, password=settings.elastic_password)
         client = client.options(basic_auth=(ADMIN, settings.elastic_password))
         client.security.change_password(username="kibana_system", password=settings.kibana_system_password)
-        give_role(client, WRITER, settings.elasticsearch_writer_password, list(templates), _WRITE)
-        give_role(client, READER, settings.elasticsearch_reader_password, list(templates), _READ)
+        for name, role in roles.items():
+            client.security.put_role(name=name, **role)
+            client.security.put_user(username=name, password=password_of(name, settings), roles=[name])
     for index, path in templates.items():
         apply_template(client, index, path)
-    print(f"Users {ADMIN}, kibana_system, {WRITER}, {READER} and the templates of {', '.join(templates)} are set.")
+    print(f"Set the users {ADMIN}, kibana_system, {', '.join(roles)} and the templates of {', '.join(templates)}.")
 
 
-# `create_index`, because the first document makes the index by its template; `monitor` lets the template be read.
-_WRITE = {"cluster": ["monitor"], "privileges": ["create_index", "index", "view_index_metadata"]}
-_READ = {"cluster": [], "privileges": ["read", "view_index_metadata"]}
+def read_roles(indices: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Each role by its name; entries without `names` cover the indices whose names begin with one of `indices`."""
+    names = [f"{index}*" for index in indices]
+    roles = {path.stem: json.loads(path.read_text()) for path in sorted(ROLES.glob("*.json"))}
+    return {
+        name: role | {"indices": [{"names": names} | entry for entry in role.get("indices", [])]}
+        for name, role in roles.items()
+    }
+
+
+def password_of(role: str, settings: Settings) -> str:
+    password: str = getattr(settings, f"elasticsearch_{role.removeprefix('datastream_')}_password")
+    return password
 
 
 def sign_in(settings: Settings) -> Elasticsearch:
-    """A client as `elastic`, whichever password the volume holds: the wanted one, or the development default.
+    """A client as `elastic`, with the wanted password or the development default, whichever the volume holds.
 
     Raises:
-        ConfigurationError: it holds another one.
+        ConfigurationError: Elasticsearch rejects both.
         ServiceUnavailableError: no answer within READY_S seconds.
     """
     passwords = dict.fromkeys([settings.elastic_password, DEVELOPMENT_PASSWORD])
@@ -52,7 +73,7 @@ def sign_in(settings: Settings) -> Elasticsearch:
         Elasticsearch(settings.es_url, basic_auth=(ADMIN, password), max_retries=0, request_timeout=10)
         for password in passwords
     ]
-    # A node that has just started refuses right passwords too: its own index of users is not there yet.
+    # A node that has just started rejects correct passwords too: its index of users does not exist yet.
     attempts = Retrying(
         retry=retry_if_exception_type((ApiError, TransportError)),
         stop=stop_after_delay(READY_S),
@@ -60,11 +81,11 @@ def sign_in(settings: Settings) -> Elasticsearch:
         reraise=True,
     )
     try:
-        return attempts(_first_taken, clients)
+        return attempts(_first_accepted, clients)
     except AuthenticationException as error:
         raise ConfigurationError(
-            f"Elasticsearch at {settings.es_url} takes neither ELASTIC_PASSWORD nor the development default for "
-            f"{ADMIN}: its volume was set up with another password. Put that one into .env, or set a new one with "
+            f"Elasticsearch at {settings.es_url} rejects ELASTIC_PASSWORD and the development default for {ADMIN}: its "
+            "volume was set up with another password. Put that password into .env, or set a new one with "
             "`docker compose exec elasticsearch bin/elasticsearch-reset-password -i -u elastic`, or delete all data "
             "with `make clean`."
         ) from error
@@ -72,7 +93,7 @@ def sign_in(settings: Settings) -> Elasticsearch:
         raise ServiceUnavailableError(f"Elasticsearch at {settings.es_url}: not ready: {error}") from error
 
 
-def _first_taken(clients: Sequence[Elasticsearch]) -> Elasticsearch:
+def _first_accepted(clients: Sequence[Elasticsearch]) -> Elasticsearch:
     *others, last = clients
     for client in others:
         with suppress(AuthenticationException):
@@ -80,16 +101,6 @@ def _first_taken(clients: Sequence[Elasticsearch]) -> Elasticsearch:
             return client
     last.security.authenticate()
     return last
-
-
-def give_role(
-    client: Elasticsearch, user: str, password: str, indices: Sequence[str], rights: dict[str, list[str]]
-) -> None:
-    """Make a user with a role of the same name that reaches indices whose names begin so, and no others."""
-    names = [f"{index}*" for index in indices]
-    allowed = [{"names": names, "privileges": rights["privileges"]}]
-    client.security.put_role(name=user, cluster=rights["cluster"], indices=allowed)
-    client.security.put_user(username=user, password=password, roles=[user])
 
 
 if __name__ == "__main__":

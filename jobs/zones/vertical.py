@@ -39,4 +39,4 @@ class ZonesSettings(RidesSettings):
 
 
 # Its DAGs cost money where they run on BigQuery: nothing toggles them on by itself.
-VERTICAL = Vertical(name="zones", settings=ZonesSettings)
+VERTICAL = Vertical(name="zones", settings=ZonesSettings, services=("gcs", "airflow"))

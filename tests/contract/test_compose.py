@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from infra.docker import environment
-from infra.local import kafka
+from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
 from jobs.verticals import stack_settings
 
@@ -253,7 +253,7 @@ def test_versions_agree() -> None:
     dockerfile = (ROOT / "infra" / "airflow" / "Dockerfile").read_text()
     assert f"apache/airflow:slim-{version('apache-airflow')}-python" in dockerfile
     assert f"datastream-airflow:{version('apache-airflow')}" in images
-    jars = (ROOT / "infra" / "local" / "jars.lock").read_text()
+    jars = (ROOT / "infra" / "local" / "java" / "jars.lock").read_text()
     for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
         (tag,) = {found.rsplit(":")[-1] for found in images if image in found}
         assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import psutil
 
-from infra.local import supervisor
+from infra.local.runner import supervisor
 from tests.faults import tasks
 from tests.faults.gateway import Gateway, Refusal, Trap
 from tests.faults.ground import PARTITIONS, Ground, Mark
@@ -415,7 +415,7 @@ def _kill_service(
     mark = ground.watch.mark()
     assert tasks.send(pid, signal.SIGKILL), f"{process} was not running"
     ground.until(lambda: ground.pid(process) not in (0, pid), f"the restart of {process}", 60)
-    lines = supervisor.last_lines(ground.paths, "supervisord", 20)
+    lines = supervisor.read_last_lines(ground.paths, "supervisord", 20)
     proof = [line for line in lines if process in line and "SIGKILL" in line]
     assert proof, f"supervisord did not log that {process} was killed"
     found = {**(details or {}), "supervisord": proof[-1], "pid": pid, "next_pid": ground.pid(process)}

@@ -19,9 +19,14 @@ from urllib.parse import quote
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from infra.local import aside, environment, paths, stack, supervisor
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.runner import supervisor
+from infra.local.runner.paths import Paths
+from infra.local.services.catalog import local_stack
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.conftest import GUARDIAN
 from tests.faults import tasks
@@ -167,7 +172,7 @@ class Ground:
         self.tasks = tasks.Tasks(settings)
         self._offsets = threading.local()
         self._frozen: set[int] = set()
-        self.paths = paths.of(settings)
+        self.paths = Paths(settings.datastream_state)
         self.feed = Feed(self.kafka, direct.raw_topic, seed, RATE)
         self.watch = Watch(direct, self.feed)
         self.stopped = threading.Event()
@@ -215,7 +220,7 @@ class Ground:
 
     def pid(self, process: str) -> int:
         """The process id of a service; 0 while it is down."""
-        found = supervisor.states(self.paths).get(process)
+        found = supervisor.read_states(self.paths).get(process)
         return found.pid if found else 0
 
     def jobs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -234,13 +239,13 @@ class Ground:
 
 def _variables(settings: Settings) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | environment.of_settings(settings) | {"COLUMNS": "200", "NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
+    return kept | export_settings(settings) | {"COLUMNS": "200", "NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
 
 
 @contextmanager
 def prepared(seed: int, console: Console) -> Iterator[Ground]:
     """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
-    direct: Any = aside.settings(
+    direct: Any = isolated_settings(
         Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
         gcs_bucket="datastream",
         poll_wait_s=1,
@@ -254,13 +259,13 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
     keep = True
     with ExitStack() as closing:
         closing.callback(lambda: _end(guardian, state, keep=keep, console=console))
-        closing.callback(stack.down, direct, console)
+        closing.callback(local_stack(direct, console).down)
         gateways = (
             closing.enter_context(Gateway(direct.elasticsearch_port, is_bulk)),
             closing.enter_context(Gateway(direct.gcs_port, is_upload)),
         )
         settings = direct.model_copy(update={"elasticsearch_url": gateways[0].url, "gcs_emulator_url": gateways[1].url})
-        stack.up(settings, stack.NAMES, console)
+        local_stack(settings, console).up(RIDES.services)
         ground = Ground(settings, direct, gateways, seed)
         closing.callback(ground.close)
         for command in ("topics", "template", "unpause"):

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from infra.local import paths, supervisor
+from infra.local.runner import supervisor
+from infra.local.runner.paths import Paths
 from jobs.environments import STACK_MARK
 from jobs.settings import Settings
 
@@ -70,13 +71,13 @@ class Tasks:
     """Finds the tasks that are running under the scheduler."""
 
     def __init__(self, settings: Settings) -> None:
-        self._paths = paths.of(settings)
+        self._paths = Paths(settings.datastream_state)
         self._staging = Path(settings.staging.removeprefix("file://"))
         self._logs: dict[tuple[int, str], str] = {}
 
     def scheduler(self) -> int:
         """Its process id; 0 while it is down."""
-        found = supervisor.states(self._paths).get("airflow-scheduler")
+        found = supervisor.read_states(self._paths).get("airflow-scheduler")
         return found.pid if found else 0
 
     def running(self, scheduler: int) -> list[Try]:

@@ -24,7 +24,7 @@ from google.cloud import storage
 
 from infra.docker import environment
 from infra.docker.preflight import PORTS
-from infra.local.ports import free
+from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
@@ -43,7 +43,7 @@ class Stack:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
         # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
         development = {name.upper(): str(field.default) for name, field in stack_settings().model_fields.items()}
-        ports = dict(zip(PORTS, map(str, free(len(PORTS))), strict=True))
+        ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",

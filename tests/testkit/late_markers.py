@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from infra.local import aside, kafka, ports
-from infra.local import stack as services
+from infra.local.isolation import isolated_settings
+from infra.local.runner import ports
+from infra.local.services import kafka
+from infra.local.services.catalog import local_stack
 from jobs.kafka import transaction
 from jobs.settings import LOOPBACK, Settings
 
@@ -106,8 +108,8 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
     """A Kafka whose markers the proxy can delay, and which looks for expired records twice a second."""
-    wanted = aside.settings()
-    inter_broker, advertised = ports.free(2)
+    wanted = isolated_settings()
+    inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties
 
     def with_proxy(settings: Settings) -> str:
@@ -129,7 +131,7 @@ def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
     with pytest.MonkeyPatch.context() as patch, DelayingProxy(advertised, inter_broker) as proxy:
         patch.setattr(kafka, "_properties", with_proxy)
         try:
-            services.up(wanted, only=[kafka.NAME])
+            local_stack(wanted).up([kafka.NAME])
             yield wanted, proxy
         finally:
-            services.clean(wanted)
+            local_stack(wanted).clean()

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local import airflow as airflow_service
+from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds

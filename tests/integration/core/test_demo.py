@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from infra.local import ports
+from infra.local.runner import ports
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
 
@@ -48,7 +48,7 @@ def state() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def run(state: Path) -> Iterator[Run]:
     """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
-    kafka, elasticsearch, gcs, airflow = ports.free(4)
+    kafka, elasticsearch, gcs, airflow = ports.find_free(4)
     # What other tests of this session said about their own stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}

@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.local import environment
+from infra.local.environment import export_settings
 from jobs.clients import Systems
 from jobs.kafka import offsets
 from jobs.kafka.claim import Limits
@@ -201,7 +201,7 @@ def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
 def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> None:
     """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
     books.send(good=30)
-    variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"}
+    variables = {**os.environ, **export_settings(books.settings), "COLUMNS": "200"}
     with held_markers(proxy):
         books.pricing.run()
         done = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.local import environment
+from infra.local.environment import export_settings
 from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.claim import Plan
 from jobs.kafka.lag import read_lag
@@ -333,7 +333,7 @@ def command(books: Books) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         settings = books.settings.model_copy(update={"staging_url": books.pricing.folder.url})
-        variables = {**os.environ, **environment.of_settings(settings), "COLUMNS": "200"} | changes
+        variables = {**os.environ, **export_settings(settings), "COLUMNS": "200"} | changes
         return subprocess.run(
             [sys.executable, "-m", "jobs", *arguments],
             cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100, input="n\n",

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from infra.local import aside, environment
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.rides import encode
@@ -22,7 +23,6 @@ from tests.testkit.wait import until
 pytestmark = pytest.mark.timeout(600)
 
 NOTES = ROOT / "tests" / "notes"
-SERVICES = ("kafka", "elasticsearch", "airflow")
 RAW, RESULT, DLQ = "notes_raw", "notes_result", "notes_dlq"
 
 
@@ -33,7 +33,7 @@ class Copy:
         self.root = root
         self.settings = settings
         self.kafka = {"bootstrap.servers": settings.bootstrap_servers}
-        own = environment.of_settings(settings)
+        own = export_settings(settings)
         kept = {name: value for name, value in os.environ.items() if name not in own}
         direct = {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK, "COLUMNS": "120"}
         self._variables = kept | own | direct | {"PYTHONPATH": str(root)}
@@ -65,11 +65,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     shutil.copy(ROOT / "Makefile", root)
     (root / ".venv").symlink_to(sys.prefix)
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
-    settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
+    settings = isolated_settings(gcs_bucket="datastream", poll_wait_s=1)
     found = Copy(root, settings)
-    only = [option for name in SERVICES for option in ("--only", name)]
     try:
-        found.run("infra.local", "up", *only)
+        found.run("infra.local", "up", "--vertical", "notes")
         yield found
     finally:
         found.run("infra.local", "down")

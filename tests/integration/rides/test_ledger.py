@@ -14,7 +14,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra.local import environment, jars, java
+from infra.local.environment import export_settings
+from infra.local.java import jars, runtime
 from jobs.clients import Systems
 from jobs.kafka.client import consumer
 from jobs.kafka.lag import Lag, read_lag
@@ -160,11 +161,11 @@ def test_retention_leaves_nothing_to_tell(books: Books) -> None:
 def kafka_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Kafka's own tool on the PATH, as its archive has it."""
     jars.fetch({"kafka", "kafka-tools"})
-    class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.locked(name))
+    class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.read_locked(name))
     script = tmp_path / "bin" / "kafka-transactions.sh"
     script.parent.mkdir()
     script.write_text(
-        f'#!/bin/sh\nexec "{java.executable()}" -cp "{class_path}" -Dlog4j2.level=ERROR '
+        f'#!/bin/sh\nexec "{runtime.executable()}" -cp "{class_path}" -Dlog4j2.level=ERROR '
         'org.apache.kafka.tools.TransactionsCommand "$@"\n'
     )
     script.chmod(0o755)
@@ -292,7 +293,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
     ],
 )
 def test_whatever_keeps_the_ledger_from_a_verdict_ends_with_3(books: Books, changes: dict[str, str], text: str) -> None:
-    variables = {**os.environ, **environment.of_settings(books.settings), "COLUMNS": "200"} | changes
+    variables = {**os.environ, **export_settings(books.settings), "COLUMNS": "200"} | changes
     done = subprocess.run(
         [sys.executable, "-m", "jobs", "ledger"],
         cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=100,

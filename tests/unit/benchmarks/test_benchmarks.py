@@ -23,7 +23,7 @@ from benchmarks.layouts import LAYOUTS, rewritten
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
 from benchmarks.scale import Scale
-from infra.local import lock
+from infra.local.java import lock
 from jobs.rides.contract import parse_ride
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price

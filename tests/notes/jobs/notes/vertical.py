@@ -32,4 +32,5 @@ VERTICAL = Vertical(
     dead_letters=DeadLetters("notes_dlq_topic", "notes_dlq_replay", {"notes_raw_topic": SCORE_DAG}),
     ledger="jobs.notes.ledger:take_ledger",
     requirement_set="notes",
+    services=("kafka", "elasticsearch", "airflow"),
 )
