@@ -15,7 +15,7 @@ import msgspec
 import requests
 
 from infra.local.runner.paths import Paths
-from jobs.airflow_api import signed_in
+from jobs.airflow_api import sign_in
 from jobs.settings import Settings
 
 _PAGE = 100
@@ -130,7 +130,7 @@ def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[
     logs = Paths(settings.datastream_state).logs
     runs, tasks = [], []
     for dag_id in dag_ids:
-        with signed_in(settings) as (session, url):
+        with sign_in(settings) as (session, url):
             found = _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
             instances = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
         ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]

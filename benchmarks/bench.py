@@ -27,7 +27,7 @@ from benchmarks.candidates import (
 from benchmarks.data import drop, rewrite
 from benchmarks.layouts import COMPACT
 from benchmarks.measure import FailedError, Measured, run
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import apply_template
 
@@ -92,7 +92,7 @@ class Bench:
                 target = f"warm-up-{name}-{number}"
                 compete(self.settings, CANDIDATES[name], self.settings.raw_topic, rides, target, keep=False)
         kept = [self._price_layout(layout, competing(candidates, layout), rides) for layout in layouts]
-        drop(kafka_config(self.settings), [topic for topic in kept[1:] if topic])
+        drop(make_kafka_config(self.settings), [topic for topic in kept[1:] if topic])
         return kept[0]
 
     def _price_layout(self, layout: str, candidates: list[Candidate], rides: int) -> str:
@@ -119,11 +119,11 @@ class Bench:
                     else:
                         self._note(results[candidate.name], found, number)
                         if candidate.name == OURS:
-                            drop(kafka_config(self.settings), [kept] if kept else [])
+                            drop(make_kafka_config(self.settings), [kept] if kept else [])
                             kept = target
                 self._progress.advance(bar)
         if source != self.settings.raw_topic:
-            drop(kafka_config(self.settings), [source])
+            drop(make_kafka_config(self.settings), [source])
         return kept
 
     def _price(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
@@ -153,7 +153,7 @@ class Bench:
     def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
         name = f"bench-{work.replace('_', '-')}-{number}"
         if work in SINKS["index"]:
-            apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
+            apply_template(make_elasticsearch_admin(self.settings), name, TEMPLATE)
         measured = self._sink(work, job | {"name": name})
         return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
 
@@ -164,14 +164,14 @@ class Bench:
     def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
         """Count the rows in the target, and delete it."""
         if work in SINKS["index"]:
-            client = elasticsearch_admin(self.settings)
+            client = make_elasticsearch_admin(self.settings)
             client.indices.refresh(index=name)
             documents: int = client.count(index=name)["count"]
             client.indices.delete(index=name)
             client.indices.delete_index_template(name=name)
             return documents
         if work == "export":
-            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
+            blobs = make_storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
             return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
         if work.startswith("write_table"):
             file = folder / f"{name}.parquet"

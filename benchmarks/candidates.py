@@ -15,7 +15,7 @@ from benchmarks import data
 from benchmarks.measure import Measured, run
 from benchmarks.route import Route, dead_letters
 from infra.local.java import jars
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.settings import ROOT, Settings
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
@@ -166,7 +166,7 @@ def compete(settings: Settings, candidate: Candidate, source: str, rides: int, t
     Raises:
         FailedError, UnavailableError: the candidate failed or cannot run here.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     held = candidate.targets(target)
     every = [*held, *candidate.scratch(target)]
     data.create(config, every)

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.layouts import rewritten
 from benchmarks.stacks import TOPICS
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.kafka import topics
 from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
 from jobs.kafka.offsets import partitions
@@ -50,7 +50,7 @@ def fill(settings: RidesSettings, rides: int, faulty: float) -> None:
 
 def rewrite(settings: RidesSettings, target: str, layout: str) -> None:
     """Copy the messages of rides_raw to another topic, in another layout."""
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     create(config, [target])
     messages = (
         {"key": it.key(), "value": rewritten(it.value(), layout)}
@@ -65,7 +65,7 @@ def repeat(settings: RidesSettings, source: str, target: str, count: int) -> Non
 
     They are shuffled, so that the first messages come from all partitions.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
     random.Random(1).shuffle(messages)
     _send(config, target, islice(cycle(messages), count))

@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.sinks import NoStorage
 from benchmarks.stacks import own_stack, wide_console
 from infra.local.services import elasticsearch, kafka
-from jobs.clients import elasticsearch_admin, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.offsets import group_reader
@@ -52,7 +52,7 @@ def _produce(settings: RidesSettings, rides: int) -> None:
 
 def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
     """Price, index and export the rides. Returns the number of messages in each topic."""
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     folder = Folder(settings.staging)
     limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
 
@@ -69,7 +69,7 @@ def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
     results = staged(settings.result_topic)
     _, transformed = transform(results, folder.child("transformed"))
     put_elasticsearch(
-        elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
+        make_elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
     )
     put_gcs(storage, "nowhere", settings.gcs_prefix, results)
     return {
@@ -85,7 +85,7 @@ def _report(settings: RidesSettings, storage: NoStorage, counts: dict[str, int])
     for topic, count in counts.items():
         logs = settings.datastream_state.glob(f"kafka/**/{topic}-*/*.log")
         row(f"{topic} on Kafka's disk", count, sum(path.stat().st_size for path in logs))
-    client = elasticsearch_admin(settings)
+    client = make_elasticsearch_admin(settings)
     index = settings.rides_index
     client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
     client.indices.refresh(index=index)  # deletes the merged segments

@@ -30,7 +30,7 @@ from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack
 from infra.local.services.catalog import local_stack
 from jobs import airflow_api
-from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_elasticsearch_client, make_kafka_config
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
@@ -144,11 +144,11 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
 
 def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
     # Create the index now: searches fail while its shard is created.
-    elasticsearch_admin(settings).indices.create(index=settings.rides_index)
+    make_elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
     counted_from = started + timedelta(seconds=warm_up)
     measured_from = counted_from.timestamp()
-    census = Census(elasticsearch_client(settings), settings.rides_index, started)
+    census = Census(make_elasticsearch_client(settings), settings.rides_index, started)
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--seed", "1", "--rate", str(rate)]
     command += ["--duration", str(warm_up + seconds), "--bootstrap-servers", settings.bootstrap_servers]
     command += ["--topic", settings.raw_topic]
@@ -171,7 +171,7 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
             cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu_seconds(settings).items()}
             if producer.returncode:
                 raise FailedError(f"The producer ended with exit code {producer.returncode}: rides were not delivered.")
-            sent = messages_in(kafka_config(settings), settings.raw_topic)
+            sent = messages_in(make_kafka_config(settings), settings.raw_topic)
             deadline = time.monotonic() + STALLED_S
             while census.rides < sent:
                 before = census.rides

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from benchmarks.candidates import CANDIDATES, OURS, Pass, compete
 from benchmarks.data import create, drop, repeat
 from benchmarks.measure import FailedError
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.rides.vertical import RidesSettings
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -71,12 +71,12 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: i
 def _pass(settings: RidesSettings, size: int, number: int) -> Pass:
     name = f"scale-{size}-{number}"
     source = f"{name}-raw"
-    create(kafka_config(settings), [source])
+    create(make_kafka_config(settings), [source])
     try:
         repeat(settings, settings.raw_topic, source, size)
         found = compete(settings, CANDIDATES[OURS], source, size, name, keep=False)
     finally:
-        drop(kafka_config(settings), [source])
+        drop(make_kafka_config(settings), [source])
     if found.messages != size:
         raise FailedError(f"{size} rides were sent, but {found.messages} messages came out")
     return found

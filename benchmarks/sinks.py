@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from elasticsearch import Elasticsearch
 
 from benchmarks.measured import answer, measured
-from jobs.clients import storage_client
+from jobs.clients import make_storage_client
 from jobs.files import Folder, read_chunk
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.offsets import group_reader
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.transform import REPETITIVE, documents, transform
@@ -149,7 +149,7 @@ class NoStorage:
 def export(job: Job) -> None:
     """PutGCP's work, with the emulator."""
     staged = read_manifest(job.staged)
-    client = storage_client(job.at)
+    client = make_storage_client(job.at)
     with measured():
         put_gcs(client, job.at.bucket, job.name, staged)
 
@@ -176,7 +176,7 @@ def write_rows(job: Job) -> int:
         )
 
     with measured():
-        list(prefetched(write, ready, ahead=2))  # as put_gcs does
+        list(prefetch(write, ready, ahead=2))  # as put_gcs does
     return client.rows
 
 

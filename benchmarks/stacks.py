@@ -13,12 +13,12 @@ from rich.console import Console
 
 from infra.local.isolation import isolated_settings
 from infra.local.services.catalog import local_stack
-from jobs.clients import elasticsearch_admin, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.kafka import topics
 from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import declared_topics
+from jobs.verticals import load_declared_topics
 
 TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
@@ -37,9 +37,9 @@ def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSett
     settings = cast(RidesSettings, isolated_settings())  # it has every vertical's settings
     try:
         local_stack(settings, console).up(services)
-        topics.apply(kafka_config(settings), declared_topics(settings))
+        topics.apply(make_kafka_config(settings), load_declared_topics(settings))
         if "elasticsearch" in services:
-            apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
+            apply_template(make_elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings
     finally:
         local_stack(settings).down()

@@ -9,7 +9,7 @@ from typing import Any
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
 
@@ -33,7 +33,7 @@ def unpause(settings: Settings, dags: Sequence[str]) -> None:
 
 
 def _unpause(settings: Settings, dags: Sequence[str]) -> None:
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         for dag in dags:
             session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
 
@@ -44,13 +44,13 @@ def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> None:
     Raises:
         ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         run = {"logical_date": None, "conf": dict(conf)}
         session.post(f"{url}/{dag_id}/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
 
 
 @contextmanager
-def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
+def sign_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
     """Sign in; gives the session and the URL of the DAGs.
 
     Raises:
@@ -59,7 +59,7 @@ def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
     url = f"http://{LOOPBACK}:{settings.airflow_port}"
     try:
         login = {"username": settings.airflow_user, "password": settings.airflow_password}
-        session = local_session()
+        session = make_local_session()
         token = session.post(f"{url}/auth/token", json=login, timeout=_TIMEOUT_S)
         if token.status_code in (400, 401, 403):
             raise ConfigurationError(f"Airflow at {url} rejected AIRFLOW_USER and AIRFLOW_PASSWORD.")

@@ -42,40 +42,40 @@ class Systems(Generic[S]):
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration of confluent-kafka."""
-        return kafka_config(self.settings)
+        return make_kafka_config(self.settings)
 
     @cached_property
     def elasticsearch(self) -> Elasticsearch:
-        return elasticsearch_admin(self.settings) if self.may_write else elasticsearch_client(self.settings)
+        return make_elasticsearch_admin(self.settings) if self.may_write else make_elasticsearch_client(self.settings)
 
     @cached_property
     def gcs(self) -> storage.Client:
-        """The Cloud Storage client; raises ConfigurationError as for `storage_client`."""
-        return storage_client(self.settings)
+        """The Cloud Storage client; raises ConfigurationError as for `make_storage_client`."""
+        return make_storage_client(self.settings)
 
 
-def kafka_config(settings: Settings) -> dict[str, Any]:
+def make_kafka_config(settings: Settings) -> dict[str, Any]:
     """The configuration with which confluent-kafka reaches the broker."""
     return {"bootstrap.servers": settings.bootstrap_servers}
 
 
-def elasticsearch_client(settings: Settings) -> Elasticsearch:
+def make_elasticsearch_client(settings: Settings) -> Elasticsearch:
     """A client that may only read. (Without security, Elasticsearch accepts any user.)"""
-    return _elasticsearch(settings, READER, settings.elasticsearch_reader_password)
+    return _connect_elasticsearch(settings, READER, settings.elasticsearch_reader_password)
 
 
-def elasticsearch_admin(settings: Settings) -> Elasticsearch:
+def make_elasticsearch_admin(settings: Settings) -> Elasticsearch:
     """A client that may do anything."""
-    return _elasticsearch(settings, ADMIN, settings.elastic_password)
+    return _connect_elasticsearch(settings, ADMIN, settings.elastic_password)
 
 
-def _elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
+def _connect_elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
     from elasticsearch import Elasticsearch
 
     return Elasticsearch(settings.es_url, basic_auth=(user, password), request_timeout=30)
 
 
-def storage_client(settings: Settings) -> storage.Client:
+def make_storage_client(settings: Settings) -> storage.Client:
     """A client of the emulator or of Google Cloud Storage.
 
     Raises:
@@ -87,11 +87,11 @@ def storage_client(settings: Settings) -> storage.Client:
     if settings.gcs_endpoint is not None:
         options = {"api_endpoint": settings.gcs_endpoint}
         return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)
-    credentials, project = google_credentials(settings, "Google Cloud Storage")
+    credentials, project = load_google_credentials(settings, "Google Cloud Storage")
     return storage.Client(project=project or "datastream", credentials=credentials)
 
 
-def google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
+def load_google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
     """The credentials in GOOGLE_APPLICATION_CREDENTIALS, or the machine's default ones, and their project if known.
 
     Args:
@@ -116,7 +116,7 @@ def google_credentials(settings: Settings, service: str) -> tuple[Credentials, s
     return found
 
 
-def local_session() -> requests.Session:
+def make_local_session() -> requests.Session:
     """A session for services on this machine. It ignores proxies and ~/.netrc."""
     session = requests.Session()
     session.trust_env = False

@@ -34,7 +34,7 @@ INHERITED = (
 )  # fmt: skip
 
 
-def inherited_variables() -> dict[str, str]:
+def read_inherited_variables() -> dict[str, str]:
     """The variables of this process that a subprocess inherits."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
@@ -55,7 +55,7 @@ def find_interpreter(requirement_set: str) -> Path:
     )
 
 
-def settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
+def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
     """The environment of a vertical's command: the vertical's settings and the addresses of the services.
 
     It has no password of the core: a task adds the one that its command needs.
@@ -84,7 +84,7 @@ class Command:
 
     def __init__(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> None:
         self._command = [str(part) for part in command]
-        inherited = inherited_variables()
+        inherited = read_inherited_variables()
         path = os.pathsep.join([str(Path(self._command[0]).parent), inherited.get("PATH", os.defpath)])
         self._environment = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
         self._process: subprocess.Popen[str] | None = None

@@ -11,7 +11,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
+def prefetch(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
     """Yield each item with the result of `load`. Up to `ahead` further items are loaded meanwhile."""
     with ThreadPoolExecutor(max_workers=ahead) as pool:
         loading: deque[tuple[S, Future[T]]] = deque()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def cyclic_gc_paused() -> Iterator[None]:
+def pause_cyclic_gc() -> Iterator[None]:
     """Pause the search for reference cycles. Reference counting still frees objects.
 
     Messages are never part of a cycle, but every 700 new objects start a search through them: 40 % of the time to read

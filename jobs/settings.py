@@ -84,11 +84,11 @@ class Settings(BaseSettings):
 
     @field_validator("datastream_state")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
+    def _make_absolute(cls, path: Path) -> Path:
         return path if path.is_absolute() else ROOT / path
 
     @model_validator(mode="after")
-    def _topics_differ(self) -> Self:
+    def _check_topics(self) -> Self:
         names = [name for kind in type(self).__mro__ for name in vars(kind).get("topic_settings", ())]
         topics = [getattr(self, name) for name in names]
         pairs = zip(names, topics, strict=True)

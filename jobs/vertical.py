@@ -46,7 +46,7 @@ class DeadLetters(msgspec.Struct, frozen=True):
     replay_group: str
     sources: Mapping[str, str]
 
-    def sources_by_topic(self, settings: Settings) -> dict[str, str]:
+    def resolve_sources(self, settings: Settings) -> dict[str, str]:
         """The names of the source topics, each with the DAG that writes its dead letters."""
         return {getattr(settings, setting): dag for setting, dag in self.sources.items()}
 

@@ -57,19 +57,19 @@ def find_vertical(name: str) -> Vertical:
 
 
 @cache
-def stack_settings() -> type[Settings]:
+def merge_settings() -> type[Settings]:
     """One class with the settings of all verticals."""
     kinds = {vertical.settings for vertical in find_verticals()}
     leaves = [kind for kind in kinds if not any(issubclass(other, kind) for other in kinds - {kind})]
     return create_model("StackSettings", __base__=tuple(sorted(leaves, key=lambda kind: kind.__name__)))
 
 
-def index_templates(settings: Settings) -> dict[str, Path]:
+def list_index_templates(settings: Settings) -> dict[str, Path]:
     """The index template files of all verticals, by the name of the index in these settings."""
     return {getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()}
 
 
-def declared_topics(settings: Settings) -> list[Topic]:
+def load_declared_topics(settings: Settings) -> list[Topic]:
     """The topics of all verticals, with the names in these settings.
 
     Raises:

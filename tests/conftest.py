@@ -17,7 +17,7 @@ from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, Settings, load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import declared_topics, stack_settings
+from jobs.verticals import load_declared_topics, merge_settings
 from tests.testkit.wait import until
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
@@ -70,7 +70,7 @@ def stack() -> Iterator[Stack]:
         )
         try:
             local_stack(wanted).up(SERVICES)
-            settings = load(stack_settings())
+            settings = load(merge_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
                 settings=settings,
@@ -100,7 +100,7 @@ def topic_maker(config: dict[str, Any]) -> Callable[..., str]:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient(config)
-    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
+    settings = {topic.setting: topic for topic in load_declared_topics(load(merge_settings()))}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"

@@ -85,11 +85,11 @@ def picture(
     """Draw the rides' dashboard from its own aggregations, as Elasticsearch answers them now. Needs chromium."""
     # What only this command needs takes a second to load.
     from infra.kibana.picture import draw  # noqa: PLC0415
-    from jobs.clients import elasticsearch_client  # noqa: PLC0415
+    from jobs.clients import make_elasticsearch_client  # noqa: PLC0415
 
     settings = load(RidesSettings)
     objects = saved_objects.read(saved_objects.objects_folder("rides"))
-    draw(elasticsearch_client(settings), settings.rides_index, objects, target)
+    draw(make_elasticsearch_client(settings), settings.rides_index, objects, target)
     console.print(f"Drew {target}.")
 
 

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
-from jobs.verticals import find_vertical, stack_settings
+from jobs.verticals import find_vertical, merge_settings
 
 NOT_RUNNING = 3
 
@@ -160,7 +160,7 @@ def logs(
 
 
 def _settings() -> Settings:
-    return load(stack_settings())
+    return load(merge_settings())
 
 
 def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.cli.app import app, console
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
 from jobs.kafka.open_transactions import explained
@@ -35,7 +35,7 @@ def dlq(vertical: VerticalName = "rides", count: Annotated[int, typer.Option(hel
     settings, declared = _dead_letters(vertical)
     topic = getattr(settings, declared.topic)
     table = Table("source", "reason", "message", "value", "replayed")
-    for message in latest(kafka_config(settings), topic, count):
+    for message in latest(make_kafka_config(settings), topic, count):
         headers = headers_of(message)
         source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
         value = repr(message.value())[1:] if message.value() is not None else "null"
@@ -60,9 +60,9 @@ def dlq_replay(
 
     settings, declared = _dead_letters(vertical)
     config, topic, sources = (
-        kafka_config(settings),
+        make_kafka_config(settings),
         getattr(settings, declared.topic),
-        declared.sources_by_topic(settings),
+        declared.resolve_sources(settings),
     )
     work = count_replayable if dry_run else replay
     done = work(config, topic, declared.replay_group, sources, max_replays)

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from jobs import airflow_api
 from jobs.cli.app import app, console, progress_bars, show_in
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
 from jobs.kafka.open_transactions import explained
 from jobs.settings import Settings, load
 from jobs.vertical import Group
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
 
 if TYPE_CHECKING:
     from jobs.kafka.lag import Lag
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @app.command()
 def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False) -> None:
     """Show what each group has still to do, live until Ctrl-C."""
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     if once or not console.is_terminal:
         console.print(_lag_table(settings))
         return
@@ -49,7 +49,7 @@ def _lags(settings: Settings) -> dict[str, Lag]:
     """What each group has still to do, read in the order of the flow: what one has passed the next one sees."""
     from jobs.kafka.lag import read_lag
 
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _groups()}
 
 
@@ -72,7 +72,7 @@ def _lag_table(settings: Settings) -> Table:
 @app.command()
 def export() -> None:
     """Export at once what is only waiting for a full batch, through Airflow's API."""
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     for group in _groups():
         if group.flush is not None:
             airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
@@ -84,7 +84,7 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
     """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
     from jobs.kafka.lag import wait_until_done
 
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     titles = {group.id: f"{vertical.name} {group.done}" for vertical in find_verticals() for group in vertical.groups}
     held: list[HeldBack] = []
     asked: dict[str, int] = {}
@@ -105,7 +105,7 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
                     asked[group.id] = count
 
     def advise() -> str:
-        why = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]
+        why = [f"Held back by an open transaction: {'; '.join(explained(make_kafka_config(settings), held))}."]
         logs = f"Are the DAGs on, and what do their tasks' logs say? http://localhost:{settings.airflow_port}"
         return " ".join([*(why if held else []), logs])
 
@@ -127,7 +127,7 @@ def offsets(
     from jobs.kafka import set_offsets as work
     from jobs.kafka.topic_ids import TopicIds
 
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     dag_groups = {it.id: it.topic for it in _groups()}
     command_groups = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
     replay_groups = {it.dead_letters.replay_group: it.dead_letters.topic for it in find_verticals() if it.dead_letters}
@@ -139,7 +139,7 @@ def offsets(
             f"GROUP={group}: anything but TO=kept would leave unfinished work behind. Finish it with the command of "
             "that name instead."
         )
-    config, topic = kafka_config(settings), getattr(settings, topics[group])
+    config, topic = make_kafka_config(settings), getattr(settings, topics[group])
     topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
     with progress_bars() as bars:
         found = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from jobs import airflow_api
 from jobs.cli.app import app, console, progress_bars, show_in
-from jobs.clients import Systems, elasticsearch_client
+from jobs.clients import Systems, make_elasticsearch_client
 from jobs.rides.vertical import EXPORT_FLUSH, RidesSettings
 from jobs.settings import ROOT, load
 
@@ -122,7 +122,7 @@ def report() -> None:
     settings = load(RidesSettings)
     path = settings.datastream_state / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(elasticsearch_client(settings), settings.rides_index, path)
+    write_report(make_elasticsearch_client(settings), settings.rides_index, path)
     console.print(f"Wrote {path}", soft_wrap=True)
 
 

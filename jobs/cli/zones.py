@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from jobs.cli.app import app, console
 from jobs.cli.rides import report
-from jobs.clients import storage_client
+from jobs.clients import make_storage_client
 from jobs.errors import DatastreamError
 from jobs.settings import load
 from jobs.zones.vertical import ZonesSettings
@@ -31,7 +31,7 @@ def bqml(
     from jobs.zones.show import Printer, revenue_table
 
     settings = load(ZonesSettings)
-    values, client = playbook.parameters(settings), storage_client(settings)
+    values, client = playbook.parameters(settings), make_storage_client(settings)
     with work.engine_of(settings, client) as engine, closing(Printer(console)) as printer:
         console.print(f"On {engine.title}, gs://{values.bucket}/{values.prefix}", soft_wrap=True)
         if teardown:

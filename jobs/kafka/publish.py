@@ -17,7 +17,7 @@ from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.settings import check_distinct
 
 # 2,000 rows as Python objects stay in the CPU cache, and the next 2,000 reuse their memory.
@@ -48,7 +48,7 @@ class Outlet(msgspec.Struct, frozen=True):
     stage: str
 
 
-@resources.cyclic_gc_paused()
+@resources.pause_cyclic_gc()
 def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """Publish the staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
@@ -69,7 +69,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             return published
         ends = manifest.ends_behind(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        loaded = prefetched(lambda it: _uncovered(it, at[it.partition]), chunks)
+        loaded = prefetch(lambda it: _uncovered(it, at[it.partition]), chunks)
         for group in grouped(chunks, manifest.chunk_records, manifest.chunk_bytes):
             offsets = {chunk.partition: chunk.next for chunk in group}
             if group[-1] is chunks[-1]:

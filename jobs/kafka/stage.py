@@ -21,7 +21,7 @@ from jobs.kafka.scan import Claim, read
 from jobs.kafka.staged import MESSAGE_SCHEMA, Chunk, Manifest, message_batch
 
 
-@resources.cyclic_gc_paused()
+@resources.pause_cyclic_gc()
 def stage(config: Config, reader: GroupReader, claimed: Claimed, folder: Folder) -> tuple[str, Manifest]:
     """Stage the messages of a claim.
 

@@ -7,7 +7,7 @@ import msgspec
 from jobs import resources
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk, Manifest
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
 
@@ -15,7 +15,7 @@ from jobs.rides.pricing import price
 _SLICE_RECORDS = 8_000
 
 
-@resources.cyclic_gc_paused()
+@resources.pause_cyclic_gc()
 def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
     """Price every staged chunk.
 
@@ -32,6 +32,6 @@ def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str
         )
 
     # Two chunks at a time: half of the work is in Arrow and NumPy, which release the GIL.
-    chunks = [priced for _, priced in prefetched(price_chunk, manifest.chunks, ahead=2)]
+    chunks = [priced for _, priced in prefetch(price_chunk, manifest.chunks, ahead=2)]
     computed = msgspec.structs.replace(manifest, chunks=tuple(chunks))
     return folder.write_manifest(computed), computed

@@ -22,7 +22,7 @@ from jobs.kafka.offsets import SETTLE_S, bounds, group_reader
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.topic_ids import TopicIds
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.transform import REPETITIVE, flatten
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.parquet import check_bucket, export, holds_objects, object_name
@@ -150,4 +150,4 @@ def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) 
         return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk), REPETITIVE)
 
     # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
-    return [name for _, names in prefetched(put_chunk, staged.chunks, ahead=2) for name in names]
+    return [name for _, names in prefetch(put_chunk, staged.chunks, ahead=2) for name in names]

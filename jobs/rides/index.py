@@ -11,7 +11,7 @@ from elasticsearch import Elasticsearch
 
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
 from jobs.rides.vertical import TEMPLATE
@@ -40,7 +40,7 @@ def put_elasticsearch(
         return offsets, actions(rows.column("ride_id"), offsets, documents(rows))
 
     def batches() -> Iterator[tuple[tuple[Chunk, pa.Int64Array], pa.StringArray]]:
-        for chunk, (offsets, lines) in prefetched(load, transformed.chunks):
+        for chunk, (offsets, lines) in prefetch(load, transformed.chunks):
             yield (chunk, offsets), lines
 
     def rejected() -> Iterator[pa.RecordBatch]:

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
 from jobs.rides.contract import Reason
 from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, in_table_order, json_layout
@@ -87,7 +87,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
 
     def rejected() -> Iterator[pa.RecordBatch]:
         # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
-        for _, (flat, rejects) in prefetched(flatten_chunk, manifest.chunks, ahead=2):
+        for _, (flat, rejects) in prefetch(flatten_chunk, manifest.chunks, ahead=2):
             chunks.append(flat)
             yield rejects
 

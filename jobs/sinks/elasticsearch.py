@@ -18,7 +18,7 @@ from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 
 T = TypeVar("T")
 
@@ -174,7 +174,7 @@ def bulk(
 
     refusals: dict[int, str] = {}
     with explained(client, f"indexing into {index}"):
-        sent = prefetched(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
+        sent = prefetch(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
         for (batch, start, _, is_last), refused in sent:
             refusals.update({start + row: message for row, message in refused.items()})
             if is_last:

@@ -18,7 +18,7 @@ import yaml
 from infra.docker import environment
 from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
 ENVIRONMENT_FILES = (ROOT / "infra" / "verticals.env", ROOT / "infra" / "airflow" / "variables.env")
@@ -142,7 +142,7 @@ def test_bucket_and_key_lead_to_google() -> None:
 
 
 def test_every_variable_is_explained_and_every_setting_is_used() -> None:
-    settings = {name.upper() for name in stack_settings().model_fields}
+    settings = {name.upper() for name in merge_settings().model_fields}
     assert used_variables() <= set(example())
     assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 

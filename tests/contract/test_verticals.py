@@ -17,7 +17,7 @@ from jobs.errors import ConfigurationError
 from jobs.kafka.topics import declared
 from jobs.settings import ROOT, Settings
 from jobs.vertical import Vertical
-from jobs.verticals import declared_topics, find_vertical, find_verticals, stack_settings
+from jobs.verticals import find_vertical, find_verticals, load_declared_topics, merge_settings
 
 VERTICALS = find_verticals()
 # Their settings are older than the rule that names begin with the vertical's.
@@ -107,6 +107,6 @@ def test_no_group_dag_or_index_is_declared_twice() -> None:
 
 def test_topics_of_two_verticals_may_not_have_one_name() -> None:
     with pytest.raises(ConfigurationError, match=r"RAW_TOPIC=rides_dlq.*: topics must have different names"):
-        stack_settings()(_env_file=None, raw_topic="rides_dlq")  # type: ignore[call-arg]
-    names = [topic.name for topic in declared_topics(stack_settings()(_env_file=None))]  # type: ignore[call-arg]
+        merge_settings()(_env_file=None, raw_topic="rides_dlq")  # type: ignore[call-arg]
+    names = [topic.name for topic in load_declared_topics(merge_settings()(_env_file=None))]  # type: ignore[call-arg]
     assert len(names) == len(set(names)) >= 3

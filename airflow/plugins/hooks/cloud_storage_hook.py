@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.providers.google.cloud.hooks.gcs import GCSHook
 from google.cloud import storage
 
-from jobs.clients import storage_client
+from jobs.clients import make_storage_client
 from jobs.settings import Settings, load
 
 
@@ -14,4 +14,4 @@ class CloudStorageHook(GCSHook):
 
     def get_conn(self) -> storage.Client:
         settings = load(Settings)
-        return super().get_conn() if settings.gcs_endpoint is None else storage_client(settings)
+        return super().get_conn() if settings.gcs_endpoint is None else make_storage_client(settings)

@@ -18,7 +18,7 @@ from jobs.kafka.offsets import group_offsets
 from jobs.kafka.staged import Manifest, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 # The default arguments of every DAG: retry soon, and end tasks that hang.
 DEFAULT_ARGS = {
@@ -52,7 +52,7 @@ class DatastreamOperator(BaseOperator):
                 if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
             # Load the settings of all verticals, so that the first task checks them before any data is touched.
-            return self.work(context, load(stack_settings()))
+            return self.work(context, load(merge_settings()))
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
         except StagedFilesGoneError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from jobs.environments import Command, find_interpreter, settings_variables
+from jobs.environments import Command, find_interpreter, make_settings_variables
 from jobs.verticals import find_vertical
 from operators.base import DatastreamOperator
 
@@ -40,7 +40,7 @@ class SubprocessOperator(DatastreamOperator):
     def work(self, context: Context, settings: Any) -> None:
         vertical = find_vertical(self.vertical)
         command = [find_interpreter(vertical.requirement_set), *self.arguments]
-        variables = settings_variables(vertical.settings, settings) | {
+        variables = make_settings_variables(vertical.settings, settings) | {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka["bootstrap.servers"],
             **(self.variables or {}),
         }

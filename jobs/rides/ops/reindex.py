@@ -18,7 +18,7 @@ from jobs.kafka.client import broker_errors, consumer
 from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
 from jobs.kafka.scan import Claim, scan
 from jobs.kafka.staged import message_batch
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.ops.retention import expiry
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
@@ -97,7 +97,7 @@ def _check_no_reprocessing(systems: Systems[RidesSettings]) -> None:
 
 def _rows_of_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
     blobs = objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
-    for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
+    for _, rows in prefetch(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
         done.objects += 1
         done.rows += len(rows)
         yield rows

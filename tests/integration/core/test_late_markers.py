@@ -157,7 +157,7 @@ def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy
     books.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
         books.pricing.run()
-        sources = DEAD_LETTERS.sources_by_topic(books.settings)
+        sources = DEAD_LETTERS.resolve_sources(books.settings)
         arguments = books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1
         assert count_replayable(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 5

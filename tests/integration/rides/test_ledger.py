@@ -121,7 +121,7 @@ def test_an_object_too_few_or_too_many(books: Books, fault: str) -> None:
 def test_replayed_letters_are_counted_apart(books: Books) -> None:
     books.send(good=5, bad=3)
     books.run()
-    sources = DEAD_LETTERS.sources_by_topic(books.settings)
+    sources = DEAD_LETTERS.resolve_sources(books.settings)
     assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 3
     assert replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 0
     books.pricing.run()
@@ -276,7 +276,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(books: Books) -> Non
     produce(books.stack.kafka, books.pricing.dlq, foreign)
     found = books.ledger()
     assert (found.dlq, found.foreign, found.faults, found.exit_code) == (2, 3, [], 0)
-    sources = DEAD_LETTERS.sources_by_topic(books.settings)
+    sources = DEAD_LETTERS.resolve_sources(books.settings)
     done = replay(books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
     window = reprocess.window("2026-01-01", "2026-02-01")

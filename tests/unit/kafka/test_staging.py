@@ -23,7 +23,7 @@ from jobs.kafka.staged import (
     read_manifest,
     reject_batch,
 )
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.settings import Settings
 from tests.testkit.rides import messages
 
@@ -217,12 +217,12 @@ def test_chunks_are_loaded_one_ahead_and_in_order() -> None:
         return chunk.first * 10
 
     seen: list[Any] = []
-    for chunk, content in prefetched(load, chunks):
+    for chunk, content in prefetch(load, chunks):
         seen.append((chunk.first, content))
         assert len(loaded) <= len(seen) + 1
     assert seen == [(number, number * 10) for number in range(5)]
     assert loaded == list(range(5))
-    assert list(prefetched(load, [])) == []
+    assert list(prefetch(load, [])) == []
 
 
 def test_a_fault_while_loading_is_raised() -> None:
@@ -230,4 +230,4 @@ def test_a_fault_while_loading_is_raised() -> None:
         raise OSError(f"chunk {chunk.first}")
 
     with pytest.raises(OSError, match="chunk 5"):
-        list(prefetched(load, [CHUNK]))
+        list(prefetch(load, [CHUNK]))
