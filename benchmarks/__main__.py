@@ -15,16 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from benchmarks import aims, freshness, poison, scale
-from benchmarks.bench import SINKS, Bench, Result, ratio
+from benchmarks.bench import SINKS, Bench, Result, compute_ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
 from benchmarks.layouts import COMPACT, LAYOUTS
-from benchmarks.machine import machine
+from benchmarks.machine import describe_machine
 from benchmarks.measure import FailedError
-from benchmarks.stacks import own_stack, wide_console
+from benchmarks.stacks import make_console, start_stack
 from jobs.settings import Settings, load
 
-console = wide_console()
+console = make_console()
 
 PARTS = ("price", *SINKS, "scale", "poison", "freshness")
 
@@ -40,15 +40,15 @@ class Found(msgspec.Struct):
 
     @property
     def ratios(self) -> dict[aims.Peer, float | None]:
-        return {(it.part, it.layout, it.name): ratio(it, self.results) for it in self.results}
+        return {(it.part, it.layout, it.name): compute_ratio(it, self.results) for it in self.results}
 
     @property
     def aims(self) -> list[aims.Aim]:
         ours = next((it for it in self.results if it.name == OURS and it.layout == COMPACT and it.is_whole), None)
-        found = aims.of_results(ours.rate if ours else None, self.ratios)
-        found += aims.of_scale(self.scale) if self.scale else []
+        found = aims.make_result_aims(ours.rate if ours else None, self.ratios)
+        found += aims.make_scale_aims(self.scale) if self.scale else []
         found += aims.of_poison(self.poison) if self.poison else []
-        return found + (aims.of_freshness(self.freshness) if self.freshness else [])
+        return found + (aims.make_freshness_aims(self.freshness) if self.freshness else [])
 
 
 def main(
@@ -80,11 +80,11 @@ def main(
         if unknown := sorted(set(names) - set(known)):
             raise typer.BadParameter(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
     found = Found()
-    conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": machine()}
+    conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": describe_machine()}
     if {*parts} - {"freshness"}:
         # The sinks need the results of one layout only.
         layouts = [it for it in LAYOUTS if it in layouts] if "price" in parts else [COMPACT]
-        _on_one_broker(found, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
+        _measure_on_one_broker(found, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
         path = _write(found, conditions)
     if "freshness" in parts:
         try:
@@ -100,7 +100,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _on_one_broker(
+def _measure_on_one_broker(
     found: Found,
     parts: Collection[str],
     peers: Collection[str],
@@ -116,14 +116,14 @@ def _on_one_broker(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     sinks = [it for it in SINKS if it in parts]
     services = ("kafka", "elasticsearch", "gcs") if sinks else ("kafka",)
-    with own_stack(services, console) as settings, Progress(*columns, console=console) as bars:
+    with start_stack(services, console) as settings, Progress(*columns, console=console) as bars:
         fill(settings, rides, faulty)
         if sinks or "price" in parts:
             bench = Bench(settings, bars, rounds)
             found.results, found.left_out = bench.results, bench.left_out
             topic = bench.price(candidates, rides, layouts)
             if sinks:
-                bench.sinks(topic, sinks)
+                bench.measure_sinks(topic, sinks)
         if "scale" in parts:
             try:
                 found.scale = scale.measure(settings, bars, rounds, largest)
@@ -140,7 +140,7 @@ def _write(found: Found, conditions: dict[str, object]) -> Path:
     document = {
         **conditions,
         **msgspec.to_builtins(found, str_keys=True),
-        "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, found.results)} for it in found.results],
+        "results": [{**msgspec.to_builtins(it), "ratio": compute_ratio(it, found.results)} for it in found.results],
         "aims": [{**msgspec.to_builtins(it), "reached": it.reached} for it in found.aims],
     }
     path = load(Settings).datastream_state / "bench.json"
@@ -174,7 +174,7 @@ def _print_results(results: list[Result]) -> None:
         if not result.passes:
             table.add_row(result.part, result.name, result.layout, "left out: see below")
             continue
-        found = ratio(result, results)
+        found = compute_ratio(result, results)
         counts = sorted({it.messages for it in result.passes})
         table.add_row(
             result.part,

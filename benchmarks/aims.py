@@ -48,7 +48,7 @@ class Aim(msgspec.Struct, frozen=True):
         return self.aim / self.found if self.is_most else self.found / self.aim
 
 
-def of_results(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[Aim]:
+def make_result_aims(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[Aim]:
     """Aims of the parts that have peers.
 
     Args:
@@ -63,7 +63,7 @@ def of_results(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[
     return found
 
 
-def of_scale(found: Scale) -> list[Aim]:
+def make_scale_aims(found: Scale) -> list[Aim]:
     shares = [found.us_more(size) / found.us_more(found.reference) for size in found.passes]
     peaks = {size: found.peak_mib(size) for size in found.passes}
     apart = max(*shares, 1 / min(shares))
@@ -84,7 +84,7 @@ def of_poison(found: Poison) -> list[Aim]:
     return [Aim("poison: speed of bad messages, times good ones", _SPEED_OF_BAD_MESSAGES, found.ratio)]
 
 
-def of_freshness(found: Found) -> list[Aim]:
+def make_freshness_aims(found: Found) -> list[Aim]:
     return [Aim("freshness: p95, s", _FRESHNESS_P95_S, found.freshness.p95, is_most=True)]
 
 

@@ -117,40 +117,40 @@ class _Work(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        return _seconds(self.started, self.ended)
+        return _count_seconds(self.started, self.ended)
 
     @property
     def overhead(self) -> float:
         """Seconds in which no task was working."""
-        return self.seconds - busy_seconds(it.phases for it in self.tries)
+        return self.seconds - count_busy_seconds(it.phases for it in self.tries)
 
 
-def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
+def read_times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
     """Read the durations of the runs that began after a moment, and of their tasks."""
     logs = Paths(settings.datastream_state).logs
     runs, tasks = [], []
     for dag_id in dag_ids:
         with sign_in(settings) as (session, url):
-            found = _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
-            instances = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
+            found = _read_all(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
+            instances = _read_all(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
         ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]
         of_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
         for instance in instances:
             if instance.dag_run_id in of_run:
                 of_run[instance.dag_run_id].append(instance)
-        works = [work for run in ended if (work := _work(run, of_run[run.dag_run_id], logs))]
+        works = [work for run in ended if (work := _make_work(run, of_run[run.dag_run_id], logs))]
         works.sort(key=lambda work: work.started)
         if works:
-            runs.append(_run_times(dag_id, works, len(ended) - len(works)))
+            runs.append(_summarise_runs(dag_id, works, len(ended) - len(works)))
         retried = Counter(it.task_id for tried in of_run.values() for it in tried if it.try_number > 1)
         tries: dict[str, list[_Try]] = defaultdict(list)
         for it in (it for work in works for it in work.tries):
             tries[it.task_id].append(it)
-        tasks += [_task_times(dag_id, task_id, of_task, retried[task_id]) for task_id, of_task in tries.items()]
+        tasks += [_summarise_tries(dag_id, task_id, of_task, retried[task_id]) for task_id, of_task in tries.items()]
     return runs, tasks
 
 
-def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
+def _read_all(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
     """Read all entries of a collection, page by page."""
     entries: list[T] = []
     while True:
@@ -162,7 +162,7 @@ def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> lis
             return entries
 
 
-def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
+def _make_work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
     """The run with its tries; None if all its tasks were skipped."""
     if run.start_date is None or run.end_date is None or all(task.state == "skipped" for task in tasks):
         return None
@@ -171,7 +171,7 @@ def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
         if task.state != "success" or task.start_date is None or task.end_date is None:
             continue
         folder = logs / "airflow" / f"dag_id={task.dag_id}" / f"run_id={task.dag_run_id}" / f"task_id={task.task_id}"
-        if found := phases_of(folder / f"attempt={task.try_number}.log"):
+        if found := read_phases(folder / f"attempt={task.try_number}.log"):
             before = [other.end_date for other in tasks if other.end_date and other.end_date <= task.start_date]
             ready = max([run.queued_at, *before])
             tries.append(_Try(task.task_id, ready, task.start_date, found, task.end_date))
@@ -179,7 +179,7 @@ def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
     return _Work(run.start_date, run.end_date, run.state == "failed", tries)
 
 
-def _run_times(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
+def _summarise_runs(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
     durations = [work.seconds for work in works]
     return RunTimes(
         dag_id,
@@ -187,39 +187,39 @@ def _run_times(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
         skipped,
         sum(work.is_failed for work in works),
         statistics.median(durations),
-        _p95(durations),
+        _find_p95(durations),
         statistics.median(work.overhead for work in works),
-        _median([_seconds(work.ended, later.started) for work, later in pairwise(works)]),
-        _median([_seconds(work.started, later.started) for work, later in pairwise(works)]),
+        _find_median([_count_seconds(work.ended, later.started) for work, later in pairwise(works)]),
+        _find_median([_count_seconds(work.started, later.started) for work, later in pairwise(works)]),
     )
 
 
-def _task_times(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
-    work = [_seconds(it.phases.began, it.phases.ended) for it in tries]
+def _summarise_tries(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
+    work = [_count_seconds(it.phases.began, it.phases.ended) for it in tries]
     return TaskTimes(
         dag_id,
         task_id,
         len(tries),
         retried,
-        _median([_seconds(it.ready, it.started) for it in tries]),
-        _median([_seconds(it.started, it.phases.began) for it in tries]),
-        _median([it.phases.parse_s for it in tries]),
-        _median(work),
-        _p95(work),
-        _median([_seconds(it.phases.ended, it.finished) for it in tries]),
+        _find_median([_count_seconds(it.ready, it.started) for it in tries]),
+        _find_median([_count_seconds(it.started, it.phases.began) for it in tries]),
+        _find_median([it.phases.parse_s for it in tries]),
+        _find_median(work),
+        _find_p95(work),
+        _find_median([_count_seconds(it.phases.ended, it.finished) for it in tries]),
     )
 
 
-def busy_seconds(phases: Iterable[Phases]) -> float:
+def count_busy_seconds(phases: Iterable[Phases]) -> float:
     """The seconds in which at least one task was working."""
     busy, until = 0.0, datetime.min.replace(tzinfo=UTC)
     for at in sorted(phases, key=lambda at: at.began):
-        busy += max(0.0, _seconds(max(at.began, until), at.ended))
+        busy += max(0.0, _count_seconds(max(at.began, until), at.ended))
         until = max(until, at.ended)
     return busy
 
 
-def phases_of(log: Path) -> Phases | None:
+def read_phases(log: Path) -> Phases | None:
     """Read the phases of a try from its log; None if it did not succeed."""
     began = ended = None
     parse_s = 0.0
@@ -235,13 +235,13 @@ def phases_of(log: Path) -> Phases | None:
     return Phases(began, ended, parse_s) if began and ended else None
 
 
-def _seconds(start: datetime, end: datetime) -> float:
+def _count_seconds(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
 
 
-def _median(values: list[float]) -> float:
+def _find_median(values: list[float]) -> float:
     return statistics.median(values) if values else 0.0
 
 
-def _p95(values: list[float]) -> float:
+def _find_p95(values: list[float]) -> float:
     return sorted(values)[round(0.95 * (len(values) - 1))]

@@ -21,8 +21,8 @@ from benchmarks.candidates import (
     Candidate,
     Pass,
     UnavailableError,
-    airflow_environment,
     compete,
+    make_airflow_environment,
 )
 from benchmarks.data import drop, rewrite
 from benchmarks.layouts import COMPACT
@@ -91,7 +91,7 @@ class Bench:
             for name in (RELAY, OURS):
                 target = f"warm-up-{name}-{number}"
                 compete(self.settings, CANDIDATES[name], self.settings.raw_topic, rides, target, keep=False)
-        kept = [self._price_layout(layout, competing(candidates, layout), rides) for layout in layouts]
+        kept = [self._price_layout(layout, select_candidates(candidates, layout), rides) for layout in layouts]
         drop(make_kafka_config(self.settings), [topic for topic in kept[1:] if topic])
         return kept[0]
 
@@ -112,12 +112,12 @@ class Bench:
                 if candidate.name not in self.left_out:
                     target = f"{candidate.name}-{layout}-{number}"
                     try:
-                        found = self._price(candidate, source, results[candidate.name].expected, target)
+                        found = self._price_pass(candidate, source, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
                         self._progress.console.print(f"Left out {candidate.name}: {escape(str(error))}")
                     else:
-                        self._note(results[candidate.name], found, number)
+                        self._record(results[candidate.name], found, number)
                         if candidate.name == OURS:
                             drop(make_kafka_config(self.settings), [kept] if kept else [])
                             kept = target
@@ -126,16 +126,16 @@ class Bench:
             drop(make_kafka_config(self.settings), [source])
         return kept
 
-    def _price(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
+    def _price_pass(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
         # The sinks read Datastream's results.
         return compete(self.settings, candidate, source, rides, target, keep=candidate.name == OURS)
 
-    def sinks(self, topic: str, parts: list[str]) -> None:
+    def measure_sinks(self, topic: str, parts: list[str]) -> None:
         """Index and export the results of a topic."""
         folder = self.settings.datastream_state / "staging" / "sinks"
         folder.mkdir(parents=True)
         job = {"settings": self.settings.model_dump(mode="json"), "topic": topic, "folder": str(folder)}
-        staged, transformed, rows = self._sink("prepare", job).answer
+        staged, transformed, rows = self._run_sink("prepare", job).answer
         job |= {"staged": staged, "transformed": transformed}
         for part in parts:
             works = SINKS[part]
@@ -143,25 +143,25 @@ class Bench:
             self.results += results.values()
             bar = self._progress.add_task(part, total=self.rounds * len(works))
             if part == "index":
-                self._sink_pass("put_bare", job, 0)  # warm up: the JVM of a new node compiles its code
+                self._run_sink_pass("put_bare", job, 0)  # warm up: the JVM of a new node compiles its code
             for number in range(1, self.rounds + 1):
                 for work in works:
                     self._progress.update(bar, description=f"{part}: {works[work]}")
-                    self._note(results[work], self._sink_pass(work, job, number), number)
+                    self._record(results[work], self._run_sink_pass(work, job, number), number)
                     self._progress.advance(bar)
 
-    def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
+    def _run_sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
         name = f"bench-{work.replace('_', '-')}-{number}"
         if work in SINKS["index"]:
             apply_template(make_elasticsearch_admin(self.settings), name, TEMPLATE)
-        measured = self._sink(work, job | {"name": name})
-        return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
+        measured = self._run_sink(work, job | {"name": name})
+        return Pass.from_tasks(self._count_rows(work, name, Path(job["folder"]), measured), [(work, measured)])
 
-    def _sink(self, work: str, job: dict[str, Any]) -> Measured:
-        environment = airflow_environment(self.settings.datastream_state)
+    def _run_sink(self, work: str, job: dict[str, Any]) -> Measured:
+        environment = make_airflow_environment(self.settings.datastream_state)
         return run("benchmarks.sinks", work, json.dumps(job), environment=environment)
 
-    def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
+    def _count_rows(self, work: str, name: str, folder: Path, measured: Measured) -> int:
         """Count the rows in the target, and delete it."""
         if work in SINKS["index"]:
             client = make_elasticsearch_admin(self.settings)
@@ -180,7 +180,7 @@ class Bench:
             return rows
         return int(measured.answer)
 
-    def _note(self, result: Result, found: Pass, number: int) -> None:
+    def _record(self, result: Result, found: Pass, number: int) -> None:
         result.passes.append(found)
         self._progress.console.print(
             f"{result.part}: {f'{result.layout} ' if result.layout else ''}{result.name} {number}/{self.rounds}: "
@@ -189,12 +189,12 @@ class Bench:
         )
 
 
-def competing(candidates: list[Candidate], layout: str) -> list[Candidate]:
+def select_candidates(candidates: list[Candidate], layout: str) -> list[Candidate]:
     """The candidates that price a layout: all for the producer's, only Datastream and the relay for others."""
     return [it for it in candidates if layout == COMPACT or it.name in (OURS, RELAY)]
 
 
-def ratio(result: Result, results: list[Result]) -> float | None:
+def compute_ratio(result: Result, results: list[Result]) -> float | None:
     """Datastream's speed relative to a candidate's in the same part and layout; None unless both moved all messages.
 
     It is the median of the ratios of each round, because a change in the machine's speed affects both in a round.

@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks import data
 from benchmarks.measure import Measured, run
-from benchmarks.route import Route, dead_letters
+from benchmarks.route import Route, name_dead_letters
 from infra.local.java import jars
 from jobs.clients import make_kafka_config
 from jobs.settings import ROOT, Settings
@@ -42,7 +42,7 @@ class Pass(msgspec.Struct, frozen=True):
         return self.messages / self.seconds
 
     @classmethod
-    def of(cls, messages: int, tasks: Tasks) -> Pass:
+    def from_tasks(cls, messages: int, tasks: Tasks) -> Pass:
         by_task: dict[str, float] = {}
         for name, task in tasks:
             by_task[name] = by_task.get(name, 0) + task.seconds
@@ -69,7 +69,7 @@ class Candidate:
     scratch: Callable[[str], list[str]] = lambda target: []
 
 
-def datastream(route: Route) -> Tasks:
+def run_datastream(route: Route) -> Tasks:
     """Run the three tasks of dag_compute_cost again and again until ConsumeKafka finds no message."""
     tasks: Tasks = []
     number = 0
@@ -83,7 +83,7 @@ def datastream(route: Route) -> Tasks:
                 route.to_json(),
                 str(number),
                 url,
-                environment=airflow_environment(Path(route.folder)),
+                environment=make_airflow_environment(Path(route.folder)),
             )
             url, records = found.answer
             if not records:
@@ -91,11 +91,11 @@ def datastream(route: Route) -> Tasks:
             tasks.append((task, found))
 
 
-def relay(route: Route) -> Tasks:
+def run_relay(route: Route) -> Tasks:
     return [("relay", run("benchmarks.relay", route.to_json()))]
 
 
-def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
+def make_stock_runner(distance: str, options: str) -> Callable[[Route], Tasks]:
     def work(route: Route) -> Tasks:
         return [
             (
@@ -106,7 +106,7 @@ def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
                     distance,
                     options,
                     route.to_json(),
-                    environment=airflow_environment(Path(route.folder)),
+                    environment=make_airflow_environment(Path(route.folder)),
                 ),
             )
             for task in ("consume", "produce")
@@ -115,13 +115,13 @@ def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
     return work
 
 
-def quix(route: Route) -> Tasks:
-    _demand_peers()
+def run_quix(route: Route) -> Tasks:
+    _check_peers()
     return [("quix", run("benchmarks.peers.quix", route.to_json(), python=PEERS_PYTHON))]
 
 
-def spark(route: Route) -> Tasks:
-    _demand_peers()
+def run_spark(route: Route) -> Tasks:
+    _check_peers()
     try:
         jars.fetch(["spark"])
     except jars.DownloadError as error:
@@ -130,12 +130,12 @@ def spark(route: Route) -> Tasks:
     return [("spark", run("benchmarks.peers.spark", route.to_json(), files, python=PEERS_PYTHON))]
 
 
-def _demand_peers() -> None:
+def _check_peers() -> None:
     if not PEERS_PYTHON.exists():
         raise UnavailableError("its packages are not installed: make .venv-bench/.stamp")
 
 
-def airflow_environment(folder: Path) -> dict[str, str]:
+def make_airflow_environment(folder: Path) -> dict[str, str]:
     """The environment of Airflow's tasks, except that AIRFLOW_HOME is not in the user's home."""
     return {
         "AIRFLOW_HOME": str(folder / "airflow"),
@@ -149,13 +149,13 @@ RELAY = "relay"
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
-        Candidate(OURS, "exactly once", datastream, targets=lambda target: [target, dead_letters(target)]),
-        Candidate(RELAY, "exactly once; copies only", relay),
-        Candidate("stock-defaults", "at least once", stock("haversine", "defaults"), at_most=5_000),
-        Candidate("stock-haversine", "at least once", stock("haversine", "tuned"), at_most=100_000),
-        Candidate("stock-geopy", "at least once", stock("geopy", "tuned"), at_most=100_000),
-        Candidate("spark", "at least once", spark, scratch=lambda target: [f"{target}-warm-up"]),
-        Candidate("quix", "exactly once", quix),
+        Candidate(OURS, "exactly once", run_datastream, targets=lambda target: [target, name_dead_letters(target)]),
+        Candidate(RELAY, "exactly once; copies only", run_relay),
+        Candidate("stock-defaults", "at least once", make_stock_runner("haversine", "defaults"), at_most=5_000),
+        Candidate("stock-haversine", "at least once", make_stock_runner("haversine", "tuned"), at_most=100_000),
+        Candidate("stock-geopy", "at least once", make_stock_runner("geopy", "tuned"), at_most=100_000),
+        Candidate("spark", "at least once", run_spark, scratch=lambda target: [f"{target}-warm-up"]),
+        Candidate("quix", "exactly once", run_quix),
     )
 }
 
@@ -174,7 +174,7 @@ def compete(settings: Settings, candidate: Candidate, source: str, rides: int, t
     folder.mkdir(parents=True)
     try:
         tasks = candidate.work(Route(settings.bootstrap_servers, source, target, rides, str(folder)))
-        return Pass.of(sum(data.messages_in(config, topic) for topic in held), tasks)
+        return Pass.from_tasks(sum(data.count_messages(config, topic) for topic in held), tasks)
     finally:
         shutil.rmtree(folder)
         data.drop(config, [topic for topic in every if not (keep and topic == target)])

@@ -13,7 +13,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.layouts import rewritten
+from benchmarks.layouts import rewrite_message
 from benchmarks.stacks import TOPICS
 from jobs.clients import make_kafka_config
 from jobs.kafka import topics
@@ -55,8 +55,8 @@ def rewrite(settings: RidesSettings, target: str, layout: str) -> None:
     config = make_kafka_config(settings)
     create(config, [target])
     messages = (
-        {"key": it.key(), "value": rewritten(it.value(), layout)}
-        for batch in read(config, settings.raw_topic)
+        {"key": it.key(), "value": rewrite_message(it.value(), layout)}
+        for batch in read_messages(config, settings.raw_topic)
         for it in batch
     )
     _send(config, target, messages)
@@ -68,7 +68,7 @@ def repeat(settings: RidesSettings, source: str, target: str, count: int) -> Non
     They are shuffled, so that the first messages come from all partitions.
     """
     config = make_kafka_config(settings)
-    messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
+    messages = [{"key": it.key(), "value": it.value()} for batch in read_messages(config, source) for it in batch]
     random.Random(1).shuffle(messages)
     _send(config, target, islice(cycle(messages), count))
 
@@ -93,12 +93,12 @@ def _send(config: Config, target: str, messages: Iterable[dict[str, bytes | None
             raise SystemExit(f"{target}: {len(batch) - queued} messages do not fit into the producer's queue.")
 
 
-def messages_in(config: Config, topic: str) -> int:
+def count_messages(config: Config, topic: str) -> int:
     """Count the committed messages of a topic by reading them, because the counts of their writers are not trusted."""
-    return sum(map(len, read(config, topic)))
+    return sum(map(len, read_messages(config, topic)))
 
 
-def read(config: Config, topic: str) -> Iterator[list[Message]]:
+def read_messages(config: Config, topic: str) -> Iterator[list[Message]]:
     """Read all committed messages of a topic.
 
     Raises:

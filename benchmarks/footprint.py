@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.sinks import NoStorage
-from benchmarks.stacks import own_stack, wide_console
+from benchmarks.stacks import make_console, start_stack
 from infra.local.services import elasticsearch, kafka
 from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.files import Folder
@@ -32,12 +32,12 @@ from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 
-console = wide_console()
+console = make_console()
 
 
 def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them invalid.", min=1000)] = 100_000) -> None:
     """Send rides through a separate Kafka and Elasticsearch, and print their size on disk."""
-    with own_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
+    with start_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
         _produce(settings, rides)
         storage = NoStorage()
         counts = _move(settings, storage)

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks.airflow_times import RunTimes, TaskTimes, times
-from benchmarks.data import messages_in
+from benchmarks.airflow_times import RunTimes, TaskTimes, read_times
+from benchmarks.data import count_messages
 from benchmarks.measure import FailedError
-from benchmarks.stacks import own_stack
+from benchmarks.stacks import start_stack
 from infra.local.services.catalog import local_stack
 from jobs import airflow_api
 from jobs.clients import make_elasticsearch_admin, make_elasticsearch_client, make_kafka_config
@@ -50,7 +50,7 @@ class Percentiles(msgspec.Struct, frozen=True):
     most: float
 
     @classmethod
-    def of(cls, counts: Counter[float]) -> Percentiles:
+    def from_counts(cls, counts: Counter[float]) -> Percentiles:
         """The percentiles of values, given how often each was seen."""
         ordered = sorted(counts.items())
         totals = list(accumulate(count for _, count in ordered))
@@ -95,7 +95,7 @@ class Census:
                 self._counted[sent_ms] = count
         self.rides = self._counted.total()
 
-    def until_stamped(self, since: datetime) -> Counter[float]:
+    def read_stamp_delays(self, since: datetime) -> Counter[float]:
         """Seconds from ts to agent_timestamp, in tenths, of all rides sent since a moment."""
         tick = {"fixed_interval": f"{TICK_MS}ms", "min_doc_count": 1}
         answer = self._client.search(
@@ -137,7 +137,7 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
     Raises:
         FailedError: not every ride became searchable.
     """
-    with own_stack(RIDES.services, console) as settings:
+    with start_stack(RIDES.services, console) as settings:
         airflow_api.unpause(settings, RIDES.dags)
         return _measure(settings, console, seconds, rate, warm_up)
 
@@ -166,12 +166,12 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
                 census.poll()
                 progress.update(bar, completed=census.rides)
                 if not cpu and time.time() >= measured_from:
-                    cpu = _cpu_seconds(settings)
+                    cpu = _read_cpu_seconds(settings)
                 time.sleep(POLL_S)
-            cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu_seconds(settings).items()}
+            cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _read_cpu_seconds(settings).items()}
             if producer.returncode:
                 raise FailedError(f"The producer ended with exit code {producer.returncode}: rides were not delivered.")
-            sent = messages_in(make_kafka_config(settings), settings.raw_topic)
+            sent = count_messages(make_kafka_config(settings), settings.raw_topic)
             deadline = time.monotonic() + STALLED_S
             while census.rides < sent:
                 before = census.rides
@@ -192,13 +192,13 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
     for (sent_ms, seen_after), count in census.seen.items():
         if sent_ms / 1000 >= measured_from:
             freshness[seen_after] += count
-    runs, tasks = times(settings, RIDES.dags, counted_from)
+    runs, tasks = read_times(settings, RIDES.dags, counted_from)
     return Found(
         seconds,
         rate,
         freshness.total(),
-        Percentiles.of(freshness),
-        Percentiles.of(census.until_stamped(counted_from)),
+        Percentiles.from_counts(freshness),
+        Percentiles.from_counts(census.read_stamp_delays(counted_from)),
         runs,
         tasks,
         cores_used,
@@ -207,7 +207,7 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
     )
 
 
-def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
+def _read_cpu_seconds(settings: RidesSettings) -> dict[str, float]:
     """The CPU seconds of each service so far, including its child processes."""
     spent: defaultdict[str, float] = defaultdict(float)
     for entry in local_stack(settings).status():
@@ -222,20 +222,22 @@ def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
 
 
 def show(found: Found, console: Console) -> None:
-    table = _figures("seconds", "p50", "p95", "p99", "max")
+    table = _make_table("seconds", "p50", "p95", "p99", "max")
     for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
         table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
     console.print(table)
-    table = _figures("DAG", "runs", "skipped", "failed", "duration", "p95", "overhead", "pause", "start to start")
+    table = _make_table("DAG", "runs", "skipped", "failed", "duration", "p95", "overhead", "pause", "start to start")
     for run in found.runs:
         counts = (run.runs, run.skipped, run.failed)
         spans = (run.duration, run.duration_p95, run.overhead, run.pause, run.cycle)
-        table.add_row(run.dag_id, *map(str, counts), *map(_two, spans))
+        table.add_row(run.dag_id, *map(str, counts), *map(_format_seconds, spans))
     console.print(table)
-    table = _figures("task", "tries", "retried", "wait", "start-up", "parsing in it", "work", "work p95", "finish")
+    table = _make_table("task", "tries", "retried", "wait", "start-up", "parsing in it", "work", "work p95", "finish")
     for task in found.tasks:
         phases = (task.wait, task.start_up, task.parse, task.work, task.work_p95, task.finish)
-        table.add_row(f"{task.dag_id}.{task.task_id}", str(task.tries), str(task.retried), *map(_two, phases))
+        table.add_row(
+            f"{task.dag_id}.{task.task_id}", str(task.tries), str(task.retried), *map(_format_seconds, phases)
+        )
     console.print(table)
     used = ", ".join(f"{name} {cores:.2f}" for name, cores in found.cores_used.items())
     console.print(
@@ -245,9 +247,9 @@ def show(found: Found, console: Console) -> None:
     )
 
 
-def _figures(first: str, *columns: str) -> Table:
+def _make_table(first: str, *columns: str) -> Table:
     return Table(first, *(Column(name, justify="right") for name in columns))
 
 
-def _two(value: float) -> str:
+def _format_seconds(value: float) -> str:
     return f"{value:.2f}"

@@ -23,7 +23,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def rewritten(value: bytes | None, layout: str) -> bytes | None:
+def rewrite_message(value: bytes | None, layout: str) -> bytes | None:
     """A message of the producer in another layout; unchanged if a new layout could remove a fault."""
     try:
         ride = json.loads(value or b"")

@@ -88,10 +88,10 @@ def _follow(process: subprocess.Popen[str], tree: _Tree) -> Measured | None:
         match line.split(maxsplit=2):
             case [mark, "begin"] if mark == MARK:
                 tree.watch()
-                before, started = tree.cpu_seconds(), time.perf_counter()
+                before, started = tree.read_cpu_seconds(), time.perf_counter()
             case [mark, "end", own_peak] if mark == MARK:
                 seconds = time.perf_counter() - started
-                cpu_seconds = tree.cpu_seconds() - before
+                cpu_seconds = tree.read_cpu_seconds() - before
                 peak_mib = max(tree.stop(), float(own_peak))
             case [mark, "answer", text] if mark == MARK:
                 answer = json.loads(text)
@@ -114,7 +114,7 @@ class _Tree:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def cpu_seconds(self) -> float:
+    def read_cpu_seconds(self) -> float:
         """CPU seconds of all processes so far, including children that have ended."""
         spent = 0.0
         for process in self._processes():

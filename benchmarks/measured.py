@@ -16,19 +16,19 @@ MARK = "benchmark:"
 @contextmanager
 def measured() -> Iterator[None]:
     """Measure the work inside. Imports, start-up and warm-up belong before it."""
-    _tell("begin")
+    _write("begin")
     sys.stdin.readline()
     yield
-    _tell("end", str(_peak_mib()))
+    _write("end", str(_read_peak_mib()))
     sys.stdin.readline()
 
 
 def answer(value: Any) -> None:
     """Pass a value to the measuring process."""
-    _tell("answer", json.dumps(value))
+    _write("answer", json.dumps(value))
 
 
-def _peak_mib() -> float:
+def _read_peak_mib() -> float:
     """The peak resident memory of this process."""
     if sys.platform == "linux":
         # Not ru_maxrss, which starts with the peak of the parent process.
@@ -37,5 +37,5 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _tell(*words: str) -> None:
+def _write(*words: str) -> None:
     print(MARK, *words, flush=True)

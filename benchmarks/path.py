@@ -12,7 +12,7 @@ from pathlib import Path
 import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured
-from benchmarks.route import Route, dead_letters
+from benchmarks.route import Route, name_dead_letters
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.offsets import open_group_reader
@@ -21,7 +21,7 @@ from jobs.kafka.stage import stage
 from jobs.kafka.staged import read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
-from jobs.rides.distance import distance_function
+from jobs.rides.distance import find_distance_function
 from jobs.settings import Settings
 
 
@@ -39,12 +39,12 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
 
 def compute_cost_travel(route: Route, run: str, url: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ComputeCostTravel")
-    computed_url, computed = compute(read_manifest(url), distance_function("haversine"), folder)
+    computed_url, computed = compute(read_manifest(url), find_distance_function("haversine"), folder)
     return computed_url, computed.records
 
 
 def publish_kafka(route: Route, run: str, url: str) -> tuple[str, int]:
-    outlet = Outlet(route.target, dead_letters(route.target), "benchmark", "ComputeCostTravel", "TRANSFORMATION")
+    outlet = Outlet(route.target, name_dead_letters(route.target), "benchmark", "ComputeCostTravel", "TRANSFORMATION")
     published = publish({"bootstrap.servers": route.bootstrap_servers}, read_manifest(url), outlet)
     _folder(route).child(run).delete()
     return "", published.results + published.rejects.total()

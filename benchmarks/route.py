@@ -24,6 +24,6 @@ class Route:
         return cls(**json.loads(text))
 
 
-def dead_letters(target: str) -> str:
+def name_dead_letters(target: str) -> str:
     """The dead-letter topic of a target."""
     return f"{target}-dlq"

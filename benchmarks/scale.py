@@ -51,14 +51,14 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: i
         FailedError: the number of results differs from the number of rides.
     """
     sizes = [size for size in SIZES if size <= largest]
-    _pass(settings, _FEW, 0)  # the first transactions on a new broker wait for its internal topics
-    fixed_s = statistics.median(_pass(settings, _FEW, number).seconds for number in range(1, rounds + 1))
+    _run_pass(settings, _FEW, 0)  # the first transactions on a new broker wait for its internal topics
+    fixed_s = statistics.median(_run_pass(settings, _FEW, number).seconds for number in range(1, rounds + 1))
     passes: dict[int, list[Pass]] = {size: [] for size in sizes}
     bar = progress.add_task("scale", total=rounds * len(sizes[:-1]) + 1)
     for number in range(1, rounds + 1):
         for size in sizes if number == 1 else sizes[:-1]:
             progress.update(bar, description=f"scale: {size:,} rides")
-            found = _pass(settings, size, number)
+            found = _run_pass(settings, size, number)
             passes[size].append(found)
             progress.console.print(
                 f"scale: {size:,} in {found.seconds:.2f} s, {found.seconds / size * 1e6:.2f} µs each, "
@@ -68,7 +68,7 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: i
     return Scale(fixed_s, passes)
 
 
-def _pass(settings: RidesSettings, size: int, number: int) -> Pass:
+def _run_pass(settings: RidesSettings, size: int, number: int) -> Pass:
     name = f"scale-{size}-{number}"
     source = f"{name}-raw"
     create(make_kafka_config(settings), [source])

@@ -30,7 +30,7 @@ from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetch
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
-from jobs.rides.transform import REPETITIVE, documents, transform
+from jobs.rides.transform import REPETITIVE, make_documents, transform
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
     transformed: str = ""
 
     @property
-    def at(self) -> RidesSettings:
+    def rides_settings(self) -> RidesSettings:
         return RidesSettings(_env_file=None, **self.settings)
 
     @property
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True):
 
 def prepare(job: Job) -> list[str]:
     """Stage and transform all results of the topic. Returns the URLs of both manifests, and the number of rows."""
-    config = {"bootstrap.servers": job.at.bootstrap_servers}
+    config = {"bootstrap.servers": job.rides_settings.bootstrap_servers}
     defaults = Settings.model_construct()
     limits = Limits(sys.maxsize, defaults.chunk_records, defaults.chunk_bytes)
     with measured():
@@ -72,7 +72,7 @@ def prepare(job: Job) -> list[str]:
 def put(job: Job) -> None:
     """PutElasticSearch's work."""
     staged, transformed = read_manifest(job.staged), read_manifest(job.transformed)
-    client = Elasticsearch(job.at.es_url)
+    client = Elasticsearch(job.rides_settings.es_url)
     with measured():
         put_elasticsearch(client, job.name, staged, transformed, job.staging.child(job.name))
 
@@ -82,10 +82,12 @@ def put_bare(job: Job) -> None:
     bodies = []
     for chunk in read_manifest(job.transformed).chunks:
         rows = read_chunk(chunk.url)
-        lines = sink.actions(rows.column("ride_id"), rows.column("kafka_offset"), documents(rows)).to_pylist()
+        lines = sink.make_bulk_lines(
+            rows.column("ride_id"), rows.column("kafka_offset"), make_documents(rows)
+        ).to_pylist()
         size = sink._DOCUMENTS_PER_REQUEST
         bodies += ["".join(lines[start : start + size]).encode() for start in range(0, len(lines), size)]
-    address = urllib.parse.urlsplit(job.at.es_url).netloc
+    address = urllib.parse.urlsplit(job.rides_settings.es_url).netloc
 
     def send(mine: list[bytes]) -> None:
         connection = http.client.HTTPConnection(address, timeout=60)
@@ -149,9 +151,9 @@ class NoStorage:
 def export(job: Job) -> None:
     """PutGCP's work, with the emulator."""
     staged = read_manifest(job.staged)
-    client = make_storage_client(job.at)
+    client = make_storage_client(job.rides_settings)
     with measured():
-        put_gcs(client, job.at.bucket, job.name, staged)
+        put_gcs(client, job.rides_settings.bucket, job.name, staged)
 
 
 def export_to_nowhere(job: Job) -> int:
@@ -172,7 +174,7 @@ def write_rows(job: Job) -> int:
     def write(part: tuple[Chunk, pa.RecordBatch]) -> None:
         chunk, rows = part
         parquet.export(
-            client, "nowhere", rows, partial(parquet.object_name, job.name, transformed.topic, chunk), REPETITIVE
+            client, "nowhere", rows, partial(parquet.name_object, job.name, transformed.topic, chunk), REPETITIVE
         )
 
     with measured():

@@ -270,21 +270,21 @@ def scan_dollars(a: Assumptions, rate: float) -> float:
 Row = tuple[str, Callable[[Assumptions, float], str]]
 
 KAFKA: list[Row] = [
-    ("written by producers, MB/s", lambda a, rate: _number(write_bytes(a, rate) / MB)),
-    ("written to all disks, MB/s", lambda a, rate: _number(write_bytes(a, rate) * a.replication / MB)),
-    ("network out, MB/s", lambda a, rate: _number(network_out_bytes(a, rate) / MB)),
+    ("written by producers, MB/s", lambda a, rate: _format(write_bytes(a, rate) / MB)),
+    ("written to all disks, MB/s", lambda a, rate: _format(write_bytes(a, rate) * a.replication / MB)),
+    ("network out, MB/s", lambda a, rate: _format(network_out_bytes(a, rate) / MB)),
     ("kept on all disks, TB", lambda a, rate: f"{kafka_disk_bytes(a, rate) / TB:,.1f}"),
     ("brokers", lambda a, rate: f"{brokers(a, rate)}"),
-    ("scarcest", lambda a, rate: _scarcest(brokers_by(a, rate))),
+    ("scarcest", lambda a, rate: _find_scarcest(brokers_by(a, rate))),
     ("partitions of each topic", lambda a, rate: f"{topic_partitions(a, rate)}"),
 ]
 AIRFLOW: list[Row] = [
-    ("a run at the peak, s", lambda a, rate: _number(run_seconds(a, rate), "never ends")),
-    ("rides in it", lambda a, rate: _number(run_records(a, rate), "–")),
-    ("runs a day", lambda a, rate: _number(runs_per_day(a, rate), "–")),
-    ("outage caught up, h", lambda a, rate: _number(catch_up_hours(a, rate), "never", digits=1)),
+    ("a run at the peak, s", lambda a, rate: _format(run_seconds(a, rate), "never ends")),
+    ("rides in it", lambda a, rate: _format(run_records(a, rate), "–")),
+    ("runs a day", lambda a, rate: _format(runs_per_day(a, rate), "–")),
+    ("outage caught up, h", lambda a, rate: _format(catch_up_hours(a, rate), "never", digits=1)),
     ("one process has headroom", lambda a, rate: "yes" if fits_one_process(a, rate) else "no: Spark"),
-    ("MAX_RECORDS_PER_RUN for it", lambda a, rate: _number(run_records(a, rate * a.headroom), "–")),
+    ("MAX_RECORDS_PER_RUN for it", lambda a, rate: _format(run_records(a, rate * a.headroom), "–")),
     ("Spark cores instead", lambda a, rate: "–" if fits_one_process(a, rate) else f"{spark_cores(a, rate)}"),
     ("processes that index", lambda a, rate: f"{ceil(rate * a.headroom / a.index_task_rate)}"),
     ("processes that export", lambda a, rate: f"{ceil(rate * a.mean_share * a.headroom / a.export_rate)}"),
@@ -294,19 +294,19 @@ ELASTICSEARCH: list[Row] = [
     ("primaries, TB", lambda a, rate: f"{documents(a, rate) * a.document_bytes / TB:,.1f}"),
     ("primary shards", lambda a, rate: f"{shards(a, rate):,}"),
     ("data nodes", lambda a, rate: f"{nodes(a, rate)}"),
-    ("scarcest", lambda a, rate: _scarcest(nodes_by(a, rate))),
+    ("scarcest", lambda a, rate: _find_scarcest(nodes_by(a, rate))),
     ("shards on a node", lambda a, rate: f"{ceil(shards(a, rate) * (1 + a.replicas) / nodes(a, rate))}"),
 ]
 GOOGLE: list[Row] = [
-    ("from one export to the next, s", lambda a, rate: _number(export_seconds(a, rate))),
-    ("objects a day", lambda a, rate: _number(objects_per_day(a, rate))),
-    ("EXPORT_TARGET_RECORDS for an export every 5 min", lambda a, rate: _number(rate * a.mean_share * 300)),
+    ("from one export to the next, s", lambda a, rate: _format(export_seconds(a, rate))),
+    ("objects a day", lambda a, rate: _format(objects_per_day(a, rate))),
+    ("EXPORT_TARGET_RECORDS for an export every 5 min", lambda a, rate: _format(rate * a.mean_share * 300)),
     ("MB of an object", lambda a, rate: f"{parquet_per_day(a, rate) / objects_per_day(a, rate) / MB:,.1f}"),
-    ("Parquet a day, GB", lambda a, rate: _number(parquet_per_day(a, rate) / GB)),
-    ("$/month: writing objects", lambda a, rate: _number(write_dollars(a, rate))),
-    ("$/month: keeping Parquet", lambda a, rate: _number(storage_dollars(a, rate))),
-    ("$/month: keeping the native table", lambda a, rate: _number(native_dollars(a, rate))),
-    ("$/month: queries of the running day", lambda a, rate: _number(scan_dollars(a, rate))),
+    ("Parquet a day, GB", lambda a, rate: _format(parquet_per_day(a, rate) / GB)),
+    ("$/month: writing objects", lambda a, rate: _format(write_dollars(a, rate))),
+    ("$/month: keeping Parquet", lambda a, rate: _format(storage_dollars(a, rate))),
+    ("$/month: keeping the native table", lambda a, rate: _format(native_dollars(a, rate))),
+    ("$/month: queries of the running day", lambda a, rate: _format(scan_dollars(a, rate))),
 ]
 TABLES = {
     "Kafka": KAFKA,
@@ -316,7 +316,7 @@ TABLES = {
 }
 
 
-def tables(a: Assumptions) -> str:
+def format_tables(a: Assumptions) -> str:
     """All tables as text, a column for each rate."""
     text = io.StringIO()
     console = Console(file=text, width=120)
@@ -330,7 +330,7 @@ def tables(a: Assumptions) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def with_bench(a: Assumptions, path: Path) -> Assumptions:
+def apply_bench(a: Assumptions, path: Path) -> Assumptions:
     """The assumptions with the median rates that `make bench` measured."""
     results = [it for it in json.loads(path.read_text())["results"] if it.get("layout", "") in {"", COMPACT}]
     measured = {(it["part"], it["name"]): it["passes"] for it in results}
@@ -342,19 +342,19 @@ def with_bench(a: Assumptions, path: Path) -> Assumptions:
     return a.model_copy(update=rates)
 
 
-def _number(value: float, infinite: str = "", digits: int = 0) -> str:
+def _format(value: float, infinite: str = "", digits: int = 0) -> str:
     return infinite if value == inf else f"{value:,.{digits}f}"
 
 
-def _scarcest(needs: dict[str, int]) -> str:
+def _find_scarcest(needs: dict[str, int]) -> str:
     return max(needs, key=lambda name: needs[name])
 
 
 def main() -> None:
     a = CliApp.run(Assumptions)
     if a.bench:
-        a = with_bench(a, a.bench)
-    print(tables(a), end="")
+        a = apply_bench(a, a.bench)
+    print(format_tables(a), end="")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
+def start_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
     """Start services, create topics and, with Elasticsearch, apply the index template. Stop the services at the end.
 
     Settings other than addresses come from the environment, so a measurement can be repeated with other values.
@@ -46,6 +46,6 @@ def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSett
         shutil.rmtree(settings.datastream_state)
 
 
-def wide_console() -> Console:
+def make_console() -> Console:
     """A console for tables: as wide as the terminal, or 120 characters without a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=120)

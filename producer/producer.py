@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ride_delivery import Counts, DeliveryError, Sender, Stop
 from ride_generator import CITIES, make_rides, now, spread
-from ride_messages import Message, mixed, replayed
+from ride_messages import Message, mix, read_messages
 
 LINE_EVERY_S = 10.0  # between two progress lines in a log file
 REDRAW_EVERY_S = 0.1  # between two updates of the progress bar
@@ -151,28 +151,30 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop.signals.append(received))
     seconds = duration.total_seconds() if duration else None
-    with _opened(replay) as source:
+    with _open_source(replay) as source:
         try:
             sender = Sender(bootstrap_servers, topic, stop)
         except DeliveryError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
         if source:
-            messages = replayed(source.fileno(), stop.asked)
+            messages = read_messages(source.fileno(), stop.is_asked)
             made_from = f"from {'standard input' if source is sys.stdin.buffer else replay}"
         else:
             if seed is None:
                 seed = secrets.randbelow(2**32)
-            messages = _made(city, seed, faulty=faulty, duplicates=duplicates, since=since, length=length, count=count)
+            messages = _make_messages(
+                city, seed, faulty=faulty, duplicates=duplicates, since=since, length=length, count=count
+            )
             made_from = f"{city}, seed {seed}"
         typer.echo(f"sending to {topic} at {bootstrap_servers} ({made_from})", err=True)
         started = time.monotonic()
-        with _progress(sender.counts, _expected(rate, count, seconds)) as progress:
+        with _show_progress(sender.counts, _estimate_total(rate, count, seconds)) as progress:
             sender.run(messages, rate=rate, count=count, seconds=seconds, progress=progress)
             sender.flush(progress)
 
     counts = sender.counts
-    typer.echo(summary(counts, time.monotonic() - started, seed))
+    typer.echo(format_summary(counts, time.monotonic() - started, seed))
     if counts.failed:
         typer.echo(f"error: {counts.failed} of {counts.sent} messages not delivered: {counts.first_error}", err=True)
         raise typer.Exit(1)
@@ -180,7 +182,7 @@ def main(
         raise typer.Exit(128 + stop.signals[0])
 
 
-def summary(counts: Counts, seconds: float, seed: int | None) -> str:
+def format_summary(counts: Counts, seconds: float, seed: int | None) -> str:
     """The last line of the output: how many messages were sent, and how many of them were delivered."""
     return (
         f"sent {counts.sent} (faulty {counts.faulty}, duplicates {counts.duplicates}), delivered {counts.delivered}, "
@@ -189,7 +191,7 @@ def summary(counts: Counts, seconds: float, seed: int | None) -> str:
     )
 
 
-def _made(
+def _make_messages(
     city_name: str,
     seed: int,
     *,
@@ -201,10 +203,10 @@ def _made(
 ) -> Iterator[Message]:
     city = CITIES[city_name]
     clock = spread(since or now() - length, length, count, city, seed) if length and count else now
-    return mixed(make_rides(city, seed, clock, fixed_start=since is not None), seed, faulty, duplicates)
+    return mix(make_rides(city, seed, clock, fixed_start=since is not None), seed, faulty, duplicates)
 
 
-def _opened(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[BinaryIO]:
+def _open_source(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[BinaryIO]:
     if replay is None:
         return nullcontext(None)
     if str(replay) == "-":
@@ -215,14 +217,14 @@ def _opened(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[Binar
         raise typer.BadParameter(f"--replay: {replay}: {error.strerror}") from error
 
 
-def _expected(rate: float, count: int | None, seconds: float | None) -> int | None:
+def _estimate_total(rate: float, count: int | None, seconds: float | None) -> int | None:
     """The number of messages to send; None if unlimited."""
     by_time = round(rate * seconds) if rate and seconds else None
     return min((n for n in (count, by_time) if n), default=None)
 
 
 @contextmanager
-def _progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]:
+def _show_progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]:
     """Show progress on standard error: a bar on a terminal, otherwise a line every LINE_EVERY_S seconds."""
     started = shown = time.monotonic()
     console = Console(stderr=True)

@@ -52,7 +52,7 @@ class Stop:
     signals: list[int] = field(default_factory=list)
     broken: bool = False
 
-    def asked(self) -> bool:
+    def is_asked(self) -> bool:
         return bool(self.signals) or self.broken
 
 
@@ -81,8 +81,8 @@ class Sender:
                 "message.max.bytes": 2 * 2**20,  # above the topic's limit, so that the broker decides
                 "queue.buffering.max.kbytes": 128 * 2**10,
                 "delivery.timeout.ms": DELIVERY_S * 1000,
-                "on_delivery": self._reported,
-                "error_cb": self._troubled,
+                "on_delivery": self._on_delivery,
+                "error_cb": self._on_error,
                 "log_level": 2,  # this program reports the errors
             }
         )
@@ -118,7 +118,7 @@ class Sender:
         """
         started = time.monotonic()
         elapsed = 0.0
-        while not self.stop.asked() and (seconds is None or elapsed < seconds):
+        while not self.stop.is_asked() and (seconds is None or elapsed < seconds):
             due = BURST if not rate else min(BURST, math.floor(elapsed * rate) + 1 - self.counts.sent)
             if count is not None:
                 due = min(due, count - self.counts.sent)
@@ -163,34 +163,34 @@ class Sender:
                     self._producer.produce(self.topic, message.value, message.key)
                 break
             except BufferError:
-                if self.stop.asked():
+                if self.stop.is_asked():
                     return False
                 self._producer.poll(0.1)
             except KafkaException as error:  # rejected by the client, for example because it is too large
-                self._refused(error.args[0])
+                self._count_failure(error.args[0])
                 break
         self.counts.sent += 1
         self.counts.faulty += message.fault is not None
         self.counts.duplicates += message.duplicate
         return True
 
-    def _reported(self, error: KafkaError | None, _: Report) -> None:
+    def _on_delivery(self, error: KafkaError | None, _: Report) -> None:
         if error is None:
             self.counts.delivered += 1
         else:
-            self._refused(error)
+            self._count_failure(error)
 
-    def _refused(self, error: KafkaError) -> None:
-        self.counts.fail(self._explained(error))
+    def _count_failure(self, error: KafkaError) -> None:
+        self.counts.fail(self._describe(error))
         if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
             self.stop.broken = True
 
-    def _explained(self, error: KafkaError) -> str:
+    def _describe(self, error: KafkaError) -> str:
         if error.code() == KafkaError._MSG_TIMED_OUT:
             return f"no acknowledgement within {DELIVERY_S} s{f' ({self._trouble})' if self._trouble else ''}"
         return str(error.str())
 
-    def _troubled(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError) -> None:
         # Skip "All brokers are down": the error before it has the address and the cause.
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._trouble:
             self._trouble = error.str()

@@ -182,12 +182,12 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
     sphere = great_circle()
     places = city.places
     km_per_degree_lon = [KM_PER_DEGREE * math.cos(math.radians(place.lat)) for place in places]
-    legs = [[_leg(one, other) for other in places] for one in places]
-    origins = [_cumulated([_pull(place, hour, origin=True) for place in places]) for hour in range(24)]
-    destinations = [[_destination_weights(legs[at], places, hour) for at in range(len(places))] for hour in range(24)]
-    hours = _cumulated(DEMAND)
-    surges = [_cumulated(_surge_weights(demand)) for demand in DEMAND]
-    comforts = _cumulated(COMFORT_SHARES)
+    legs = [[_measure_leg(one, other) for other in places] for one in places]
+    origins = [_cumulate([_weigh(place, hour, origin=True) for place in places]) for hour in range(24)]
+    destinations = [[_weigh_destinations(legs[at], places, hour) for at in range(len(places))] for hour in range(24)]
+    hours = _cumulate(DEMAND)
+    surges = [_cumulate(_weigh_surges(demand)) for demand in DEMAND]
+    comforts = _cumulate(COMFORT_SHARES)
     fares = {
         comfort: [
             Fare(round(fare.base * surge, 2), round(fare.per_km * surge, 2), round(fare.per_min * surge, 2))
@@ -214,14 +214,14 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
         km = max(SHORTEST_KM, leg_km * math.exp(gauss(0.0, SCATTER_OF_LENGTH)))
         end = sphere.destination((lat, lon), bearing + gauss(0.0, SCATTER_OF_BEARING), km)
 
-        speed_kmh = _typical_speed(city, km) * TRAFFIC[hour] * math.exp(gauss(0.0, SCATTER_OF_SPEED))
+        speed_kmh = _estimate_speed(city, km) * TRAFFIC[hour] * math.exp(gauss(0.0, SCATTER_OF_SPEED))
         comfort = COMFORTS[bisect(comforts, uniform())]
         fare = fares[comfort][bisect(surges[hour], uniform())]
         if uniform() < ALIAS_SHARE:
             comfort = ALIASES[comfort]
         yield {
             "ride_id": ride_id,
-            "ts": rfc3339(ts),
+            "ts": format_rfc3339(ts),
             "origin": {"lat": lat, "lon": lon},
             "destination": {"lat": round(end.latitude, 6), "lon": round(end.longitude, 6)},
             "comfort": comfort,
@@ -232,7 +232,7 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
         }
 
 
-def rfc3339(moment: datetime) -> str:
+def format_rfc3339(moment: datetime) -> str:
     """Format a UTC time by RFC 3339, with microseconds and `Z`."""
     return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
@@ -254,12 +254,12 @@ def _spread_times(start: datetime, length: timedelta, rides: int, city: City, rn
         yield edges[at] + timedelta(hours=(wanted - demand[at]) / rates[at])
 
 
-def _typical_speed(city: City, km: float) -> float:
+def _estimate_speed(city: City, km: float) -> float:
     """The straight-line speed in km/h; long rides are faster."""
     return city.slow_kmh + (city.fast_kmh - city.slow_kmh) * (1.0 - math.exp(-km / 10.0))
 
 
-def _leg(one: Place, other: Place) -> tuple[float, float]:
+def _measure_leg(one: Place, other: Place) -> tuple[float, float]:
     """Great-circle distance in km and initial bearing in degrees from one place to another."""
     lat1, lat2 = math.radians(one.lat), math.radians(other.lat)
     east = math.radians(other.lon - one.lon)
@@ -270,27 +270,27 @@ def _leg(one: Place, other: Place) -> tuple[float, float]:
     return float(great_circle((one.lat, one.lon), (other.lat, other.lon)).kilometers), math.degrees(bearing)
 
 
-def _pull(place: Place, hour: int, *, origin: bool) -> float:
+def _weigh(place: Place, hour: int, *, origin: bool) -> float:
     sends, draws = PULL[place.kind]
     return place.weight * (sends if origin else draws)[bisect((6, 11, 16, 21), hour)]
 
 
-def _destination_weights(legs: list[tuple[float, float]], places: tuple[Place, ...], hour: int) -> list[float]:
-    return _cumulated(
+def _weigh_destinations(legs: list[tuple[float, float]], places: tuple[Place, ...], hour: int) -> list[float]:
+    return _cumulate(
         [
-            _pull(place, hour, origin=False) / (1.0 + (km / REACH_KM) ** 1.5) * (1.0 if km else 0.5)
+            _weigh(place, hour, origin=False) / (1.0 + (km / REACH_KM) ** 1.5) * (1.0 if km else 0.5)
             for place, (km, _) in zip(places, legs, strict=True)
         ]
     )
 
 
-def _surge_weights(demand: float) -> tuple[float, ...]:
+def _weigh_surges(demand: float) -> tuple[float, ...]:
     """Shares of SURGES at a demand between 0 and 100: a third of the rides at the peak have a surge."""
     share = 0.35 * (demand / 100.0) ** 3
     return 1.0 - share, 0.6 * share, 0.3 * share, 0.1 * share
 
 
-def _cumulated(weights: tuple[float, ...] | list[float]) -> list[float]:
+def _cumulate(weights: tuple[float, ...] | list[float]) -> list[float]:
     """Cumulative shares of the weights without the last one, so that `bisect` with a uniform draw picks an index."""
     total = sum(weights)
     return [end / total for end in accumulate(weights)][:-1]

@@ -9,7 +9,7 @@ import select
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ride_faults import encode, every_fault
+from ride_faults import draw_faults, encode
 from ride_generator import Ride
 
 REMEMBERED = 1000  # messages from which duplicates are drawn
@@ -25,14 +25,14 @@ class Message(NamedTuple):
     duplicate: bool = False
 
 
-def mixed(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) -> Iterator[Message]:
+def mix(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) -> Iterator[Message]:
     """Endless messages, of which a share `faulty` is invalid and a share `duplicates` repeats earlier ones.
 
     The choice uses separate random numbers, so the shares do not change the rides. A duplicate repeats key and value of
     a recent valid message.
     """
     rng = random.Random(f"{seed}:mix")
-    faults = every_fault(rng)
+    faults = draw_faults(rng)
     remembered: list[Message] = []
     while True:
         chance = rng.random() if faulty or duplicates else 1.0
@@ -54,7 +54,7 @@ def mixed(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) ->
         yield message
 
 
-def replayed(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
+def read_messages(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
     """Each line of an open file or pipe as a message: the unchanged bytes before the line feed.
 
     Polls the descriptor, so that a stop request takes effect while a pipe is silent.
@@ -69,18 +69,18 @@ def replayed(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
         head, *lines = chunk.split(b"\n")
         parts.append(head)
         for line in lines:
-            yield _line(b"".join(parts))
+            yield _make_message(b"".join(parts))
             parts = [line]
     rest = b"".join(parts)
     if rest and not stopped():
-        yield _line(rest)
+        yield _make_message(rest)
 
 
-def _line(line: bytes) -> Message:
-    return Message(_key_of(line), line)
+def _make_message(line: bytes) -> Message:
+    return Message(_read_key(line), line)
 
 
-def _key_of(line: bytes) -> bytes | None:
+def _read_key(line: bytes) -> bytes | None:
     """The ride_id in a line; None if it has no readable one."""
     try:
         ride_id = json.loads(line)["ride_id"]

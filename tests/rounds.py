@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from benchmarks.stacks import own_stack
+from benchmarks.stacks import start_stack
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.services import airflow
@@ -126,7 +126,7 @@ def _stack() -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
         patch.setenv("POLL_WAIT_S", "1")
-        with own_stack(RIDES.services, console) as settings:
+        with start_stack(RIDES.services, console) as settings:
             variables = export_settings(settings)
             _set_variables(settings, variables)
             _jobs(variables, "unpause")

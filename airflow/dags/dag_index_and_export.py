@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
-from callbacks.deadline import done_within
+from callbacks.deadline import alert_after
 from operators.base import DEFAULT_ARGS
 from operators.commit_offsets_operator import CommitOffsetsOperator
 from operators.consume_kafka_operator import ConsumeKafkaOperator
@@ -36,7 +36,7 @@ with DAG(
     max_active_runs=1,
     catchup=False,
     default_args=DEFAULT_ARGS,
-    deadline=done_within(timedelta(minutes=15)),
+    deadline=alert_after(timedelta(minutes=15)),
     params={"export_now": Param(False, type="boolean", description="Export all waiting rides now")},
     tags=["datastream", "rides", "elasticsearch", "gcs"],
     doc_md=__doc__,

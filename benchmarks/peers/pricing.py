@@ -20,7 +20,7 @@ def haversine(origin: Point, destination: Point) -> float:
     return 2 * MEAN_EARTH_RADIUS_KM * asin(sqrt(min(a, 1.0)))
 
 
-def priced(ride: dict[str, Any], distance: Callable[[Point, Point], float] = haversine) -> dict[str, Any]:
+def price(ride: dict[str, Any], distance: Callable[[Point, Point], float] = haversine) -> dict[str, Any]:
     """The ride with distance_km and price_total.
 
     Raises:

@@ -13,7 +13,7 @@ import orjson
 from quixstreams import Application
 
 from benchmarks.measured import measured
-from benchmarks.peers.pricing import priced
+from benchmarks.peers.pricing import price
 from benchmarks.route import Route
 
 COMMIT_EVERY = 20_000
@@ -22,7 +22,7 @@ COMMIT_EVERY = 20_000
 def work(value: bytes | None) -> bytes | None:
     """A priced ride, or the unchanged message."""
     try:
-        done: bytes = orjson.dumps(priced(orjson.loads(value)))
+        done: bytes = orjson.dumps(price(orjson.loads(value)))
     except (TypeError, KeyError, ValueError):
         return value
     return done

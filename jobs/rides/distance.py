@@ -47,7 +47,7 @@ def geodesic(origin_lat: Column, origin_lon: Column, destination_lat: Column, de
 _METHODS: dict[str, Distance] = {"haversine": haversine, "geodesic": geodesic}
 
 
-def distance_function(method: str) -> Distance:
+def find_distance_function(method: str) -> Distance:
     """The distance function of a DISTANCE_METHOD.
 
     Raises:

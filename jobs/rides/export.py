@@ -25,7 +25,7 @@ from jobs.kafka.topic_ids import TopicIds
 from jobs.parallel import prefetch
 from jobs.rides.transform import REPETITIVE, flatten
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.parquet import check_bucket, export, holds_objects, object_name
+from jobs.sinks.parquet import check_bucket, export, holds_objects, name_object
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def export_if_due(
     """
     # A caller may see the results of a transaction before readers do.
     settle_s = SETTLE_S if is_asked_for else 0
-    found = backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
+    found = read_backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
     least = 1 if is_asked_for else settings.export_target_records
     if not found.is_due(least):
         held = f", {found.held} of them behind an open transaction" if found.held else ""
@@ -114,7 +114,7 @@ class Backlog(msgspec.Struct, frozen=True):
         return readable > 0 and (self.is_begun or self.is_old or readable >= target_records)
 
 
-def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_s: float = 0) -> Backlog:
+def read_backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_s: float = 0) -> Backlog:
     """Read the backlog of a group on a topic.
 
     Args:
@@ -150,7 +150,7 @@ def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) 
 
     def put_chunk(chunk: Chunk) -> list[str]:
         rows, _ = flatten(read_chunk(chunk.url), chunk.partition)
-        return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk), REPETITIVE)
+        return export(client, bucket, rows, partial(name_object, prefix, staged.topic, chunk), REPETITIVE)
 
     # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
     return [name for _, names in prefetch(put_chunk, staged.chunks, ahead=2) for name in names]

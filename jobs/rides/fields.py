@@ -95,7 +95,7 @@ SINK_FIELDS = (
 )
 
 
-def in_table_order(fields: Iterable[Field]) -> list[Field]:
+def sort_for_table(fields: Iterable[Field]) -> list[Field]:
     """Texts and times first, otherwise in the given order."""
     return sorted(fields, key=lambda field: not field.kind.is_text)
 
@@ -107,7 +107,7 @@ _TEMPLATE_SETTINGS = {
 }
 
 
-def json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[tuple[str, Field]], str]:
+def make_json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[tuple[str, Field]], str]:
     """The layout of one JSON object without spaces.
 
     Args:
@@ -131,7 +131,7 @@ def json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[t
     return layout, text + ("}}" if parent else "}")
 
 
-def index_template() -> dict[str, Any]:
+def make_index_template() -> dict[str, Any]:
     """The Elasticsearch index template. Its mapping is strict: a document with an unknown field is rejected."""
     properties: dict[str, Any] = {}
     for field in SINK_FIELDS:
@@ -146,9 +146,9 @@ def index_template() -> dict[str, Any]:
     }
 
 
-def table_schema() -> list[dict[str, str]]:
+def make_table_schema() -> list[dict[str, str]]:
     """The columns of the BigQuery tables, in the format of Terraform's `google_bigquery_table`."""
     return [
         {"name": field.column, "type": _TYPES[field.kind][1], "mode": "REQUIRED", "description": field.description}
-        for field in in_table_order(SINK_FIELDS)
+        for field in sort_for_table(SINK_FIELDS)
     ]

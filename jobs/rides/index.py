@@ -13,9 +13,9 @@ from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
 from jobs.parallel import prefetch
 from jobs.rides.contract import Reason
-from jobs.rides.transform import documents
+from jobs.rides.transform import make_documents
 from jobs.rides.vertical import TEMPLATE
-from jobs.sinks.elasticsearch import actions, bulk, verify_template
+from jobs.sinks.elasticsearch import index_batches, make_bulk_lines, verify_template
 
 
 def put_elasticsearch(
@@ -37,7 +37,7 @@ def put_elasticsearch(
     def load(chunk: Chunk) -> tuple[pa.Int64Array, pa.StringArray]:
         rows = read_chunk(chunk.url)
         offsets = rows.column("kafka_offset")
-        return offsets, actions(rows.column("ride_id"), offsets, documents(rows))
+        return offsets, make_bulk_lines(rows.column("ride_id"), offsets, make_documents(rows))
 
     def batches() -> Iterator[tuple[tuple[Chunk, pa.Int64Array], pa.StringArray]]:
         for chunk, (offsets, lines) in prefetch(load, transformed.chunks):
@@ -45,7 +45,7 @@ def put_elasticsearch(
 
     def rejected() -> Iterator[pa.RecordBatch]:
         nonlocal refused
-        for (chunk, all_offsets), refusals in bulk(client, index, batches()):
+        for (chunk, all_offsets), refusals in index_batches(client, index, batches()):
             if not refusals:
                 continue
             refused += len(refusals)

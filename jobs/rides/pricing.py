@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.kafka.staged import make_outcome_batch
-from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, make_columns
 from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
-from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, json_layout
+from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, make_json_layout
 
 _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
-_LAYOUT, _END = json_layout(RESULT_FIELDS)
+_LAYOUT, _END = make_json_layout(RESULT_FIELDS)
 _NUMBERS = {field.path: field.kind for field in RAW_FIELDS if not field.kind.is_text}
 _LIMITS = {
     Kind.LATITUDE: (-90, 90),
@@ -85,16 +85,16 @@ def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
     parsed, faults = _parse(values, np.delete(np.arange(count), read.rows))
     rows = np.concatenate([read.rows, parsed.rows])
     rides = pa.concat_batches([read.values, parsed.values])
-    distance_km, price_total = _fares(rides, distance)
+    distance_km, price_total = _compute_fares(rides, distance)
     is_finite = np.isfinite(price_total)
     for row in rows[~is_finite].tolist():
         faults[row] = _Fault(Reason.NOT_FINITE, "price_total is too large a number")
-    positions = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
+    positions = _find_positions(count, np.flatnonzero(is_finite), rows[is_finite])
     row_faults = list(map(faults.get, range(count)))
     return make_outcome_batch(
         messages,
         keys=rides.column("ride_id").cast(pa.binary()).take(positions),
-        values=_results(rides, distance_km, price_total).take(positions),
+        values=_write_results(rides, distance_km, price_total).take(positions),
         reasons=[fault and fault.reason for fault in row_faults],
         texts=[fault and fault.text for fault in row_faults],
         stacktraces=[fault and fault.stacktrace for fault in row_faults],
@@ -107,13 +107,15 @@ def _read(messages: pa.BinaryArray) -> _Rides:
     rows = np.flatnonzero([ride is not None for ride in decoded])
     repeats = _may_repeat_keys(messages if len(rows) == len(messages) else messages.take(pa.array(rows)))
     rows = rows[~repeats]
-    rides = columns([decoded[row] for row in rows.tolist()], RIDES_SCHEMA)
+    rides = make_columns([decoded[row] for row in rows.tolist()], RIDES_SCHEMA)
     ride_id = pc.ascii_lower(rides.column("ride_id"))
-    ts = normalised_timestamps(rides.column("ts"))
+    ts = normalise_timestamps(rides.column("ts"))
     comfort = _COMFORTS.take(pc.index_in(rides.column("comfort"), _WRITTEN))
     numbers = {path: rides.column(path) for path in _NUMBERS}
     rides = pa.record_batch([ride_id, ts, comfort, *numbers.values()], schema=RIDES_SCHEMA)
-    is_good = _mask(pc.match_substring_regex(ride_id, IS_RIDE_ID)) & _mask(ts.is_valid()) & _mask(comfort.is_valid())
+    is_good = (
+        _to_mask(pc.match_substring_regex(ride_id, IS_RIDE_ID)) & _to_mask(ts.is_valid()) & _to_mask(comfort.is_valid())
+    )
     for path, kind in _NUMBERS.items():
         lowest, highest = _LIMITS[kind]
         number = numbers[path].to_numpy()
@@ -133,7 +135,7 @@ def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
 
     msgspec keeps the last of repeated keys and ignores the keys of unknown fields.
     """
-    content, offsets = _buffers(messages)
+    content, offsets = _read_buffers(messages)
     # The colon of a key follows its closing quote or white space, but so may a colon in a string. So the count is never
     # below the number of keys. Each mandatory key occurs at least once, so a count of only these means no repetition.
     before, after = content[:-1], content[1:]
@@ -168,7 +170,7 @@ def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
     The text of a key is between the quote before its colon and the quote before that one. Equal keys have equal texts,
     unless a text has a backslash; those keys are not counted.
     """
-    content, offsets = _buffers(messages)
+    content, offsets = _read_buffers(messages)
     quotes = np.flatnonzero(content == ord('"')).astype(np.int32)
     closing = np.flatnonzero(content[quotes + 1] == ord(":"))
     edges = np.zeros(2 * len(closing) + 1, np.int32)
@@ -178,13 +180,13 @@ def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
     texts = pa.Array.from_buffers(pa.binary(), 2 * len(closing), buffers).dictionary_encode()
     # Texts from the 64th on share a bit, so they count as one.
     bits = np.left_shift(np.uint64(1), np.minimum(np.arange(len(texts.dictionary), dtype=np.uint64), 63))
-    bits[_mask(pc.match_substring(texts.dictionary, "\\"))] = 0
+    bits[_to_mask(pc.match_substring(texts.dictionary, "\\"))] = 0
     key_bits = np.append(bits[texts.indices.drop_null().to_numpy()], np.uint64(0))
     begins = np.searchsorted(quotes[closing], offsets[:-1])
     return np.bitwise_count(np.bitwise_or.reduceat(key_bits, begins))
 
 
-def _buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def _read_buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """The bytes of all values, and the offsets of their beginnings and of the last one's end."""
     _, offsets, content = values.buffers()
     edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
@@ -201,18 +203,18 @@ def _parse(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, _Fau
         except RejectedError as error:
             faults[row] = _Fault(*error.args)
         except Exception as error:  # one bad message never stops a batch
-            text = _utf8(f"{type(error).__name__}: {error}")
-            faults[row] = _Fault(Reason.UNEXPECTED, text, _utf8(traceback.format_exc()))
-    rides = columns(list(parsed.values()), RIDES_SCHEMA)
+            text = _escape_surrogates(f"{type(error).__name__}: {error}")
+            faults[row] = _Fault(Reason.UNEXPECTED, text, _escape_surrogates(traceback.format_exc()))
+    rides = make_columns(list(parsed.values()), RIDES_SCHEMA)
     return _Rides(np.fromiter(parsed, np.int64, len(parsed)), rides), faults
 
 
-def _utf8(text: str) -> str:
+def _escape_surrogates(text: str) -> str:
     # JSON can have a lone surrogate as an escape, which UTF-8 cannot encode.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
+def normalise_timestamps(ts: pa.StringArray) -> pa.StringArray:
     """Times as `normalise_timestamp` returns them; null for those that it rejects."""
     is_other = pc.invert(pc.match_substring_regex(ts, IS_TIMESTAMP))
     others = [_try_normalise_timestamp(text) for text in ts.filter(is_other).to_pylist()]
@@ -226,7 +228,7 @@ def _try_normalise_timestamp(text: str) -> str | None:
         return None
 
 
-def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
+def _compute_fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]:
     """Distance in km and price of each ride (a row of RIDES_SCHEMA)."""
     number = {path: rides.column(path).to_numpy() for path in _NUMBERS}
     with np.errstate(over="ignore", invalid="ignore"):
@@ -241,7 +243,7 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
     return distance_km, price_total
 
 
-def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) -> pa.BinaryArray:
+def _write_results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) -> pa.BinaryArray:
     """Write rides as JSON, each number with the fewest digits that parse to the same double.
 
     Normalised values need no escapes.
@@ -252,13 +254,13 @@ def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) 
     return pc.binary_join_element_wise(*parts, _END, "").cast(pa.binary())
 
 
-def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
+def _find_positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
     """For each of `count` messages, its position; null if the message is not in `rows`."""
     position = np.full(count, -1, dtype=np.int64)
     position[rows] = positions
     return pa.array(position, mask=position < 0)
 
 
-def _mask(array: pa.BooleanArray) -> Mask:
+def _to_mask(array: pa.BooleanArray) -> Mask:
     mask: Mask = array.to_numpy(zero_copy_only=False)
     return mask

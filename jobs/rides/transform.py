@@ -1,7 +1,7 @@
 """TransformJSON's work: turn values of rides_result into flat rows with agent_timestamp for the sinks.
 
 `SINK_SCHEMA` is the one definition of a row in both sinks. Parquet has the same columns; in Elasticsearch, each pair of
-coordinates is a geo_point (`documents`).
+coordinates is a geo_point (`make_documents`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from msgspec import Meta
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
 from jobs.parallel import prefetch
-from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, make_columns
 from jobs.rides.contract import Reason
-from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, in_table_order, json_layout
+from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, make_json_layout, sort_for_table
 
 _UTC = pa.timestamp("us", "UTC")
 _ARROW_TYPES = {
@@ -34,12 +34,12 @@ _ARROW_TYPES = {
     Kind.OFFSET: pa.int64(),
 }
 SINK_SCHEMA = pa.schema(
-    [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in in_table_order(SINK_FIELDS)]
+    [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in sort_for_table(SINK_FIELDS)]
 )
 # See `jobs.sinks.parquet.export`.
 REPETITIVE = tuple(field.column for field in SINK_FIELDS if field.is_repetitive)
 # The layout includes the Z of a time.
-_DOCUMENT, _DOCUMENT_END = json_layout(SINK_FIELDS, time_end='Z"')
+_DOCUMENT, _DOCUMENT_END = make_json_layout(SINK_FIELDS, time_end='Z"')
 
 _LAST_MILLISECOND = 253_402_300_799_999
 
@@ -109,7 +109,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
         [
             results.column("ride_id"),
             pc.cast(results.column("ts"), _UTC),
-            _agent_timestamps(sent),
+            _make_agent_timestamps(sent),
             results.column("comfort"),
             *(results.column(field.path) for field in RESULT_FIELDS if not field.kind.is_text),
             pa.repeat(pa.scalar(partition, pa.int32()), len(results)),
@@ -131,7 +131,7 @@ def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list
             faults.append(None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(str(error))
-    results = columns(rides, RESULTS_SCHEMA)
+    results = make_columns(rides, RESULTS_SCHEMA)
     is_canonical = pc.and_(
         pc.match_substring_regex(results.column("ride_id"), IS_RIDE_ID),
         pc.match_substring_regex(results.column("ts"), IS_TIMESTAMP),
@@ -143,19 +143,19 @@ def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list
     return results.filter(is_canonical), is_result, [fault for fault in faults if fault is not None]
 
 
-def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
+def _make_agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
     """Kafka timestamps, clipped to the years 1970–9999: another producer may set any value."""
     kept = np.clip(milliseconds.to_numpy(), 0, _LAST_MILLISECOND)
     return pa.array(kept * 1000, pa.int64()).cast(_UTC)
 
 
-def documents(rows: pa.RecordBatch) -> pa.StringArray:
+def make_documents(rows: pa.RecordBatch) -> pa.StringArray:
     """Each row of SINK_SCHEMA as a JSON document for the index `rides`. No value needs escaping."""
-    parts = [part for before, field in _DOCUMENT for part in (before, _text(rows.column(field.column)))]
+    parts = [part for before, field in _DOCUMENT for part in (before, _format_column(rows.column(field.column)))]
     return pc.binary_join_element_wise(*parts, _DOCUMENT_END, "")
 
 
-def _text(column: pa.Array) -> pa.StringArray:
+def _format_column(column: pa.Array) -> pa.StringArray:
     if column.type == _UTC:
         # Without a time zone, Arrow prints a time without an offset.
         return pc.replace_substring(pc.cast(column.cast(pa.timestamp("us")), pa.string()), " ", "T")

@@ -66,11 +66,11 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
         ServiceUnavailableError: the template could not be applied.
     """
     template = json.loads(path.read_text())
-    with explained(client, f"applying the template of index {index}"):
+    with translate_errors(client, f"applying the template of index {index}"):
         client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
         if not client.indices.exists(index=index):
             return
-        _held(client, index)
+        _read_index(client, index)
         try:
             client.indices.put_mapping(index=index, **template["template"]["mappings"])
         except BadRequestError as error:
@@ -88,11 +88,11 @@ def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
         ServiceUnavailableError: the mapping could not be read.
     """
     wanted = json.loads(path.read_text())["template"]["mappings"]
-    with explained(client, f"reading the mapping of index {index}"):
+    with translate_errors(client, f"reading the mapping of index {index}"):
         try:
             if client.indices.exists(index=index):
                 # For an alias, the newest of its indices.
-                held = max(_held(client, index).items())[1]["mappings"]
+                held = max(_read_index(client, index).items())[1]["mappings"]
             else:
                 (template,) = client.indices.get_index_template(name=index)["index_templates"]
                 held = template["index_template"]["template"]["mappings"]
@@ -113,7 +113,7 @@ def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
         )
 
 
-def _held(client: Elasticsearch, index: str) -> dict[str, Any]:
+def _read_index(client: Elasticsearch, index: str) -> dict[str, Any]:
     """The index, or the indices of an alias, by name.
 
     Raises:
@@ -125,7 +125,7 @@ def _held(client: Elasticsearch, index: str) -> dict[str, Any]:
     return held
 
 
-def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
+def make_bulk_lines(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
     """The two lines of a bulk request for each document."""
     return pc.binary_join_element_wise(
         '{"index":{"_id":"',
@@ -148,10 +148,10 @@ def _escape(texts: pa.StringArray) -> pa.StringArray:
     return pc.replace_with_mask(texts, is_unsafe, pa.array(escaped, pa.string()))
 
 
-def bulk(
+def index_batches(
     client: Elasticsearch, index: str, batches: Iterable[tuple[T, pa.StringArray]]
 ) -> Iterator[tuple[T, dict[int, str]]]:
-    """Index batches of documents (rows of `actions`). Requests of consecutive batches run in parallel.
+    """Index batches of documents (rows of `make_bulk_lines`). Requests of consecutive batches run in parallel.
 
     Args:
         batches: each batch with a value that identifies it to the caller.
@@ -173,7 +173,7 @@ def bulk(
                 yield batch, start, lines.slice(start, _DOCUMENTS_PER_REQUEST), start == starts[-1]
 
     refusals: dict[int, str] = {}
-    with explained(client, f"indexing into {index}"):
+    with translate_errors(client, f"indexing into {index}"):
         sent = prefetch(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
         for (batch, start, _, is_last), refused in sent:
             refusals.update({start + row: message for row, message in refused.items()})
@@ -191,7 +191,7 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
         ConfigurationError: the client may not delete from the index.
         ServiceUnavailableError: not all documents were deleted; it is safe to try again.
     """
-    with explained(client, f"deleting from {index}"):
+    with translate_errors(client, f"deleting from {index}"):
         client.indices.refresh(index=index, ignore_unavailable=True)
         found = scan(
             client,
@@ -233,11 +233,11 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
     ):
         with attempt:
             rest = lines if len(left) == len(lines) else lines.take(pa.array(left))
-            if not _request(client, index, rest, "errors")["errors"]:
+            if not _post_bulk(client, index, rest, "errors")["errors"]:
                 return refusals
             # Send the same documents again, which changes nothing, and ask for the result of each. To ask every time
             # would cost more.
-            items = _request(client, index, rest, _RESULT_OF_EACH)["items"]
+            items = _post_bulk(client, index, rest, _RESULT_OF_EACH)["items"]
             again = []
             for row, item in zip(left.tolist(), items, strict=True):
                 result = item["index"]
@@ -253,7 +253,7 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
     return refusals
 
 
-def _request(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: str) -> dict[str, Any]:
+def _post_bulk(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: str) -> dict[str, Any]:
     """Send a bulk request; returns the part of the answer that `wanted` (a filter_path) selects."""
     _, offsets, data = lines.buffers()
     begin, end = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]].tolist()
@@ -283,7 +283,7 @@ def _describe(error: dict[str, Any]) -> str:
 
 
 @contextmanager
-def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
+def translate_errors(client: Elasticsearch, doing: str) -> Iterator[None]:
     """Turn the client's errors into ones with the address and what to do."""
     where = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
     try:

@@ -36,7 +36,7 @@ def check_bucket(client: storage.Client, bucket: str) -> None:
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"looking for bucket {bucket}"):
+    with translate_errors(client, f"looking for bucket {bucket}"):
         try:
             is_there = client.bucket(bucket).exists(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
         except google.api_core.exceptions.Forbidden:
@@ -54,7 +54,7 @@ def create_bucket(client: storage.Client, bucket: str) -> None:
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"creating bucket {bucket}"), suppress(google.api_core.exceptions.Conflict):
+    with translate_errors(client, f"creating bucket {bucket}"), suppress(google.api_core.exceptions.Conflict):
         client.create_bucket(bucket, timeout=_UPLOAD_TIMEOUT_S)
 
 
@@ -64,11 +64,11 @@ def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"listing bucket {bucket}"):
+    with translate_errors(client, f"listing bucket {bucket}"):
         return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
 
 
-def objects(
+def list_objects(
     client: storage.Client, bucket: str, prefix: str, hours: tuple[str, str] | None = None
 ) -> list[storage.Blob]:
     """The Parquet objects under the prefix, sorted by name.
@@ -79,7 +79,7 @@ def objects(
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"listing bucket {bucket}"):
+    with translate_errors(client, f"listing bucket {bucket}"):
         edges = [join(prefix, hour) for hour in hours] if hours else [None, None]
         found = client.list_blobs(
             bucket,
@@ -100,7 +100,7 @@ def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
         ServiceUnavailableError: it could not be read.
     """
     url = f"gs://{blob.bucket.name}/{blob.name}"
-    with explained(blob.client, f"reading {url}"):
+    with translate_errors(blob.client, f"reading {url}"):
         content = blob.download_as_bytes(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
     try:
         table = pq.read_table(io.BytesIO(content))
@@ -134,7 +134,7 @@ def delete_rows(
         stop=stop_after_attempt(5),
         reraise=True,
     )
-    with explained(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
+    with translate_errors(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
         dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, repetitive, is_dropped)
     return dropped
 
@@ -163,7 +163,7 @@ def join(prefix: str, name: str) -> str:
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
 
 
-def object_name(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
+def name_object(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
     """The name of the object for the rows of a chunk in one hour (`YYYY/MM/DD/HH`, UTC)."""
     return join(prefix, f"{hour}/{topic}-{chunk.partition:05d}-{chunk.first:020d}-{chunk.last:020d}.parquet")
 
@@ -185,16 +185,16 @@ def export(
     Raises:
         ServiceUnavailableError, ConfigurationError: not all objects were written; it is safe to try again.
     """
-    parts = [(name(hour), part) for hour, part in by_hour(rows)]
+    parts = [(name(hour), part) for hour, part in split_by_hour(rows)]
     target = client.bucket(bucket)
-    with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, explained(client, f"writing to bucket {bucket}"):
+    with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, translate_errors(client, f"writing to bucket {bucket}"):
         # The first failure cancels the rest.
         for _ in pool.map(lambda part: _upload(target, part[0], part[1], repetitive), parts):
             pass
     return [name for name, _ in parts]
 
 
-def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+def split_by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of each hour of ts, in order of offset."""
     hours = rows.column("ts").cast(pa.int64()).to_numpy() // 3_600_000_000
     if (hours[1:] < hours[:-1]).any():
@@ -228,7 +228,7 @@ def _upload(
 
 
 @contextmanager
-def explained(client: storage.Client, doing: str) -> Iterator[None]:
+def translate_errors(client: storage.Client, doing: str) -> Iterator[None]:
     """Turn the client's errors into ones with the address and what to do."""
     where = client._connection.API_BASE_URL
     try:

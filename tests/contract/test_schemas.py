@@ -16,7 +16,7 @@ from jobs.kafka.staged import REJECT_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
-from ride_faults import FAULTS, every_fault
+from ride_faults import FAULTS, draw_faults
 from tests.testkit.rides import result, ride
 
 SCHEMAS = {path.name.split(".")[0]: json.loads(path.read_text()) for path in ROOT.glob("infra/kafka/schemas/*.json")}
@@ -36,7 +36,7 @@ def test_code_schema_and_producer_share_the_reject_reasons() -> None:
     assert SCHEMAS["rides_dlq"]["properties"][REASON]["enum"] == [str(reason) for reason in Reason]
     later = {Reason.INVALID_RESULT, Reason.REFUSED_BY_ELASTICSEARCH, Reason.UNEXPECTED}
     assert set(FAULTS) == set(Reason) - later
-    assert {label for label, _ in islice(every_fault(random.Random(7)), 100)} == set(FAULTS)
+    assert {label for label, _ in islice(draw_faults(random.Random(7)), 100)} == set(FAULTS)
 
 
 def test_code_and_schemas_have_the_same_fields() -> None:

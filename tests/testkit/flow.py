@@ -27,7 +27,7 @@ from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
-from jobs.rides.export import Backlog, backlog, put_gcs
+from jobs.rides.export import Backlog, put_gcs, read_backlog
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
@@ -168,7 +168,7 @@ class Exporting(Flow):
         self.commit(staged)
 
     def backlog(self, max_age_s: float = 300, *, settle_s: float = 0) -> Backlog:
-        return backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
+        return read_backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
 
     def objects(self) -> dict[str, bytes]:
         """The objects under the prefix by name."""

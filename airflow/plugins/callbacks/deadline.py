@@ -22,7 +22,7 @@ async def report_missed_deadline(context: dict[str, Any] | None = None, **_: Any
     )
 
 
-def done_within(limit: timedelta) -> DeadlineAlert:
+def alert_after(limit: timedelta) -> DeadlineAlert:
     """An alert for runs that do not finish within `limit` after they were queued.
 
     The other references never fire for runs without a logical date, for example asset-triggered runs.

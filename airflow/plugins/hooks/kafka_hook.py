@@ -10,7 +10,7 @@ from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
 class KafkaHook(KafkaBaseHook):
     """Returns the configuration of a connection for jobs.kafka, including managed authentication."""
 
-    def config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
         """The connection's extra, with bootstrap.servers."""
         config = self._build_config()
         # jobs.kafka sets these for each consumer; the connection is shared by all tasks.

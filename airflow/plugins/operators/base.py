@@ -61,26 +61,26 @@ class DatastreamOperator(BaseOperator):
     @cached_property
     def kafka(self) -> dict[str, Any]:
         """The configuration in the Kafka connection."""
-        return KafkaHook(self.kafka_conn_id).config()
+        return KafkaHook(self.kafka_conn_id).read_config()
 
-    def folder(self, context: Context, settings: Settings) -> Folder:
+    def locate_folder(self, context: Context, settings: Settings) -> Folder:
         """The staging folder of this try."""
         task = context["ti"]
-        return self.run_folder(context, settings).child(task.task_id, str(task.try_number))
+        return self.locate_run_folder(context, settings).child(task.task_id, str(task.try_number))
 
-    def run_folder(self, context: Context, settings: Settings) -> Folder:
+    def locate_run_folder(self, context: Context, settings: Settings) -> Folder:
         """The staging folder of this run."""
-        return self.dag_folder(context, settings).child(context["ti"].run_id)
+        return self.locate_dag_folder(context, settings).child(context["ti"].run_id)
 
-    def dag_folder(self, context: Context, settings: Settings) -> Folder:
+    def locate_dag_folder(self, context: Context, settings: Settings) -> Folder:
         """The staging folder of this DAG."""
         return Folder(settings.staging).child(context["ti"].dag_id)
 
-    def topic_ids(self, settings: Settings) -> TopicIds:
+    def make_topic_ids(self, settings: Settings) -> TopicIds:
         """The ids of the topics that groups have read."""
         return TopicIds(Folder(settings.staging))
 
-    def unfinished(self, url: str) -> Manifest:
+    def read_unfinished(self, url: str) -> Manifest:
         """Read the manifest at `url`. Skips the task if its claim is already committed, as in a cleared old run."""
         manifest = read_manifest(url)
         if manifest.is_passed_by(read_group_offsets(self.kafka, manifest.topic, manifest.group)):

@@ -55,7 +55,7 @@ class CommitOffsetsOperator(DatastreamOperator):
             Rejects(read_manifest(self.put), self.put_by, "TASK_PUT"),
         ]
         refused = commit_offsets(self.kafka, transformed, rejects, self.dlq_topic, self.dag_id)
-        self.run_folder(context, settings).delete()
+        self.locate_run_folder(context, settings).delete()
         self.log.info("Committed %s, rejected %d messages", transformed.ends, refused.total())
         for reason, count in refused.items():
             Stats.incr(f"{self.refused_metric}.{reason}", count)

@@ -13,6 +13,6 @@ class ComputeCostOperator(StepOperator):
 
     def step(self, manifest: Manifest, folder: Folder, settings: RidesSettings) -> tuple[str, Manifest]:
         from jobs.rides.compute import compute
-        from jobs.rides.distance import distance_function
+        from jobs.rides.distance import find_distance_function
 
-        return compute(manifest, distance_function(settings.distance_method), folder)
+        return compute(manifest, find_distance_function(settings.distance_method), folder)

@@ -55,13 +55,13 @@ class ConsumeKafkaOperator(DatastreamOperator):
     def work(self, context: Context, settings: Settings) -> str:
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
-        self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
+        self.locate_dag_folder(context, settings).delete_all_but(self.locate_run_folder(context, settings))
         with open_group_reader(self.kafka, self.topic, self.group) as reader:
             claimed = claim(
                 self.kafka,
                 reader,
                 Limits.from_settings(settings),
-                topic_ids=self.topic_ids(settings),
+                topic_ids=self.make_topic_ids(settings),
                 wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
                 settle_s=0 if self.waits_for_messages else SETTLE_S,
                 has_output=self._has_output,
@@ -69,7 +69,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
             Stats.gauge(f"datastream.lag.{self.topic}", claimed.lag)
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
-            url, manifest = stage(self.kafka, reader, claimed, self.folder(context, settings))
+            url, manifest = stage(self.kafka, reader, claimed, self.locate_folder(context, settings))
         self.log.info(
             "Staged %d messages of %s in %d chunks; the group was %d offsets behind",
             manifest.records,

@@ -52,7 +52,7 @@ class PublishKafkaOperator(DatastreamOperator):
         manifest = read_manifest(self.computed)
         outlet = Outlet(self.result_topic, self.dlq_topic, self.dag_id, self.computed_by, "TRANSFORMATION")
         published = publish(self.kafka, manifest, outlet)
-        self.run_folder(context, settings).delete()
+        self.locate_run_folder(context, settings).delete()
         reasons = ", ".join(f"{count} {reason}" for reason, count in published.rejects.most_common())
         total = published.rejects.total()
         self.log.info(

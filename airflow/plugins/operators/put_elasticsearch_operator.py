@@ -33,10 +33,10 @@ class PutElasticsearchOperator(DatastreamOperator):
         from hooks.elasticsearch_hook import ElasticsearchHook
         from jobs.rides.index import put_elasticsearch
 
-        staged = self.unfinished(self.staged)
+        staged = self.read_unfinished(self.staged)
         client = ElasticsearchHook(self.es_conn_id).get_conn
         url, indexed = put_elasticsearch(
-            client, settings.rides_index, staged, read_manifest(self.transformed), self.folder(context, settings)
+            client, settings.rides_index, staged, read_manifest(self.transformed), self.locate_folder(context, settings)
         )
         count = indexed.records - indexed.rejects
         self.log.info("Indexed %d rides into %s, rejected %d", count, settings.rides_index, indexed.rejects)

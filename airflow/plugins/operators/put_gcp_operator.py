@@ -55,8 +55,8 @@ class PutGCPOperator(DatastreamOperator):
             CloudStorageHook(self.gcp_conn_id).get_conn,
             Target(self.topic, self.group, self.bucket, self.prefix),
             settings,
-            self.folder(context, settings),
-            topic_ids=self.topic_ids(settings),
+            self.locate_folder(context, settings),
+            topic_ids=self.make_topic_ids(settings),
             is_asked_for=context["params"]["export_now"],
         )
         if exported.waits and self.staged is None:

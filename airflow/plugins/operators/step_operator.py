@@ -31,7 +31,7 @@ class StepOperator(DatastreamOperator):
         """Process the chunks; returns URL and content of the manifest for the next task."""
 
     def work(self, context: Context, settings: Any) -> str:
-        url, done = self.step(self.unfinished(self.staged), self.folder(context, settings), settings)
+        url, done = self.step(self.read_unfinished(self.staged), self.locate_folder(context, settings), settings)
         self.log.info(
             "Processed %d messages in %d chunks, rejected %d",
             done.records + done.rejects,

@@ -43,9 +43,9 @@ from jobs.ledger.verdict import Figure
 from jobs.rides.ops.superseded import Superseded, is_before, is_reprocessing, read_identity, read_mark
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.settings import ROOT
-from jobs.sinks.elasticsearch import explained as elasticsearch_explained
-from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
 from jobs.sinks.parquet import join
+from jobs.sinks.parquet import translate_errors as translate_storage_errors
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
@@ -386,7 +386,7 @@ def _count_documents(systems: Systems[RidesSettings], expected_min: int, expecte
     client, index = systems.elasticsearch, systems.settings.rides_index
 
     def read_count() -> int:
-        with elasticsearch_explained(client, f"counting {index}"):
+        with translate_elasticsearch_errors(client, f"counting {index}"):
             count: int = client.count(index=index, ignore_unavailable=True)["count"]
         return count
 
@@ -414,7 +414,7 @@ def _read_parquet(
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
 
     settings = systems.settings
-    with storage_explained(systems.gcs, f"reading bucket {settings.bucket}"):
+    with translate_storage_errors(systems.gcs, f"reading bucket {settings.bucket}"):
         blobs = [
             blob
             for blob in systems.gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))

@@ -22,10 +22,10 @@ from jobs.kafka.staged import make_message_batch
 from jobs.parallel import prefetch
 from jobs.rides.ops.retention import compute_expiry
 from jobs.rides.ops.superseded import is_reprocessing
-from jobs.rides.transform import SINK_SCHEMA, documents, flatten
+from jobs.rides.transform import SINK_SCHEMA, flatten, make_documents
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
-from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
-from jobs.sinks.parquet import check_bucket, objects, read_rows
+from jobs.sinks.elasticsearch import apply_template, index_batches, make_bulk_lines, translate_errors
+from jobs.sinks.parquet import check_bucket, list_objects, read_rows
 
 _READ_AHEAD = 8  # objects read in parallel
 _BULK_ROWS = 50_000  # the minimum; many objects hold only a few hundred rows
@@ -75,13 +75,13 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
         for batch in _join_batches(batches, _BULK_ROWS):
             kept = batch if expiry is None else _filter_unexpired(batch, expiry, topic_bounds)
             done.expired += len(batch) - len(kept)
-            yield None, actions(kept["ride_id"], kept["kafka_offset"], documents(kept))
+            yield None, make_bulk_lines(kept["ride_id"], kept["kafka_offset"], make_documents(kept))
 
-    for _, refusals in bulk(elasticsearch, index, build_actions()):
+    for _, refusals in index_batches(elasticsearch, index, build_actions()):
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
     _check_no_reprocessing(systems)  # one may have started meanwhile
-    with explained(elasticsearch, f"counting {index}"):
+    with translate_errors(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
     return done
@@ -96,7 +96,7 @@ def _check_no_reprocessing(systems: Systems[RidesSettings]) -> None:
 
 
 def _read_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
-    blobs = objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
+    blobs = list_objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
     for _, rows in prefetch(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
         done.objects += 1
         done.rows += len(rows)

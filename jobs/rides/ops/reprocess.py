@@ -53,12 +53,12 @@ from jobs.rides.ops.superseded import (
     read_identity,
     read_mark,
 )
-from jobs.rides.pricing import normalised_timestamps
+from jobs.rides.pricing import normalise_timestamps
 from jobs.rides.transform import REPETITIVE, SINK_SCHEMA
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
-from jobs.sinks.parquet import check_bucket, delete_rows, objects
+from jobs.sinks.parquet import check_bucket, delete_rows, list_objects
 
 _CHUNK = 10_000  # the maximum number of messages in a transaction
 _SNAPSHOT_WITHIN_S = 60
@@ -330,7 +330,7 @@ def _scan_ranges(
 def _identify(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]:
     """Yield each valid message with its ride and its ts in canonical form."""
     identified = [(message, *pair) for message in messages if (pair := read_identity(message)) is not None]
-    times = normalised_timestamps(pa.array([ts for _, _, ts in identified], pa.string())).to_pylist()
+    times = normalise_timestamps(pa.array([ts for _, _, ts in identified], pa.string())).to_pylist()
     for (message, ride, _), ts in zip(identified, times, strict=True):
         if ts is not None:
             yield message, ride, ts
@@ -454,7 +454,7 @@ def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocess
         return copies.superseded.covers(pa.array(ids, pa.binary(16)), partitions, offsets)
 
     hours = _format_hour(copies.first), _format_hour(copies.last)
-    blobs = objects(systems.gcs, settings.bucket, settings.gcs_prefix, hours)
+    blobs = list_objects(systems.gcs, settings.bucket, settings.gcs_prefix, hours)
     with ThreadPoolExecutor(_PARALLEL_OBJECTS) as pool:
         dropped = pool.map(lambda blob: delete_rows(blob, SINK_SCHEMA, REPETITIVE, is_superseded), blobs)
         for number, rows in enumerate(dropped, start=1):

@@ -16,7 +16,7 @@ from jobs.errors import ConfigurationError
 from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, open_consumer, translate_broker_errors
 from jobs.kafka.offsets import Bounds, list_partitions, read_bounds
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.elasticsearch import delete_where, explained
+from jobs.sinks.elasticsearch import delete_where, translate_errors
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
@@ -58,7 +58,7 @@ def delete_expired(systems: Systems[RidesSettings], *, dry_run: bool) -> Expired
         _check_longer_than_topic(settings, config)
     is_old: dict[str, Any] = {"range": {"agent_timestamp": {"lt": before.isoformat()}}}
     query = {"bool": {"filter": [is_old, _build_deleted_in_kafka_query(topic_bounds)]}}
-    with explained(elasticsearch, f"counting {index}"):
+    with translate_errors(elasticsearch, f"counting {index}"):
         old = elasticsearch.count(index=index, query=is_old, ignore_unavailable=True)["count"]
         deleted = elasticsearch.count(index=index, query=query, ignore_unavailable=True)["count"]
     if not dry_run:

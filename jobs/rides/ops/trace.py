@@ -17,9 +17,9 @@ from jobs.kafka.dead_letter import read_error, read_headers
 from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
 from jobs.kafka.scan import claim_all, scan
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.elasticsearch import explained as elasticsearch_explained
-from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
 from jobs.sinks.parquet import join
+from jobs.sinks.parquet import translate_errors as translate_storage_errors
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -53,12 +53,12 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
                     reason, text = (read_error(headers, f"exception.{part}") for part in ("class.name", "message"))
                     position: dict[str, int | str] = {"partition": message.partition(), "offset": message.offset()}
                     yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
-    with elasticsearch_explained(elasticsearch, "looking up a ride"):
+    with translate_elasticsearch_errors(elasticsearch, "looking up a ride"):
         answer = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
         if answer.get("found"):
             position = {"_id": ride_id, "version": answer["_version"]}
             yield Sighting(f"Elasticsearch {settings.rides_index}", position, answer["_source"])
-    with storage_explained(gcs, f"reading bucket {settings.bucket}"):
+    with translate_storage_errors(gcs, f"reading bucket {settings.bucket}"):
         for hour in sorted(hours):
             for blob in gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
                 table = pq.read_table(io.BytesIO(blob.download_as_bytes()))

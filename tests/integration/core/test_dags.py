@@ -529,8 +529,8 @@ def test_hooks_read_their_connections(airflow: None, stack: Stack, monkeypatch: 
     extra = {"bootstrap.servers": "a:1", "group.id": "shared", "enable.auto.commit": False, "client.id": "me"}
     name = f"kafka_{uuid4().hex[:6]}"
     monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
-    assert KafkaHook(name).config() == {"bootstrap.servers": "a:1", "client.id": "me"}
-    assert KafkaHook("kafka_local").config()["bootstrap.servers"] == stack.bootstrap_servers
+    assert KafkaHook(name).read_config() == {"bootstrap.servers": "a:1", "client.id": "me"}
+    assert KafkaHook("kafka_local").read_config()["bootstrap.servers"] == stack.bootstrap_servers
     assert ElasticsearchHook("es_local").get_conn.info()["version"]["number"].startswith("9.")
 
 

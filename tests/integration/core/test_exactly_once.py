@@ -25,7 +25,7 @@ from jobs.kafka.staged import Manifest
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import parse_ride
 from jobs.settings import ROOT
-from ride_faults import every_fault
+from ride_faults import draw_faults
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing, held_when_forgotten
 from tests.testkit.kafka import Raw, aborted, java_partition, produce, read_all, read_visible, send, transactional
@@ -66,7 +66,7 @@ def assert_once(pricing: Pricing, sent: list[Raw]) -> None:
 
 def test_valid_invalid_and_duplicate_messages_balance(pricing: Pricing) -> None:
     good = [encode(made) for made in islice(make_rides(NEW_YORK, 7, now), 200)]
-    faults = list(islice(every_fault(random.Random(7)), 140))
+    faults = list(islice(draw_faults(random.Random(7)), 140))
     broken = [(label, fault(made)) for (label, fault), made in zip(faults, make_rides(NEW_YORK, 8, now), strict=False)]
     sent = [Raw(value, json.loads(value)["ride_id"].encode()) for value in [*good, *good[:25]]]
     sent += [Raw(value, b"%d" % number, [("label", label.encode())]) for number, (label, value) in enumerate(broken)]
