@@ -1,7 +1,7 @@
-"""Produce, wait, ledger, over and over: `make test-rounds`, `python -m tests.rounds --help`.
+"""Repeat produce, wait and ledger: `make test-rounds`, `python -m tests.rounds --help`.
 
-Each round has topics of its own on services that stay up; every other one runs with all cores loaded. A `wait` that
-ends before all has arrived, or a ledger that is not balanced then, fails the round. Then whole demos, from nothing.
+Each round has new topics on services that keep running; every other one runs with all cores loaded. A `wait` that ends
+too early, or a ledger that is not balanced then, fails the round. Whole demos with new services follow.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from jobs.settings import LOOPBACK, ROOT, Settings
 
 console = Console()
 
-# The Variables that lead the DAGs to a round's topics; in Airflow's environment they could not change.
+# The Variables of a round's topics. They are not in Airflow's environment, where they could not change.
 VARIABLES = ("RAW_TOPIC", "RESULT_TOPIC", "DLQ_TOPIC", "GCS_PREFIX")
 PRODUCE = ("produce", "--rate", "0", "--faulty", "0.01", "--duplicates", "0.005", "--spread", "2h")
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "XDG_CACHE_HOME", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "SSL_CERT_FILE")
@@ -49,7 +49,7 @@ def main(
     demos: Annotated[int, typer.Option(help="Whole demos, each from an empty state.", min=0)] = 1,
     rides: Annotated[int, typer.Option(help="How many rides each of them sends.", min=100)] = 2_000,
 ) -> None:
-    """Tell how many failed; exit code 1 if any did."""
+    """Print the number of failures; exit code 1 if there are any."""
     began = time.monotonic()
     failures: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -72,7 +72,7 @@ def main(
 
 
 def _rounds(count: int, rides: int) -> Iterator[str]:
-    """What is wrong with each round; empty if nothing is."""
+    """The fault of each round; empty if there is no fault."""
     if not count:
         return
     with _stack() as settings:
@@ -116,7 +116,7 @@ def _demos(count: int, rides: int) -> Iterator[str]:
 
 @contextmanager
 def _stack() -> Iterator[Settings]:
-    """All services, with both DAGs on; their topics come from Airflow's database."""
+    """All services, with both DAGs unpaused. Topics come from Airflow's database."""
     whole = airflow.airflow_environment
 
     def without_topics(wanted: Settings) -> dict[str, str]:
@@ -148,7 +148,7 @@ def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
 
 @contextmanager
 def _load(cores: int) -> Iterator[None]:
-    """Keep so many cores busy."""
+    """Keep a number of cores busy."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The contract's written form and the code hold together."""
+"""The JSON Schemas and the code agree."""
 
 from __future__ import annotations
 

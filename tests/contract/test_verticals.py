@@ -1,4 +1,4 @@
-"""What verticals declare is there, and nothing is declared twice."""
+"""What verticals declare exists and is unique."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.vertical import Vertical
 from jobs.verticals import find_vertical, find_verticals, load_declared_topics, merge_settings
 
 VERTICALS = find_verticals()
-# Their settings are older than the rule that names begin with the vertical's.
+# Their settings are older than the rule that names start with the vertical's name.
 OLDER = {"rides", "zones"}
 
 each = pytest.mark.parametrize("vertical", VERTICALS, ids=lambda vertical: vertical.name)
@@ -46,7 +46,7 @@ def test_a_vertical_that_cannot_be_imported_gives_exit_code_3() -> None:
         "import jobs.__main__\n"
     )
     commands = [sys.executable, "-c", code, "ledger"], [sys.executable, "-c", code, "lag"]
-    codes = [subprocess.run(it, cwd=ROOT, capture_output=True, check=False).returncode for it in commands]
+    codes = [subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode for command in commands]
     assert codes == [3, 1], "1 of the ledger would mean that something is lost"
 
 

@@ -144,7 +144,7 @@ class Airflow:
         """Every try of a task as Airflow has recorded it."""
         answer = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
         names = ("try_number", "state", "start_date", "end_date")
-        return [{name: it[name] for name in names} for it in answer["task_instances"]]
+        return [{name: instance[name] for name in names} for instance in answer["task_instances"]]
 
     def runs(self, dag_id: str, state: str) -> list[str]:
         """The latest runs in a state."""
@@ -157,7 +157,7 @@ class Airflow:
         if task_ids:
             body |= {"task_ids": task_ids, "include_downstream": True}
         answer = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
-        return [it["task_id"] for it in answer["task_instances"]]
+        return [instance["task_id"] for instance in answer["task_instances"]]
 
 
 class Environment:

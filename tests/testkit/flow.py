@@ -1,4 +1,4 @@
-"""The DAGs' steps without Airflow, each with a folder of its own as a try of a task has."""
+"""The steps of the DAGs without Airflow. Each step has a new folder, like each try of a task."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
 
 def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
-    """What `make offsets` does, or the same to offsets by partition."""
-    wanted = preview_moves(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
+    """Set a group's offsets as `make offsets` does, or to offsets by partition."""
+    wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
     if isinstance(to, dict):
         moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
         wanted = msgspec.structs.replace(wanted, moves=moves)
@@ -51,7 +51,7 @@ def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic
 
 @dataclass
 class Flow:
-    """One group at work on one topic."""
+    """One group that reads one topic."""
 
     config: dict[str, Any]
     group: str
@@ -60,7 +60,7 @@ class Flow:
     folder: Folder
     limits: Limits = SMALL
     has_output: bool = False
-    settle_s: float = SETTLE_S  # as the sinks do
+    settle_s: float = SETTLE_S  # the default of the sinks
     tries: Any = field(default_factory=count)
 
     def next_folder(self) -> Folder:
@@ -100,7 +100,7 @@ class Flow:
 
 
 def held_when_forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many messages the client still holds each time when it shall forget those that were delivered."""
+    """The number of messages that the client holds each time before it frees acknowledged ones."""
     held: list[int] = []
     free_delivered = GroupWriter.free_delivered
 
@@ -196,7 +196,7 @@ class Sinking(Flow):
         return commit_offsets(self.config, transformed, rejects, self.dlq, "dag_index_and_export")
 
     def write(self) -> tuple[Manifest, Manifest]:
-        """Everything but the commit: the transformed and the indexed manifest."""
+        """Run all steps except the commit; returns the transformed and the indexed manifest."""
         staged = self.staged()
         transformed = self.transform(staged)
         indexed = self.index_rides(staged, transformed)
@@ -214,7 +214,7 @@ class Sinking(Flow):
 
 @dataclass
 class Pipeline:
-    """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
+    """Both flows on new topics, with the group ids that the ledger reads."""
 
     stack: Stack
     pricing: Pricing
@@ -223,7 +223,7 @@ class Pipeline:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "raw_topic": self.pricing.source,
             "result_topic": self.pricing.result,

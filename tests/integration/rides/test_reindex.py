@@ -51,7 +51,7 @@ class Sinks:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "rides_index": self.sinking.index,
             "raw_topic": self.raw_topic,

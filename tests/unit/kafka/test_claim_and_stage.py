@@ -1,4 +1,4 @@
-"""Where claims start and end, and where chunks are cut. The broker is in integration."""
+"""Start and end of claims, and borders of chunks. tests/integration has the tests with a broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ often = settings(max_examples=200, deadline=None)
 def message(
     offset: int, content: bytes | None = b"value", name: bytes | None = None, fault: KafkaError | None = None
 ) -> Message:
-    """A message of the client's own, as a consumer would give it."""
+    """A message of the client's class, as a consumer returns it."""
     return Message(
         topic="raw",
         partition=0,
@@ -60,7 +60,7 @@ def size(counted: Message) -> int:
 
 @st.composite
 def streams(draw: Any) -> list[Message]:
-    """Messages whose offsets have gaps, as markers and aborted messages leave them."""
+    """Messages with gaps in their offsets, like those of markers and aborted messages."""
     gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
     offsets = [sum(gaps[: number + 1]) for number in range(len(gaps))]
     content = st.one_of(st.none(), st.integers(0, 30).map(lambda length: b"x" * length))
@@ -132,7 +132,7 @@ def test_staged_batches_have_the_message_schema() -> None:
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
 
 
-# --- Claims ------------------------------------------------------------------------------------
+# --- Claims ---------------------------------------------------------------------------------------
 
 
 @often
@@ -147,7 +147,7 @@ def test_a_claim_is_bounded_and_shared_fairly_between_partitions(partitions: lis
     assert all(claim.start == starts[claim.partition] for claim in claims)
     assert all(0 <= taken[number] <= backlogs[number] for number in taken)
     assert sum(taken.values()) == min(most, sum(backlogs.values()))
-    # Nobody waits while another one gets more.
+    # No partition waits while another one gets more.
     left_over = [taken[number] for number in taken if taken[number] < backlogs[number]]
     assert all(max(taken.values()) - count <= 1 for count in left_over)
 

@@ -1,4 +1,4 @@
-"""Headers of dead letters: Kafka Connect's names, caps, and the mark of a replay."""
+"""Headers of dead letters: Kafka Connect's names, length limits, and the replay count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published together, and what of a chunk: the rest of it, whatever the batches of its file."""
+"""Which chunks share a transaction, and which outcomes of a chunk are published."""
 
 from __future__ import annotations
 

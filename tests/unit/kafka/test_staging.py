@@ -1,4 +1,4 @@
-"""Claim checks: manifests, staged files, and what becomes of them."""
+"""Claim checks: manifests and staged files."""
 
 from __future__ import annotations
 

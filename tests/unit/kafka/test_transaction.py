@@ -1,4 +1,4 @@
-"""Calls of Kafka's client that do not come back."""
+"""Calls of Kafka's client that do not return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The producer: its rides, its faults, and its command line against librdkafka's own mock of a broker."""
+"""The producer: its rides, its faults, and its command line with librdkafka's mock broker."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def ride_km(ride: Ride) -> float:
     return great_circle(*ends).km
 
 
-# --- An independent reading of the contract ---------------------------------------------------
+# --- A second implementation of the contract ------------------------------------------------------
 
 
 def fault_of(value: bytes | None) -> str | None:  # noqa: PLR0911, PLR0912
-    """The first thing wrong with a message of rides_raw, from the outside in; None if nothing is."""
+    """The first fault of a message of rides_raw in order of precedence; None if it is valid."""
     if not value:
         return "empty_value"
     if value[:3] == b"\xef\xbb\xbf":
@@ -117,7 +117,7 @@ def fault_of(value: bytes | None) -> str | None:  # noqa: PLR0911, PLR0912
     return None
 
 
-# --- Rides ------------------------------------------------------------------------------------
+# --- Rides ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("city", CITIES.values(), ids=CITIES)
@@ -213,7 +213,7 @@ def test_spread_within_one_hour_is_even() -> None:
     assert all(98 <= n <= 102 for n in minutes.values())
 
 
-# --- Faults, duplicates, replay ---------------------------------------------------------------
+# --- Faults, duplicates, replay -------------------------------------------------------------------
 
 
 def test_fault_labels_match_the_contract() -> None:
@@ -292,7 +292,7 @@ def test_lines_larger_than_one_read_are_replayed_whole(tmp_path: Path) -> None:
         assert [message.value for message in read_messages(source.fileno(), lambda: False)] == lines
 
 
-# --- The command line -------------------------------------------------------------------------
+# --- The command line -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +411,7 @@ def test_a_signal_ends_a_run_without_losing_messages(mock_broker: str) -> None:
         ((), signal.SIGINT, 0),
         ((), signal.SIGTERM, 0),
         (("--count=1000000",), signal.SIGINT, 130),
-        (("--replay=-",), signal.SIGTERM, 143),  # nothing comes through the pipe
+        (("--replay=-",), signal.SIGTERM, 143),  # the pipe stays empty
     ]
     create = topics(mock_broker)
     names = [create() for _ in cases]

@@ -13,7 +13,7 @@ from jobs.notes.vertical import SCORE_DAG, NotesSettings
 
 
 class Ledger(verdict.Ledger, kw_only=True):
-    """What the topics hold."""
+    """Messages on the topics."""
 
     raw: int
     result: int
@@ -54,7 +54,7 @@ def take_ledger(systems: Systems[NotesSettings]) -> Ledger:
     return Ledger(
         balanced=not faults,
         faults=faults,
-        held_back=[it for topic, limits in offset_bounds.items() for it in list_held_back(topic, limits)],
+        held_back=[part for topic, limits in offset_bounds.items() for part in held_back(topic, limits)],
         raw=raw,
         result=result,
         dlq=dlq,
