@@ -42,7 +42,7 @@ SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
 def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
     """Set a group's offsets as `make offsets` does, or to offsets by partition."""
-    wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
+    wanted = preview_moves(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
     if isinstance(to, dict):
         moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
         wanted = msgspec.structs.replace(wanted, moves=moves)

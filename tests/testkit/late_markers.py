@@ -85,7 +85,7 @@ class DelayingProxy:
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
     """From the next commit on, hold markers until the end of the block or for `release_after_s` seconds."""
-    answered = transaction._answered
+    answered = transaction._call_with_timeout
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
         # Close it only now: before, the broker has to query the coordinator about the transaction.

@@ -188,7 +188,7 @@ def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> Non
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
     """Let another worker act after a planner has read the topic and before it commits its plan."""
-    real = claim.group_writer
+    real = claim.open_group_writer
 
     def late(*arguments: Any) -> Any:
         monkeypatch.setattr(claim, "open_group_writer", real)

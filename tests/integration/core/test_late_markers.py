@@ -25,9 +25,9 @@ from jobs.kafka import offsets, transaction
 from jobs.kafka.claim import Limits
 from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import bounds, held_back
-from jobs.kafka.replay import count_replayable, latest, replay
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.offsets import list_held_back, read_bounds
+from jobs.kafka.replay import count_replayable, read_latest, replay
+from jobs.kafka.transaction import open_group_writer
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
@@ -87,8 +87,10 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
 
 def held(pipeline: Pipeline, topic: str) -> int:
     """How many offsets readers cannot see."""
-    with consumer(pipeline.stack.kafka, "looker") as client:
-        return sum(part.count for part in held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6))))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return sum(
+            part.count for part in list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6)))
+        )
 
 
 def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
@@ -228,7 +230,7 @@ def test_an_abandoned_transaction_is_aborted_after_its_timeout(pipeline: Pipelin
     assert transaction._TRANSACTION_TIMEOUT_S == 20
     assert not any("abort.timed.out" in name for name in kafka.BROKER), "Kafka's default is 10 s"
     config, pricing = pipeline.stack.kafka, pipeline.pricing
-    with group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
+    with open_group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
         writer._producer.begin_transaction()
         writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
         assert writer._producer.flush(DEADLINE_S) == 0

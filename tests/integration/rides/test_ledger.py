@@ -207,7 +207,7 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
         (part,) = ledger.held_back
         assert (part.topic, part.partition, part.count) == (topic, 3, 1)
         assert part.first >= first
-        (line,) = explained(pipeline.stack.kafka, ledger.held_back)
+        (line,) = describe_held_back(pipeline.stack.kafka, ledger.held_back)
         assert line == f"{topic}[3]: 1 offsets from {part.first} on, by the transactional id {name}"
         if place != "dlq":
             group = pipeline.pricing.group if place == "raw" else pipeline.sinking.group

@@ -105,8 +105,8 @@ def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:
 def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
     lines = pa.array([json.dumps({"ride_id": name}) for name in ids], pa.string())
-    batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
-    assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
+    batch = make_bulk_lines(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
+    assert list(index_batches(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
     documents = sinking.documents()
     assert {key: (document["ride_id"], document["_version"]) for key, document in documents.items()} == {
         name: (name, 7) for name in ids

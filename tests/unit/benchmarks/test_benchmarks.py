@@ -132,7 +132,7 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
     ]
     for each, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
         each.layout = layout
-    assert [ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
+    assert [compute_ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
     figures = {aim.name: aim.found for aim in Found(results).aims}
     assert figures == {
         "price: rides per second": 120_000,
@@ -144,8 +144,8 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
 
 def test_most_peers_price_only_the_producer_layout() -> None:
     candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
-    assert [candidate.name for candidate in competing(candidates, "compact")] == [OURS, "relay", "quix"]
-    assert [candidate.name for candidate in competing(candidates, "spaced")] == [OURS, "relay"]
+    assert [candidate.name for candidate in select_candidates(candidates, "compact")] == [OURS, "relay", "quix"]
+    assert [candidate.name for candidate in select_candidates(candidates, "spaced")] == [OURS, "relay"]
 
 
 def test_every_layout_encodes_the_same_ride() -> None:

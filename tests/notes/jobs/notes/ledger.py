@@ -54,7 +54,7 @@ def take_ledger(systems: Systems[NotesSettings]) -> Ledger:
     return Ledger(
         balanced=not faults,
         faults=faults,
-        held_back=[part for topic, limits in offset_bounds.items() for part in held_back(topic, limits)],
+        held_back=[part for topic, limits in offset_bounds.items() for part in list_held_back(topic, limits)],
         raw=raw,
         result=result,
         dlq=dlq,
