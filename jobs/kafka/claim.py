@@ -97,7 +97,7 @@ def claim(
     with translate_broker_errors(config, f"reading {topic}"):
         topic_id = check_ownership(config, reader, topic_ids)
         claims, plan, lag = _claim(config, reader, limits, wait_s=wait_s, settle_s=settle_s, has_output=has_output)
-        if is_planned and plan is None and any(it.start < it.end for it in claims):
+        if is_planned and plan is None and any(part.start < part.end for part in claims):
             claims, plan = _commit_plan(config, topic, group, claims, limits)
     if plan is not None:
         limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
@@ -115,13 +115,13 @@ def holds_dead_letters(config: Config, client: Consumer, topic: str, source: str
 
 
 def _has_message(config: Config, client: Consumer, topic: str, is_wanted: Callable[[Message], bool]) -> bool:
-    within = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S)
-    with closing(scan(client, topic, claim_all(within))) as lists:
+    bounds = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S)
+    with closing(scan(client, topic, claim_all(bounds))) as lists:
         return any(is_wanted(message) for messages in lists for message in messages)
 
 
 def choose_starting_offsets(
-    topic: str, group: str, at: dict[int, Committed], within: dict[int, Bounds], *, has_output: bool
+    topic: str, group: str, committed_offsets: dict[int, Committed], bounds: dict[int, Bounds], *, has_output: bool
 ) -> dict[int, int]:
     """Where a claim starts in each partition.
 
@@ -131,15 +131,15 @@ def choose_starting_offsets(
     Raises:
         OffsetsError: a committed offset is outside the topic's offsets, or the group has output but no offsets.
     """
-    if has_output and all(committed.offset is None for committed in at.values()):
+    if has_output and all(committed.offset is None for committed in committed_offsets.values()):
         raise OffsetsError(
             f"Group {group} has no committed offsets on {topic}, but its output exists: they expired or were deleted "
             "with their copy. A start from the beginning would process every message twice. See "
             'docs/runbook_kafka.md, "Setting offsets".'
         )
     starts = {}
-    for partition, bound in within.items():
-        offset = at[partition].offset
+    for partition, bound in bounds.items():
+        offset = committed_offsets[partition].offset
         start = bound.low if offset is None else offset
         if start < bound.low:
             raise OffsetsError(
@@ -152,23 +152,23 @@ def choose_starting_offsets(
     return starts
 
 
-def check_end(topic: str, group: str, partition: int, offset: int, within: Bounds) -> None:
+def check_end(topic: str, group: str, partition: int, offset: int, bounds: Bounds) -> None:
     """Raise OffsetsError if an offset that a group committed or planned is after the partition's end."""
-    if offset > within.end:
+    if offset > bounds.end:
         raise OffsetsError(
             f"{topic}[{partition}]: group {group} committed or planned offset {offset}, but the topic ends at "
-            f"{within.end}: it lost its last messages (an unclean leader election, a restored disk). See "
+            f"{bounds.end}: it lost its last messages (an unclean leader election, a restored disk). See "
             'docs/runbook_kafka.md, "Setting offsets".'
         )
 
 
-def limit_claims(starts: dict[int, int], within: dict[int, Bounds], max_records: int) -> list[Claim]:
+def limit_claims(starts: dict[int, int], bounds: dict[int, Bounds], max_records: int) -> list[Claim]:
     """A claim of at most `max_records` offsets. Partitions share them equally, so a large backlog starves no other."""
     claims = []
     left = max_records
-    by_backlog = sorted(starts, key=lambda partition: within[partition].end - starts[partition])
+    by_backlog = sorted(starts, key=lambda partition: bounds[partition].end - starts[partition])
     for served, partition in enumerate(by_backlog):
-        share = min(within[partition].end - starts[partition], left // (len(by_backlog) - served))
+        share = min(bounds[partition].end - starts[partition], left // (len(by_backlog) - served))
         claims.append(Claim(partition, starts[partition], starts[partition] + share))
         left -= share
     return sorted(claims, key=lambda claim: claim.partition)
@@ -202,33 +202,34 @@ def _claim(
     has_output: Callable[[Consumer], bool],
 ) -> tuple[list[Claim], Plan | None, int]:
     topic, group, client = reader.topic, reader.group, reader.consumer
-    at = reader.read_committed()
-    within = read_bounds(config, client, topic, list(at), settle_s=settle_s)
-    is_new = all(found.offset is None for found in at.values())
-    starts = choose_starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
-    if found := _find_plan(at):
-        claims, plan = found
+    committed_offsets = reader.read_committed()
+    bounds = read_bounds(config, client, topic, list(committed_offsets), settle_s=settle_s)
+    is_new = all(committed.offset is None for committed in committed_offsets.values())
+    starts = choose_starting_offsets(topic, group, committed_offsets, bounds, has_output=is_new and has_output(client))
+    if planned := _find_plan(committed_offsets):
+        claims, plan = planned
         for claim in claims:
-            check_end(topic, group, claim.partition, claim.end, within[claim.partition])
+            check_end(topic, group, claim.partition, claim.end, bounds[claim.partition])
         log.info("Resuming the plan of an earlier run of %s for %s", group, topic)
-        return claims, plan, _count_lag(starts, within)
-    claims = limit_claims(starts, within, limits.run_records)
+        return claims, plan, _count_lag(starts, bounds)
+    claims = limit_claims(starts, bounds, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        within = read_bounds(config, client, topic, list(at))
-        claims = limit_claims(starts, within, limits.run_records)
-    return claims, None, _count_lag(starts, within)
+        bounds = read_bounds(config, client, topic, list(committed_offsets))
+        claims = limit_claims(starts, bounds, limits.run_records)
+    return claims, None, _count_lag(starts, bounds)
 
 
-def _count_lag(starts: dict[int, int], within: dict[int, Bounds]) -> int:
-    return sum(within[partition].high - start for partition, start in starts.items())
+def _count_lag(starts: dict[int, int], bounds: dict[int, Bounds]) -> int:
+    return sum(bounds[partition].high - start for partition, start in starts.items())
 
 
-def _find_plan(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
+def _find_plan(committed_offsets: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
     """The claim that an earlier run planned and did not finish; None without one."""
-    plans = {partition: plan for partition, found in at.items() if (plan := found.decode_plan(Plan)) is not None}
+    decoded = {partition: committed.decode_plan(Plan) for partition, committed in committed_offsets.items()}
+    plans = {partition: plan for partition, plan in decoded.items() if plan is not None}
     if not plans:
         return None
-    claims = [Claim(partition, at[partition].offset or 0, plan.end) for partition, plan in plans.items()]
+    claims = [Claim(partition, committed_offsets[partition].offset or 0, plan.end) for partition, plan in plans.items()]
     return claims, next(iter(plans.values()))
 
 
@@ -238,10 +239,10 @@ def _commit_plan(
     """Commit the unchanged offsets with the plan. If another worker has committed a plan meanwhile, that one counts."""
     plans = {claim.partition: Plan(claim.end, limits.chunk_records, limits.chunk_bytes) for claim in claims}
     with open_group_writer(config, group, topic, limits.chunk_records) as writer:
-        at = writer.read_committed()
-        if found := _find_plan(at):
-            return found
-        if any(at[claim.partition].offset not in (None, claim.start) for claim in claims):
+        committed_offsets = writer.read_committed()
+        if planned := _find_plan(committed_offsets):
+            return planned
+        if any(committed_offsets[claim.partition].offset not in (None, claim.start) for claim in claims):
             raise OffsetsError(
                 f"Another worker of group {group} has committed offsets on {topic} since this worker made its claim. "
                 "Nothing was written; the next try makes a new claim."

@@ -42,7 +42,7 @@ def commit_offsets(
         ServiceUnavailableError: a broker is down, or a newer worker has taken over; nothing was committed.
     """
     counts: Counter[str] = Counter()
-    count = sum(found.manifest.rejects for found in rejects)
+    count = sum(rejected.manifest.rejects for rejected in rejects)
     # All rejects are in one transaction. After a kill, the group waits until the transaction times out.
     with open_group_writer(
         config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
@@ -51,27 +51,27 @@ def commit_offsets(
             check_distinct(manifest.topic, dlq_topic)
             writer.check_topics(dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.read_offsets()
-        if manifest.is_passed_by(at):
+        offsets = writer.read_offsets()
+        if manifest.is_passed_by(offsets):
             return counts
         for claim in manifest.claims:
-            if at[claim.partition] not in (None, claim.start):
+            if offsets[claim.partition] not in (None, claim.start):
                 raise OffsetsError(
-                    f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {at[claim.partition]}, not at "
-                    f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
+                    f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {offsets[claim.partition]}, "
+                    f"not at {claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
                     "ConsumeKafka on."
                 )
         with writer.transaction(manifest.ends):
-            for found in rejects:
+            for rejected in rejects:
                 origins = {
-                    claim.partition: Origin(manifest.topic, claim.partition, dag_id, found.task_id, found.stage)
+                    claim.partition: Origin(manifest.topic, claim.partition, dag_id, rejected.task_id, rejected.stage)
                     for claim in manifest.claims
                 }
-                for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
+                for batch in read_batches(rejected.manifest.rejects_url) if rejected.manifest.rejects_url else ():
                     for start in range(0, len(batch), PIECE_RECORDS):
                         piece = batch.slice(start, PIECE_RECORDS)
-                        of_rows = map(origins.__getitem__, piece["partition"].to_pylist())
-                        send_dead_letters(writer, dlq_topic, piece, of_rows)
+                        row_origins = map(origins.__getitem__, piece["partition"].to_pylist())
+                        send_dead_letters(writer, dlq_topic, piece, row_origins)
                         writer.free_delivered()
                         counts.update(piece["reason"].to_pylist())
     return counts

@@ -57,18 +57,18 @@ def read_all_headers(messages: Sequence[Message]) -> list[Headers | None]:
     (by map) notices the exception and raises SystemError; a call from Python does not. The message keeps the list, and
     the interpreter crashes when the list is read again. So the headers are removed from the message.
     """
-    found: list[Headers | None] = []
+    headers: list[Headers | None] = []
     reading = map(Message.headers, messages)
-    while len(found) < len(messages):
+    while len(headers) < len(messages):
         try:
-            found.extend(reading)
+            headers.extend(reading)
         except (SystemError, UnicodeDecodeError):
-            message = messages[len(found)]
+            message = messages[len(headers)]
             message.set_headers(None)
-            found.append(None)
+            headers.append(None)
             where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
             log.warning("%s: dropped the headers, because a key is not UTF-8 and the client cannot read them", where)
-    return found
+    return headers
 
 
 def read_error(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:

@@ -31,12 +31,15 @@ def read_lag(config: Config, topic: str, group: str) -> Lag:
         OffsetsError: another client committed with this group id.
     """
     with translate_broker_errors(config, f"reading the lag of {group}"), open_consumer(config, "lag") as client:
-        within = read_bounds(config, client, topic, list_partitions(client, topic))
-        at = read_current_offsets(config, topic, group)
+        bounds = read_bounds(config, client, topic, list_partitions(client, topic))
+        offsets = read_current_offsets(config, topic, group)
     # The group may have moved since the bounds were read: offsets that it has passed are no longer held back.
-    positions = {it: found.low if (offset := at[it].offset) is None else offset for it, found in within.items()}
-    left = {it: max(0, found.high - positions[it]) for it, found in within.items()}
-    return Lag(sum(left.values()), list_held_back(topic, {it: found for it, found in within.items() if left[it]}))
+    left = {}
+    for partition, bound in bounds.items():
+        offset = offsets[partition].offset
+        left[partition] = max(0, bound.high - (bound.low if offset is None else offset))
+    behind = {partition: bound for partition, bound in bounds.items() if left[partition]}
+    return Lag(sum(left.values()), list_held_back(topic, behind))
 
 
 def wait_until_done(

@@ -168,7 +168,7 @@ def read_topic_id(config: Config, topic: str) -> str:
 
 
 def read_bounds(
-    config: Config, client: Consumer, topic: str, asked: Sequence[int], *, settle_s: float = 0.0
+    config: Config, client: Consumer, topic: str, partitions: Sequence[int], *, settle_s: float = 0.0
 ) -> dict[int, Bounds]:
     """Read the bounds of partitions.
 
@@ -176,42 +176,46 @@ def read_bounds(
         client: a consumer that reads committed messages only.
         settle_s: seconds to wait for the end of the transactions that are open now.
     """
-    highs = read_high_watermarks(config, topic, asked)
+    highs = read_high_watermarks(config, topic, partitions)
     until_stable = Retrying(
         retry=retry_if_result(lambda ends: any(ends[partition] < high for partition, high in highs.items())),
         stop=stop_after_delay(settle_s),
         wait=wait_fixed(0.02),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
-    ends: dict[int, int] = until_stable(_read_edges, client, topic, asked, OFFSET_END)
-    lows = _read_edges(client, topic, asked, OFFSET_BEGINNING)
-    return {it: Bounds(lows[it], ends[it], max(highs[it], ends[it])) for it in asked}
+    ends: dict[int, int] = until_stable(_read_edges, client, topic, partitions, OFFSET_END)
+    lows = _read_edges(client, topic, partitions, OFFSET_BEGINNING)
+    return {
+        partition: Bounds(lows[partition], ends[partition], max(highs[partition], ends[partition]))
+        for partition in partitions
+    }
 
 
-def read_high_watermarks(config: Config, topic: str, asked: Sequence[int]) -> dict[int, int]:
+def read_high_watermarks(config: Config, topic: str, partitions: Sequence[int]) -> dict[int, int]:
     """The ends of partitions, including messages of open transactions."""
     with open_consumer(config, "watermarks", isolation="read_uncommitted") as client:
-        return _read_edges(client, topic, asked, OFFSET_END)
+        return _read_edges(client, topic, partitions, OFFSET_END)
 
 
-def _read_edges(client: Consumer, topic: str, asked: Sequence[int], edge: int) -> dict[int, int]:
+def _read_edges(client: Consumer, topic: str, partitions: Sequence[int], edge: int) -> dict[int, int]:
     """The first or last offsets of partitions that the client's isolation level allows to read.
 
     Kafka's ListOffsets request accepts -2 (beginning) and -1 (end) in place of a time.
     """
-    answers = client.offsets_for_times([TopicPartition(topic, it, edge) for it in asked], timeout=REQUEST_TIMEOUT_S)
+    requests = [TopicPartition(topic, partition, edge) for partition in partitions]
+    answers = client.offsets_for_times(requests, timeout=REQUEST_TIMEOUT_S)
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
     return {answer.partition: answer.offset for answer in answers}
 
 
-def list_held_back(topic: str, within: Mapping[int, Bounds]) -> list[HeldBack]:
+def list_held_back(topic: str, bounds: Mapping[int, Bounds]) -> list[HeldBack]:
     """The offsets of a topic that open transactions hold back."""
-    return [HeldBack(topic, it, found.end, found.held) for it, found in within.items() if found.held]
+    return [HeldBack(topic, partition, bound.end, bound.held) for partition, bound in bounds.items() if bound.held]
 
 
-def read_committed_offsets(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, Committed]:
+def read_committed_offsets(client: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, Committed]:
     """The committed offsets of the consumer's group, by partition. Waits for an open transaction of the group."""
     until_coordinated = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
@@ -220,7 +224,7 @@ def read_committed_offsets(client: Consumer, topic: str, asked: Sequence[int]) -
         reraise=True,
     )
     answers = until_coordinated(
-        client.committed, [TopicPartition(topic, it) for it in asked], timeout=REQUEST_TIMEOUT_S
+        client.committed, [TopicPartition(topic, partition) for partition in partitions], timeout=REQUEST_TIMEOUT_S
     )
     for answer in answers:
         if answer.error is not None:
@@ -326,27 +330,28 @@ def read_group_offsets(config: Config, topic: str, group: str) -> dict[int, int 
         translate_broker_errors(config, f"reading the offsets of {group}"),
         open_group_reader(config, topic, group) as reader,
     ):
-        return {partition: found.offset for partition, found in reader.observe().items()}
+        return {partition: committed.offset for partition, committed in reader.observe().items()}
 
 
 def is_without_copy(own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> bool:
     """Whether a group has offsets but no copy: an earlier version or another client committed, or it was deleted."""
-    return all(found.offset is None for found in kept.values()) and any(it.offset is not None for it in own.values())
+    has_copy = any(committed.offset is not None for committed in kept.values())
+    return not has_copy and any(committed.offset is not None for committed in own.values())
 
 
 def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> None:
     """Raise OffsetsError if a group's offsets are not those that this pipeline has committed."""
-    for partition, found in own.items():
+    for partition, committed in own.items():
         ours = kept[partition]
-        if found == ours:
+        if committed == ours:
             continue
-        if found.offset == ours.offset:
+        if committed.offset == ours.offset:
             difference = f"is at {ours.offset}, but its metadata is not what this pipeline committed"
         else:
-            difference = f"is at {_describe(found.offset)}, but this pipeline committed {_describe(ours.offset)}"
-        is_gone = found.offset is None
+            difference = f"is at {_describe(committed.offset)}, but this pipeline committed {_describe(ours.offset)}"
+        is_gone = committed.offset is None
         cause = "they were deleted" if is_gone else "another client commits with this group id; stop it first"
-        if all(it.offset is None for it in kept.values()):
+        if all(committed.offset is None for committed in kept.values()):
             remedy = f"To start with the first message: `make offsets GROUP={group} TO=beginning`"
         else:
             remedy = f"To continue where this pipeline was: `make offsets GROUP={group} TO=kept`"

@@ -34,19 +34,18 @@ def describe_held_back(config: Config, held: Sequence[HeldBack]) -> list[str]:
     command = [tool, "--bootstrap-server", servers]
     try:
         ids = {row["ProducerId"]: row["TransactionalId"] for row in _read_table([*command, "list"])}
-        return [
-            f"{it}, by the transactional id {_find_holder(command, it, ids) or 'that has just ended'}" for it in held
-        ]
+        holders = [_find_holder(command, offsets, ids) or "that has just ended" for offsets in held]
+        return [f"{offsets}, by the transactional id {holder}" for offsets, holder in zip(held, holders, strict=True)]
     except (subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
         return [*map(str, held), f"Could not find the transaction with {tool}: {error}"]
 
 
 def _find_holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str | None:
     """The transactional id of the oldest open transaction on a partition."""
-    asked = [*command, "describe-producers", "--topic", held.topic, "--partition", str(held.partition)]
+    describe = [*command, "describe-producers", "--topic", held.topic, "--partition", str(held.partition)]
     began = {
         int(row["CurrentTransactionStartOffset"]): row["ProducerId"]
-        for row in _read_table(asked)
+        for row in _read_table(describe)
         if row["CurrentTransactionStartOffset"].isdigit()
     }
     return ids.get(began[min(began)]) if began else None

@@ -48,7 +48,7 @@ def check_ownership(config: Config, reader: GroupReader, topic_ids: TopicIds | N
 
 def is_ours(offsets: Mapping[int, Committed], topic_id: str) -> bool:
     """Whether this pipeline has committed all the offsets for the topic with this id."""
-    ids = {found.topic_id for found in offsets.values() if found.offset is not None}
+    ids = {committed.topic_id for committed in offsets.values() if committed.offset is not None}
     return ids == {topic_id}
 
 
@@ -59,8 +59,9 @@ def _adopt(config: Config, reader: GroupReader, topic_id: str) -> None:
             return  # another worker has adopted them
         if writer.topic_id != topic_id:
             raise OffsetsError(f"{reader.topic} was recreated just now. Nothing was committed; the next try checks it.")
-        offsets = {partition: found.offset for partition, found in own.items() if found.offset is not None}
-        plans = {it: bytes(plan) for it in offsets if (plan := own[it].decode_plan(msgspec.Raw)) is not None}
+        offsets = {partition: committed.offset for partition, committed in own.items() if committed.offset is not None}
+        decoded = {partition: own[partition].decode_plan(msgspec.Raw) for partition in offsets}
+        plans = {partition: bytes(plan) for partition, plan in decoded.items() if plan is not None}
         with writer.transaction(offsets, plans):
             pass
     log.warning(

@@ -64,12 +64,12 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     with open_group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.read_offsets()
-        if manifest.is_passed_by(at):
+        committed = writer.read_offsets()
+        if manifest.is_passed_by(committed):
             return published
-        ends = manifest.list_ends_after(at)
-        chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        loaded = prefetch(lambda it: _read_uncovered(it, at[it.partition]), chunks)
+        ends = manifest.list_ends_after(committed)
+        chunks = [chunk for chunk in manifest.chunks if (committed[chunk.partition] or 0) < chunk.next]
+        loaded = prefetch(lambda chunk: _read_uncovered(chunk, committed[chunk.partition]), chunks)
         for group in group_chunks(chunks, manifest.chunk_records, manifest.chunk_bytes):
             offsets = {chunk.partition: chunk.next for chunk in group}
             if group[-1] is chunks[-1]:
@@ -136,9 +136,9 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
         origins: one for each row.
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
-    for origin, key, value, own, error in zip(origins, *columns, make_error_headers(rejects), strict=True):
-        of_message = [(header["key"], header["value"]) for header in own] if own else []
-        writer.send(dlq_topic, key, value, of_message + origin.headers + error)
+    for origin, key, value, headers, error in zip(origins, *columns, make_error_headers(rejects), strict=True):
+        own_headers = [(header["key"], header["value"]) for header in headers] if headers else []
+        writer.send(dlq_topic, key, value, own_headers + origin.headers + error)
 
 
 def make_error_headers(rejects: pa.RecordBatch) -> list[Headers]:
@@ -155,10 +155,10 @@ def make_error_headers(rejects: pa.RecordBatch) -> list[Headers]:
         pc.utf8_slice_codeunits(rejects["stacktrace"], -_MAX_STACKTRACE_CHARS, None),
     )
     errors = zip(*(column.cast(pa.binary()).to_pylist() for column in texts), strict=True)
-    found: list[Headers] = []
+    all_headers: list[Headers] = []
     for offset, reason, message, stacktrace in errors:
         headers: Headers = [(OFFSET, offset), (REASON, reason), (MESSAGE, message)]
         if stacktrace is not None:
             headers.append((STACKTRACE, stacktrace))
-        found.append(headers)
-    return found
+        all_headers.append(headers)
+    return all_headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import msgspec
 from confluent_kafka import Consumer, Message
@@ -45,22 +46,22 @@ class Replayed(msgspec.Struct):
 
 def read_latest(config: Config, topic: str, count: int) -> list[Message]:
     """The latest dead letters by time, newest first."""
-    found: list[Message] = []
+    messages: list[Message] = []
     with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, "dlq") as client:
-        asked = list_partitions(client, topic)
-        for partition, within in read_bounds(config, client, topic, asked, settle_s=SETTLE_S).items():
-            found += _read_last(client, topic, partition, within, count)
-    return sorted(found, key=lambda message: message.timestamp()[1], reverse=True)[:count]
+        partitions = list_partitions(client, topic)
+        for partition, bounds in read_bounds(config, client, topic, partitions, settle_s=SETTLE_S).items():
+            messages += _read_last(client, topic, partition, bounds, count)
+    return sorted(messages, key=lambda message: message.timestamp()[1], reverse=True)[:count]
 
 
-def _read_last(client: Consumer, topic: str, partition: int, within: Bounds, count: int) -> list[Message]:
+def _read_last(client: Consumer, topic: str, partition: int, bounds: Bounds, count: int) -> list[Message]:
     """The last messages of a partition. Transaction markers take offsets too, so the range grows until it suffices."""
     span = 2 * count
     while True:
-        start = max(within.low, within.end - span)
-        found = [it for messages in scan(client, topic, [Claim(partition, start, within.end)]) for it in messages]
-        if len(found) >= count or start == within.low:
-            return found[-count:]
+        start = max(bounds.low, bounds.end - span)
+        messages = list(chain.from_iterable(scan(client, topic, [Claim(partition, start, bounds.end)])))
+        if len(messages) >= count or start == bounds.low:
+            return messages[-count:]
         span *= 4
 
 
@@ -99,11 +100,11 @@ def count_replayable(config: Config, topic: str, group: str, sources: Mapping[st
 def _read_waiting(config: Config, topic: str, group: str, replayed: Replayed) -> Iterator[tuple[int, list[Message]]]:
     """Read the dead letters that were not replayed yet, by partition. Sets `replayed.held`."""
     with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, group) as reader:
-        at = reader.observe()
-        within = read_bounds(config, reader.consumer, topic, list(at), settle_s=SETTLE_S)
-        replayed.held = list_held_back(topic, within)
-        starts = choose_starting_offsets(topic, group, at, within, has_output=False)
-        ranges = [Claim(partition, start, within[partition].end) for partition, start in starts.items()]
+        offsets = reader.observe()
+        bounds = read_bounds(config, reader.consumer, topic, list(offsets), settle_s=SETTLE_S)
+        replayed.held = list_held_back(topic, bounds)
+        starts = choose_starting_offsets(topic, group, offsets, bounds, has_output=False)
+        ranges = [Claim(partition, start, bounds[partition].end) for partition, start in starts.items()]
         for messages in scan(reader.consumer, topic, ranges):
             yield messages[0].partition(), messages
 

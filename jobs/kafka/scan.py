@@ -33,7 +33,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 def claim_all(bounds: Mapping[int, Bounds]) -> list[Claim]:
     """All readable offsets of each partition."""
-    return [Claim(partition, found.low, found.end) for partition, found in bounds.items()]
+    return [Claim(partition, bound.low, bound.end) for partition, bound in bounds.items()]
 
 
 def scan(

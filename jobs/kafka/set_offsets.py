@@ -98,22 +98,24 @@ def preview_moves(
     with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, group) as reader:
         topic_id = read_topic_id(config, topic)
         seen = _read(reader)
-        within = read_bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
-        if to == "end" and (held := list_held_back(topic, within)):
+        bounds = read_bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
+        if to == "end" and (held := list_held_back(topic, bounds)):
             raise ServiceUnavailableError(
                 f"An open transaction holds back messages that `end` would skip: {'; '.join(map(str, held))}. "
                 "Nothing was changed. Try again when it has ended."
             )
-        before = _find_positions(seen, within, topic_id, topic_ids.read(group, topic) if topic_ids else None)
-        targets = _find_targets(reader, seen, within, to, moment)
+        before = _find_positions(seen, bounds, topic_id, topic_ids.read(group, topic) if topic_ids else None)
+        targets = _find_targets(reader, seen, bounds, to, moment)
         moves = []
         for number, (partition, target) in enumerate(targets.items(), start=1):
             plan = None if to == "kept" else seen.kept[partition].decode_plan(dict)
-            was = before[partition]
+            position = before[partition]
             # Messages up to the end of the plan may already be written.
-            done = max(was, plan.get("end", was)) if plan and was is not None else was
-            skipped, repeated = _count(reader, partition, (was, done), target.offset, within[partition])
-            moves.append(Move(partition, was, target, skipped, repeated, plan is not None))
+            written = max(position, plan.get("end", position)) if plan and position is not None else position
+            skipped, repeated = _count(
+                reader, partition, target.offset, bounds[partition], position=position, written=written
+            )
+            moves.append(Move(partition, position, target, skipped, repeated, plan is not None))
             progress(f"counting {topic}", number, len(targets))
     return Moves(topic, topic_id, group, seen, moves)
 
@@ -131,9 +133,10 @@ def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> No
                 f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were counted. "
                 "Nothing was committed. Pause the DAG, end its run, and run the command again."
             )
-        offsets = {it.partition: it.target.offset for it in wanted.moves if it.target.offset is not None}
-        plans = {it.partition: plan for it in wanted.moves if (plan := it.target.decode_plan(msgspec.Raw)) is not None}
-        with writer.transaction(offsets, {it: bytes(plan) for it, plan in plans.items()}):
+        offsets = {move.partition: move.target.offset for move in wanted.moves if move.target.offset is not None}
+        decoded = {move.partition: move.target.decode_plan(msgspec.Raw) for move in wanted.moves}
+        plans = {partition: bytes(plan) for partition, plan in decoded.items() if plan is not None}
+        with writer.transaction(offsets, plans):
             pass
     if topic_ids is not None:
         # After the commit: if the command is killed in between, running it again repairs the file.
@@ -160,59 +163,75 @@ def _parse_moment(to: str) -> datetime | None:
 
 
 def _find_positions(
-    seen: Offsets, within: dict[int, Bounds], topic_id: str, remembered: str | None
+    seen: Offsets, bounds: dict[int, Bounds], topic_id: str, remembered: str | None
 ) -> dict[int, int | None]:
     """Where this pipeline was, from the copy, or from the group itself if its offsets have no copy."""
     known = seen.kept
-    if all(it.offset is None for it in known.values()):
+    if not _has_offsets(known):
         if remembered not in (None, topic_id):  # recreated: the group has read nothing of this topic
-            return {it: found.low for it, found in within.items()}
+            return {partition: bound.low for partition, bound in bounds.items()}
         if remembered is None or is_ours(seen.own, topic_id):
             known = seen.own
-    if all(it.offset is None for it in known.values()):
-        return dict.fromkeys(within)
+    if not _has_offsets(known):
+        return dict.fromkeys(bounds)
     # If only some partitions have an offset, the others are new.
-    return {it: found.low if known[it].offset is None else known[it].offset for it, found in within.items()}
+    return {
+        partition: bound.low if known[partition].offset is None else known[partition].offset
+        for partition, bound in bounds.items()
+    }
+
+
+def _has_offsets(offsets: dict[int, Committed]) -> bool:
+    return any(committed.offset is not None for committed in offsets.values())
 
 
 def _find_targets(
-    reader: GroupReader, seen: Offsets, within: dict[int, Bounds], to: str, moment: datetime | None
+    reader: GroupReader, seen: Offsets, bounds: dict[int, Bounds], to: str, moment: datetime | None
 ) -> dict[int, Committed]:
     if to == "kept":
-        if all(found.offset is None for found in seen.kept.values()):
+        if not _has_offsets(seen.kept):
             raise OffsetsError(
                 f"There is no copy of the offsets of group {reader.group} on {reader.topic}. Nothing was changed. See "
                 'docs/runbook_kafka.md, "Setting offsets", for the other values of TO.'
             )
-        kept = seen.kept
-        return {it: kept[it] if kept[it].offset is not None else Committed(found.low) for it, found in within.items()}
+        return {
+            partition: Committed(bound.low) if seen.kept[partition].offset is None else seen.kept[partition]
+            for partition, bound in bounds.items()
+        }
     if to == "beginning":
-        return {it: Committed(found.low) for it, found in within.items()}
+        return {partition: Committed(bound.low) for partition, bound in bounds.items()}
     if moment is None:
-        return {it: Committed(found.end) for it, found in within.items()}
-    asked = [TopicPartition(reader.topic, it, int(moment.timestamp() * 1000)) for it in within]
-    answers = reader.consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        return {partition: Committed(bound.end) for partition, bound in bounds.items()}
+    times = [TopicPartition(reader.topic, partition, int(moment.timestamp() * 1000)) for partition in bounds]
+    answers = reader.consumer.offsets_for_times(times, timeout=REQUEST_TIMEOUT_S)
     # A negative offset means that all messages are older.
-    return {it.partition: Committed(it.offset if it.offset >= 0 else within[it.partition].end) for it in answers}
+    return {
+        answer.partition: Committed(answer.offset if answer.offset >= 0 else bounds[answer.partition].end)
+        for answer in answers
+    }
 
 
 def _count(
     reader: GroupReader,
     partition: int,
-    was_and_done: tuple[int | None, int | None],
     target: int | None,
-    within: Bounds,
+    bounds: Bounds,
+    *,
+    position: int | None,
+    written: int | None,
 ) -> tuple[int, int]:
-    """The number of messages that are skipped and that are repeated."""
-    was, done = was_and_done
-    target = within.low if target is None else target
+    """Count the messages that are skipped and that are repeated.
+
+    Args:
+        position: the offset where this pipeline was.
+        written: the end of the messages that it may have written.
+    """
+    target = bounds.low if target is None else target
+    skipped_from = bounds.low if position is None else max(position, bounds.low)
+    repeated_to = bounds.end if written is None else min(written, bounds.end)
     return (
-        _count_messages(
-            reader, partition, within.low if was is None else max(was, within.low), min(target, within.end)
-        ),
-        _count_messages(
-            reader, partition, max(target, within.low), within.end if done is None else min(done, within.end)
-        ),
+        _count_messages(reader, partition, skipped_from, min(target, bounds.end)),
+        _count_messages(reader, partition, max(target, bounds.low), repeated_to),
     )
 
 

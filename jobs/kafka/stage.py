@@ -37,7 +37,7 @@ def stage(config: Config, reader: GroupReader, claimed: Claimed, folder: Folder)
     topic, limits = claimed.topic, claimed.limits
     with translate_broker_errors(config, f"reading {topic}"):
         chunks = tuple(
-            chunk for it in claimed.claims for chunk in _stage_claim(reader.consumer, topic, it, folder, limits)
+            chunk for claim in claimed.claims for chunk in _stage_claim(reader.consumer, topic, claim, folder, limits)
         )
     manifest = Manifest(
         topic, claimed.topic_id, claimed.group, claimed.claims, chunks, limits.chunk_records, limits.chunk_bytes

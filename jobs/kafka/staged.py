@@ -111,13 +111,18 @@ class Manifest(msgspec.Struct, frozen=True):
             OffsetsError: the group was set back to before the claim, so messages in between would be skipped.
         """
         for claim in self.claims:
-            at = offsets[claim.partition]
-            if at is not None and at < claim.start:
+            offset = offsets[claim.partition]
+            if offset is not None and offset < claim.start:
                 raise OffsetsError(
-                    f"{self.topic}[{claim.partition}]: group {self.group} was set back to {at}, before {claim.start} "
-                    "where this run's claim starts. Nothing was committed. Clear the run from ConsumeKafka on."
+                    f"{self.topic}[{claim.partition}]: group {self.group} was set back to {offset}, before "
+                    f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
+                    "ConsumeKafka on."
                 )
-        return {p: end for p, end in self.ends.items() if (at := offsets[p]) is None or at <= end}
+        return {
+            partition: end
+            for partition, end in self.ends.items()
+            if (offset := offsets[partition]) is None or offset <= end
+        }
 
     def is_passed_by(self, offsets: dict[int, int | None]) -> bool:
         """Whether the committed offsets cover the whole claim, so that nothing is left to do."""

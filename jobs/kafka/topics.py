@@ -57,9 +57,9 @@ def load_topics(path: Path, settings: Settings) -> list[Topic]:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    if unknown := [it.setting for it in file.topics if not hasattr(settings, it.setting.lower())]:
+    if unknown := [topic.setting for topic in file.topics if not hasattr(settings, topic.setting.lower())]:
         raise ConfigurationError(f"{path}: there is no setting {', '.join(unknown)}")
-    return [msgspec.structs.replace(it, name=getattr(settings, it.setting.lower())) for it in file.topics]
+    return [msgspec.structs.replace(topic, name=getattr(settings, topic.setting.lower())) for topic in file.topics]
 
 
 def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:
@@ -100,18 +100,20 @@ def alter(config: Config, differences: list[Difference]) -> list[Difference]:
     Returns:
         The differences that remain: numbers of partitions, because a change moves keys to other partitions.
     """
-    settings = [it for it in differences if it.what != PARTITIONS]
+    settings = [difference for difference in differences if difference.what != PARTITIONS]
     resources: dict[str, ConfigResource] = {}
-    for it in settings:
-        resource = resources.setdefault(it.topic, ConfigResource(ResourceType.TOPIC, it.topic))
-        resource.add_incremental_config(ConfigEntry(it.what, it.declared, incremental_operation=AlterConfigOpType.SET))
+    for difference in settings:
+        resource = resources.setdefault(difference.topic, ConfigResource(ResourceType.TOPIC, difference.topic))
+        resource.add_incremental_config(
+            ConfigEntry(difference.what, difference.declared, incremental_operation=AlterConfigOpType.SET)
+        )
     if resources:
         with translate_broker_errors(config, "altering topics"):
             admin = AdminClient({**QUIET, **config})
             answers = admin.incremental_alter_configs(list(resources.values()), request_timeout=REQUEST_TIMEOUT_S)
             for answer in answers.values():
                 answer.result()
-    return [it for it in differences if it.what == PARTITIONS]
+    return [difference for difference in differences if difference.what == PARTITIONS]
 
 
 def _wait_until_known(admin: AdminClient, name: str) -> None:
@@ -125,10 +127,10 @@ def _wait_until_known(admin: AdminClient, name: str) -> None:
 
 
 def _find_differences(admin: AdminClient, topic: Topic) -> list[Difference]:
-    found = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
+    count = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
     differences = []
-    if found != topic.partitions:
-        differences.append(Difference(topic.name, PARTITIONS, str(found), str(topic.partitions)))
+    if count != topic.partitions:
+        differences.append(Difference(topic.name, PARTITIONS, str(count), str(topic.partitions)))
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     held = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
     for name, value in topic.config.items():

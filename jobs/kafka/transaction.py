@@ -88,7 +88,7 @@ class GroupWriter:
 
     def read_offsets(self) -> dict[int, int | None]:
         """The group's committed offsets without their metadata; None if it never committed."""
-        return {partition: found.offset for partition, found in self.read_committed().items()}
+        return {partition: committed.offset for partition, committed in self.read_committed().items()}
 
     @contextmanager
     def transaction(self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None) -> Iterator[None]:
@@ -104,8 +104,10 @@ class GroupWriter:
             yield
             for client in self.reader.writers:
                 positions = [
-                    TopicPartition(self.topic, it, offset, metadata=encode_metadata(self.topic_id, noted.get(it)))
-                    for it, offset in offsets.items()
+                    TopicPartition(
+                        self.topic, partition, offset, metadata=encode_metadata(self.topic_id, noted.get(partition))
+                    )
+                    for partition, offset in offsets.items()
                 ]
                 group = client.consumer_group_metadata()
                 _call_with_timeout(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
