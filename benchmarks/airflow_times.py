@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,7 +122,7 @@ class _Work(msgspec.Struct, frozen=True):
     @property
     def overhead(self) -> float:
         """Seconds in which no task was working."""
-        return self.seconds - count_busy_seconds(it.phases for it in self.tries)
+        return self.seconds - count_busy_seconds(tried.phases for tried in self.tries)
 
 
 def read_times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
@@ -131,22 +131,24 @@ def read_times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> t
     runs, tasks = [], []
     for dag_id in dag_ids:
         with sign_in(settings) as (session, url):
-            found = _read_all(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
+            run_entries = _read_all(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
             instances = _read_all(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
-        ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]
-        of_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
+        ended = [run for run in run_entries if run.start_date and run.start_date >= since and run.end_date]
+        by_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
         for instance in instances:
-            if instance.dag_run_id in of_run:
-                of_run[instance.dag_run_id].append(instance)
-        works = [work for run in ended if (work := _make_work(run, of_run[run.dag_run_id], logs))]
+            if instance.dag_run_id in by_run:
+                by_run[instance.dag_run_id].append(instance)
+        works = [work for run in ended if (work := _make_work(run, by_run[run.dag_run_id], logs))]
         works.sort(key=lambda work: work.started)
         if works:
             runs.append(_summarise_runs(dag_id, works, len(ended) - len(works)))
-        retried = Counter(it.task_id for tried in of_run.values() for it in tried if it.try_number > 1)
+        retried = Counter(task.task_id for instances in by_run.values() for task in instances if task.try_number > 1)
         tries: dict[str, list[_Try]] = defaultdict(list)
-        for it in (it for work in works for it in work.tries):
-            tries[it.task_id].append(it)
-        tasks += [_summarise_tries(dag_id, task_id, of_task, retried[task_id]) for task_id, of_task in tries.items()]
+        for tried in chain.from_iterable(work.tries for work in works):
+            tries[tried.task_id].append(tried)
+        tasks += [
+            _summarise_tries(dag_id, task_id, task_tries, retried[task_id]) for task_id, task_tries in tries.items()
+        ]
     return runs, tasks
 
 
@@ -171,11 +173,11 @@ def _make_work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | Non
         if task.state != "success" or task.start_date is None or task.end_date is None:
             continue
         folder = logs / "airflow" / f"dag_id={task.dag_id}" / f"run_id={task.dag_run_id}" / f"task_id={task.task_id}"
-        if found := read_phases(folder / f"attempt={task.try_number}.log"):
+        if phases := read_phases(folder / f"attempt={task.try_number}.log"):
             before = [other.end_date for other in tasks if other.end_date and other.end_date <= task.start_date]
             ready = max([run.queued_at, *before])
-            tries.append(_Try(task.task_id, ready, task.start_date, found, task.end_date))
-    tries.sort(key=lambda it: it.started)
+            tries.append(_Try(task.task_id, ready, task.start_date, phases, task.end_date))
+    tries.sort(key=lambda tried: tried.started)
     return _Work(run.start_date, run.end_date, run.state == "failed", tries)
 
 
@@ -195,27 +197,27 @@ def _summarise_runs(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
 
 
 def _summarise_tries(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
-    work = [_count_seconds(it.phases.began, it.phases.ended) for it in tries]
+    work = [_count_seconds(tried.phases.began, tried.phases.ended) for tried in tries]
     return TaskTimes(
         dag_id,
         task_id,
         len(tries),
         retried,
-        _find_median([_count_seconds(it.ready, it.started) for it in tries]),
-        _find_median([_count_seconds(it.started, it.phases.began) for it in tries]),
-        _find_median([it.phases.parse_s for it in tries]),
+        _find_median([_count_seconds(tried.ready, tried.started) for tried in tries]),
+        _find_median([_count_seconds(tried.started, tried.phases.began) for tried in tries]),
+        _find_median([tried.phases.parse_s for tried in tries]),
         _find_median(work),
         _find_p95(work),
-        _find_median([_count_seconds(it.phases.ended, it.finished) for it in tries]),
+        _find_median([_count_seconds(tried.phases.ended, tried.finished) for tried in tries]),
     )
 
 
 def count_busy_seconds(phases: Iterable[Phases]) -> float:
     """The seconds in which at least one task was working."""
     busy, until = 0.0, datetime.min.replace(tzinfo=UTC)
-    for at in sorted(phases, key=lambda at: at.began):
-        busy += max(0.0, _count_seconds(max(at.began, until), at.ended))
-        until = max(until, at.ended)
+    for phase in sorted(phases, key=lambda phase: phase.began):
+        busy += max(0.0, _count_seconds(max(phase.began, until), phase.ended))
+        until = max(until, phase.ended)
     return busy
 
 

@@ -60,12 +60,12 @@ class Result(msgspec.Struct):
 
     @property
     def is_whole(self) -> bool:
-        return bool(self.passes) and all(it.messages == self.expected for it in self.passes)
+        return bool(self.passes) and all(measured.messages == self.expected for measured in self.passes)
 
     @property
     def rate(self) -> float:
         """Messages per second, the median of all passes."""
-        return self.median(lambda it: it.rate)
+        return self.median(lambda measured: measured.rate)
 
     def median(self, figure: Callable[[Pass], float]) -> float:
         return statistics.median(map(figure, self.passes))
@@ -101,7 +101,10 @@ class Bench:
             source = f"{source}-{layout}"
             rewrite(self.settings, source, layout)
         results = {
-            it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most), layout=layout) for it in candidates
+            candidate.name: Result(
+                "price", candidate.name, candidate.guarantee, min(rides, candidate.at_most), layout=layout
+            )
+            for candidate in candidates
         }
         self.results += results.values()
         bar = self._progress.add_task(f"price, {layout}", total=self.rounds * len(candidates))
@@ -112,12 +115,12 @@ class Bench:
                 if candidate.name not in self.left_out:
                     target = f"{candidate.name}-{layout}-{number}"
                     try:
-                        found = self._price_pass(candidate, source, results[candidate.name].expected, target)
+                        measured = self._price_pass(candidate, source, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
                         self._progress.console.print(f"Left out {candidate.name}: {escape(str(error))}")
                     else:
-                        self._record(results[candidate.name], found, number)
+                        self._record(results[candidate.name], measured, number)
                         if candidate.name == OURS:
                             drop(make_kafka_config(self.settings), [kept] if kept else [])
                             kept = target
@@ -180,18 +183,18 @@ class Bench:
             return rows
         return int(measured.answer)
 
-    def _record(self, result: Result, found: Pass, number: int) -> None:
-        result.passes.append(found)
+    def _record(self, result: Result, measured: Pass, number: int) -> None:
+        result.passes.append(measured)
         self._progress.console.print(
             f"{result.part}: {f'{result.layout} ' if result.layout else ''}{result.name} {number}/{self.rounds}: "
-            f"{found.messages:,} in {found.seconds:.2f} s, "
-            f"{found.rate:,.0f}/s, {found.peak_mib:.0f} MiB"
+            f"{measured.messages:,} in {measured.seconds:.2f} s, "
+            f"{measured.rate:,.0f}/s, {measured.peak_mib:.0f} MiB"
         )
 
 
 def select_candidates(candidates: list[Candidate], layout: str) -> list[Candidate]:
     """The candidates that price a layout: all for the producer's, only Datastream and the relay for others."""
-    return [it for it in candidates if layout == COMPACT or it.name in (OURS, RELAY)]
+    return [candidate for candidate in candidates if layout == COMPACT or candidate.name in (OURS, RELAY)]
 
 
 def compute_ratio(result: Result, results: list[Result]) -> float | None:
@@ -199,7 +202,7 @@ def compute_ratio(result: Result, results: list[Result]) -> float | None:
 
     It is the median of the ratios of each round, because a change in the machine's speed affects both in a round.
     """
-    ours = next(it for it in results if (it.part, it.layout) == (result.part, result.layout))
+    ours = next(other for other in results if (other.part, other.layout) == (result.part, result.layout))
     if not (ours.is_whole and result.is_whole):
         return None
     return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(ours.passes, result.passes, strict=False))

@@ -77,7 +77,7 @@ def run_datastream(route: Route) -> Tasks:
         number += 1
         url = ""
         for task in ("ConsumeKafka", "ComputeCostTravel", "PublishKafka"):
-            found = run(
+            measured = run(
                 "benchmarks.path",
                 task,
                 route.to_json(),
@@ -85,10 +85,10 @@ def run_datastream(route: Route) -> Tasks:
                 url,
                 environment=make_airflow_environment(Path(route.folder)),
             )
-            url, records = found.answer
+            url, records = measured.answer
             if not records:
                 return tasks
-            tasks.append((task, found))
+            tasks.append((task, measured))
 
 
 def run_relay(route: Route) -> Tasks:

@@ -29,7 +29,7 @@ _TIMEOUT_S = 60
 def create(config: Config, names: list[str], partition_count: int = 6) -> None:
     """Create topics with the declared settings of rides_dlq, which accepts any message of this project."""
     declared = next(
-        it for it in topics.load_topics(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC"
+        topic for topic in topics.load_topics(TOPICS, RidesSettings.model_construct()) if topic.setting == "DLQ_TOPIC"
     )
     topics.apply(config, [msgspec.structs.replace(declared, name=name, partitions=partition_count) for name in names])
 
@@ -55,9 +55,9 @@ def rewrite(settings: RidesSettings, target: str, layout: str) -> None:
     config = make_kafka_config(settings)
     create(config, [target])
     messages = (
-        {"key": it.key(), "value": rewrite_message(it.value(), layout)}
+        {"key": message.key(), "value": rewrite_message(message.value(), layout)}
         for batch in read_messages(config, settings.raw_topic)
-        for it in batch
+        for message in batch
     )
     _send(config, target, messages)
 
@@ -68,7 +68,9 @@ def repeat(settings: RidesSettings, source: str, target: str, count: int) -> Non
     They are shuffled, so that the first messages come from all partitions.
     """
     config = make_kafka_config(settings)
-    messages = [{"key": it.key(), "value": it.value()} for batch in read_messages(config, source) for it in batch]
+    messages = [
+        {"key": message.key(), "value": message.value()} for batch in read_messages(config, source) for message in batch
+    ]
     random.Random(1).shuffle(messages)
     _send(config, target, islice(cycle(messages), count))
 
@@ -110,13 +112,13 @@ def read_messages(config: Config, topic: str) -> Iterator[list[Message]]:
         deadline = time.monotonic() + _TIMEOUT_S
         while left:
             # Returns when it has a full batch, or at the timeout.
-            found = client.consume(_BATCH, timeout=0.1)
-            if found:
+            consumed = client.consume(_BATCH, timeout=0.1)
+            if consumed:
                 deadline = time.monotonic() + _TIMEOUT_S
             elif time.monotonic() > deadline:
                 raise TimeoutError(f"{topic}: no message for {_TIMEOUT_S} s before the end of partitions {left}")
             messages = []
-            for message in found:
+            for message in consumed:
                 error = message.error()
                 if error is None:
                     messages.append(message)

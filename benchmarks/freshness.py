@@ -74,8 +74,8 @@ class Census:
         self.took_ms = 0
 
     def poll(self) -> None:
-        found = self._client.count(index=self._index)["count"]
-        if found > self.rides:
+        count = self._client.count(index=self._index)["count"]
+        if count > self.rides:
             self._count()
 
     def _count(self) -> None:
@@ -109,14 +109,14 @@ class Census:
                 }
             },
         )
-        found: Counter[float] = Counter()
+        delays: Counter[float] = Counter()
         for sent in answer["aggregations"]["sent"]["buckets"]:
             for stamped in sent["stamped"]["buckets"]:
-                found[(stamped["key"] - sent["key"]) / 1000] += stamped["doc_count"]
-        return found
+                delays[(stamped["key"] - sent["key"]) / 1000] += stamped["doc_count"]
+        return delays
 
 
-class Found(msgspec.Struct, frozen=True):
+class Freshness(msgspec.Struct, frozen=True):
     """The result of a freshness measurement."""
 
     seconds: int
@@ -131,7 +131,7 @@ class Found(msgspec.Struct, frozen=True):
     settings: dict[str, float]
 
 
-def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
+def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Freshness:
     """Start a separate stack and send `rate` rides per second. The first `warm_up` seconds do not count.
 
     Raises:
@@ -142,7 +142,7 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
         return _measure(settings, console, seconds, rate, warm_up)
 
 
-def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
+def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int, warm_up: int) -> Freshness:
     # Create the index now: searches fail while its shard is created.
     make_elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
@@ -193,7 +193,7 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
         if sent_ms / 1000 >= measured_from:
             freshness[seen_after] += count
     runs, tasks = read_times(settings, RIDES.dags, counted_from)
-    return Found(
+    return Freshness(
         seconds,
         rate,
         freshness.total(),
@@ -221,29 +221,34 @@ def _read_cpu_seconds(settings: RidesSettings) -> dict[str, float]:
     return dict(spent)
 
 
-def show(found: Found, console: Console) -> None:
+def show(freshness: Freshness, console: Console) -> None:
     table = _make_table("seconds", "p50", "p95", "p99", "max")
-    for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
-        table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
+    for name, percentiles in (
+        ("sent → searchable", freshness.freshness),
+        ("sent → agent_timestamp", freshness.until_stamped),
+    ):
+        table.add_row(
+            name, *(f"{value:.1f}" for value in (percentiles.p50, percentiles.p95, percentiles.p99, percentiles.most))
+        )
     console.print(table)
     table = _make_table("DAG", "runs", "skipped", "failed", "duration", "p95", "overhead", "pause", "start to start")
-    for run in found.runs:
+    for run in freshness.runs:
         counts = (run.runs, run.skipped, run.failed)
         spans = (run.duration, run.duration_p95, run.overhead, run.pause, run.cycle)
         table.add_row(run.dag_id, *map(str, counts), *map(_format_seconds, spans))
     console.print(table)
     table = _make_table("task", "tries", "retried", "wait", "start-up", "parsing in it", "work", "work p95", "finish")
-    for task in found.tasks:
+    for task in freshness.tasks:
         phases = (task.wait, task.start_up, task.parse, task.work, task.work_p95, task.finish)
         table.add_row(
             f"{task.dag_id}.{task.task_id}", str(task.tries), str(task.retried), *map(_format_seconds, phases)
         )
     console.print(table)
-    used = ", ".join(f"{name} {cores:.2f}" for name, cores in found.cores_used.items())
+    used = ", ".join(f"{name} {cores:.2f}" for name, cores in freshness.cores_used.items())
     console.print(
-        f"{found.rides:,} rides, {found.rate:,} per second, {found.seconds} s. Medians in seconds, except p95. "
-        f"Cores used: {used}; in all {sum(found.cores_used.values()):.2f} of {psutil.cpu_count()}. "
-        f"The polls took {found.polls_ms_per_s:.0f} ms per second in Elasticsearch."
+        f"{freshness.rides:,} rides, {freshness.rate:,} per second, {freshness.seconds} s. Medians in s, except p95. "
+        f"Cores used: {used}; in all {sum(freshness.cores_used.values()):.2f} of {psutil.cpu_count()}. "
+        f"The polls took {freshness.polls_ms_per_s:.0f} ms per second in Elasticsearch."
     )
 
 

@@ -65,18 +65,18 @@ def run(
         timeout = threading.Timer(_TIMEOUT_S, expire)
         timeout.start()
         try:
-            found = _follow(process, tree)
+            measured = _follow(process, tree)
             code = process.wait()
         finally:
             timeout.cancel()
             tree.stop()
             tree.kill()
-        if code or found is None:
+        if code or measured is None:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
             end = errors.read().decode(errors="replace")
             why = f"did not end within {_TIMEOUT_S} s" if expired.is_set() else f"ended with exit code {code}"
             raise FailedError(f"{' '.join(command[1:3])} {why}:\n{end}")
-        return found
+        return measured
 
 
 def _follow(process: subprocess.Popen[str], tree: _Tree) -> Measured | None:

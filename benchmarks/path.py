@@ -60,5 +60,5 @@ if __name__ == "__main__":
     name, text, run, url = sys.argv[1:]
     task, route = TASKS[name], Route.from_json(text)
     with measured():
-        found = task(route, run, url)
-    answer(found)
+        result = task(route, run, url)
+    answer(result)

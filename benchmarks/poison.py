@@ -27,7 +27,7 @@ class Poison(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """The speed of bad messages as a part of that of good ones: the median of the rounds."""
+        """The speed of bad messages relative to good ones, the median of the rounds."""
         return statistics.median(bad.rate / good.rate for good, bad in zip(self.good, self.bad, strict=True))
 
 
@@ -59,8 +59,8 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int) -> Poison:
 
 
 def show(poison: Poison, console: Console) -> None:
-    good, bad = (statistics.median(it.rate for it in passes) for passes in (poison.good, poison.bad))
+    good, bad = (statistics.median(measured.rate for measured in passes) for passes in (poison.good, poison.bad))
     console.print(
-        f"One partition of {_MESSAGES:,} messages: {good:,.0f} good ones a second, {bad:,.0f} bad ones a second, "
+        f"One partition of {_MESSAGES:,} messages: {good:,.0f} good ones per second, {bad:,.0f} bad ones per second, "
         f"ratio {poison.ratio:.2f}"
     )

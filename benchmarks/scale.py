@@ -34,14 +34,14 @@ class Scale(msgspec.Struct, frozen=True):
 
     def us_each(self, size: int) -> float:
         """Microseconds per ride, the median of all passes."""
-        return statistics.median(it.seconds for it in self.passes[size]) / size * 1e6
+        return statistics.median(measured.seconds for measured in self.passes[size]) / size * 1e6
 
     def us_more(self, size: int) -> float:
         """Microseconds per ride, without its share of the fixed cost of a run."""
         return self.us_each(size) - self.fixed_s / size * 1e6
 
     def peak_mib(self, size: int) -> float:
-        return max(it.peak_mib for it in self.passes[size])
+        return max(measured.peak_mib for measured in self.passes[size])
 
 
 def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: int) -> Scale:
@@ -58,11 +58,11 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int, largest: i
     for number in range(1, rounds + 1):
         for size in sizes if number == 1 else sizes[:-1]:
             progress.update(bar, description=f"scale: {size:,} rides")
-            found = _run_pass(settings, size, number)
-            passes[size].append(found)
+            measured = _run_pass(settings, size, number)
+            passes[size].append(measured)
             progress.console.print(
-                f"scale: {size:,} in {found.seconds:.2f} s, {found.seconds / size * 1e6:.2f} µs each, "
-                f"{found.peak_mib:.0f} MiB"
+                f"scale: {size:,} in {measured.seconds:.2f} s, {measured.seconds / size * 1e6:.2f} µs each, "
+                f"{measured.peak_mib:.0f} MiB"
             )
             progress.advance(bar)
     return Scale(fixed_s, passes)
@@ -74,28 +74,28 @@ def _run_pass(settings: RidesSettings, size: int, number: int) -> Pass:
     create(make_kafka_config(settings), [source])
     try:
         repeat(settings, settings.raw_topic, source, size)
-        found = compete(settings, CANDIDATES[OURS], source, size, name, keep=False)
+        measured = compete(settings, CANDIDATES[OURS], source, size, name, keep=False)
     finally:
         drop(make_kafka_config(settings), [source])
-    if found.messages != size:
-        raise FailedError(f"{size} rides were sent, but {found.messages} messages came out")
-    return found
+    if measured.messages != size:
+        raise FailedError(f"{size} rides were sent, but {measured.messages} messages came out")
+    return measured
 
 
-def show(found: Scale, console: Console) -> None:
-    relative = f"/ {found.reference:,}"
+def show(scale: Scale, console: Console) -> None:
+    relative = f"/ {scale.reference:,}"
     columns = ("µs per ride", relative, "without fixed", relative, "peak MiB", relative)
     table = Table("rides", *(Column(name, justify="right") for name in columns), "seconds by task")
-    for size, passes in found.passes.items():
-        by_task = {task: statistics.median(it.by_task[task] for it in passes) for task in passes[0].by_task}
+    for size, passes in scale.passes.items():
+        by_task = {task: statistics.median(measured.by_task[task] for measured in passes) for task in passes[0].by_task}
         figures = (
-            (figure(size), figure(size) / figure(found.reference), digits)
-            for figure, digits in ((found.us_each, 2), (found.us_more, 2), (found.peak_mib, 0))
+            (figure(size), figure(size) / figure(scale.reference), digits)
+            for figure, digits in ((scale.us_each, 2), (scale.us_more, 2), (scale.peak_mib, 0))
         )
         cells = (cell for value, share, digits in figures for cell in (f"{value:.{digits}f}", f"{share:.2f}"))
         table.add_row(f"{size:,}", *cells, ", ".join(f"{task} {seconds:.2f}" for task, seconds in by_task.items()))
     console.print(table)
     console.print(
-        f"The fixed cost is {found.fixed_s:.2f} s: the time of the three tasks for {_FEW} rides, to connect, claim, "
+        f"The fixed cost is {scale.fixed_s:.2f} s: the time of the three tasks for {_FEW} rides, to connect, claim, "
         "read each partition, and commit."
     )

@@ -235,9 +235,9 @@ def export_seconds(a: Assumptions, rate: float) -> float:
 
 def objects_per_day(a: Assumptions, rate: float) -> float:
     """Objects per day: one for each chunk of a partition in an export, and one more when an export crosses the hour."""
-    seconds, of = export_seconds(a, rate), topic_partitions(a, rate)
-    chunks = ceil(rate * a.mean_share * seconds / of / a.chunk_records)
-    return of * (DAY_S / seconds * chunks + 24)
+    seconds, partitions = export_seconds(a, rate), topic_partitions(a, rate)
+    chunks = ceil(rate * a.mean_share * seconds / partitions / a.chunk_records)
+    return partitions * (DAY_S / seconds * chunks + 24)
 
 
 def parquet_per_day(a: Assumptions, rate: float) -> float:
@@ -332,10 +332,12 @@ def format_tables(a: Assumptions) -> str:
 
 def apply_bench(a: Assumptions, path: Path) -> Assumptions:
     """The assumptions with the median rates that `make bench` measured."""
-    results = [it for it in json.loads(path.read_text())["results"] if it.get("layout", "") in {"", COMPACT}]
-    measured = {(it["part"], it["name"]): it["passes"] for it in results}
+    results = [
+        result for result in json.loads(path.read_text())["results"] if result.get("layout", "") in {"", COMPACT}
+    ]
+    measured = {(result["part"], result["name"]): result["passes"] for result in results}
     rates = {
-        field: statistics.median(it["messages"] / it["seconds"] for it in measured[candidate])
+        field: statistics.median(result["messages"] / result["seconds"] for result in measured[candidate])
         for field, candidate in BENCH.items()
         if measured.get(candidate)
     }

@@ -184,7 +184,9 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
     km_per_degree_lon = [KM_PER_DEGREE * math.cos(math.radians(place.lat)) for place in places]
     legs = [[_measure_leg(one, other) for other in places] for one in places]
     origins = [_cumulate([_weigh(place, hour, origin=True) for place in places]) for hour in range(24)]
-    destinations = [[_weigh_destinations(legs[at], places, hour) for at in range(len(places))] for hour in range(24)]
+    destinations = [
+        [_weigh_destinations(legs[start], places, hour) for start in range(len(places))] for hour in range(24)
+    ]
     hours = _cumulate(DEMAND)
     surges = [_cumulate(_weigh_surges(demand)) for demand in DEMAND]
     comforts = _cumulate(COMFORT_SHARES)
@@ -202,17 +204,17 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
         ts = clock()
         hour = (ts.hour + city.utc_offset_h) % 24 if fixed_start else drawn_hour
 
-        at = bisect(origins[hour], uniform())
-        place = places[at]
+        start = bisect(origins[hour], uniform())
+        place = places[start]
         lat = round(place.lat + gauss(0.0, place.scatter_km) / KM_PER_DEGREE, 6)
-        lon = round(place.lon + gauss(0.0, place.scatter_km) / km_per_degree_lon[at], 6)
+        lon = round(place.lon + gauss(0.0, place.scatter_km) / km_per_degree_lon[start], 6)
 
-        to = bisect(destinations[hour][at], uniform())
-        leg_km, bearing = legs[at][to]
+        end = bisect(destinations[hour][start], uniform())
+        leg_km, bearing = legs[start][end]
         if leg_km < 1.0:  # a short ride: any direction, about a kilometre
             leg_km, bearing = math.exp(gauss(0.2, 0.4)), 360.0 * uniform()
         km = max(SHORTEST_KM, leg_km * math.exp(gauss(0.0, SCATTER_OF_LENGTH)))
-        end = sphere.destination((lat, lon), bearing + gauss(0.0, SCATTER_OF_BEARING), km)
+        point = sphere.destination((lat, lon), bearing + gauss(0.0, SCATTER_OF_BEARING), km)
 
         speed_kmh = _estimate_speed(city, km) * TRAFFIC[hour] * math.exp(gauss(0.0, SCATTER_OF_SPEED))
         comfort = COMFORTS[bisect(comforts, uniform())]
@@ -223,7 +225,7 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
             "ride_id": ride_id,
             "ts": format_rfc3339(ts),
             "origin": {"lat": lat, "lon": lon},
-            "destination": {"lat": round(end.latitude, 6), "lon": round(end.longitude, 6)},
+            "destination": {"lat": round(point.latitude, 6), "lon": round(point.longitude, 6)},
             "comfort": comfort,
             "duration_min": round(60.0 * km / speed_kmh, 2),
             "price_base": fare.base,
@@ -246,12 +248,12 @@ def _spread_times(start: datetime, length: timedelta, rides: int, city: City, rn
     rates = [DEMAND[(edge.hour + city.utc_offset_h) % 24] for edge in edges[:-1]]
     hours = [(end - begin).total_seconds() / 3600.0 for begin, end in pairwise(edges)]
     demand = [0.0, *accumulate(rate * hour for rate, hour in zip(rates, hours, strict=True))]
-    at = 0
+    index = 0
     for k in range(rides):
         wanted = demand[-1] * (k + rng.random()) / rides
-        while at < len(rates) - 1 and demand[at + 1] <= wanted:
-            at += 1
-        yield edges[at] + timedelta(hours=(wanted - demand[at]) / rates[at])
+        while index < len(rates) - 1 and demand[index + 1] <= wanted:
+            index += 1
+        yield edges[index] + timedelta(hours=(wanted - demand[index]) / rates[index])
 
 
 def _estimate_speed(city: City, km: float) -> float:

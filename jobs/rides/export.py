@@ -67,12 +67,12 @@ def export_if_due(
     """
     # A caller may see the results of a transaction before readers do.
     settle_s = SETTLE_S if is_asked_for else 0
-    found = read_backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
+    backlog = read_backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
     least = 1 if is_asked_for else settings.export_target_records
-    if not found.is_due(least):
-        held = f", {found.held} of them behind an open transaction" if found.held else ""
+    if not backlog.is_due(least):
+        held = f", {backlog.held} of them behind an open transaction" if backlog.held else ""
         return Exported(
-            waits=f"{found.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
+            waits=f"{backlog.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
             f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
         )
     client = connect()
@@ -125,23 +125,23 @@ def read_backlog(config: Config, topic: str, group: str, max_age_s: float, *, se
         translate_broker_errors(config, f"reading the lag of {group}"),
         open_group_reader(config, topic, group) as reader,
     ):
-        at = reader.observe()
-        within = read_bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
+        committed_offsets = reader.observe()
+        bounds = read_bounds(config, reader.consumer, topic, list(committed_offsets), settle_s=settle_s)
         border_ms = int((time.time() - max_age_s) * 1000)
-        asked = [TopicPartition(topic, partition, border_ms) for partition in at]
+        times = [TopicPartition(topic, partition, border_ms) for partition in committed_offsets]
         younger = {
-            found.partition: found.offset
-            for found in reader.consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+            answer.partition: answer.offset
+            for answer in reader.consumer.offsets_for_times(times, timeout=REQUEST_TIMEOUT_S)
         }
     offsets, is_old = 0, False
-    for partition, bound in within.items():
-        start = at[partition].offset
+    for partition, bound in bounds.items():
+        start = committed_offsets[partition].offset
         start = bound.low if start is None else start
         # A negative offset means that all messages are older.
         is_old |= bound.end > start and (younger[partition] < 0 or younger[partition] > start)
         offsets += bound.high - start
-    is_begun = any(found.decode_plan(Plan) is not None for found in at.values())
-    return Backlog(offsets, sum(it.held for it in within.values()), is_begun, is_old)
+    is_begun = any(committed.decode_plan(Plan) is not None for committed in committed_offsets.values())
+    return Backlog(offsets, sum(bound.held for bound in bounds.values()), is_begun, is_old)
 
 
 def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) -> list[str]:

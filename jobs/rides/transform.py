@@ -64,7 +64,9 @@ def _define_result() -> type[msgspec.Struct]:
 
 
 def _define(name: str, members: dict[str, Any]) -> type[msgspec.Struct]:
-    fields = [(key, _define(key, it)) if isinstance(it, dict) else (key, *it) for key, it in members.items()]
+    fields = [
+        (key, _define(key, member)) if isinstance(member, dict) else (key, *member) for key, member in members.items()
+    ]
     return msgspec.defstruct(name, fields, frozen=True, gc=False, kw_only=True)
 
 

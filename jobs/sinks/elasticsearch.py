@@ -193,7 +193,7 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
     """
     with translate_errors(client, f"deleting from {index}"):
         client.indices.refresh(index=index, ignore_unavailable=True)
-        found = scan(
+        hits = scan(
             client,
             {"query": query, "_source": False, "seq_no_primary_term": True},
             index=index,
@@ -208,7 +208,7 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
                 "if_seq_no": hit["_seq_no"],
                 "if_primary_term": hit["_primary_term"],
             }
-            for hit in found
+            for hit in hits
         )
         deleted = 0
         answers = streaming_bulk(client, deletions, chunk_size=_DOCUMENTS_PER_REQUEST, raise_on_error=False)

@@ -81,7 +81,7 @@ def list_objects(
     """
     with translate_errors(client, f"listing bucket {bucket}"):
         edges = [join(prefix, hour) for hour in hours] if hours else [None, None]
-        found = client.list_blobs(
+        blobs = client.list_blobs(
             bucket,
             prefix=join(prefix, ""),
             start_offset=edges[0],
@@ -89,7 +89,7 @@ def list_objects(
             retry=_RETRY,
             timeout=_UPLOAD_TIMEOUT_S,
         )
-        return [blob for blob in found if blob.name.endswith(".parquet")]
+        return [blob for blob in blobs if blob.name.endswith(".parquet")]
 
 
 def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
@@ -200,8 +200,8 @@ def split_by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
     if (hours[1:] < hours[:-1]).any():
         in_order = np.argsort(hours, kind="stable")
         hours, rows = hours[in_order], rows.take(pa.array(in_order))
-    found, begins, counts = np.unique(hours, return_index=True, return_counts=True)
-    for hour, begin, count in zip(found.tolist(), begins.tolist(), counts.tolist(), strict=True):
+    different_hours, begins, counts = np.unique(hours, return_index=True, return_counts=True)
+    for hour, begin, count in zip(different_hours.tolist(), begins.tolist(), counts.tolist(), strict=True):
         moment = np.datetime64(hour, "h").item()
         # strftime prints years before 1000 without leading zeros.
         yield f"{moment.year:04d}/{moment:%m/%d/%H}", rows.slice(begin, count)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import Found
+from benchmarks.__main__ import Measurements
 from benchmarks.airflow_times import Phases, count_busy_seconds, read_phases
 from benchmarks.bench import Result, compute_ratio, select_candidates
 from benchmarks.candidates import CANDIDATES, OURS, Pass
@@ -133,13 +133,13 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
     for each, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
         each.layout = layout
     assert [compute_ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
-    figures = {aim.name: aim.found for aim in Found(results).aims}
+    figures = {aim.name: aim.found for aim in Measurements(results).aims}
     assert figures == {
         "price: rides per second": 120_000,
         "price, compact: speed relative to relay": pytest.approx(0.6),
         "price, foreign: speed relative to relay": pytest.approx(0.75),
     }
-    assert [aim.name for aim in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [aim.name for aim in Measurements(results[2:]).aims] == ["price, foreign: speed relative to relay"]
 
 
 def test_most_peers_price_only_the_producer_layout() -> None:
@@ -170,20 +170,20 @@ def test_every_layout_keeps_the_fault(layout: str) -> None:
 
 def test_aims_are_compared_with_the_results() -> None:
     results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
-    measured = Found([msgspec.structs.replace(result, layout="compact") for result in results])
+    measured = Measurements([msgspec.structs.replace(result, layout="compact") for result in results])
     reached = {aim.name: aim.reached for aim in measured.aims}
     assert reached == {
         "price: rides per second": pytest.approx(0.8),
         "price, compact: speed relative to relay": pytest.approx(0.6 / 0.5),
     }, "there is no aim without a ratio"
-    assert not Found([result("datastream", 120_000, 999)]).aims
+    assert not Measurements([result("datastream", 120_000, 999)]).aims
 
 
 def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
-    aims = {aim.name.partition(": ")[2]: aim for aim in Found(scale=Scale(0.1, passes)).aims}
-    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    aims = {aim.name.partition(": ")[2]: aim for aim in Measurements(scale=Scale(0.1, passes)).aims}
+    assert aims["time per ride, largest ratio to 1,000,000 rides"].found == pytest.approx(2)
     assert aims["peak MiB"].found == 420
     assert aims["peak memory, ratio of the largest to 1,000,000 rides"].found == pytest.approx(1.05)
     assert aims["peak memory, ratio of the largest to 1,000,000 rides"].reached > 1
@@ -191,7 +191,7 @@ def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
 
 def test_bad_messages_are_compared_with_good_ones_round_by_round() -> None:
     good, bad = ([Pass(100, seconds, 0, 0, {}) for seconds in times] for times in ((1.0, 2.0, 1.0), (2.0, 5.0, 4.0)))
-    (aim,) = Found(poison=Poison(good, bad)).aims
+    (aim,) = Measurements(poison=Poison(good, bad)).aims
     assert (aim.found, aim.reached) == (0.4, 1.0)
 
 
