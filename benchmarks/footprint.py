@@ -94,8 +94,8 @@ def _report(settings: RidesSettings, storage: NoStorage, counts: dict[str, int])
     size = sum(stored.size for stored in storage.objects)
     row(f"rows in Parquet, {len(storage.objects)} objects", storage.rows, size)
     staged = (settings.datastream_state / "staging").glob("*/*.arrow")
-    of_a_run = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
-    row("messages staged by one run of dag_compute_cost", counts[settings.raw_topic], of_a_run)
+    staged_bytes = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
+    row("messages staged by one run of dag_compute_cost", counts[settings.raw_topic], staged_bytes)
     console.print(table)
 
 

@@ -30,7 +30,7 @@ def find_verticals() -> tuple[Vertical, ...]:
 
 
 def _import_vertical(package: str) -> Vertical | None:
-    """The vertical that a package below jobs/ declares; None if it declares none."""
+    """The vertical that a package below jobs/ declares; None if it does not declare one."""
     module = f"jobs.{package}.vertical"
     try:
         if importlib.util.find_spec(module) is None:

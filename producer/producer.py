@@ -238,8 +238,8 @@ def _show_progress(counts: Counts, total: int | None) -> Iterator[Callable[[], N
             nonlocal shown
             if time.monotonic() - shown >= LINE_EVERY_S:
                 shown = time.monotonic()
-                of_total = f" of {total}" if total else ""
-                typer.echo(f"sent {counts.sent}{of_total}, delivered {counts.delivered}, {rate()}", err=True)
+                total_text = f" of {total}" if total else ""
+                typer.echo(f"sent {counts.sent}{total_text}, delivered {counts.delivered}, {rate()}", err=True)
 
         yield line
         return
