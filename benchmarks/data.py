@@ -17,8 +17,8 @@ from benchmarks.layouts import rewritten
 from benchmarks.stacks import TOPICS
 from jobs.clients import make_kafka_config
 from jobs.kafka import topics
-from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
-from jobs.kafka.offsets import partitions
+from jobs.kafka.client import PARTITIONER, QUIET, Config, open_consumer
+from jobs.kafka.offsets import list_partitions
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 
@@ -28,7 +28,9 @@ _TIMEOUT_S = 60
 
 def create(config: Config, names: list[str]) -> None:
     """Create topics with the declared settings of rides_dlq, which accepts any message of this project."""
-    declared = next(it for it in topics.declared(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC")
+    declared = next(
+        it for it in topics.load_topics(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC"
+    )
     topics.apply(config, [msgspec.structs.replace(declared, name=name) for name in names])
 
 
@@ -102,8 +104,8 @@ def read(config: Config, topic: str) -> Iterator[list[Message]]:
     Raises:
         TimeoutError: no message arrived for a minute.
     """
-    with consumer(config, "benchmark-reader") as client:
-        left = set(partitions(client, topic))
+    with open_consumer(config, "benchmark-reader") as client:
+        left = set(list_partitions(client, topic))
         client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
         deadline = time.monotonic() + _TIMEOUT_S
         while left:

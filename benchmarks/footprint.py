@@ -19,7 +19,7 @@ from infra.local.services import elasticsearch, kafka
 from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.publish import Outlet, publish
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
@@ -57,7 +57,7 @@ def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
     limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
 
     def staged(topic: str) -> Manifest:
-        with group_reader(config, topic, f"footprint-{topic}") as reader:
+        with open_group_reader(config, topic, f"footprint-{topic}") as reader:
             claimed = claim(config, reader, limits, topic_ids=TopicIds(folder), has_output=lambda _: False)
             if claimed.is_empty:
                 raise SystemExit(f"{topic} is empty.")

@@ -15,7 +15,7 @@ from benchmarks.measured import answer, measured
 from benchmarks.route import Route, dead_letters
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.publish import Outlet, publish
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import read_manifest
@@ -29,7 +29,7 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ConsumeKafka")
     config = {"bootstrap.servers": route.bootstrap_servers}
     limits = Limits.from_settings(Settings.model_construct())
-    with group_reader(config, route.source, route.target) as reader:
+    with open_group_reader(config, route.source, route.target) as reader:
         claimed = claim(config, reader, limits, topic_ids=TopicIds(_folder(route)), has_output=lambda _: False)
         if claimed.is_empty:
             return "", 0

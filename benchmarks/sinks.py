@@ -23,7 +23,7 @@ from benchmarks.measured import answer, measured
 from jobs.clients import make_storage_client
 from jobs.files import Folder, read_chunk
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
@@ -62,7 +62,7 @@ def prepare(job: Job) -> list[str]:
     defaults = Settings.model_construct()
     limits = Limits(sys.maxsize, defaults.chunk_records, defaults.chunk_bytes)
     with measured():
-        with group_reader(config, job.topic, "benchmark-sinks") as reader:
+        with open_group_reader(config, job.topic, "benchmark-sinks") as reader:
             claimed = claim(config, reader, limits, topic_ids=TopicIds(job.staging), has_output=lambda _: False)
             staged_url, staged = stage(config, reader, claimed, job.staging.child("staged"))
         url, transformed = transform(staged, job.staging.child("transformed"))

@@ -12,7 +12,7 @@ from pydantic import create_model
 
 import jobs
 from jobs.errors import ConfigurationError
-from jobs.kafka.topics import Topic, declared
+from jobs.kafka.topics import Topic, load_topics
 from jobs.settings import Settings, check_distinct
 from jobs.vertical import Vertical
 
@@ -76,6 +76,6 @@ def load_declared_topics(settings: Settings) -> list[Topic]:
         ConfigurationError: a file is invalid, or two topics have the same name.
     """
     files = [vertical.topics for vertical in find_verticals() if vertical.topics is not None]
-    topics = [topic for file in files for topic in declared(file, settings)]
+    topics = [topic for file in files for topic in load_topics(file, settings)]
     check_distinct(*(topic.name for topic in topics))
     return topics

@@ -11,8 +11,8 @@ from rich.table import Table
 from jobs.cli.app import app, console
 from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.dead_letter import count_replays, read_error, read_headers
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.vertical import DeadLetters
 from jobs.verticals import find_vertical
@@ -30,21 +30,21 @@ def _dead_letters(name: str) -> tuple[Settings, DeadLetters]:
 @app.command()
 def dlq(vertical: VerticalName = "rides", count: Annotated[int, typer.Option(help="How many.", min=1)] = 20) -> None:
     """Show the latest dead letters and why they are there."""
-    from jobs.kafka.replay import latest
+    from jobs.kafka.replay import read_latest
 
     settings, declared = _dead_letters(vertical)
     topic = getattr(settings, declared.topic)
     table = Table("source", "reason", "message", "value", "replayed")
-    for message in latest(make_kafka_config(settings), topic, count):
-        headers = headers_of(message)
-        source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
+    for message in read_latest(make_kafka_config(settings), topic, count):
+        headers = read_headers(message)
+        source = "{}[{}]@{}".format(*(read_error(headers, name) for name in ("topic", "partition", "offset")))
         value = repr(message.value())[1:] if message.value() is not None else "null"
         table.add_row(
             source,
-            error_text(headers, "exception.class.name"),
-            escape(error_text(headers, "exception.message")),
+            read_error(headers, "exception.class.name"),
+            escape(read_error(headers, "exception.message")),
             escape(value if len(value) <= 60 else f"{value[:59]}…"),
-            str(times_replayed(headers) or ""),
+            str(count_replays(headers) or ""),
         )
     console.print(table if table.row_count else f"{topic} is empty.")
 
@@ -72,5 +72,5 @@ def dlq_replay(
     console.print(f"{done.sent.total():,} in all; {done.left:,} left alone, sent back {max_replays}× or more already")
     if done.foreign:
         console.print(f"{done.foreign:,} more were written by others: left alone, too")
-    for line in explained(config, done.held):
+    for line in describe_held_back(config, done.held):
         console.print(f"held back by an open transaction: {escape(line)}", soft_wrap=True)

@@ -14,7 +14,7 @@ from jobs import airflow_api
 from jobs.cli.app import app, console, progress_bars, show_in
 from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.vertical import Group
 from jobs.verticals import find_verticals, merge_settings
@@ -105,7 +105,7 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
                     asked[group.id] = count
 
     def advise() -> str:
-        why = [f"Held back by an open transaction: {'; '.join(explained(make_kafka_config(settings), held))}."]
+        why = [f"Held back by an open transaction: {'; '.join(describe_held_back(make_kafka_config(settings), held))}."]
         logs = f"Are the DAGs on, and what do their tasks' logs say? http://localhost:{settings.airflow_port}"
         return " ".join([*(why if held else []), logs])
 
@@ -142,7 +142,7 @@ def offsets(
     config, topic = make_kafka_config(settings), getattr(settings, topics[group])
     topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
     with progress_bars() as bars:
-        found = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
+        found = work.preview_moves(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
     _print_moves(found)
     if not yes:
         typer.confirm("Set these offsets?", abort=True)

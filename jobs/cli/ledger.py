@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from jobs.cli.app import app, console, print_error, progress_bars, show_in
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError, DatastreamError
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.ledger.verdict import Ledger, Verdict
 from jobs.settings import load
 from jobs.verticals import find_vertical
@@ -52,7 +52,7 @@ def _ledger(name: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     _print_ledger(found, path)
-    for line in explained(systems.config, found.held_back):
+    for line in describe_held_back(systems.config, found.held_back):
         console.print(f"held back by an open transaction: {escape(line)}", soft_wrap=True)
     return found.exit_code
 

@@ -11,13 +11,13 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from jobs.errors import OffsetsError
-from jobs.kafka.client import Config, broker_errors
-from jobs.kafka.dead_letter import headers_of, is_dead_letter_of
-from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, bounds, partitions
+from jobs.kafka.client import Config, translate_broker_errors
+from jobs.kafka.dead_letter import is_dead_letter_of, read_headers
+from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, list_partitions, read_bounds
 from jobs.kafka.ownership import check_ownership
-from jobs.kafka.scan import Claim, scan, whole
+from jobs.kafka.scan import Claim, claim_all, scan
 from jobs.kafka.topic_ids import TopicIds
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
 from jobs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,11 @@ def claim(
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed.
     """
     topic, group = reader.topic, reader.group
-    with broker_errors(config, f"reading {topic}"):
+    with translate_broker_errors(config, f"reading {topic}"):
         topic_id = check_ownership(config, reader, topic_ids)
         claims, plan, lag = _claim(config, reader, limits, wait_s=wait_s, settle_s=settle_s, has_output=has_output)
         if is_planned and plan is None and any(it.start < it.end for it in claims):
-            claims, plan = _plan(config, topic, group, claims, limits)
+            claims, plan = _commit_plan(config, topic, group, claims, limits)
     if plan is not None:
         limits = Limits(limits.run_records, plan.chunk_records, plan.chunk_bytes)
     return Claimed(topic, topic_id, group, tuple(claims), limits, lag)
@@ -106,21 +106,21 @@ def claim(
 
 def holds_results(config: Config, client: Consumer, topic: str) -> bool:
     """Whether a topic has a committed message. Offsets do not show that: aborted messages take offsets too."""
-    return _any(config, client, topic, lambda _: True)
+    return _has_message(config, client, topic, lambda _: True)
 
 
 def holds_dead_letters(config: Config, client: Consumer, topic: str, source: str, dag_id: str) -> bool:
     """Whether a topic has a dead letter that one DAG wrote about a message of a source topic."""
-    return _any(config, client, topic, lambda message: is_dead_letter_of(headers_of(message), source, dag_id))
+    return _has_message(config, client, topic, lambda message: is_dead_letter_of(read_headers(message), source, dag_id))
 
 
-def _any(config: Config, client: Consumer, topic: str, is_wanted: Callable[[Message], bool]) -> bool:
-    within = bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S)
-    with closing(scan(client, topic, whole(within))) as lists:
+def _has_message(config: Config, client: Consumer, topic: str, is_wanted: Callable[[Message], bool]) -> bool:
+    within = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S)
+    with closing(scan(client, topic, claim_all(within))) as lists:
         return any(is_wanted(message) for messages in lists for message in messages)
 
 
-def starting_offsets(
+def choose_starting_offsets(
     topic: str, group: str, at: dict[int, Committed], within: dict[int, Bounds], *, has_output: bool
 ) -> dict[int, int]:
     """Where a claim starts in each partition.
@@ -162,7 +162,7 @@ def check_end(topic: str, group: str, partition: int, offset: int, within: Bound
         )
 
 
-def limited(starts: dict[int, int], within: dict[int, Bounds], max_records: int) -> list[Claim]:
+def limit_claims(starts: dict[int, int], within: dict[int, Bounds], max_records: int) -> list[Claim]:
     """A claim of at most `max_records` offsets. Partitions share them equally, so a large backlog starves no other."""
     claims = []
     left = max_records
@@ -202,42 +202,44 @@ def _claim(
     has_output: Callable[[Consumer], bool],
 ) -> tuple[list[Claim], Plan | None, int]:
     topic, group, client = reader.topic, reader.group, reader.consumer
-    at = reader.committed()
-    within = bounds(config, client, topic, list(at), settle_s=settle_s)
+    at = reader.read_committed()
+    within = read_bounds(config, client, topic, list(at), settle_s=settle_s)
     is_new = all(found.offset is None for found in at.values())
-    starts = starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
-    if found := _planned(at):
+    starts = choose_starting_offsets(topic, group, at, within, has_output=is_new and has_output(client))
+    if found := _find_plan(at):
         claims, plan = found
         for claim in claims:
             check_end(topic, group, claim.partition, claim.end, within[claim.partition])
         log.info("Resuming the plan of an earlier run of %s for %s", group, topic)
-        return claims, plan, _lag(starts, within)
-    claims = limited(starts, within, limits.run_records)
+        return claims, plan, _count_lag(starts, within)
+    claims = limit_claims(starts, within, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        within = bounds(config, client, topic, list(at))
-        claims = limited(starts, within, limits.run_records)
-    return claims, None, _lag(starts, within)
+        within = read_bounds(config, client, topic, list(at))
+        claims = limit_claims(starts, within, limits.run_records)
+    return claims, None, _count_lag(starts, within)
 
 
-def _lag(starts: dict[int, int], within: dict[int, Bounds]) -> int:
+def _count_lag(starts: dict[int, int], within: dict[int, Bounds]) -> int:
     return sum(within[partition].high - start for partition, start in starts.items())
 
 
-def _planned(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
+def _find_plan(at: dict[int, Committed]) -> tuple[list[Claim], Plan] | None:
     """The claim that an earlier run planned and did not finish; None without one."""
-    plans = {partition: plan for partition, found in at.items() if (plan := found.plan(Plan)) is not None}
+    plans = {partition: plan for partition, found in at.items() if (plan := found.decode_plan(Plan)) is not None}
     if not plans:
         return None
     claims = [Claim(partition, at[partition].offset or 0, plan.end) for partition, plan in plans.items()]
     return claims, next(iter(plans.values()))
 
 
-def _plan(config: Config, topic: str, group: str, claims: list[Claim], limits: Limits) -> tuple[list[Claim], Plan]:
+def _commit_plan(
+    config: Config, topic: str, group: str, claims: list[Claim], limits: Limits
+) -> tuple[list[Claim], Plan]:
     """Commit the unchanged offsets with the plan. If another worker has committed a plan meanwhile, that one counts."""
     plans = {claim.partition: Plan(claim.end, limits.chunk_records, limits.chunk_bytes) for claim in claims}
-    with group_writer(config, group, topic, limits.chunk_records) as writer:
-        at = writer.committed()
-        if found := _planned(at):
+    with open_group_writer(config, group, topic, limits.chunk_records) as writer:
+        at = writer.read_committed()
+        if found := _find_plan(at):
             return found
         if any(at[claim.partition].offset not in (None, claim.start) for claim in claims):
             raise OffsetsError(

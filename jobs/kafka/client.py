@@ -32,7 +32,7 @@ CONNECTED = {"enable.sparse.connections": False}
 
 
 @contextmanager
-def consumer(config: Config, group: str, *, isolation: Isolation = "read_committed") -> Iterator[Consumer]:
+def open_consumer(config: Config, group: str, *, isolation: Isolation = "read_committed") -> Iterator[Consumer]:
     """A consumer for assigned partitions. It commits nothing by itself and is closed at the end.
 
     Args:
@@ -68,7 +68,7 @@ def consumer(config: Config, group: str, *, isolation: Isolation = "read_committ
 
 
 @contextmanager
-def broker_errors(config: Config, doing: str) -> Iterator[None]:
+def translate_broker_errors(config: Config, doing: str) -> Iterator[None]:
     """Turn a KafkaException into a ServiceUnavailableError with the address and what to do."""
     try:
         yield

@@ -13,7 +13,7 @@ from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
 from jobs.kafka.staged import Manifest
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
 from jobs.settings import check_distinct
 
 
@@ -44,14 +44,14 @@ def commit_offsets(
     counts: Counter[str] = Counter()
     count = sum(found.manifest.rejects for found in rejects)
     # All rejects are in one transaction. After a kill, the group waits until the transaction times out.
-    with group_writer(
+    with open_group_writer(
         config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
     ) as writer:
         if rejects:
             check_distinct(manifest.topic, dlq_topic)
             writer.check_topics(dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.offsets()
+        at = writer.read_offsets()
         if manifest.is_passed_by(at):
             return counts
         for claim in manifest.claims:
@@ -72,6 +72,6 @@ def commit_offsets(
                         piece = batch.slice(start, PIECE_RECORDS)
                         of_rows = map(origins.__getitem__, piece["partition"].to_pylist())
                         send_dead_letters(writer, dlq_topic, piece, of_rows)
-                        writer.forget_delivered()
+                        writer.free_delivered()
                         counts.update(piece["reason"].to_pylist())
     return counts

@@ -44,14 +44,14 @@ class Origin:
         return [(_PREFIX + name, text.encode()) for name, text in texts.items()]
 
 
-def headers_of(message: Message) -> Headers | None:
+def read_headers(message: Message) -> Headers | None:
     """The headers of a message; None without headers, or if a key is not UTF-8, which the client cannot read."""
-    (headers,) = headers_of_all([message])
+    (headers,) = read_all_headers([message])
     return headers
 
 
-def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
-    """The headers of each message, as for `headers_of`.
+def read_all_headers(messages: Sequence[Message]) -> list[Headers | None]:
+    """The headers of each message, as for `read_headers`.
 
     If a key is not UTF-8, confluent-kafka returns a list with null pointers and leaves an exception set. A call from C
     (by map) notices the exception and raises SystemError; a call from Python does not. The message keeps the list, and
@@ -71,7 +71,7 @@ def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
     return found
 
 
-def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
+def read_error(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
     """The text of an error header, by its name after the prefix; empty if it is missing."""
     # The last one counts: the others are from earlier replays of the message.
     for key, value in reversed(headers or []):
@@ -82,16 +82,16 @@ def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
 
 def is_dead_letter_of(headers: Sequence[tuple[str, bytes | None]] | None, source: str, dag_id: str) -> bool:
     """Whether a DAG wrote this dead letter about a message of its source topic. Other clients may write there, too."""
-    return error_text(headers, "topic") == source and error_text(headers, "connector.name") == dag_id
+    return read_error(headers, "topic") == source and read_error(headers, "connector.name") == dag_id
 
 
-def times_replayed(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
+def count_replays(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
     """How often the message was sent back to its source topic. A mark that is not a number counts as once."""
     marks = [value or b"" for key, value in headers or [] if key == REPLAYED]
     return max((int(mark) if mark.isdigit() and len(mark) < 10 else 1 for mark in marks), default=0)
 
 
-def replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
+def make_replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
     """The headers for sending a dead letter back: without the error headers, with the replay count."""
     kept = [(key, value) for key, value in headers or [] if not key.startswith(_PREFIX) and key != REPLAYED]
-    return [*kept, (REPLAYED, str(times_replayed(headers) + 1).encode())]
+    return [*kept, (REPLAYED, str(count_replays(headers) + 1).encode())]

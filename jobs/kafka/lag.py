@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from jobs.errors import ServiceUnavailableError
-from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.offsets import HeldBack, bounds, current_offsets, held_back, partitions
+from jobs.kafka.client import Config, open_consumer, translate_broker_errors
+from jobs.kafka.offsets import HeldBack, list_held_back, list_partitions, read_bounds, read_current_offsets
 from jobs.progress import Progress
 
 # Give up after this time without progress.
@@ -30,13 +30,13 @@ def read_lag(config: Config, topic: str, group: str) -> Lag:
     Raises:
         OffsetsError: another client committed with this group id.
     """
-    with broker_errors(config, f"reading the lag of {group}"), consumer(config, "lag") as client:
-        within = bounds(config, client, topic, partitions(client, topic))
-        at = current_offsets(config, topic, group)
+    with translate_broker_errors(config, f"reading the lag of {group}"), open_consumer(config, "lag") as client:
+        within = read_bounds(config, client, topic, list_partitions(client, topic))
+        at = read_current_offsets(config, topic, group)
     # The group may have moved since the bounds were read: offsets that it has passed are no longer held back.
     positions = {it: found.low if (offset := at[it].offset) is None else offset for it, found in within.items()}
     left = {it: max(0, found.high - positions[it]) for it, found in within.items()}
-    return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))
+    return Lag(sum(left.values()), list_held_back(topic, {it: found for it, found in within.items() if left[it]}))
 
 
 def wait_until_done(

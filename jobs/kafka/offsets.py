@@ -28,7 +28,15 @@ from confluent_kafka.admin import AdminClient
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError
-from jobs.kafka.client import CONNECTED, QUIET, REQUEST_TIMEOUT_S, Config, Isolation, broker_errors, consumer
+from jobs.kafka.client import (
+    CONNECTED,
+    QUIET,
+    REQUEST_TIMEOUT_S,
+    Config,
+    Isolation,
+    open_consumer,
+    translate_broker_errors,
+)
 
 T = TypeVar("T")
 
@@ -100,7 +108,7 @@ class Committed(msgspec.Struct, frozen=True):
         except msgspec.MsgspecError:
             return None
 
-    def plan(self, kind: type[T]) -> T | None:
+    def decode_plan(self, kind: type[T]) -> T | None:
         """The plan in the metadata; None without a plan.
 
         Raises:
@@ -120,18 +128,18 @@ class Committed(msgspec.Struct, frozen=True):
             ) from error
 
 
-def metadata_text(topic_id: str, plan: bytes | None) -> str:
+def encode_metadata(topic_id: str, plan: bytes | None) -> str:
     """The metadata of an offset to commit."""
     content = OffsetMetadata(1, WRITER, topic_id, _NONE if plan is None else msgspec.Raw(plan))
     return msgspec.json.encode(content).decode()
 
 
-def kept_group(group: str) -> str:
+def name_kept_group(group: str) -> str:
     """The group that keeps a copy of a group's offsets."""
     return f"{group}.kept"
 
 
-def partitions(client: Consumer, topic: str) -> list[int]:
+def list_partitions(client: Consumer, topic: str) -> list[int]:
     """The partitions of a topic.
 
     Raises:
@@ -159,7 +167,7 @@ def read_topic_id(config: Config, topic: str) -> str:
     return str(answers[topic].result().topic_id)
 
 
-def bounds(
+def read_bounds(
     config: Config, client: Consumer, topic: str, asked: Sequence[int], *, settle_s: float = 0.0
 ) -> dict[int, Bounds]:
     """Read the bounds of partitions.
@@ -168,25 +176,25 @@ def bounds(
         client: a consumer that reads committed messages only.
         settle_s: seconds to wait for the end of the transactions that are open now.
     """
-    highs = high_watermarks(config, topic, asked)
+    highs = read_high_watermarks(config, topic, asked)
     until_stable = Retrying(
         retry=retry_if_result(lambda ends: any(ends[partition] < high for partition, high in highs.items())),
         stop=stop_after_delay(settle_s),
         wait=wait_fixed(0.02),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
-    ends: dict[int, int] = until_stable(_edges, client, topic, asked, OFFSET_END)
-    lows = _edges(client, topic, asked, OFFSET_BEGINNING)
+    ends: dict[int, int] = until_stable(_read_edges, client, topic, asked, OFFSET_END)
+    lows = _read_edges(client, topic, asked, OFFSET_BEGINNING)
     return {it: Bounds(lows[it], ends[it], max(highs[it], ends[it])) for it in asked}
 
 
-def high_watermarks(config: Config, topic: str, asked: Sequence[int]) -> dict[int, int]:
+def read_high_watermarks(config: Config, topic: str, asked: Sequence[int]) -> dict[int, int]:
     """The ends of partitions, including messages of open transactions."""
-    with consumer(config, "watermarks", isolation="read_uncommitted") as client:
-        return _edges(client, topic, asked, OFFSET_END)
+    with open_consumer(config, "watermarks", isolation="read_uncommitted") as client:
+        return _read_edges(client, topic, asked, OFFSET_END)
 
 
-def _edges(client: Consumer, topic: str, asked: Sequence[int], edge: int) -> dict[int, int]:
+def _read_edges(client: Consumer, topic: str, asked: Sequence[int], edge: int) -> dict[int, int]:
     """The first or last offsets of partitions that the client's isolation level allows to read.
 
     Kafka's ListOffsets request accepts -2 (beginning) and -1 (end) in place of a time.
@@ -198,12 +206,12 @@ def _edges(client: Consumer, topic: str, asked: Sequence[int], edge: int) -> dic
     return {answer.partition: answer.offset for answer in answers}
 
 
-def held_back(topic: str, within: Mapping[int, Bounds]) -> list[HeldBack]:
+def list_held_back(topic: str, within: Mapping[int, Bounds]) -> list[HeldBack]:
     """The offsets of a topic that open transactions hold back."""
     return [HeldBack(topic, it, found.end, found.held) for it, found in within.items() if found.held]
 
 
-def committed(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, Committed]:
+def read_committed_offsets(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, Committed]:
     """The committed offsets of the consumer's group, by partition. Waits for an open transaction of the group."""
     until_coordinated = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
@@ -244,75 +252,81 @@ class GroupReader:
         Raises:
             ConfigurationError: the topic does not exist.
         """
-        return partitions(self.consumer, self.topic)
+        return list_partitions(self.consumer, self.topic)
 
-    def kept(self) -> dict[int, Committed]:
+    def read_kept(self) -> dict[int, Committed]:
         """The copy: the offsets that this pipeline has committed."""
-        return committed(self._kept, self.topic, self.partitions)
+        return read_committed_offsets(self._kept, self.topic, self.partitions)
 
-    def unchecked(self) -> dict[int, Committed]:
+    def read_unchecked(self) -> dict[int, Committed]:
         """The offsets of the group, whichever client committed them."""
-        return committed(self.consumer, self.topic, self.partitions)
+        return read_committed_offsets(self.consumer, self.topic, self.partitions)
 
-    def committed(self) -> dict[int, Committed]:
+    def read_committed(self) -> dict[int, Committed]:
         """The offsets of the group, checked against the copy.
 
         Raises:
             OffsetsError: another client committed with this group id.
         """
-        return self._equal(is_copy_expected=True)
+        return self._read_equal(is_copy_expected=True)
 
-    def observed(self) -> dict[int, Committed]:
-        """As `committed`, but offsets without a copy are accepted. For readers that commit nothing."""
-        return self._equal(is_copy_expected=False)
+    def observe(self) -> dict[int, Committed]:
+        """As `read_committed`, but offsets without a copy are accepted. For readers that commit nothing."""
+        return self._read_equal(is_copy_expected=False)
 
-    def _equal(self, *, is_copy_expected: bool) -> dict[int, Committed]:
+    def _read_equal(self, *, is_copy_expected: bool) -> dict[int, Committed]:
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
-            kept, own = self.kept(), self.unchecked()
+            kept, own = self.read_kept(), self.read_unchecked()
             if own == kept or (not is_copy_expected and is_without_copy(own, kept)):
                 return own
             # A commit of this pipeline between the two reads makes them differ. It also changes the copy.
-            if self.kept() == kept or time.monotonic() > deadline:
+            if self.read_kept() == kept or time.monotonic() > deadline:
                 check_kept(self.topic, self.group, own, kept)
 
 
 @contextmanager
-def group_reader(
+def open_group_reader(
     config: Config, topic: str, group: str, *, isolation: Isolation = "read_committed"
 ) -> Iterator[GroupReader]:
     """A reader of a group's offsets. Its consumer can also read the topic.
 
     By default it waits for open transactions of the group. With read_uncommitted it returns the offsets before them.
     """
-    kept = kept_group(group)
-    with consumer(config, group, isolation=isolation) as own, consumer(config, kept, isolation=isolation) as copy:
+    kept = name_kept_group(group)
+    with (
+        open_consumer(config, group, isolation=isolation) as own,
+        open_consumer(config, kept, isolation=isolation) as copy,
+    ):
         yield GroupReader(topic, group, own, copy)
 
 
-def current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:
+def read_current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:
     """The committed offsets of a group. Does not wait for its open transaction, which may take minutes.
 
     Raises:
         OffsetsError: another client committed with this group id.
     """
     try:
-        with group_reader(config, topic, group, isolation="read_uncommitted") as reader:
-            return reader.observed()
+        with open_group_reader(config, topic, group, isolation="read_uncommitted") as reader:
+            return reader.observe()
     except OffsetsError:
         # The markers of one commit may be written at different times.
-        with group_reader(config, topic, group) as reader:
-            return reader.observed()
+        with open_group_reader(config, topic, group) as reader:
+            return reader.observe()
 
 
-def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
+def read_group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
     """The committed offsets of a group, by partition; None if it never committed.
 
     Raises:
         OffsetsError: another client committed with this group id.
     """
-    with broker_errors(config, f"reading the offsets of {group}"), group_reader(config, topic, group) as reader:
-        return {partition: found.offset for partition, found in reader.observed().items()}
+    with (
+        translate_broker_errors(config, f"reading the offsets of {group}"),
+        open_group_reader(config, topic, group) as reader,
+    ):
+        return {partition: found.offset for partition, found in reader.observe().items()}
 
 
 def is_without_copy(own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> bool:
@@ -329,7 +343,7 @@ def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mappi
         if found.offset == ours.offset:
             difference = f"is at {ours.offset}, but its metadata is not what this pipeline committed"
         else:
-            difference = f"is at {_text(found.offset)}, but this pipeline committed {_text(ours.offset)}"
+            difference = f"is at {_describe(found.offset)}, but this pipeline committed {_describe(ours.offset)}"
         is_gone = found.offset is None
         cause = "they were deleted" if is_gone else "another client commits with this group id; stop it first"
         if all(it.offset is None for it in kept.values()):
@@ -337,10 +351,10 @@ def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mappi
         else:
             remedy = f"To continue where this pipeline was: `make offsets GROUP={group} TO=kept`"
         raise OffsetsError(
-            f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): {cause}. "
+            f"{topic}[{partition}]: group {group} {difference} (group {name_kept_group(group)} keeps a copy): {cause}. "
             f"Nothing was done. {remedy}."
         )
 
 
-def _text(offset: int | None) -> str:
+def _describe(offset: int | None) -> str:
     return "no offset" if offset is None else str(offset)

@@ -14,7 +14,7 @@ _TOOLS = ("kafka-transactions.sh", "kafka-transactions")
 _TIMEOUT_S = 60
 
 
-def explained(config: Config, held: Sequence[HeldBack]) -> list[str]:
+def describe_held_back(config: Config, held: Sequence[HeldBack]) -> list[str]:
     """A line for each partition with offsets held back: how many, from which on, and by which transactional id.
 
     Without kafka-transactions.sh on the PATH, the lines have no id, and the last line has the commands to run.
@@ -33,24 +33,26 @@ def explained(config: Config, held: Sequence[HeldBack]) -> list[str]:
         ]
     command = [tool, "--bootstrap-server", servers]
     try:
-        ids = {row["ProducerId"]: row["TransactionalId"] for row in _rows([*command, "list"])}
-        return [f"{it}, by the transactional id {_holder(command, it, ids) or 'that has just ended'}" for it in held]
+        ids = {row["ProducerId"]: row["TransactionalId"] for row in _read_table([*command, "list"])}
+        return [
+            f"{it}, by the transactional id {_find_holder(command, it, ids) or 'that has just ended'}" for it in held
+        ]
     except (subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
         return [*map(str, held), f"Could not find the transaction with {tool}: {error}"]
 
 
-def _holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str | None:
+def _find_holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str | None:
     """The transactional id of the oldest open transaction on a partition."""
     asked = [*command, "describe-producers", "--topic", held.topic, "--partition", str(held.partition)]
     began = {
         int(row["CurrentTransactionStartOffset"]): row["ProducerId"]
-        for row in _rows(asked)
+        for row in _read_table(asked)
         if row["CurrentTransactionStartOffset"].isdigit()
     }
     return ids.get(began[min(began)]) if began else None
 
 
-def _rows(command: list[str]) -> Iterator[dict[str, str]]:
+def _read_table(command: list[str]) -> Iterator[dict[str, str]]:
     """The rows of the tool's table, which has a header and columns separated by spaces."""
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     lines = [line.split() for line in answer.stdout.splitlines() if line.strip()]

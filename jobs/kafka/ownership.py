@@ -11,7 +11,7 @@ from jobs.errors import OffsetsError
 from jobs.kafka.client import Config
 from jobs.kafka.offsets import Committed, GroupReader, check_kept, is_without_copy, read_topic_id
 from jobs.kafka.topic_ids import TopicIds
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def check_ownership(config: Config, reader: GroupReader, topic_ids: TopicIds | N
         OffsetsError: the check failed; nothing was committed.
     """
     topic, group = reader.topic, reader.group
-    own, kept = reader.unchecked(), reader.kept()  # raises for a topic that does not exist
+    own, kept = reader.read_unchecked(), reader.read_kept()  # raises for a topic that does not exist
     topic_id = read_topic_id(config, topic)
     is_known = topic_ids is not None and topic_ids.read(group, topic) == topic_id
     if topic_ids is not None and not is_known and not is_ours(kept, topic_id):
@@ -53,14 +53,14 @@ def is_ours(offsets: Mapping[int, Committed], topic_id: str) -> bool:
 
 
 def _adopt(config: Config, reader: GroupReader, topic_id: str) -> None:
-    with group_writer(config, reader.group, reader.topic, 1) as writer:
-        own = reader.unchecked()
-        if not is_without_copy(own, reader.kept()):
+    with open_group_writer(config, reader.group, reader.topic, 1) as writer:
+        own = reader.read_unchecked()
+        if not is_without_copy(own, reader.read_kept()):
             return  # another worker has adopted them
         if writer.topic_id != topic_id:
             raise OffsetsError(f"{reader.topic} was recreated just now. Nothing was committed; the next try checks it.")
         offsets = {partition: found.offset for partition, found in own.items() if found.offset is not None}
-        plans = {it: bytes(plan) for it in offsets if (plan := own[it].plan(msgspec.Raw)) is not None}
+        plans = {it: bytes(plan) for it in offsets if (plan := own[it].decode_plan(msgspec.Raw)) is not None}
         with writer.transaction(offsets, plans):
             pass
     log.warning(

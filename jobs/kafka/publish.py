@@ -16,7 +16,7 @@ from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.staged import Chunk, Manifest
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.parallel import prefetch
 from jobs.settings import check_distinct
 
@@ -61,16 +61,16 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """
     check_distinct(manifest.topic, outlet.result_topic, outlet.dlq_topic)
     published = Published()
-    with group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
+    with open_group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.offsets()
+        at = writer.read_offsets()
         if manifest.is_passed_by(at):
             return published
-        ends = manifest.ends_behind(at)
+        ends = manifest.list_ends_after(at)
         chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        loaded = prefetch(lambda it: _uncovered(it, at[it.partition]), chunks)
-        for group in grouped(chunks, manifest.chunk_records, manifest.chunk_bytes):
+        loaded = prefetch(lambda it: _read_uncovered(it, at[it.partition]), chunks)
+        for group in group_chunks(chunks, manifest.chunk_records, manifest.chunk_bytes):
             offsets = {chunk.partition: chunk.next for chunk in group}
             if group[-1] is chunks[-1]:
                 offsets |= ends
@@ -88,7 +88,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     return published
 
 
-def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[list[Chunk]]:
+def group_chunks(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[list[Chunk]]:
     """Group the chunks that share a transaction, up to the limits. A chunk above a limit is alone."""
     group: list[Chunk] = []
     records = size = 0
@@ -103,7 +103,7 @@ def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[l
         yield group
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
+def _read_uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     """Read the outcomes of a chunk that start at the committed offset."""
     outcomes = pa.Table.from_batches(read_batches(chunk.url))
     if committed is not None and committed > chunk.first:
@@ -115,13 +115,13 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
 
 def _send(writer: GroupWriter, outcomes: pa.Table, outlet: Outlet, origin: Origin) -> None:
     for piece in outcomes.to_batches(PIECE_RECORDS):
-        writer.send_all(outlet.result_topic, _results(piece))
+        writer.send_all(outlet.result_topic, _list_results(piece))
         rejects = piece.filter(piece["reason"].is_valid())
         send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
-        writer.forget_delivered()
+        writer.free_delivered()
 
 
-def _results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
+def _list_results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
     """The results among outcomes, for `GroupWriter.send_all`."""
     results = outcomes.select(["key", "value"]).filter(outcomes["reason"].is_null())
     keys, values = (column.to_pylist() for column in results.columns)
@@ -136,12 +136,12 @@ def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBat
         origins: one for each row.
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
-    for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
+    for origin, key, value, own, error in zip(origins, *columns, make_error_headers(rejects), strict=True):
         of_message = [(header["key"], header["value"]) for header in own] if own else []
         writer.send(dlq_topic, key, value, of_message + origin.headers + error)
 
 
-def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
+def make_error_headers(rejects: pa.RecordBatch) -> list[Headers]:
     """The headers with the error and the offset of each message, as UTF-8 strings.
 
     Args:

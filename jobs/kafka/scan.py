@@ -31,7 +31,7 @@ class Claim(msgspec.Struct, frozen=True):
     end: int
 
 
-def whole(bounds: Mapping[int, Bounds]) -> list[Claim]:
+def claim_all(bounds: Mapping[int, Bounds]) -> list[Claim]:
     """All readable offsets of each partition."""
     return [Claim(partition, found.low, found.end) for partition, found in bounds.items()]
 
@@ -89,7 +89,7 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
                 )
             else:
                 continue
-            messages, ended = _until(claim.end, batch)
+            messages, ended = _split_at(claim.end, batch)
             if messages:
                 yield messages
             if ended:
@@ -98,7 +98,7 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
         client.unassign()
 
 
-def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
+def _split_at(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
     """The messages before `end`, and whether the partition's position has reached `end`."""
     if not any(map(Message.error, batch)) and batch[-1].offset() < end - 1:
         return batch, False

@@ -8,12 +8,21 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
-from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, bounds, group_reader, held_back, read_topic_id
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, translate_broker_errors
+from jobs.kafka.offsets import (
+    SETTLE_S,
+    Bounds,
+    Committed,
+    GroupReader,
+    list_held_back,
+    open_group_reader,
+    read_bounds,
+    read_topic_id,
+)
 from jobs.kafka.ownership import is_ours
 from jobs.kafka.scan import Claim, scan
 from jobs.kafka.topic_ids import TopicIds
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
 from jobs.progress import Progress
 
 
@@ -70,7 +79,7 @@ class Moves(msgspec.Struct, frozen=True):
         return all(move.before is not None for move in self.moves)
 
 
-def look(
+def preview_moves(
     config: Config, topic: str, group: str, to: str, *, topic_ids: TopicIds | None, progress: Progress = lambda *_: None
 ) -> Moves:
     """Count, message by message, what setting the offsets would skip or repeat. Changes nothing.
@@ -85,21 +94,21 @@ def look(
         OffsetsError: the offsets have no copy.
         ServiceUnavailableError: an open transaction hides messages after the end.
     """
-    moment = _moment(to)
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
+    moment = _parse_moment(to)
+    with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, group) as reader:
         topic_id = read_topic_id(config, topic)
         seen = _read(reader)
-        within = bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
-        if to == "end" and (held := held_back(topic, within)):
+        within = read_bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
+        if to == "end" and (held := list_held_back(topic, within)):
             raise ServiceUnavailableError(
                 f"An open transaction holds back messages that `end` would skip: {'; '.join(map(str, held))}. "
                 "Nothing was changed. Try again when it has ended."
             )
-        before = _positions(seen, within, topic_id, topic_ids.read(group, topic) if topic_ids else None)
-        targets = _targets(reader, seen, within, to, moment)
+        before = _find_positions(seen, within, topic_id, topic_ids.read(group, topic) if topic_ids else None)
+        targets = _find_targets(reader, seen, within, to, moment)
         moves = []
         for number, (partition, target) in enumerate(targets.items(), start=1):
-            plan = None if to == "kept" else seen.kept[partition].plan(dict)
+            plan = None if to == "kept" else seen.kept[partition].decode_plan(dict)
             was = before[partition]
             # Messages up to the end of the plan may already be written.
             done = max(was, plan.get("end", was)) if plan and was is not None else was
@@ -113,17 +122,17 @@ def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> No
     """Commit the targets for the group and for its copy, and store the topic's id.
 
     Raises:
-        OffsetsError: the topic was recreated, or the group has moved since `look`; nothing was committed.
+        OffsetsError: the topic was recreated, or the group has moved since `preview_moves`; nothing was committed.
         ServiceUnavailableError: a broker is down; it is safe to try again.
     """
-    with group_writer(config, wanted.group, wanted.topic, 1) as writer:
+    with open_group_writer(config, wanted.group, wanted.topic, 1) as writer:
         if writer.topic_id != wanted.topic_id or _read(writer.reader) != wanted.seen:
             raise OffsetsError(
                 f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were counted. "
                 "Nothing was committed. Pause the DAG, end its run, and run the command again."
             )
         offsets = {it.partition: it.target.offset for it in wanted.moves if it.target.offset is not None}
-        plans = {it.partition: plan for it in wanted.moves if (plan := it.target.plan(msgspec.Raw)) is not None}
+        plans = {it.partition: plan for it in wanted.moves if (plan := it.target.decode_plan(msgspec.Raw)) is not None}
         with writer.transaction(offsets, {it: bytes(plan) for it, plan in plans.items()}):
             pass
     if topic_ids is not None:
@@ -132,10 +141,10 @@ def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> No
 
 
 def _read(reader: GroupReader) -> Offsets:
-    return Offsets(reader.unchecked(), reader.kept())
+    return Offsets(reader.read_unchecked(), reader.read_kept())
 
 
-def _moment(to: str) -> datetime | None:
+def _parse_moment(to: str) -> datetime | None:
     if to in ("kept", "beginning", "end"):
         return None
     try:
@@ -150,7 +159,7 @@ def _moment(to: str) -> datetime | None:
     return moment
 
 
-def _positions(
+def _find_positions(
     seen: Offsets, within: dict[int, Bounds], topic_id: str, remembered: str | None
 ) -> dict[int, int | None]:
     """Where this pipeline was, from the copy, or from the group itself if its offsets have no copy."""
@@ -166,7 +175,7 @@ def _positions(
     return {it: found.low if known[it].offset is None else known[it].offset for it, found in within.items()}
 
 
-def _targets(
+def _find_targets(
     reader: GroupReader, seen: Offsets, within: dict[int, Bounds], to: str, moment: datetime | None
 ) -> dict[int, Committed]:
     if to == "kept":
@@ -198,10 +207,14 @@ def _count(
     was, done = was_and_done
     target = within.low if target is None else target
     return (
-        _messages(reader, partition, within.low if was is None else max(was, within.low), min(target, within.end)),
-        _messages(reader, partition, max(target, within.low), within.end if done is None else min(done, within.end)),
+        _count_messages(
+            reader, partition, within.low if was is None else max(was, within.low), min(target, within.end)
+        ),
+        _count_messages(
+            reader, partition, max(target, within.low), within.end if done is None else min(done, within.end)
+        ),
     )
 
 
-def _messages(reader: GroupReader, partition: int, start: int, end: int) -> int:
+def _count_messages(reader: GroupReader, partition: int, start: int, end: int) -> int:
     return sum(map(len, scan(reader.consumer, reader.topic, [Claim(partition, start, end)])))

@@ -15,7 +15,7 @@ from confluent_kafka import Message
 from pyarrow import fs
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
-from jobs.kafka.dead_letter import headers_of_all
+from jobs.kafka.dead_letter import read_all_headers
 from jobs.kafka.scan import Claim
 
 # An unchanged message: offset, timestamp in milliseconds since 1970, key, value and headers.
@@ -101,7 +101,7 @@ class Manifest(msgspec.Struct, frozen=True):
                 "Nothing was committed. The error of the next run says what to do."
             )
 
-    def ends_behind(self, offsets: dict[int, int | None]) -> dict[int, int]:
+    def list_ends_after(self, offsets: dict[int, int | None]) -> dict[int, int]:
         """The claim's ends that are not below the committed offsets, by partition, so that no commit goes backwards.
 
         An unchanged offset is committed again, because Kafka deletes offsets that are older than
@@ -141,7 +141,7 @@ def read_manifest(url: str) -> Manifest:
         ) from error
 
 
-def outcome_batch(
+def make_outcome_batch(
     messages: pa.RecordBatch,
     *,
     keys: Column = None,
@@ -168,27 +168,29 @@ def outcome_batch(
         "message": texts,
         "stacktrace": stacktraces,
     }
-    columns = {name: _column(values, OUTCOME_SCHEMA.field(name).type, len(messages)) for name, values in own.items()}
+    columns = {
+        name: _make_column(values, OUTCOME_SCHEMA.field(name).type, len(messages)) for name, values in own.items()
+    }
     is_result = columns["reason"].is_null()
     for name in ("key", "value", "headers"):
         columns[name] = pc.if_else(is_result, columns[name], messages.column(name))
     return pa.record_batch([messages.column("offset"), *columns.values()], schema=OUTCOME_SCHEMA)
 
 
-def _column(values: Column, kind: pa.DataType, count: int) -> pa.Array:
+def _make_column(values: Column, kind: pa.DataType, count: int) -> pa.Array:
     if values is None:
         return pa.nulls(count, kind)
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
+def make_reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
     """A batch of REJECT_SCHEMA with messages (rows of MESSAGE_SCHEMA) that are rejected for the same reason."""
-    outcomes = outcome_batch(messages, reasons=[reason] * len(messages), texts=texts)
+    outcomes = make_outcome_batch(messages, reasons=[reason] * len(messages), texts=texts)
     partitions = pa.repeat(pa.scalar(partition, pa.int32()), len(messages))
     return pa.record_batch([partitions, *outcomes.columns], schema=REJECT_SCHEMA)
 
 
-def message_batch(messages: list[Message]) -> pa.RecordBatch:
+def make_message_batch(messages: list[Message]) -> pa.RecordBatch:
     """Messages as a batch of MESSAGE_SCHEMA."""
     return pa.record_batch(
         [
@@ -196,15 +198,15 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
             pa.array([milliseconds for _, milliseconds in map(Message.timestamp, messages)], pa.int64()),
             pa.array(list(map(Message.key, messages)), pa.binary()),
             pa.array(list(map(Message.value, messages)), pa.binary()),
-            _headers(messages),
+            _make_headers(messages),
         ],
         schema=MESSAGE_SCHEMA,
     )
 
 
-def _headers(messages: list[Message]) -> pa.ListArray:
+def _make_headers(messages: list[Message]) -> pa.ListArray:
     kind = MESSAGE_SCHEMA.field("headers").type
-    all_headers = headers_of_all(messages)
+    all_headers = read_all_headers(messages)
     if not any(all_headers):
         return pa.nulls(len(messages), kind)
     return pa.array(

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, translate_broker_errors
 from jobs.settings import Settings
 
 # `Difference.what` for the number of partitions; otherwise it is the name of a topic setting.
@@ -47,7 +47,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[Topic]
 
 
-def declared(path: Path, settings: Settings) -> list[Topic]:
+def load_topics(path: Path, settings: Settings) -> list[Topic]:
     """The topics that a file declares, with the names in the settings.
 
     Raises:
@@ -68,7 +68,7 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
     Returns:
         The names of the created topics, and how the existing ones differ from their declarations.
     """
-    with broker_errors(config, "applying topics"):
+    with translate_broker_errors(config, "applying topics"):
         admin = AdminClient({**QUIET, **config})
         created = []
         missing = [
@@ -87,7 +87,10 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
         for name in created:
             _wait_until_known(admin, name)
         return created, [
-            difference for topic in topics if topic.name not in created for difference in _differences(admin, topic)
+            difference
+            for topic in topics
+            if topic.name not in created
+            for difference in _find_differences(admin, topic)
         ]
 
 
@@ -103,7 +106,7 @@ def alter(config: Config, differences: list[Difference]) -> list[Difference]:
         resource = resources.setdefault(it.topic, ConfigResource(ResourceType.TOPIC, it.topic))
         resource.add_incremental_config(ConfigEntry(it.what, it.declared, incremental_operation=AlterConfigOpType.SET))
     if resources:
-        with broker_errors(config, "altering topics"):
+        with translate_broker_errors(config, "altering topics"):
             admin = AdminClient({**QUIET, **config})
             answers = admin.incremental_alter_configs(list(resources.values()), request_timeout=REQUEST_TIMEOUT_S)
             for answer in answers.values():
@@ -121,7 +124,7 @@ def _wait_until_known(admin: AdminClient, name: str) -> None:
     until_known(lambda: admin.list_topics(name, timeout=REQUEST_TIMEOUT_S).topics[name].error)
 
 
-def _differences(admin: AdminClient, topic: Topic) -> list[Difference]:
+def _find_differences(admin: AdminClient, topic: Topic) -> list[Difference]:
     found = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
     differences = []
     if found != topic.partitions:

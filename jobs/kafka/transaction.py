@@ -18,7 +18,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.kafka.client import CONNECTED, MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config
 from jobs.kafka.dead_letter import Headers
-from jobs.kafka.offsets import Committed, GroupReader, group_reader, metadata_text, partitions, read_topic_id
+from jobs.kafka.offsets import (
+    Committed,
+    GroupReader,
+    encode_metadata,
+    list_partitions,
+    open_group_reader,
+    read_topic_id,
+)
 
 # The longest time for which the open transaction of a killed worker holds readers back.
 _TRANSACTION_TIMEOUT_S = 20
@@ -34,7 +41,7 @@ class _NoAnswerError(ServiceUnavailableError):
     """A call of librdkafka did not return."""
 
 
-def _answered(call: Callable[..., object], *arguments: Any) -> None:
+def _call_with_timeout(call: Callable[..., object], *arguments: Any) -> None:
     """Make a transactional call and enforce its timeout, which is the last argument, in seconds.
 
     librdkafka 2.16 can block forever in send_offsets_to_transaction if the broker is killed meanwhile (reproduced). A
@@ -60,7 +67,7 @@ def _answered(call: Callable[..., object], *arguments: Any) -> None:
 
 
 class GroupWriter:
-    """Writes messages together with its group's offsets. Created by `group_writer` after it fenced older workers.
+    """Writes messages together with its group's offsets. Created by `open_group_writer` after it fenced older workers.
 
     `topic_id` is the current id of the source topic.
     """
@@ -71,17 +78,17 @@ class GroupWriter:
         self.topic = reader.topic
         self.topic_id = topic_id
 
-    def committed(self) -> dict[int, Committed]:
+    def read_committed(self) -> dict[int, Committed]:
         """The group's committed offsets, by partition of the source topic.
 
         Raises:
             OffsetsError: another client committed with this group id.
         """
-        return self.reader.committed()
+        return self.reader.read_committed()
 
-    def offsets(self) -> dict[int, int | None]:
+    def read_offsets(self) -> dict[int, int | None]:
         """The group's committed offsets without their metadata; None if it never committed."""
-        return {partition: found.offset for partition, found in self.committed().items()}
+        return {partition: found.offset for partition, found in self.read_committed().items()}
 
     @contextmanager
     def transaction(self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None) -> Iterator[None]:
@@ -89,7 +96,7 @@ class GroupWriter:
 
         Args:
             offsets: by partition of the source topic.
-            plans: JSON for the metadata of offsets, by partition (see `Committed.plan`).
+            plans: JSON for the metadata of offsets, by partition (see `Committed.decode_plan`).
         """
         noted = plans or {}
         self._producer.begin_transaction()
@@ -97,12 +104,12 @@ class GroupWriter:
             yield
             for client in self.reader.writers:
                 positions = [
-                    TopicPartition(self.topic, it, offset, metadata=metadata_text(self.topic_id, noted.get(it)))
+                    TopicPartition(self.topic, it, offset, metadata=encode_metadata(self.topic_id, noted.get(it)))
                     for it, offset in offsets.items()
                 ]
                 group = client.consumer_group_metadata()
-                _answered(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
-            _answered(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
+                _call_with_timeout(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
+            _call_with_timeout(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
         except _NoAnswerError:
             raise  # abort_transaction would block too; init_transactions of the next worker aborts
         except BaseException:
@@ -116,7 +123,7 @@ class GroupWriter:
             fault = next(message["_error"] for message in messages if "_error" in message)
             raise KafkaException(fault)
 
-    def forget_delivered(self) -> None:
+    def free_delivered(self) -> None:
         """Free acknowledged messages; the client keeps them until poll() is called.
 
         Raises:
@@ -127,7 +134,7 @@ class GroupWriter:
     def check_topics(self, *topics: str) -> None:
         """Raise ConfigurationError if a topic does not exist. Without this check, sending waits until its timeout."""
         for topic in topics:
-            partitions(self.reader.consumer, topic)
+            list_partitions(self.reader.consumer, topic)
 
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
@@ -143,7 +150,7 @@ class GroupWriter:
 
     def _abort(self) -> None:
         try:
-            _answered(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
+            _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
         except KafkaException as error:
             # A fenced or failed producer cannot abort; the broker aborts when the next worker initialises.
             if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
@@ -154,7 +161,7 @@ _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaE
 
 
 @contextmanager
-def group_writer(
+def open_group_writer(
     config: Config, group: str, topic: str, chunk_records: int, *, transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S
 ) -> Iterator[GroupWriter]:
     """Fence every older worker of `group`, then write for it.
@@ -186,10 +193,10 @@ def group_writer(
         "compression.type": "lz4",
     }
     try:
-        with group_reader(config, topic, group) as reader:
+        with open_group_reader(config, topic, group) as reader:
             producer = Producer(settings)
-            _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
-            partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
+            _call_with_timeout(producer.init_transactions, REQUEST_TIMEOUT_S)
+            list_partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
             yield GroupWriter(producer, reader, read_topic_id(config, topic))
     except KafkaException as error:
         fault = error.args[0]

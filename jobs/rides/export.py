@@ -16,9 +16,9 @@ from google.cloud import storage
 
 from jobs.files import Folder, read_chunk
 from jobs.kafka.claim import Limits, Plan, claim
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, translate_broker_errors
 from jobs.kafka.commit import commit_offsets
-from jobs.kafka.offsets import SETTLE_S, bounds, group_reader
+from jobs.kafka.offsets import SETTLE_S, open_group_reader, read_bounds
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.topic_ids import TopicIds
@@ -76,7 +76,7 @@ def export_if_due(
             f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
         )
     client = connect()
-    with group_reader(config, target.topic, target.group) as reader:
+    with open_group_reader(config, target.topic, target.group) as reader:
         claimed = claim(
             config,
             reader,
@@ -121,9 +121,12 @@ def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_
         max_age_s: the age, in seconds, from which a message is old.
         settle_s: seconds to wait for the end of the transactions that are open now.
     """
-    with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
-        at = reader.observed()
-        within = bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
+    with (
+        translate_broker_errors(config, f"reading the lag of {group}"),
+        open_group_reader(config, topic, group) as reader,
+    ):
+        at = reader.observe()
+        within = read_bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
         border_ms = int((time.time() - max_age_s) * 1000)
         asked = [TopicPartition(topic, partition, border_ms) for partition in at]
         younger = {
@@ -137,7 +140,7 @@ def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_
         # A negative offset means that all messages are older.
         is_old |= bound.end > start and (younger[partition] < 0 or younger[partition] > start)
         offsets += bound.high - start
-    is_begun = any(found.plan(Plan) is not None for found in at.values())
+    is_begun = any(found.decode_plan(Plan) is not None for found in at.values())
     return Backlog(offsets, sum(it.held for it in within.values()), is_begun, is_old)
 
 

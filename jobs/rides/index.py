@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from elasticsearch import Elasticsearch
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
 from jobs.parallel import prefetch
 from jobs.rides.contract import Reason
 from jobs.rides.transform import documents
@@ -53,7 +53,7 @@ def put_elasticsearch(
             messages = read_chunk(originals[chunk.partition, chunk.first].url)
             faulty = messages.filter(pc.is_in(messages.column("offset"), offsets))
             texts = dict(zip(offsets.to_pylist(), refusals.values(), strict=True))
-            yield reject_batch(
+            yield make_reject_batch(
                 chunk.partition,
                 faulty,
                 Reason.REFUSED_BY_ELASTICSEARCH,

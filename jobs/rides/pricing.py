@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.kafka.staged import outcome_batch
+from jobs.kafka.staged import make_outcome_batch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
 from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
@@ -91,7 +91,7 @@ def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
         faults[row] = _Fault(Reason.NOT_FINITE, "price_total is too large a number")
     positions = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
     row_faults = list(map(faults.get, range(count)))
-    return outcome_batch(
+    return make_outcome_batch(
         messages,
         keys=rides.column("ride_id").cast(pa.binary()).take(positions),
         values=_results(rides, distance_km, price_total).take(positions),

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
 from jobs.parallel import prefetch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
 from jobs.rides.contract import Reason
@@ -117,7 +117,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
         ],
         schema=SINK_SCHEMA,
     )
-    rejects = reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
+    rejects = make_reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
     return rows, rejects
 
 

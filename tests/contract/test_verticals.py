@@ -14,7 +14,7 @@ import pytest
 
 from infra.kibana import saved_objects
 from jobs.errors import ConfigurationError
-from jobs.kafka.topics import declared
+from jobs.kafka.topics import load_topics
 from jobs.settings import ROOT, Settings
 from jobs.vertical import Vertical
 from jobs.verticals import find_vertical, find_verticals, load_declared_topics, merge_settings
@@ -82,7 +82,7 @@ def test_settings_that_it_names_are_its_own(vertical: Vertical) -> None:
 def test_its_topics_are_those_of_its_file(vertical: Vertical) -> None:
     if vertical.topics is None:
         return
-    topics = declared(vertical.topics, settings_of(vertical))
+    topics = load_topics(vertical.topics, settings_of(vertical))
     assert {topic.setting.lower() for topic in topics} == set(vertical.settings.topic_settings)
 
 

@@ -48,7 +48,7 @@ class Tail:
 
 
 def _headers(message: Message) -> Headers | None:
-    """None where a key is not UTF-8: the client has no answer then (see `jobs.kafka.dead_letter.headers_of_all`)."""
+    """None where a key is not UTF-8: the client has no answer then (see `jobs.kafka.dead_letter.read_all_headers`)."""
     try:
         (headers,) = map(Message.headers, [message])
     except (SystemError, UnicodeDecodeError):

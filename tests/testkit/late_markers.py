@@ -85,7 +85,7 @@ class DelayingProxy:
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
     """From the next commit on, no marker is written until the end of the block, or for so many seconds."""
-    answered = transaction._answered
+    answered = transaction._call_with_timeout
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
         # Before that, the broker itself has to ask the coordinator about the transaction.
@@ -98,7 +98,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
         answered(call, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "_answered", closing)
+        patch.setattr(transaction, "_call_with_timeout", closing)
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError, StagedFilesGoneError
 from jobs.files import Folder
-from jobs.kafka.offsets import group_offsets
+from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.staged import Manifest, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
@@ -83,6 +83,6 @@ class DatastreamOperator(BaseOperator):
     def unfinished(self, url: str) -> Manifest:
         """Read the manifest at `url`. Skips the task if its claim is already committed, as in a cleared old run."""
         manifest = read_manifest(url)
-        if manifest.is_passed_by(group_offsets(self.kafka, manifest.topic, manifest.group)):
+        if manifest.is_passed_by(read_group_offsets(self.kafka, manifest.topic, manifest.group)):
             raise AirflowSkipException(f"Group {manifest.group} has passed this run's claim: nothing is left to do.")
         return manifest

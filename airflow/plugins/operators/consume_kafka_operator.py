@@ -11,7 +11,7 @@ from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
 from jobs.kafka.claim import Limits, claim, holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S, group_reader
+from jobs.kafka.offsets import SETTLE_S, open_group_reader
 from jobs.kafka.stage import stage
 from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
@@ -56,7 +56,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
         self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
-        with group_reader(self.kafka, self.topic, self.group) as reader:
+        with open_group_reader(self.kafka, self.topic, self.group) as reader:
             claimed = claim(
                 self.kafka,
                 reader,

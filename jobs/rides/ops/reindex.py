@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import broker_errors, consumer
-from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
+from jobs.kafka.client import open_consumer, translate_broker_errors
+from jobs.kafka.offsets import Bounds, list_partitions, read_bounds, read_group_offsets
 from jobs.kafka.scan import Claim, scan
-from jobs.kafka.staged import message_batch
+from jobs.kafka.staged import make_message_batch
 from jobs.parallel import prefetch
 from jobs.rides.ops.retention import expiry
 from jobs.rides.ops.superseded import is_reprocessing
@@ -107,9 +107,9 @@ def _rows_of_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterat
 def _indexed_and_not_exported(systems: Systems[RidesSettings]) -> tuple[dict[int, Bounds], list[Claim]]:
     """What the result topic holds, and what of it is indexed and not exported."""
     config, topic = systems.config, systems.settings.result_topic
-    with broker_errors(config, f"reading the offsets of {topic}"), consumer(config, "reindex") as client:
-        within = bounds(config, client, topic, partitions(client, topic))
-    indexed, exported = (group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
+    with translate_broker_errors(config, f"reading the offsets of {topic}"), open_consumer(config, "reindex") as client:
+        within = read_bounds(config, client, topic, list_partitions(client, topic))
+    indexed, exported = (read_group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
     claims = [Claim(it, max(exported[it] or 0, found.low), indexed[it] or 0) for it, found in within.items()]
     return within, [claim for claim in claims if claim.start < claim.end]
 
@@ -125,9 +125,9 @@ def _unexpired(rows: pa.RecordBatch, oldest: datetime, within: dict[int, Bounds]
 
 def _rows_of_results(systems: Systems[RidesSettings], claims: list[Claim], done: Reindexed) -> Iterator[pa.RecordBatch]:
     config, topic = systems.config, systems.settings.result_topic
-    with broker_errors(config, f"reading {topic}"), consumer(config, "reindex") as client:
+    with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, "reindex") as client:
         for messages in scan(client, topic, claims, systems.progress, "reading"):
-            rows, _ = flatten(message_batch(messages), messages[0].partition())
+            rows, _ = flatten(make_message_batch(messages), messages[0].partition())
             done.results += len(rows)
             yield rows
 

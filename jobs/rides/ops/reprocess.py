@@ -24,22 +24,22 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs import clients
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all, is_dead_letter_of
+from jobs.kafka.client import Config, open_consumer, translate_broker_errors
+from jobs.kafka.dead_letter import Headers, is_dead_letter_of, read_all_headers, read_error, read_headers
 from jobs.kafka.lag import wait_until_done
 from jobs.kafka.offsets import (
     Bounds,
     Committed,
-    bounds,
-    group_offsets,
-    group_reader,
-    held_back,
-    high_watermarks,
-    partitions,
+    list_held_back,
+    list_partitions,
+    open_group_reader,
+    read_bounds,
+    read_group_offsets,
+    read_high_watermarks,
 )
 from jobs.kafka.ownership import check_ownership
 from jobs.kafka.scan import Claim, scan
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ops.superseded import (
     Mark,
@@ -189,10 +189,10 @@ def look(systems: Systems, wanted: Window) -> Work:
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
     check_bucket(systems.gcs, settings.bucket)  # before any copy is sent
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+    with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, GROUP) as reader:
         check_ownership(config, reader)
         client = reader.consumer
-        begun = _plans(reader.committed())
+        begun = _plans(reader.read_committed())
         if begun and (other := next(iter(begun.values())).window) != wanted:
             raise ConfigurationError(f"Another reprocessing is not done. Finish it first: make reprocess {other}")
         plans = begun or _snapshot(config, client, settings, wanted)
@@ -227,7 +227,7 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
         OffsetsError: somebody else has begun a reprocessing since the look.
         ServiceUnavailableError: a service is away, or the DAGs do nothing. Do the same again: it goes on from there.
     """
-    with broker_errors(systems.config, "reprocessing"), consumer(systems.config, GROUP) as client:
+    with translate_broker_errors(systems.config, "reprocessing"), open_consumer(systems.config, GROUP) as client:
         _send(systems, client, work)
         _wait_for_dags(systems, client, nudge)
         copies = _sent(systems, client, work)
@@ -235,8 +235,8 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
     copies.update(work.earlier)
     _purge_parquet(systems, work, copies, done)
     _purge_elasticsearch(systems, copies, done)
-    with group_writer(systems.config, GROUP, systems.settings.raw_topic, 1) as writer:
-        _check_plans(writer.committed(), work.plans)
+    with open_group_writer(systems.config, GROUP, systems.settings.raw_topic, 1) as writer:
+        _check_plans(writer.read_committed(), work.plans)
         with writer.transaction({partition: plan.end for partition, plan in work.plans.items()}):
             pass  # the same offsets without the plan
     return done
@@ -246,7 +246,7 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
 
 
 def _plans(at: dict[int, Committed]) -> dict[int, Plan]:
-    return {it: plan for it, found in at.items() if (plan := found.plan(Plan)) is not None}
+    return {it: plan for it, found in at.items() if (plan := found.decode_plan(Plan)) is not None}
 
 
 def _check_plans(at: dict[int, Committed], expected: dict[int, Plan]) -> None:
@@ -259,9 +259,9 @@ def _snapshot(config: Config, client: Consumer, settings: RidesSettings, wanted:
     raw, result = settings.raw_topic, settings.result_topic
 
     def attempt() -> dict[int, Plan] | None:
-        priced = group_offsets(config, raw, COMPUTE_GROUP)
+        priced = read_group_offsets(config, raw, COMPUTE_GROUP)
         text = positions_text({it: found.end for it, found in _whole(config, client, result).items()})
-        if group_offsets(config, raw, COMPUTE_GROUP) != priced:
+        if read_group_offsets(config, raw, COMPUTE_GROUP) != priced:
             return None
         # A message that is held back belongs before the copies, so it has to be known.
         within = _whole(config, client, raw)
@@ -287,8 +287,8 @@ def _whole(config: Config, client: Consumer, topic: str) -> dict[int, Bounds]:
     Raises:
         ServiceUnavailableError: one stays open.
     """
-    within = bounds(config, client, topic, partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
-    if held := held_back(topic, within):
+    within = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
+    if held := list_held_back(topic, within):
         raise ServiceUnavailableError(
             f"An open transaction holds messages back: {'; '.join(map(str, held))}. Without them, newer prices could "
             "be overwritten. Nothing was changed. `make ledger` says who holds them; try again when it has ended."
@@ -303,8 +303,8 @@ def _dead_letters(systems: Systems, client: Consumer) -> set[Position]:
     within = _whole(systems.config, client, settings.dlq_topic)
     ends = {partition: (0, bound.end) for partition, bound in within.items()}
     for messages in _messages(systems, client, settings.dlq_topic, ends, "looking"):
-        for headers in headers_of_all(messages):
-            texts = error_text(headers, "partition"), error_text(headers, "offset")
+        for headers in read_all_headers(messages):
+            texts = read_error(headers, "partition"), read_error(headers, "offset")
             if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP) and all(map(str.isdigit, texts)):
                 found.add((int(texts[0]), int(texts[1])))
     return found
@@ -314,7 +314,7 @@ def _messages(
     systems: Systems, client: Consumer, topic: str, ranges: dict[int, tuple[int, int]], doing: str
 ) -> Iterator[list[Message]]:
     """The messages of some offsets [start, end) of each partition, as far as retention has left them."""
-    within = bounds(systems.config, client, topic, list(ranges))
+    within = read_bounds(systems.config, client, topic, list(ranges))
     claims = [Claim(it, max(start, within[it].low), end) for it, (start, end) in ranges.items()]
     return scan(client, topic, claims, systems.progress, doing)
 
@@ -329,7 +329,7 @@ def _identities(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]
 
 
 def _with_headers(messages: list[Message]) -> Iterator[tuple[Message, Headers]]:
-    return ((message, found) for message, found in zip(messages, headers_of_all(messages), strict=True) if found)
+    return ((message, found) for message, found in zip(messages, read_all_headers(messages), strict=True) if found)
 
 
 def _position(message: Message) -> Position:
@@ -342,12 +342,12 @@ def _position(message: Message) -> Position:
 def _send(systems: Systems, client: Consumer, work: Work) -> None:
     """Send the messages of the rides once more, each into its own partition and in their order."""
     topic = systems.settings.raw_topic
-    with group_writer(systems.config, GROUP, topic, _CHUNK) as writer:
-        at = writer.committed()
+    with open_group_writer(systems.config, GROUP, topic, _CHUNK) as writer:
+        at = writer.read_committed()
         _check_plans(at, work.plans if work.is_begun else {})
         if not work.is_begun:
             _commit(writer, work, dict.fromkeys(work.plans, 0))
-            at = writer.committed()
+            at = writer.read_committed()
         ranges = {it: (at[it].offset or 0, plan.end) for it, plan in work.plans.items()}
         for messages in _messages(systems, client, topic, ranges, "sending"):
             going = [message for message, ride, _ in _identities(messages) if _goes(message, ride, work)]
@@ -374,7 +374,7 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
     with writer.transaction(offsets, plans):
         for message in copies or []:
             mark = Mark(_position(message), work.plans[message.partition()].supersedes)
-            headers = mark_headers(headers_of(message), mark)
+            headers = mark_headers(read_headers(message), mark)
             writer.send(writer.topic, message.key(), message.value(), headers, message.partition())
 
 
@@ -384,9 +384,9 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
 def _wait_for_dags(systems: Systems, client: Consumer, nudge: Callable[[], object]) -> None:
     """Wait until what is on rides_raw now is priced, and what came of it indexed and exported."""
     settings, config = systems.settings, systems.config
-    raw = high_watermarks(config, settings.raw_topic, partitions(client, settings.raw_topic))
+    raw = read_high_watermarks(config, settings.raw_topic, list_partitions(client, settings.raw_topic))
     _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "rides priced")
-    result = high_watermarks(config, settings.result_topic, partitions(client, settings.result_topic))
+    result = read_high_watermarks(config, settings.result_topic, list_partitions(client, settings.result_topic))
     _wait_for(systems, settings.result_topic, INDEX_GROUP, result, "rides indexed")
     _wait_for(systems, settings.result_topic, EXPORT_GROUP, result, "rides exported", nudge)
 
@@ -409,9 +409,9 @@ def _wait_for(  # noqa: PLR0917
 
 
 def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
-    with group_reader(systems.config, topic, group) as reader:
-        at = reader.observed()
-        within = bounds(systems.config, reader.consumer, topic, list(ends))
+    with open_group_reader(systems.config, topic, group) as reader:
+        at = reader.observe()
+        within = read_bounds(systems.config, reader.consumer, topic, list(ends))
     return sum(max(0, end - max(at[it].offset or 0, within[it].low)) for it, end in ends.items())
 
 
@@ -421,12 +421,12 @@ def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int
 def _sent(systems: Systems, client: Consumer, work: Work) -> Copies:
     """What the marks of the copies say: it holds whatever retention has deleted since they were sent."""
     topic = systems.settings.raw_topic
-    ends = bounds(systems.config, client, topic, list(work.plans))
+    ends = read_bounds(systems.config, client, topic, list(work.plans))
     ranges = {it: (plan.end, ends[it].end) for it, plan in work.plans.items()}
     copies = Copies(work.plan.window.start, work.plan.window.end)
     for messages in _messages(systems, client, topic, ranges, "counting"):
         for message, ride, ts in _identities(messages):
-            mark = mark_of(headers_of(message))
+            mark = mark_of(read_headers(message))
             if mark is not None and mark.supersedes == work.plan.supersedes:
                 copies.add(mark, ride, ts)
     return copies

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.clients import Systems
-from jobs.kafka.client import broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, headers_of
-from jobs.kafka.offsets import SETTLE_S, bounds, partitions
-from jobs.kafka.scan import scan, whole
+from jobs.kafka.client import open_consumer, translate_broker_errors
+from jobs.kafka.dead_letter import read_error, read_headers
+from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
+from jobs.kafka.scan import claim_all, scan
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
 from jobs.sinks.parquet import explained as storage_explained
@@ -34,10 +34,10 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
     """Every place that holds the ride, in the order of its way. Reads whole topics: for a look, not for a loop."""
     settings, config, elasticsearch, gcs = systems.settings, systems.config, systems.elasticsearch, systems.gcs
     hours: set[str] = set()
-    with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
+    with translate_broker_errors(config, "tracing a ride"), open_consumer(config, "trace") as client:
         for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
-            within = bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S)
-            for messages in scan(client, topic, whole(within), systems.progress, "reading"):
+            within = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S)
+            for messages in scan(client, topic, claim_all(within), systems.progress, "reading"):
                 for message in messages:
                     text = (message.value() or b"").decode("utf-8", "replace")
                     key = (message.key() or b"").decode("utf-8", "replace")
@@ -45,8 +45,8 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
                         continue
                     if topic == settings.result_topic:
                         hours |= _hour(text)
-                    reason = error_text(headers_of(message), "exception.class.name")
-                    why = f"{reason}: {error_text(headers_of(message), 'exception.message')} — " if reason else ""
+                    reason = read_error(read_headers(message), "exception.class.name")
+                    why = f"{reason}: {read_error(read_headers(message), 'exception.message')} — " if reason else ""
                     position = f"partition {message.partition()}, offset {message.offset()}"
                     yield Sighting(topic, position, why + text)
     with elasticsearch_explained(elasticsearch, "looking a ride up"):

@@ -22,7 +22,7 @@ from jobs.errors import OffsetsError, ServiceUnavailableError
 from jobs.kafka.claim import Limits
 from jobs.kafka.scan import Claim
 from jobs.kafka.staged import Manifest
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import parse_ride
 from jobs.settings import ROOT
 from ride_faults import every_fault
@@ -349,16 +349,16 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
     sent = rides(50)
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    committed = GroupWriter.committed
+    committed = GroupWriter.read_committed
 
     def asleep(writer: GroupWriter) -> Any:
         """The zombie has read the old offsets when it falls asleep."""
         found = committed(writer)
-        monkeypatch.setattr(GroupWriter, "committed", committed)
+        monkeypatch.setattr(GroupWriter, "read_committed", committed)
         assert pricing.publish(computed).results == 50
         return found
 
-    monkeypatch.setattr(GroupWriter, "committed", asleep)
+    monkeypatch.setattr(GroupWriter, "read_committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         pricing.publish(computed)
     assert_once(pricing, sent)
@@ -585,7 +585,7 @@ def test_what_these_tests_read_is_all_there_is(pricing: Pricing) -> None:
 
 def test_an_abandoned_transaction_holds_readers_back_for_half_a_minute_at_most(pricing: Pricing) -> None:
     """20 s until its time is over, and the broker looks every 10 s."""
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
         writer._producer.begin_transaction()
         writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
         assert writer._producer.flush(DEADLINE_S) == 0
@@ -600,7 +600,7 @@ def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     sent = [raw._replace(partition=0) for raw in [*rides(5), *(Raw(b"bad", b"k") for _ in range(5))]]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
         with writer.transaction({0: 10}):
             writer.send_all(pricing.result, [{"key": b"k", "value": b"v"}])
             writer.send(pricing.dlq, b"k", b"v", [])

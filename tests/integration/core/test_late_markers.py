@@ -22,10 +22,10 @@ from infra.local.environment import export_settings
 from jobs.clients import Systems
 from jobs.kafka import offsets
 from jobs.kafka.claim import Limits
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import bounds, held_back
-from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.offsets import list_held_back, read_bounds
+from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import look, reprocess
@@ -83,8 +83,8 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
 
 def held(books: Books, topic: str) -> int:
     """How many offsets readers cannot see."""
-    with consumer(books.stack.kafka, "looker") as client:
-        return sum(it.count for it in held_back(topic, bounds(books.stack.kafka, client, topic, range(6))))
+    with open_consumer(books.stack.kafka, "looker") as client:
+        return sum(it.count for it in list_held_back(topic, read_bounds(books.stack.kafka, client, topic, range(6))))
 
 
 def test_markers_are_late(books: Books, proxy: DelayingProxy) -> None:
@@ -169,7 +169,7 @@ def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(
     produce(books.stack.kafka, books.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
     books.pricing.run()
     with ThreadPoolExecutor(1) as pool:
-        letters = pool.submit(latest, books.stack.kafka, books.pricing.dlq, 5)
+        letters = pool.submit(read_latest, books.stack.kafka, books.pricing.dlq, 5)
         found = trace(Systems(books.settings), sent["ride_id"])
         assert [it.place for it in found] == [books.pricing.source, books.pricing.result]
         assert [it.value() for it in letters.result()] == [b"bad"]
@@ -227,7 +227,7 @@ def old_records(config: dict[str, Any], topic: str, count: int) -> None:
 
 
 def low(config: dict[str, Any], topic: str) -> int:
-    with consumer(config, "looker") as client:
+    with open_consumer(config, "looker") as client:
         found: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
         return found[0]
 

@@ -18,8 +18,8 @@ from infra.local.environment import export_settings
 from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.claim import Plan
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
-from jobs.kafka.set_offsets import look, set_offsets
+from jobs.kafka.offsets import name_kept_group, open_group_reader, read_committed_offsets, read_group_offsets
+from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.settings import ROOT
 from tests.testkit.flow import Books, Exporting, Flow, Pricing
 from tests.testkit.kafka import Raw, commit, produce
@@ -82,7 +82,7 @@ def test_a_strangers_commit_is_refused_and_set_back(pricing: Pricing) -> None:
         read_lag(pricing.config, pricing.source, pricing.group)
     assert len(pricing.results()) == 10
 
-    wanted = look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+    wanted = preview_moves(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
     assert (wanted.skipped, wanted.repeated, wanted.is_certain) == (0, 0, True)
     set_offsets(pricing.config, wanted, pricing.topic_ids)
     assert pricing.offsets()[2] == 10
@@ -119,7 +119,7 @@ def test_a_stranger_in_a_new_group_is_not_taken_for_an_earlier_version(pricing: 
     stranger_commits(pricing, {2: 40})
     with pytest.raises(OffsetsError, match=r"is at 40, but this pipeline committed no offset.*TO=beginning"):
         pricing.stage()
-    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    end = preview_moves(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
     assert (end.skipped, end.is_certain) == (40, False), "the stranger's position says nothing"
     pricing.set_offsets("beginning")
     assert run_on(pricing) == 40
@@ -140,17 +140,17 @@ def test_a_strangers_commit_of_the_same_offset_does_not_lose_the_plan(exporting:
 def test_every_commit_is_kept_with_its_writer_topic_and_plan(exporting: Exporting) -> None:
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     staged = exporting.staged()
-    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        at = reader.unchecked()
-        assert at == reader.kept()
+    with open_group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        at = reader.read_unchecked()
+        assert at == reader.read_kept()
         metadata = msgspec.json.decode(at[1].metadata)
         assert (metadata["v"], metadata["writer"], metadata["topic_id"]) == (1, "datastream", staged.topic_id)
-        assert at[1].plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
+        assert at[1].decode_plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
     exporting.commit(staged)
-    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        at = reader.unchecked()
-        assert at == reader.kept()
-        assert (at[1].offset, at[1].plan(Plan)) == (35, None)
+    with open_group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        at = reader.read_unchecked()
+        assert at == reader.read_kept()
+        assert (at[1].offset, at[1].decode_plan(Plan)) == (35, None)
     assert not exporting.backlog().is_begun
 
 
@@ -164,7 +164,7 @@ def test_offsets_of_an_earlier_version_are_adopted_once(pricing: Pricing, caplog
         assert run_on(pricing) == 10
     assert caplog.text.count("Adopted the offsets of group") == 1
     assert "{2: 30}" in caplog.text
-    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] == 40
+    assert read_group_offsets(pricing.config, pricing.source, name_kept_group(pricing.group))[2] == 40
 
 
 def test_a_plan_of_an_earlier_version_is_taken_up(exporting: Exporting) -> None:
@@ -186,7 +186,7 @@ def test_metadata_of_another_tool_is_never_adopted(exporting: Exporting) -> None
     client.commit(offsets=offsets, asynchronous=False)
     with pytest.raises(OffsetsError, match=r"Another tool wrote the metadata.*'by hand'"):
         exporting.stage()
-    assert committed(client, exporting.source, [1])[1].metadata == "by hand"
+    assert read_committed_offsets(client, exporting.source, [1])[1].metadata == "by hand"
     client.close()
 
 
@@ -203,13 +203,13 @@ def test_a_topic_that_was_made_again_is_told_from_offsets_that_expired(pricing: 
     with pytest.raises(OffsetsError, match=rf"{remade}.*make offsets GROUP={pricing.group} TO=beginning"):
         pricing.stage()
     beginning, end = (
-        look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        preview_moves(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
         for to in ("beginning", "end")
     )
     assert (beginning.skipped, beginning.repeated, beginning.is_certain) == (0, 0, True)
     assert (end.skipped, end.repeated) == (200, 0), "the old remedy left these out"
     with pytest.raises(OffsetsError, match="There is no copy of the offsets"):
-        look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+        preview_moves(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
     set_offsets(pricing.config, beginning, pricing.topic_ids)
     assert run_on(pricing) == 200
 
@@ -241,11 +241,11 @@ def test_a_copy_that_was_deleted_is_made_again(pricing: Pricing, caplog: pytest.
     produce(pricing.config, pricing.source, rides(50, partition=2))
     pricing.run()
     produce(pricing.config, pricing.source, rides(7, partition=2))
-    forget(pricing, kept_group(pricing.group))
+    forget(pricing, name_kept_group(pricing.group))
     with caplog.at_level(logging.WARNING):
         assert run_on(pricing) == 7
     assert "Adopted the offsets" in caplog.text
-    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] is not None
+    assert read_group_offsets(pricing.config, pricing.source, name_kept_group(pricing.group))[2] is not None
 
 
 def test_a_forgotten_topic_id_is_remembered_again(pricing: Pricing) -> None:
@@ -262,10 +262,10 @@ def test_offsets_that_expired_with_their_copy(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(50))
     pricing.run()
     pricing.has_output = True
-    forget(pricing, pricing.group, kept_group(pricing.group))
+    forget(pricing, pricing.group, name_kept_group(pricing.group))
     with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy"):
         pricing.stage()
-    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    end = preview_moves(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
     assert (end.skipped, end.is_certain) == (50, False)
     set_offsets(pricing.config, end, pricing.topic_ids)
     assert pricing.stage() is None
@@ -280,7 +280,7 @@ def test_what_is_skipped_and_repeated_is_counted_in_messages(pricing: Pricing) -
     produce(pricing.config, pricing.source, rides(5, partition=4))
 
     def moved(to: str) -> tuple[int, int, bool]:
-        found = look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        found = preview_moves(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
         return found.skipped, found.repeated, found.is_certain
 
     assert moved("kept") == (0, 0, True)
@@ -296,7 +296,7 @@ def test_what_is_skipped_and_repeated_is_counted_in_messages(pricing: Pricing) -
 def test_a_group_that_moves_after_the_look_is_left_alone(pricing: Pricing) -> None:
     """The question may stand for hours."""
     produce(pricing.config, pricing.source, rides(20))
-    beginning = look(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
+    beginning = preview_moves(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
     assert beginning.repeated == 20
     pricing.run()
     with pytest.raises(OffsetsError, match="has moved, since these messages were counted"):
@@ -309,7 +309,7 @@ def test_a_plan_that_is_discarded_counts_as_done(exporting: Exporting) -> None:
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     exporting.staged()
     beginning, kept = (
-        look(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
+        preview_moves(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
         for to in ("beginning", "kept")
     )
     assert (beginning.repeated, beginning.discarded_plans) == (35, 6)
@@ -323,7 +323,9 @@ def test_results_that_are_counted_leave_out_markers(exporting: Exporting, pricin
         produce(pricing.config, pricing.source, rides(5))
         pricing.run()
     exporting.run()
-    beginning = look(exporting.config, exporting.source, exporting.group, "beginning", topic_ids=exporting.topic_ids)
+    beginning = preview_moves(
+        exporting.config, exporting.source, exporting.group, "beginning", topic_ids=exporting.topic_ids
+    )
     assert beginning.repeated == 15
 
 

@@ -17,10 +17,10 @@ from confluent_kafka.admin import AdminClient
 from infra.local.environment import export_settings
 from infra.local.java import jars, runtime
 from jobs.clients import Systems
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import Lag, read_lag
-from jobs.kafka.offsets import HeldBack, bounds, held_back
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.offsets import HeldBack, list_held_back, read_bounds
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.kafka.replay import replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops import reprocess
@@ -188,8 +188,8 @@ def open_transaction(books: Books, topic: str) -> Iterator[str]:
 
 
 def held(books: Books, topic: str) -> list[HeldBack]:
-    with consumer(books.stack.kafka, "looker") as client:
-        return held_back(topic, bounds(books.stack.kafka, client, topic, range(6)))
+    with open_consumer(books.stack.kafka, "looker") as client:
+        return list_held_back(topic, read_bounds(books.stack.kafka, client, topic, range(6)))
 
 
 @pytest.mark.parametrize("place", ["raw", "result", "dlq"])
@@ -207,7 +207,7 @@ def test_what_a_stranger_holds_back_is_never_balanced(
         (it,) = found.held_back
         assert (it.topic, it.partition, it.count) == (topic, 3, 1)
         assert it.first >= first
-        (line,) = explained(books.stack.kafka, found.held_back)
+        (line,) = describe_held_back(books.stack.kafka, found.held_back)
         assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
         if place != "dlq":
             group = books.pricing.group if place == "raw" else books.sinking.group
@@ -218,11 +218,11 @@ def test_what_a_stranger_holds_back_is_never_balanced(
 def test_without_the_tool_the_command_to_ask_it_is_told(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = [HeldBack("rides_result", 3, 120, 7)]
-    held, who = explained(books.stack.kafka, found)
+    held, who = describe_held_back(books.stack.kafka, found)
     assert held == "rides_result[3]: 7 offsets from 120 on"
     assert "kafka-transactions.sh --bootstrap-server" in who
     assert "describe-producers --topic rides_result --partition 3" in who
-    assert explained(books.stack.kafka, []) == []
+    assert describe_held_back(books.stack.kafka, []) == []
 
 
 def test_our_own_results_behind_a_strangers_transaction_are_not_lost(

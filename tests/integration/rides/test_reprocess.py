@@ -26,7 +26,7 @@ from jobs import __main__ as command_line
 from jobs import airflow_api
 from jobs.errors import ConfigurationError
 from jobs.kafka import lag
-from jobs.kafka.offsets import metadata_text
+from jobs.kafka.offsets import encode_metadata
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
@@ -469,4 +469,4 @@ def test_plans_are_small_enough_for_an_offset() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
     ends = module.positions_text(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
-    assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096
+    assert len(encode_metadata("zbwYara2T1+hraYqPqBAhg", plan)) < 4096

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.files import Folder
-from jobs.kafka.publish import _results, _uncovered, grouped
+from jobs.kafka.publish import _list_results, _read_uncovered, group_chunks
 from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
@@ -39,9 +39,9 @@ def chunk(tmp_path: Path, rows: list[dict[str, Any]], cuts: list[int]) -> Chunk:
 @pytest.mark.parametrize("cuts", [[], [3], [1, 4], [1, 2, 3, 6]])
 @pytest.mark.parametrize("committed", [None, 3, 4, 6, 7, 10, 11])
 def test_the_rest_of_a_chunk(tmp_path: Path, cuts: list[int], committed: int | None) -> None:
-    pieces = _uncovered(chunk(tmp_path, ROWS, cuts), committed).to_batches(2)
+    pieces = _read_uncovered(chunk(tmp_path, ROWS, cuts), committed).to_batches(2)
     left = [row for row in ROWS if committed is None or row["offset"] >= committed]
-    results = [result for piece in pieces for result in _results(piece)]
+    results = [result for piece in pieces for result in _list_results(piece)]
     assert results == [{"key": row["key"], "value": row["value"]} for row in left if "reason" not in row]
     rejects = [reject for piece in pieces for reject in piece.filter(piece["reason"].is_valid()).to_pylist()]
     empty = dict.fromkeys(OUTCOME_SCHEMA.names)
@@ -51,7 +51,7 @@ def test_the_rest_of_a_chunk(tmp_path: Path, cuts: list[int], committed: int | N
 def test_an_outcome_that_is_neither_result_nor_reject_is_refused(tmp_path: Path) -> None:
     broken = chunk(tmp_path, [*ROWS, {"offset": 11, "key": b"a"}], [])
     with pytest.raises(ValueError, match="neither a value nor a reason"):
-        _uncovered(broken, None)
+        _read_uncovered(broken, None)
 
 
 @given(
@@ -61,7 +61,7 @@ def test_chunks_share_a_transaction_within_the_limits_of_one(
     sizes: list[tuple[int, int]], max_records: int, max_bytes: int
 ) -> None:
     chunks = [Chunk(number, 0, records, records, size, "") for number, (records, size) in enumerate(sizes)]
-    groups = list(grouped(chunks, max_records, max_bytes))
+    groups = list(group_chunks(chunks, max_records, max_bytes))
 
     def fits(group: list[Chunk]) -> bool:
         within = sum(chunk.records for chunk in group) <= max_records

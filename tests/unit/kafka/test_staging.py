@@ -19,9 +19,9 @@ from jobs.kafka.staged import (
     REJECT_SCHEMA,
     Chunk,
     Manifest,
-    outcome_batch,
+    make_outcome_batch,
+    make_reject_batch,
     read_manifest,
-    reject_batch,
 )
 from jobs.parallel import prefetch
 from jobs.settings import Settings
@@ -70,11 +70,11 @@ def test_a_manifest_comes_back_as_it_was(folder: Folder) -> None:
 
 
 def test_ends_that_are_not_behind_are_committed() -> None:
-    assert MANIFEST.ends_behind({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
-    assert MANIFEST.ends_behind({0: None, 1: 10}) == {0: 3, 1: 10}
-    assert MANIFEST.ends_behind({0: 4, 1: 11}) == {}
+    assert MANIFEST.list_ends_after({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
+    assert MANIFEST.list_ends_after({0: None, 1: 10}) == {0: 3, 1: 10}
+    assert MANIFEST.list_ends_after({0: 4, 1: 11}) == {}
     with pytest.raises(OffsetsError, match=r"raw\[1\]: group group was set back to 4, before 5"):
-        MANIFEST.ends_behind({0: 3, 1: 4})
+        MANIFEST.list_ends_after({0: 3, 1: 4})
 
 
 def test_what_has_its_name_is_whole(folder: Folder, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_an_outcome_is_a_result_or_its_message_with_a_reason() -> None:
     headers = [{"key": "trace", "value": b"\x00"}]
     batch = messages([b"a", None, b"c"], first=7)
     batch = batch.set_column(4, MESSAGE_SCHEMA.field("headers"), pa.array([headers] * 3, batch.schema.types[4]))
-    outcomes = outcome_batch(
+    outcomes = make_outcome_batch(
         batch,
         keys=pa.array([b"k", None, None], pa.binary()),
         values=[b"v", None, None],
@@ -197,7 +197,7 @@ def test_an_outcome_is_a_result_or_its_message_with_a_reason() -> None:
 
 
 def test_rejects_keep_the_message() -> None:
-    batch = reject_batch(4, messages([b"a", None], first=7), "invalid_result", ["why", "why too"])
+    batch = make_reject_batch(4, messages([b"a", None], first=7), "invalid_result", ["why", "why too"])
     assert batch.schema == REJECT_SCHEMA
     assert batch.to_pylist() == [
         {

@@ -6,7 +6,7 @@ import msgspec
 import pyarrow as pa
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import OUTCOME_SCHEMA, Manifest, outcome_batch
+from jobs.kafka.staged import OUTCOME_SCHEMA, Manifest, make_outcome_batch
 from jobs.parallel import prefetch
 
 
@@ -50,4 +50,4 @@ def score_notes(messages: pa.RecordBatch) -> pa.RecordBatch:
         values.append(value)
         reasons.append(reason)
         texts.append(text)
-    return outcome_batch(messages, keys=keys, values=values, reasons=reasons, texts=texts)
+    return make_outcome_batch(messages, keys=keys, values=values, reasons=reasons, texts=texts)
