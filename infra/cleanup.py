@@ -1,6 +1,6 @@
-"""Delete what is older than the settings keep: `python -m infra.cleanup`, in the environment of Airflow's processes.
+"""Delete what is older than the retention settings: `python -m infra.cleanup`, in Airflow's environment.
 
-Rides in Elasticsearch, rows of Airflow's metadata database, Airflow's log files. A process of the stack and not a DAG:
+Deletes rides in Elasticsearch, rows of Airflow's metadata database and Airflow's log files. This is not a DAG, because
 tasks of Airflow 3 have no access to its database.
 """
 
@@ -17,22 +17,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings, load
+from jobs.terminal import escape_lines, make_console
 
-console = Console()
+console = make_console()
 
-# What grows with each run. Not `dag`: after a week's stop its rows look old, and toggles would be forgotten with them.
+# The tables that grow with each run. Not `dag`: its rows look old after a stop of a week, and they hold the toggles.
 _TABLES = ("dag_run", "log", "job", "asset_event", "callback", "xcom", "import_error", "session", "revoked_token")
-# A transaction of `airflow db clean`; SQLite has one writer, and the scheduler waits for it meanwhile.
+# Per transaction of `airflow db clean`: SQLite has one writer, and the scheduler waits for it.
 _BATCH_ROWS = 5_000
 _DATABASE_TIMEOUT_S = 3600
 
-# A stack that has just started has better things to do.
+# Not while the stack starts.
 _FIRST_AFTER_S = 600
 _DAY_S = 24 * 60 * 60
 _AGAIN_AFTER_S = 3600
@@ -42,56 +41,56 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    daily: Annotated[bool, typer.Option("--daily", help="Stay, and do it once a day.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+    daily: Annotated[bool, typer.Option("--daily", help="Keep running and clean up once a day.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
-    """Delete old rides in Elasticsearch, old rows of Airflow's database and old logs, as the settings say."""
+    """Delete rides, rows of Airflow's database and logs that are older than the retention settings."""
     if not daily:
         raise typer.Exit(not clean_up(dry_run=dry_run))
     pause = _FIRST_AFTER_S
     while True:
         time.sleep(pause)
-        # In a process of its own: what stays all day holds no library that it needs for a minute.
+        # In a subprocess: its libraries take 200 MiB, which this process does not keep all day.
         command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
         pause = _AGAIN_AFTER_S if subprocess.run(command, check=False).returncode else _DAY_S
 
 
 def clean_up(*, dry_run: bool) -> bool:
-    """Do all there is to do, and print it; whether everything succeeded. One failure does not stop the others."""
-    done = True
-    for title, work in (
+    """Run every step and print its result; returns whether all succeeded. A failure does not stop the other steps."""
+    is_done = True
+    for title, step in (
         ("Elasticsearch", clean_index),
         ("Airflow's database", clean_database),
         ("Airflow's logs", clean_logs),
     ):
         try:
-            text = work(load(RidesSettings), dry_run)
+            text = step(load(RidesSettings), dry_run)
         except DatastreamError as error:
-            text, done = f"[red]error:[/] {escape(str(error))}", False
-        console.print(f"{title}: {text}", soft_wrap=True, highlight=False)
-    return done
+            text, is_done = f"[red]error:[/] {escape_lines(str(error))}", False
+        console.print(f"{title}: {text}")
+    return is_done
 
 
 def clean_index(settings: RidesSettings, dry_run: bool) -> str:
-    """Rides by the time of their ingestion: see `jobs.rides.ops.retention`."""
+    """Delete rides by the time of their ingestion (`jobs.rides.ops.retention`)."""
     from jobs.clients import Systems  # noqa: PLC0415
     from jobs.rides.ops.retention import delete_expired  # noqa: PLC0415
 
-    found = delete_expired(Systems(settings, may_write=True), dry_run=dry_run)
-    if found is None:
-        return "everything is kept (RIDES_INDEX_RETENTION_DAYS=0)"
-    waiting = f"; {found.waiting:,} stay until Kafka has deleted their results" if found.waiting else ""
-    return f"{_verb(dry_run)} {found.deleted:,} rides ingested before {found.before:%F %T}Z{waiting}"
+    expired = delete_expired(Systems(settings, may_write=True), dry_run=dry_run)
+    if expired is None:
+        return "kept everything (RIDES_INDEX_RETENTION_DAYS=0)"
+    waiting = f"; {expired.waiting:,} stay until Kafka deletes their results" if expired.waiting else ""
+    return f"{_verb(dry_run)} {expired.deleted:,} rides ingested before {expired.before:%F %T}Z{waiting}"
 
 
 def clean_database(settings: Settings, dry_run: bool) -> str:
-    """`airflow db clean`: what it deletes, it does not archive.
+    """Run `airflow db clean` without an archive.
 
     Raises:
-        ServiceUnavailableError: it failed; what it had deleted by then is deleted.
+        ServiceUnavailableError: it failed; the rows that it deleted before stay deleted.
     """
     if not settings.airflow_retention_days:
-        return "everything is kept (AIRFLOW_RETENTION_DAYS=0)"
+        return "kept everything (AIRFLOW_RETENTION_DAYS=0)"
     before = _before(settings)
     command = [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure"]
     command += ["--clean-before-timestamp", before.isoformat(), "--tables", ",".join(_TABLES)]
@@ -99,16 +98,16 @@ def clean_database(settings: Settings, dry_run: bool) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DATABASE_TIMEOUT_S)
     if result.returncode:
         end = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
-        raise ServiceUnavailableError(f"`airflow db clean` failed. It is safe to try again.\n{end}")
+        raise ServiceUnavailableError(f"`airflow db clean` failed. It is safe to run it again.\n{end}")
     rows = re.findall(r"Checking table (\w+)\s+Found (\d+) rows", result.stdout)
-    found = ", ".join(f"{int(count):,} of {table}" for table, count in rows if int(count)) or "no rows"
-    return f"{_verb(dry_run)} {found}, from before {before:%F %T}Z"
+    counts = ", ".join(f"{int(count):,} of {table}" for table, count in rows if int(count)) or "no rows"
+    return f"{_verb(dry_run)} {counts}, from before {before:%F %T}Z"
 
 
 def clean_logs(settings: Settings, dry_run: bool) -> str:
-    """Log files that nobody has written to since, and the folders that are empty without them."""
+    """Delete the log files that were last written before, and the folders that become empty."""
     if not settings.airflow_retention_days:
-        return "everything is kept (AIRFLOW_RETENTION_DAYS=0)"
+        return "kept everything (AIRFLOW_RETENTION_DAYS=0)"
     before = _before(settings)
     files = size = 0
     for bytes_of_file in _old_files(_log_folder(), before, delete=not dry_run):
@@ -119,7 +118,7 @@ def clean_logs(settings: Settings, dry_run: bool) -> str:
 
 def _old_files(root: Path, before: datetime, *, delete: bool) -> Iterator[int]:
     """The size of each file that was last written before a moment."""
-    # All is looked at before anything goes: a deletion is a change of the folder, too.
+    # List everything first: a deletion changes the folder's time of modification.
     folders = [(Path(path), _modified(Path(path)) < before, names) for path, _, names in os.walk(root, topdown=False)]
     for folder, is_old, names in folders:
         for file in map(folder.joinpath, names):

@@ -1,6 +1,7 @@
-"""Set Airflow up in its container: `python -m infra.airflow`. Harmless to repeat.
+"""Set up Airflow in its container: `python -m infra.airflow`. Harmless to repeat.
 
-The database's password, the database itself, secrets that another Fernet key encrypted, the administrator.
+Sets the database's password, migrates the database, encrypts its secrets with the current Fernet key, and sets the
+administrator's password.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from jobs.settings import Settings, load
 
-DEVELOPMENT_PASSWORD = "airflow"  # noqa: S105 (POSTGRES_PASSWORD's default in docker-compose.yml)
+DEVELOPMENT_PASSWORD = "airflow"  # noqa: S105 (POSTGRES_PASSWORD's default in the compose files)
 READY_S = 60
 DEVELOPMENT_FERNET_KEY = "ZGF0YXN0cmVhbS1kZXZlbG9wbWVudC1vbmx5LWtleSE="
 
 
 def main() -> None:
     set_database_password(make_url(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]))
-    airflow("db", "migrate")
+    run_airflow("db", "migrate")
     rotate_fernet_key(os.environ["AIRFLOW__CORE__FERNET_KEY"])
     settings = load(Settings)
     set_administrator(settings.airflow_user, settings.airflow_password)
-    print(f"The database is migrated, the administrator is {settings.airflow_user}.")
+    print(f"Migrated the database and set the password of the administrator {settings.airflow_user}.")
 
 
 def set_database_password(url: URL) -> None:
-    """PostgreSQL takes POSTGRES_PASSWORD for an empty volume only: sign in with the old one and set the new one."""
+    """Sign in with the old password and set the new one: PostgreSQL uses POSTGRES_PASSWORD on an empty volume only."""
     attempts = Retrying(
-        retry=retry_if_exception(_is_away), stop=stop_after_delay(READY_S), wait=wait_fixed(1), reraise=True
+        retry=retry_if_exception(_is_unavailable), stop=stop_after_delay(READY_S), wait=wait_fixed(1), reraise=True
     )
     for password in dict.fromkeys([url.password, DEVELOPMENT_PASSWORD]):
         try:
@@ -43,7 +44,7 @@ def set_database_password(url: URL) -> None:
                 host=url.host, port=url.port, dbname=url.database, user=url.username, password=password,
             )  # fmt: skip
         except psycopg2.OperationalError as error:
-            if _is_away(error):
+            if _is_unavailable(error):
                 sys.exit(f"error: PostgreSQL did not answer within {READY_S} s: {error}")
             continue
         with connection, connection.cursor() as cursor:
@@ -52,48 +53,45 @@ def set_database_password(url: URL) -> None:
         connection.close()
         return
     sys.exit(
-        "error: PostgreSQL takes neither POSTGRES_PASSWORD nor the development default. Put the password that its "
-        "volume was set up with into .env, or delete all data with `make clean`."
+        "error: PostgreSQL rejects POSTGRES_PASSWORD and the development default. Put the password that its volume "
+        "was set up with into .env, or delete all data with `make clean`."
     )
 
 
-def _is_away(error: BaseException) -> bool:
-    """Anything but a refused password; the server's codes do not reach Python before there is a connection."""
+def _is_unavailable(error: BaseException) -> bool:
+    """Any error except a wrong password. By its text: psycopg2 gives no error code before it is connected."""
     return "password authentication failed" not in str(error)
 
 
 def rotate_fernet_key(key: str) -> None:
-    """Encrypt what the development key encrypted (a first start without .env) with the wanted key."""
+    """Encrypt with this key what the development key encrypted, for example at a first start without .env."""
     if key == DEVELOPMENT_FERNET_KEY:
         return
     keys = dict.fromkeys([*key.split(","), DEVELOPMENT_FERNET_KEY])
     try:
-        airflow("rotate-fernet-key", AIRFLOW__CORE__FERNET_KEY=",".join(keys))
+        run_airflow("rotate-fernet-key", AIRFLOW__CORE__FERNET_KEY=",".join(keys))
     except subprocess.CalledProcessError:
         sys.exit(
-            "error: AIRFLOW_FERNET_KEY cannot read what the database holds: it was encrypted with another key. Put "
-            "that one behind a comma after the new one in .env: AIRFLOW_FERNET_KEY=new,old"
+            "error: AIRFLOW_FERNET_KEY cannot decrypt the database's secrets: another key encrypted them. Append that "
+            "key in .env, after a comma: AIRFLOW_FERNET_KEY=new,old"
         )
 
 
 def set_administrator(user: str, password: str) -> None:
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder  # noqa: PLC0415
 
-    # It tells of each of its 200 permissions.
+    # It logs each of its 200 permissions.
     logging.getLogger("airflow.providers.fab").setLevel(logging.WARNING)
     with get_application_builder() as builder:
         users = builder.sm
-        found = users.find_user(username=user)
-        if found is None:
-            email = f"{user}@localhost"
-            found = users.add_user(user, user, "", email, users.find_role("Admin"), password=password)
-            if not found:
-                sys.exit(f"error: Airflow did not take the user {user}; the reason stands above.")
-        else:
-            users.reset_password(found.id, password)
+        account = users.find_user(username=user)
+        if account:
+            users.reset_password(account.id, password)
+        elif not users.add_user(user, user, "", f"{user}@localhost", users.find_role("Admin"), password=password):
+            sys.exit(f"error: Airflow did not create the user {user}; the reason is printed above.")
 
 
-def airflow(*arguments: str, **environment: str) -> None:
+def run_airflow(*arguments: str, **environment: str) -> None:
     subprocess.run(["airflow", *arguments], check=True, env=os.environ | environment)
 
 

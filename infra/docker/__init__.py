@@ -1,1 +1,1 @@
-"""What `docker compose` does not do by itself: generated secrets, a check before the start, a smoke test."""
+"""What `docker compose` does not do by itself: generated secrets, checks before the start, a smoke test."""

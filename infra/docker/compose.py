@@ -1,4 +1,4 @@
-"""`docker compose`, at the root, as a user would call it."""
+"""Runs `docker compose` at the root, as a user would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEALTHY_S = 300
 
 @dataclass(frozen=True)
 class Container:
-    """What `docker compose ps` tells of one."""
+    """One line of `docker compose ps`."""
 
     service: str
     state: str
@@ -26,19 +26,21 @@ class Container:
     exit_code: int
 
     @property
-    def is_well(self) -> bool:
-        is_done = self.state == "exited" and self.exit_code == 0
-        return is_done if self.service.endswith("-init") else self.health == "healthy"
+    def is_ready(self) -> bool:
+        """Healthy; a one-shot service has ended with 0."""
+        if self.service.endswith("-init"):
+            return self.state == "exited" and self.exit_code == 0
+        return self.health == "healthy"
 
 
-def containers() -> list[Container]:
-    """Every container of the project, stopped ones as well."""
+def list_containers() -> list[Container]:
+    """Every container of the project, stopped ones too."""
     lines = _output("ps", "--all", "--format", "json").splitlines()
-    found = [json.loads(line) for line in lines if line]
-    return [Container(it["Service"], it["State"], it["Health"], it["ExitCode"]) for it in found]
+    rows = [json.loads(line) for line in lines if line]
+    return [Container(row["Service"], row["State"], row["Health"], row["ExitCode"]) for row in rows]
 
 
-def volumes() -> list[str]:
+def list_volumes() -> list[str]:
     """Names of the project's volumes that exist."""
     project = json.loads(_output("config", "--format", "json"))["name"]
     label = f"label=com.docker.compose.project={project}"
@@ -46,57 +48,60 @@ def volumes() -> list[str]:
 
 
 def down(*options: str) -> None:
-    """Stop and remove all containers, those of every profile.
+    """Stop and remove the containers of all profiles.
 
     Raises:
-        ServiceUnavailableError: that failed; docker has told why.
+        ServiceUnavailableError: it failed; docker has printed the reason.
     """
     if _call("--profile", "*", "down", *options):
-        raise ServiceUnavailableError("The stack was not removed, or not all of it.")
+        raise ServiceUnavailableError("Docker did not remove the whole stack; the reason is printed above.")
 
 
-def faults() -> list[str]:
-    """What is not well of all services that should be there."""
-    found = {it.service: it for it in containers()}
-    missing = [f"{name} is not there" for name in services() if name not in found]
-    return missing + [f"{it.service} is {it.health or it.state}" for it in found.values() if not it.is_well]
+def list_faults() -> list[str]:
+    """The services of the core that have no container, and the containers that are not ready."""
+    containers = {container.service: container for container in list_containers()}
+    missing = [f"{service} has no container" for service in list_services() if service not in containers]
+    return missing + [
+        f"{container.service} is {container.health or container.state}"
+        for container in containers.values()
+        if not container.is_ready
+    ]
 
 
-def services() -> list[str]:
-    """Every service of the default profile."""
+def list_services() -> list[str]:
+    """Every service of the core."""
     return _output("config", "--services").split()
 
 
 def up() -> None:
-    """Build what has to be built, start what does not run, wait until all is healthy.
+    """Build the images, start what is not running, wait until everything is healthy.
 
     Raises:
-        ServiceUnavailableError: something did not start; with its last log lines.
+        ServiceUnavailableError: an image or a service failed; with the service's last log lines.
     """
-    # Airflow's services share one image. One of them builds it: `up --build` would build it for each, and as Compose
-    # labels images with the service, each time another one would be the newest, and all containers made anew.
-    # Attestations have a time in them, with the same effect.
+    # Attestations contain the time: each build would make a new image, and Compose would recreate the containers.
     environment = os.environ | {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    if _call("build", "airflow-init", environment=environment):
-        raise ServiceUnavailableError("Airflow's image could not be built; the reason stands above.")
+    if _call("build", environment=environment):
+        raise ServiceUnavailableError("Docker did not build the images; the reason is printed above.")
     if _call("up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S)):
-        raise ServiceUnavailableError(f"The stack did not start.\n{culprits()}")
+        raise ServiceUnavailableError(f"The stack did not start.\n{describe_failures()}")
 
 
-def culprits() -> str:
-    """The last log lines of what ended in a failure, or else of what is not healthy yet."""
-    ill = [it for it in containers() if not it.is_well and it.state != "created"]
-    failed = [it for it in ill if it.exit_code or it.health == "unhealthy"]
+def describe_failures() -> str:
+    """The last log lines of the containers that failed, or else of those that are not healthy yet."""
+    waiting = [container for container in list_containers() if not container.is_ready and container.state != "created"]
+    failed = [container for container in waiting if container.exit_code or container.health == "unhealthy"]
     parts = []
-    for it in failed or ill:
-        state = f"exited with {it.exit_code}" if it.state == "exited" else it.health or it.state
-        logs = _output("logs", "--no-log-prefix", "--tail", str(LOG_LINES), it.service)
-        parts.append(f"{it.service} ({state}). The end of its log:\n{textwrap.indent(logs, '  ')}")
-    return "\n".join(parts) or "`docker compose ps --all` and `docker compose logs` may tell more."
+    for container in failed or waiting:
+        is_exited = container.state == "exited"
+        state = f"exited with {container.exit_code}" if is_exited else container.health or container.state
+        logs = _output("logs", "--no-log-prefix", "--tail", str(LOG_LINES), container.service)
+        parts.append(f"{container.service} ({state}). The end of its log:\n{textwrap.indent(logs, '  ')}")
+    return "\n".join(parts) or "Look at `docker compose ps --all` and `docker compose logs`."
 
 
 def _call(*arguments: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Let `docker compose` print what it does; returns its exit code."""
+    """Run `docker compose` with its output on the terminal; returns the exit code."""
     return subprocess.run(["docker", "compose", *arguments], cwd=ROOT, env=environment, check=False).returncode
 
 
@@ -105,10 +110,10 @@ def _output(*arguments: str) -> str:
 
 
 def _run(*arguments: str) -> str:
-    """What docker prints.
+    """Run docker and return what it prints.
 
     Raises:
-        ServiceUnavailableError: it fails.
+        ServiceUnavailableError: it failed.
     """
     try:
         result = subprocess.run(

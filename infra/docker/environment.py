@@ -1,4 +1,4 @@
-"""The settings file `.env`, with generated secrets."""
+"""Writes the settings file `.env` with generated secrets."""
 
 from __future__ import annotations
 
@@ -10,61 +10,58 @@ from collections.abc import Callable
 
 from infra.local.runner.paths import write_private
 from jobs.settings import ROOT
+from jobs.verticals import merge_settings
 
 FILE = ROOT / ".env"
-# Read by `docker compose -f infra/docker-compose.yml`, which does not look at the root.
+# `docker compose -f infra/docker-compose.yml` reads this file instead.
 LINK = ROOT / "infra" / ".env"
 
 
-def password() -> str:
+def generate_password() -> str:
     return secrets.token_hex(16)
 
 
-def fernet_key() -> str:
-    """32 random bytes in URL-safe Base64, as the Fernet specification has it."""
+def generate_fernet_key() -> str:
+    """32 random bytes in URL-safe Base64: the format of the Fernet specification."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def long_key() -> str:
-    """64 random bytes in hexadecimal: enough for HS512."""
+def generate_long_key() -> str:
+    """64 random bytes in hexadecimal: what HS512 needs."""
     return secrets.token_hex(64)
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    "AIRFLOW_PASSWORD": password,
-    "ELASTIC_PASSWORD": password,
-    "KIBANA_SYSTEM_PASSWORD": password,
-    "ELASTICSEARCH_WRITER_PASSWORD": password,
-    "ELASTICSEARCH_READER_PASSWORD": password,
-    "POSTGRES_PASSWORD": password,
-    "AIRFLOW_FERNET_KEY": fernet_key,
-    "AIRFLOW_JWT_SECRET": long_key,
-    "AIRFLOW_API_SECRET_KEY": long_key,
-    "KIBANA_ENCRYPTION_KEY": password,
+    **{name.upper(): generate_password for name in merge_settings().model_fields if name.endswith("_password")},
+    "POSTGRES_PASSWORD": generate_password,
+    "AIRFLOW_FERNET_KEY": generate_fernet_key,
+    "AIRFLOW_JWT_SECRET": generate_long_key,
+    "AIRFLOW_API_SECRET_KEY": generate_long_key,
+    "KIBANA_ENCRYPTION_KEY": generate_password,
 }
 
 
-def make() -> bool:
-    """Write .env, readable by its owner only, unless there is one; returns whether it was written.
+def write() -> bool:
+    """Write .env, readable by its owner only, unless it exists; returns whether it was written.
 
-    What is not in it keeps its default, also when an upgrade changes that.
+    A setting that it does not contain has its default, also after an upgrade changes the default.
     """
     if not LINK.is_symlink() and not LINK.exists():
         LINK.symlink_to("../.env")
     if FILE.exists():
         return False
-    values = {name: generate() for name, generate in GENERATED.items()} | _of_this_machine()
+    values = {name: generate() for name, generate in GENERATED.items()} | _machine_settings()
     lines = [
-        "# Generated. Every other setting, and what these are: .env.example",
+        "# Generated. .env.example explains these and all other settings.",
         *(f"{k}={v}" for k, v in values.items()),
     ]
     write_private(FILE, "\n".join(lines) + "\n")
     return True
 
 
-def _of_this_machine() -> dict[str, str]:
-    # Root needs no help with files, and Airflow should not run as root.
-    found = {"AIRFLOW_UID": str(os.getuid())} if os.getuid() else {}
+def _machine_settings() -> dict[str, str]:
+    # Root's files are readable anyway, and Airflow should not run as root.
+    settings = {"AIRFLOW_UID": str(os.getuid())} if os.getuid() else {}
     if platform.machine() in {"arm64", "aarch64"}:
-        found["ES_EXTRA_JAVA_OPTS"] = "-XX:UseSVE=0"
-    return found
+        settings["ES_EXTRA_JAVA_OPTS"] = "-XX:UseSVE=0"
+    return settings

@@ -11,8 +11,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 if sys.platform == "win32":
@@ -29,19 +27,20 @@ except ModuleNotFoundError as error:
 from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
+from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
 from jobs.verticals import find_vertical, merge_settings
 
 NOT_RUNNING = 3
 
 app = typer.Typer(
-    help=f"{', '.join(service.title for service in SERVICES)} on this machine, without Docker, JDK or Maven. "
+    help="Run the services on this machine without Docker, JDK or Maven: "
+    f"{', '.join(service.title for service in SERVICES)}. "
     "Ports and the state folder come from .env (see .env.example).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
 
 Only = Annotated[
     list[str] | None,
@@ -60,15 +59,13 @@ def up(
     vertical: Vertical = "rides",
     timeout: Annotated[float, typer.Option(help="Seconds that each service has to become ready.", min=1)] = READY_S,
 ) -> None:
-    """Start services and wait until they are ready. Harmless to repeat; restarts what died."""
+    """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
     stack = local_stack(settings, console)
     names = _choose(stack, only, vertical)
     stack.up(names, timeout)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for service in stack.choose(names):
-        table.add_row(service.title, service.url(settings), service.login(settings))
-    console.print(table)
+    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
+    print_pairs(console, lines)
 
 
 @app.command()
@@ -94,14 +91,14 @@ def status() -> None:
             str(entry.service.port(settings)),
             "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
         )
-    console.print(table)
+    console.print(fit_table(console, table))
     if not all(entry.healthy for entry in entries):
         raise typer.Exit(1)
 
 
 @app.command()
 def down() -> None:
-    """Stop all services. Data stays. Harmless when nothing runs."""
+    """Stop all services. Data stays. Safe when nothing runs."""
     console.print("Stopped." if local_stack(_settings(), console).down() else "Nothing was running.")
 
 
@@ -112,7 +109,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
     local_stack(settings, console).clean()
-    console.print(f"Deleted the services' data in {settings.datastream_state}.", highlight=False)
+    console.print(f"Deleted the services' data in {settings.datastream_state}.")
 
 
 @app.command()
@@ -176,7 +173,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

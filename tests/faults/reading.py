@@ -67,17 +67,19 @@ class TopicReader:
             self._positions = {it.partition: it.offset for it in consumer.position(consumer.assignment())}
         finally:
             consumer.close()
-        self._positions = {partition: max(at, starts[partition]) for partition, at in self._positions.items()}
+        self._positions = {
+            partition: max(position, starts[partition]) for partition, position in self._positions.items()
+        }
         return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
 def documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> dict[str, Document]:
     """The documents of these ids that there are."""
-    found: dict[str, Document] = {}
+    held: dict[str, Document] = {}
     for start in range(0, len(ids), 1_000):
         answer = client.mget(index=index, ids=ids[start : start + 1_000])
-        found |= {it["_id"]: Document(it["_version"], it["_source"]) for it in answer["docs"] if it["found"]}
-    return found
+        held |= {it["_id"]: Document(it["_version"], it["_source"]) for it in answer["docs"] if it["found"]}
+    return held
 
 
 def versions(client: Elasticsearch, index: str) -> dict[str, int]:

@@ -48,8 +48,8 @@ class Summary(msgspec.Struct):
 
 def summaries(rounds: Sequence[Round]) -> list[Summary]:
     hits: defaultdict[str, list[Hit]] = defaultdict(list)
-    for found in rounds:
-        for hit in found.hits:
+    for played in rounds:
+        for hit in played.hits:
             hits[hit.target].append(hit)
     return [
         Summary(
@@ -59,7 +59,7 @@ def summaries(rounds: Sequence[Round]) -> list[Summary]:
             statistics.median(hit.recovered_s for hit in all_),
             max(hit.recovered_s for hit in all_),
         )
-        for target, all_ in sorted(hits.items(), key=lambda found: [*TARGETS].index(found[0]))
+        for target, all_ in sorted(hits.items(), key=lambda played: [*TARGETS].index(played[0]))
     ]
 
 
@@ -71,11 +71,11 @@ def was_at_work(hit: Hit) -> bool:
 
 def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, ...]]:
     """Target, where it froze, when it woke up, what it did then, what its retry did; how often."""
-    found: Counter[tuple[str, ...]] = Counter()
+    counts: Counter[tuple[str, ...]] = Counter()
     for hit in (hit for it in rounds for hit in it.hits if "wakes" in hit.details):
         zombie, retry = (_outcome("\n".join(log)) for log in hit.logs.values())
-        found[hit.target, hit.details["frozen"], hit.details["wakes"], zombie, retry] += 1
-    return found
+        counts[hit.target, hit.details["frozen"], hit.details["wakes"], zombie, retry] += 1
+    return counts
 
 
 def _outcome(log: str) -> str:
@@ -92,10 +92,10 @@ def _cells(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
 
 def table(rounds: Sequence[Round]) -> Table:
     first, *rest = HEADINGS
-    found = Table(first, *(Column(heading, justify="right") for heading in rest))
+    made = Table(first, *(Column(heading, justify="right") for heading in rest))
     for cells in _cells(rounds):
-        found.add_row(*cells)
-    return found
+        made.add_row(*cells)
+    return made
 
 
 def markdown(rounds: Sequence[Round]) -> str:

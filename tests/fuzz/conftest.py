@@ -14,11 +14,11 @@ from jobs.files import Folder
 from jobs.kafka.claim import Limits
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
-from tests.conftest import Stack
 from tests.fuzz.messages import PARTITIONS
 from tests.fuzz.outcome import Tails
 from tests.fuzz.tail import tail
 from tests.testkit.flow import Exporting, Pricing, Sinking
+from tests.testkit.stack import Stack
 
 # `make test-input EXAMPLES=…`; each is a batch of messages that goes through the real services.
 EXAMPLES = int(os.environ.get("EXAMPLES") or 8)

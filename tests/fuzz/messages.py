@@ -124,7 +124,7 @@ anything = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(lambda items: "[" + ",".join(items) + "]"),
         st.dictionaries(st.sampled_from([*NAMES, "a", "b"]), inner, max_size=3).map(
-            lambda found: written([(quoted(name), value) for name, value in found.items()])
+            lambda members: written([(quoted(name), value) for name, value in members.items()])
         ),
     ),
     max_leaves=6,
@@ -132,11 +132,11 @@ anything = st.recursive(
 unknown = st.tuples(st.sampled_from(['"driver"', '"alt"', '""', r'"\ud800"', '"ride_id "', '"LAT"', '"é"']), anything)
 
 
-def escaped(text: str, at: int) -> str:
+def escaped(text: str, position: int) -> str:
     """The text with one letter of a string written as an escape; as it is where there stands none."""
     # true, false, null and exponents are no strings: they are broken by this, and the oracle sees it.
-    if text[at : at + 1].isalpha() and text[at - 1 : at] != "\\":
-        return f"{text[:at]}\\u{ord(text[at]):04X}{text[at + 1 :]}"
+    if text[position : position + 1].isalpha() and text[position - 1 : position] != "\\":
+        return f"{text[:position]}\\u{ord(text[position]):04X}{text[position + 1 :]}"
     return text
 
 
@@ -230,9 +230,9 @@ def wrong_member(draw: Draw) -> bytes:
         elif draw(st.booleans()) or not isinstance(ride[name], list):
             ride[name] = draw(anything)
         else:
-            at = draw(st.integers(0, 1))
+            position = draw(st.integers(0, 1))
             ride[name] = [*ride[name]]
-            ride[name][at] = ride[name][at][0], draw(not_numbers)
+            ride[name][position] = ride[name][position][0], draw(not_numbers)
     return written(as_pairs(ride)).encode("utf-8", "surrogatepass")
 
 
@@ -244,14 +244,14 @@ def wrong_keys(draw: Draw) -> bytes:
     if level == "unknown":
         ride["driver"] = [('"a"', "1"), ('"b"', "[]")]
     pairs: Pairs = as_pairs(ride) if level == "top" else ride[level if level in POINTS else "driver"]
-    at = draw(st.integers(0, len(pairs) - 1))
-    key, value = pairs[at]
+    position = draw(st.integers(0, len(pairs) - 1))
+    key, value = pairs[position]
     kind = draw(st.sampled_from(["missing", "twice", "twice, escaped", "twice, else", "renamed"]))
     if kind == "missing":
-        changed = pairs[:at] + pairs[at + 1 :]
+        changed = pairs[:position] + pairs[position + 1 :]
     elif kind == "renamed":
-        changed = [*pairs[:at], (draw(st.sampled_from([key.upper(), f'"{key[1:-1]} "', '""', key[1:-1]])), value)]
-        changed += pairs[at + 1 :]
+        changed = [*pairs[:position], (draw(st.sampled_from([key.upper(), f'"{key[1:-1]} "', '""', key[1:-1]])), value)]
+        changed += pairs[position + 1 :]
     else:
         again = {"twice": key, "twice, escaped": escaped(key, 1), "twice, else": key}[kind]
         other = draw(anything) if kind == "twice, else" else value
@@ -268,9 +268,9 @@ def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
     """A good ride whose text is cut, doubled, wrapped, followed or preceded by something, or has bytes changed."""
     value = written(as_pairs(draw(members()))).encode()
     kind = draw(st.sampled_from(["cut", "insert", "replace", "before", "after", "wrapped", "encoded", "quotes"]))
-    at = draw(st.integers(0, len(value)))
+    position = draw(st.integers(0, len(value)))
     if kind == "cut":
-        return value[:at] if draw(st.booleans()) else value[at:]
+        return value[:position] if draw(st.booleans()) else value[position:]
     if kind in {"insert", "replace"}:
         piece = draw(
             st.one_of(
@@ -280,7 +280,7 @@ def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
                 | st.sampled_from([b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x00", b"\x1f", b"\n", b"\\", b'"', b":"]),
             )
         )
-        return value[:at] + piece + value[at + (len(piece) if kind == "replace" else 0) :]
+        return value[:position] + piece + value[position + (len(piece) if kind == "replace" else 0) :]
     spaces = ["\ufeff", "\u00a0", "\u2028", "\x0b", "\x0c", "\x00", ")]}',\n", "/**/", "\u0085"]
     if kind == "before":
         return draw(st.sampled_from(spaces)).encode() + value
@@ -368,26 +368,29 @@ def foreign_results(draw: Draw) -> bytes:
     """What somebody else may write to rides_result: a result with members and bytes changed, added and taken away."""
     pairs = draw(results())
     for _ in range(draw(st.integers(0, 2))):
-        at = draw(st.integers(0, len(pairs) - 1))
+        position = draw(st.integers(0, len(pairs) - 1))
         kinds = ["missing", "twice", "else", "number", "beyond", "unknown", "ts", "ride_id", "comfort"]
         kind = draw(st.sampled_from(kinds))
         if kind == "missing":
-            pairs = pairs[:at] + pairs[at + 1 :]
+            pairs = pairs[:position] + pairs[position + 1 :]
         elif kind == "unknown":
             pairs = [*pairs, draw(unknown)]
         elif kind == "beyond":
-            pairs[at] = pairs[at][0], draw(st.sampled_from(["-1", "-1e-300", "1e400", '{"lat":91,"lon":0}']))
+            pairs[position] = (
+                pairs[position][0],
+                draw(st.sampled_from(["-1", "-1e-300", "1e400", '{"lat":91,"lon":0}'])),
+            )
         elif kind == "twice":
-            pairs = [*pairs, (pairs[at][0], draw(st.one_of(st.just(pairs[at][1]), anything)))]
+            pairs = [*pairs, (pairs[position][0], draw(st.one_of(st.just(pairs[position][1]), anything)))]
         else:
             other = {"ts": times.map(quoted) | not_times, "ride_id": not_ride_ids, "comfort": comforts.map(quoted)}
             changes = other.get(kind, not_numbers if kind == "number" else anything)
-            is_meant = {"ts": '"ts"', "ride_id": '"ride_id"', "comfort": '"comfort"'}.get(kind, pairs[at][0])
+            is_meant = {"ts": '"ts"', "ride_id": '"ride_id"', "comfort": '"comfort"'}.get(kind, pairs[position][0])
             pairs = [(key, draw(changes) if key == is_meant else value) for key, value in pairs]
     value = written(pairs).encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 4)) == 0:
-        at = draw(st.integers(0, len(value)))
-        return value[:at] + draw(st.binary(max_size=3)) + value[at + draw(st.integers(0, 3)) :]
+        position = draw(st.integers(0, len(value)))
+        return value[:position] + draw(st.binary(max_size=3)) + value[position + draw(st.integers(0, 3)) :]
     return value
 
 
@@ -412,5 +415,5 @@ headers = st.one_of(st.none(), st.lists(st.tuples(header_keys, st.none() | st.bi
 keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda it: str(it).encode()))
 
 
-def messages(of: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:
-    return st.builds(Raw, of, keys, headers, st.integers(0, PARTITIONS - 1))
+def messages(values: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:
+    return st.builds(Raw, values, keys, headers, st.integers(0, PARTITIONS - 1))

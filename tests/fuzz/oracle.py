@@ -59,16 +59,16 @@ def judge(value: bytes | None) -> Verdict:  # noqa: PLR0911 (one for each fault 
     if depth > CERTAINLY_TOO_DEEP:
         return _rejected("invalid_json", "duplicate_key")
     faults = {"invalid_json"} if depth > CERTAINLY_NOT_TOO_DEEP else set()
-    found: set[str] = set()
+    problems: set[str] = set()
     try:
-        content = _parse(text, found)
+        content = _parse(text, problems)
     except (ValueError, RecursionError):
-        return _rejected("invalid_json", *found)
+        return _rejected("invalid_json", *problems)
     if not isinstance(content, Members):
-        return _rejected("not_an_object", *found, *faults)
-    ride = _read(content, found)
-    if found:
-        return _rejected(*found, *faults)
+        return _rejected("not_an_object", *problems, *faults)
+    ride = _read(content, problems)
+    if problems:
+        return _rejected(*problems, *faults)
     # Near antipodes and near the largest double the last digits decide.
     exact = _total(ride, _great_circle_km(ride))
     if exact > LARGEST * (1 + Fraction(1, 10**7)):
@@ -109,8 +109,8 @@ def judge_result(value: bytes | None) -> Verdict:
 
 def is_result_of(ride: dict[str, Any], result: bytes) -> bool:
     """Whether a message of rides_result is that of a normalised ride, every number to the last digit it can have."""
-    found = json.loads(result, parse_int=float, parse_constant=_no_constant)
-    distance_km, price_total = found.pop("distance_km"), found.pop("price_total")
+    actual = json.loads(result, parse_int=float, parse_constant=_no_constant)
+    distance_km, price_total = actual.pop("distance_km"), actual.pop("price_total")
     wanted_km = _great_circle_km(ride)
     # Haversine loses half of its digits near antipodes: 1e-16 there is a decimetre.
     allowed_km = 1e-6 if wanted_km < 19_900 else 1e-3
@@ -118,7 +118,7 @@ def is_result_of(ride: dict[str, Any], result: bytes) -> bool:
     # Four roundings of half a unit in the last place each; below the normal doubles a unit is 5e-324.
     allowed = exact * Fraction(4, 2**53) + 4 * Fraction(5e-324)
     return (
-        found == ride
+        actual == ride
         and distance_km >= 0
         and abs(distance_km - wanted_km) <= allowed_km
         and abs(Fraction(price_total) - exact) <= allowed

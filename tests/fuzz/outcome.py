@@ -27,7 +27,7 @@ def end_once(pricing: Pricing, tails: Tails, sent: list[Raw]) -> None:
     last = [keyed(ride())._replace(partition=partition) for partition in range(PARTITIONS)]
     produce(pricing.config, pricing.source, [*sent, *last])
     pricing.run()
-    raws, results, dead = (found.new() for found in tails)
+    raws, results, dead = (each.new() for each in tails)
     assert len(raws) >= len(sent) + PARTITIONS
     letters = {source_of(letter): letter for letter in dead}
     assert len(letters) == len(dead), "no position twice"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(600)
 NOISE = random.Random(7).randbytes(1_200_000)
 
 
-def test_the_largest_message_that_the_topic_takes(pricing: Pricing, tails: Tails) -> None:
+def test_the_largest_message_of_the_topic_ends_once(pricing: Pricing, tails: Tails) -> None:
     """To the byte: of one more the broker says that it is too large."""
     producer = Producer({**pricing.config, "message.max.bytes": 2 * 2**20})
     fits, too_large = 1_000_000, len(NOISE)
@@ -34,7 +34,7 @@ def test_the_largest_message_that_the_topic_takes(pricing: Pricing, tails: Tails
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_large_messages_that_were_small_on_the_way(pricing: Pricing, tails: Tails, codec: str) -> None:
+def test_large_messages_that_compress_well_end_once(pricing: Pricing, tails: Tails, codec: str) -> None:
     """The topic limits batches as they are compressed, so what is in them may be much larger than its limit."""
     producer = Producer({**pricing.config, "message.max.bytes": 1_000_000_000, "compression.type": codec})
     for value in (bytes(16 * 2**20), b"[" * 16 * 2**20):
@@ -42,7 +42,7 @@ def test_large_messages_that_were_small_on_the_way(pricing: Pricing, tails: Tail
     end_once(pricing, tails, [])
 
 
-def test_repetition_that_only_zstd_sees(pricing: Pricing, tails: Tails) -> None:
+def test_repetition_that_only_zstd_compresses_ends_once(pricing: Pricing, tails: Tails) -> None:
     """80 MiB that zstd writes in one, and lz4, with its window of 64 KiB, in 80: dead letters are sent with lz4."""
     producer = Producer({**pricing.config, "message.max.bytes": 1_000_000_000, "compression.type": "zstd"})
     assert is_taken(producer, pricing.source, NOISE[:1_000_000] * 84)
@@ -60,7 +60,7 @@ def is_taken(producer: Producer, topic: str, value: bytes) -> bool:
     return error is None
 
 
-def test_header_keys_that_are_not_utf8(pricing: Pricing, tails: Tails) -> None:
+def test_messages_with_header_keys_that_are_not_utf8_end_once(pricing: Pricing, tails: Tails) -> None:
     """The client cannot read such headers: the message goes on without them, key and value as they are."""
     for value in (encode(ride()), b"\xff"):
         for key in (b"\xff", b"caf\xe9", b"\xed\xa0\x80"):

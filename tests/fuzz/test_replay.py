@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from jobs.kafka.dead_letter import read_headers
 from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.rides.vertical import REPLAY_GROUP
-from tests.conftest import Stack
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
 from tests.fuzz.messages import PARTITIONS, headers, keys
 from tests.fuzz.tail import Tail, tail
 from tests.testkit.kafka import Headers, Raw, Record, produce
+from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -43,7 +43,7 @@ def topics(stack: Stack, topic_factory: Callable[..., str]) -> Iterator[dict[str
 
 @fuzzed
 @given(data=st.data())
-def test_dead_letters_of_anyone_go_back_or_stay(
+def test_dead_letters_with_any_headers_are_replayed_or_kept(
     stack: Stack, topics: dict[str, tuple[str, Tail]], data: st.DataObject
 ) -> None:
     (raw, _), (result, _), (dlq, letters) = (topics[prefix] for prefix in ("raw", "result", "dlq"))
@@ -83,17 +83,17 @@ def test_dead_letters_of_anyone_go_back_or_stay(
             wanted[topic, record.key, record.value, (*own, (MARK, b"%d" % (times + 1)))] += 1
         else:
             left += 1
-    found = Counter(
+    actual = Counter(
         (name, record.key, record.value, tuple(record.headers or []))
         for name, back in (topics["raw"], topics["result"])
         for record in back.new()
     )
-    assert found == wanted
+    assert actual == wanted
     assert (sum(replayed.sent.values()), replayed.left, replayed.foreign) == (wanted.total(), left, foreign)
     assert replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS).sent.total() == 0, "each once"
 
 
-def test_dead_letters_whose_headers_cannot_be_read_stay(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
+def test_dead_letters_with_unreadable_headers_are_kept(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
     """The client cannot read header keys that are not UTF-8, and must not be asked twice: nobody knows the source."""
     (raw, _), (dlq, letters) = topics["raw"], topics["dlq"]
     for key in (b"\xff", TOPIC.encode() + b"\xe9"):
@@ -116,5 +116,5 @@ def last_of(record: Record, name: str) -> str:
 
 def times_replayed(record: Record) -> int:
     """The highest mark; one that is no number of at most nine digits counts as once."""
-    found = [value or b"" for key, value in record.headers or [] if key == MARK]
-    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in found), default=0)
+    marks = [value or b"" for key, value in record.headers or [] if key == MARK]
+    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in marks), default=0)

@@ -33,7 +33,7 @@ def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
 
 @fuzzed
 @given(sent=st.lists(messages(foreign_values), max_size=25))
-def test_a_result_of_anyone_is_taken_or_refused(
+def test_any_result_is_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -42,7 +42,7 @@ def test_a_result_of_anyone_is_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
-def test_deep_and_large_results_are_taken_or_refused(
+def test_deep_and_large_results_are_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -51,7 +51,7 @@ def test_deep_and_large_results_are_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(good()), max_size=25))
-def test_what_is_priced_reaches_both_sinks(
+def test_priced_rides_reach_both_sinks(
     pricing: Pricing, sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
@@ -61,7 +61,7 @@ def test_what_is_priced_reaches_both_sinks(
     taken = arrive_once(sinking, exporting, sink_tails)
     # Where the last digit decides (`Verdict`), the price may be one or not.
     certain = [judge(raw.value) for raw in sent]
-    wanted = {found.ride["ride_id"] for found in certain if found.ride and not found.faults}
+    wanted = {verdict.ride["ride_id"] for verdict in certain if verdict.ride and not verdict.faults}
     assert wanted <= set(taken)
 
 
@@ -70,7 +70,7 @@ def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, 
     exporting.prefix = f"tests/{uuid4().hex[:8]}/"
     sinking.run()
     exporting.run()
-    results, dead = (found.new() for found in sink_tails)
+    results, dead = (each.new() for each in sink_tails)
     letters = {source_of(letter): letter for letter in dead}
     assert len(letters) == len(dead), "no position twice"
     rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(exporting)}
@@ -89,8 +89,8 @@ def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, 
             newest[row["ride_id"]] = row
     assert not letters
     assert not rows
-    found = sinking.elasticsearch.mget(index=sinking.index, ids=list(newest))["docs"]
-    for document, row in zip(found, newest.values(), strict=True):
+    documents = sinking.elasticsearch.mget(index=sinking.index, ids=list(newest))["docs"]
+    for document, row in zip(documents, newest.values(), strict=True):
         source = document["_source"]
         assert source["agent_timestamp"] == iso(row["agent_timestamp"])
         assert (document["_version"], source["kafka_offset"]) == (row["kafka_offset"],) * 2

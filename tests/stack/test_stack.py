@@ -85,8 +85,8 @@ class Stack:
         """The ledger's counts; it must be balanced."""
         self.jobs("wait")
         assert "balanced" in self.jobs("ledger")
-        found = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
-        return {name: found[name] for name in COUNTS}
+        content = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
+        return {name: content[name] for name in COUNTS}
 
     def elasticsearch(self, path: str, user: str = "", password: str = "") -> requests.Response:
         login = (user, password) if user else None
@@ -97,10 +97,16 @@ class Stack:
         url = f"http://127.0.0.1:{self.variables['AIRFLOW_PORT']}/auth/token"
         return requests.post(url, json=login, timeout=30)
 
+    def started(self) -> dict[str, str]:
+        """Since when each container runs; one-shot services run at every start."""
+        names = self.compose("ps", "--quiet").split()
+        found = json.loads(self.run("docker", "inspect", *names))
+        return {it["Id"]: it["State"]["StartedAt"] for it in found if it["State"]["Running"]}
+
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()
-        (found,) = json.loads(self.run("docker", "inspect", name))
-        return dict(found)
+        (details,) = json.loads(self.run("docker", "inspect", name))
+        return dict(details)
 
     def kill(self, service: str) -> None:
         """SIGKILL to its process, and wait until Docker has started it again and it is healthy.
@@ -122,20 +128,20 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    found = Stack()
-    found.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
+    made = Stack()
+    made.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
     try:
-        found.compose("build", "airflow-init", "producer", timeout_s=900)
-        yield found
+        made.compose("--profile", "demo", "build", timeout_s=900)
+        yield made
     finally:
-        found.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
-        project = f"label=com.docker.compose.project={found.variables['COMPOSE_PROJECT_NAME']}"
+        made.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
+        project = f"label=com.docker.compose.project={made.variables['COMPOSE_PROJECT_NAME']}"
         for kind in ("container", "volume", "network"):
-            left = found.run("docker", kind, "ls", "--quiet", "--filter", project)
+            left = made.run("docker", kind, "ls", "--quiet", "--filter", project)
             assert left == "", f"{kind}s are left: {left}"
 
 
-def test_it_comes_up_with_nothing_set(stack: Stack) -> None:
+def test_the_stack_starts_healthy_without_settings(stack: Stack) -> None:
     took = stack.up()
     assert took < HEALTHY_WITHIN_S, f"healthy after {took:.0f} s"
     assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
@@ -147,7 +153,7 @@ def test_a_second_start_changes_nothing(stack: Stack) -> None:
     assert stack.compose("ps", "--quiet").split() == before
 
 
-def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
+def test_elasticsearch_rejects_unauthenticated_requests(stack: Stack) -> None:
     assert stack.elasticsearch("rides/_search").status_code == 401
     assert stack.elasticsearch("rides/_search", "elastic", "wrong").status_code == 401
     # What the roles are; that they are obeyed is Elasticsearch's own affair.
@@ -160,7 +166,7 @@ def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
     assert roles[READER]["cluster"] == []
 
 
-def test_rides_come_from_both_sides_of_kafka(stack: Stack) -> None:
+def test_rides_can_be_produced_from_host_and_container(stack: Stack) -> None:
     stack.jobs("unpause")
     stack.jobs("produce", "--rate", "0", "--count", "300")
     assert stack.ledger()["raw"] == 300
@@ -181,7 +187,7 @@ def test_the_storage_emulator_takes_large_objects(stack: Stack) -> None:
     assert stack.container("gcs")["RestartCount"] == 0
 
 
-def test_smoke(stack: Stack) -> None:
+def test_the_smoke_test_is_balanced(stack: Stack) -> None:
     printed = stack.run("make", "smoke", "RIDES=5000")
     assert "✓ balanced" in printed
     assert "rides*, by ts" in printed
@@ -189,7 +195,7 @@ def test_smoke(stack: Stack) -> None:
     assert stack.ledger()["raw"] == 5500
 
 
-def test_broker_and_search_node_are_killed_in_the_middle(stack: Stack) -> None:
+def test_killed_broker_and_search_node_lose_nothing(stack: Stack) -> None:
     before = stack.ledger()
     command = [sys.executable, "-m", "jobs", "produce", "--rate", "500", "--faulty", "0.01"]
     with subprocess.Popen(
@@ -223,7 +229,7 @@ def test_data_survives_down_and_up(stack: Stack) -> None:
     assert stack.ledger() == before
 
 
-def test_generated_secrets_replace_those_of_development(stack: Stack) -> None:
+def test_generated_secrets_replace_the_development_secrets(stack: Stack) -> None:
     api = f"http://127.0.0.1:{stack.variables['AIRFLOW_PORT']}/api/v2"
     old = {"Authorization": f"Bearer {stack.airflow_token('admin').json()['access_token']}"}
     stored = {"connection_id": "stored", "conn_type": "http", "host": "example", "password": "kept"}
@@ -249,7 +255,29 @@ def test_generated_secrets_replace_those_of_development(stack: Stack) -> None:
     assert stack.ledger()["raw"] == before["raw"] + 100
 
 
-def test_a_start_that_fails_names_the_culprit(stack: Stack) -> None:
+def test_profiles_add_services_and_restart_nothing(stack: Stack) -> None:
+    core, indexed = stack.started(), documents(stack)
+    files = ("-f", "compose.yaml", "-f", "tests/stack/observer.yml", "--profile", "observer", "--profile", "demo")
+    try:
+        # The observer is healthy once it reads metrics of the broker and of Airflow.
+        stack.compose(*files, "up", "--detach", "--wait", "--wait-timeout", "300")
+        assert core.items() <= stack.started().items()
+        until(lambda: documents(stack) > indexed, "rides of the profile are indexed", within_s=120)
+        read = (*files, "exec", "observer", "curl", "-sf")
+        airflow = stack.compose(*read, "http://statsd-exporter:9102/metrics")
+        assert re.search(r'(?m)^airflow_dagrun_duration_success_count\{.*dag_id="dag_compute_cost".*\} [1-9]', airflow)
+        assert re.search(r"(?m)^airflow_datastream_rides_priced\S* [1-9]", airflow)
+        broker = stack.compose(*read, "http://kafka:7071/metrics")
+        assert re.search(r"(?m)^kafka_server_brokertopicmetrics_messagesinpersec [1-9]", broker)
+        assert "rides_raw" in stack.compose(
+            "exec", "kafka", "/opt/kafka/bin/kafka-topics.sh", "--bootstrap-server", "kafka:9092", "--list"
+        )
+    finally:
+        stack.compose(*files, "rm", "--stop", "--force", "observer", "producer")
+    assert core.items() <= stack.started().items()
+
+
+def test_a_failed_start_names_the_failed_service(stack: Stack) -> None:
     stack.variables["ES_EXTRA_JAVA_OPTS"] = "-XX:+NoSuchOption"
     printed = stack.run(sys.executable, "-c", "from infra.docker import compose; compose.up()", fails=True)
     stack.variables["ES_EXTRA_JAVA_OPTS"] = ""
@@ -258,7 +286,7 @@ def test_a_start_that_fails_names_the_culprit(stack: Stack) -> None:
     stack.up()
 
 
-def test_a_lost_password_is_explained(stack: Stack) -> None:
+def test_a_lost_password_is_reported_with_the_remedy(stack: Stack) -> None:
     known = stack.variables["ELASTIC_PASSWORD"]
     stack.variables["ELASTIC_PASSWORD"] = f"not-{known}"
     printed = stack.run("docker", "compose", "run", "--rm", "--no-deps", "elasticsearch-init", fails=True)

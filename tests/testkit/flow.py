@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -28,9 +32,9 @@ from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
-from tests.conftest import Stack
 from tests.testkit.kafka import Config, Raw, Record, produce, read_all
 from tests.testkit.rides import keyed, ride
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
@@ -204,12 +208,12 @@ class Sinking(Flow):
     def documents(self) -> dict[str, dict[str, Any]]:
         """The index by _id, each document with its _version."""
         self.elasticsearch.indices.refresh(index=self.index)
-        found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
-        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
+        hits = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
+        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in hits}
 
 
 @dataclass
-class Books:
+class Pipeline:
     """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
 
     stack: Stack
@@ -233,6 +237,10 @@ class Books:
     def settings(self) -> RidesSettings:
         return self.stack.settings.model_copy(update=self.names)
 
+    @property
+    def systems(self) -> Systems:
+        return Systems(self.settings, may_write=True)
+
     def ledger(self) -> Ledger:
         return take_ledger(Systems(self.settings))
 
@@ -244,3 +252,24 @@ class Books:
         self.pricing.run()
         self.sinking.run()
         self.exporting.run()
+
+
+@contextmanager
+def run_continuously(pipeline: Pipeline, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Run both DAGs in a thread, as Airflow does: each flow runs when it has something to do."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            for flow in (pipeline.pricing, pipeline.sinking, pipeline.exporting):
+                if (flow is not pipeline.exporting or is_export_due()) and flow.stage() is not None:
+                    flow.run()
+            ended.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            ended.set()
+        working.result()

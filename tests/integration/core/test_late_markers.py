@@ -28,17 +28,16 @@ from jobs.kafka.offsets import list_held_back, read_bounds
 from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import look, reprocess
+from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.ops.trace import trace
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
-from tests.conftest import Stack, topic_maker
-from tests.integration.rides.test_reprocess import WINDOW, dags, systems
-from tests.testkit.flow import Books
+from tests.testkit.flow import Pipeline, run_continuously
 from tests.testkit.kafka import Raw, produce, read_visible
 from tests.testkit.late_markers import DelayingProxy, broker_with_proxy, held_markers
 from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.stack import Stack, make_topic_factory
 from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -61,18 +60,20 @@ def late(stack: Stack) -> Iterator[tuple[Stack, DelayingProxy]]:
 
 @pytest.fixture
 def topic_factory(late: tuple[Stack, DelayingProxy]) -> Callable[..., str]:
-    return topic_maker(late[0].kafka)
+    return make_topic_factory(late[0].kafka)
 
 
 @pytest.fixture
-def books(late: tuple[Stack, DelayingProxy], books: Books) -> Iterator[Books]:
+def pipeline(late: tuple[Stack, DelayingProxy], pipeline: Pipeline) -> Iterator[Pipeline]:
     """The usual flows on this broker; its markers are late from now on."""
     here, proxy = late
     # Each run is one transaction: the next one could not begin before the markers of the last.
     limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2**25)
-    flows = [replace(it, config=here.kafka, limits=limits) for it in (books.pricing, books.sinking, books.exporting)]
+    flows = [
+        replace(it, config=here.kafka, limits=limits) for it in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
+    ]
     proxy.delay_s = DELAY_S
-    yield Books(here, *flows)
+    yield Pipeline(here, *flows)
     proxy.delay_s = 0.0
 
 
@@ -81,129 +82,131 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
     return late[1]
 
 
-def held(books: Books, topic: str) -> int:
+def held(pipeline: Pipeline, topic: str) -> int:
     """How many offsets readers cannot see."""
-    with open_consumer(books.stack.kafka, "looker") as client:
-        return sum(it.count for it in list_held_back(topic, read_bounds(books.stack.kafka, client, topic, range(6))))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return sum(it.count for it in list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6))))
 
 
-def test_markers_are_late(books: Books, proxy: DelayingProxy) -> None:
+def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
     """What the other tests rest on."""
-    books.send(good=30)
+    pipeline.send(good=30)
     with held_markers(proxy):
-        books.pricing.run()
-        assert held(books, books.pricing.result) == 30
-        assert read_visible(books.stack.kafka, books.pricing.result) == []
-    until(lambda: held(books, books.pricing.result) == 0, "the markers")
+        pipeline.pricing.run()
+        assert held(pipeline, pipeline.pricing.result) == 30
+        assert read_visible(pipeline.stack.kafka, pipeline.pricing.result) == []
+    until(lambda: held(pipeline, pipeline.pricing.result) == 0, "the markers")
 
 
-def test_the_sinks_claim_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
-    books.send(good=30)
+def test_the_sinks_claim_results_committed_a_moment_ago(pipeline: Pipeline, proxy: DelayingProxy) -> None:
+    pipeline.send(good=30)
     with held_markers(proxy, release_after_s=1):
-        books.pricing.run()
-        assert books.sinking.staged().records == 30
+        pipeline.pricing.run()
+        assert pipeline.sinking.staged().records == 30
 
 
-def test_an_export_that_is_asked_for_takes_what_was_committed_just_now(books: Books, proxy: DelayingProxy) -> None:
-    books.send(good=30)
+def test_an_export_on_request_takes_results_committed_a_moment_ago(pipeline: Pipeline, proxy: DelayingProxy) -> None:
+    pipeline.send(good=30)
     with held_markers(proxy):
-        books.pricing.run()
-        at_once = books.exporting.backlog()
+        pipeline.pricing.run()
+        at_once = pipeline.exporting.backlog()
         assert (at_once.offsets, at_once.held, at_once.is_due(1)) == (30, 30, False), "waits for more, or for its age"
-    asked_for = books.exporting.backlog(settle_s=offsets.SETTLE_S)
+    asked_for = pipeline.exporting.backlog(settle_s=offsets.SETTLE_S)
     assert asked_for.held == 0
     assert asked_for.is_due(1)
-    assert books.exporting.staged().records == 30
+    assert pipeline.exporting.staged().records == 30
 
 
-def test_no_lag_is_hidden(books: Books, proxy: DelayingProxy) -> None:
-    books.send(good=30)
+def test_lag_includes_results_without_markers(pipeline: Pipeline, proxy: DelayingProxy) -> None:
+    pipeline.send(good=30)
     with held_markers(proxy):
-        books.pricing.run()
-        found = read_lag(books.stack.kafka, books.pricing.result, books.sinking.group)
-        assert (found.offsets, sum(it.count for it in found.held_back)) == (30, 30)
-        assert books.sinking.stage(settle_s=0) is None, "nothing can be read yet"
+        pipeline.pricing.run()
+        lag = read_lag(pipeline.stack.kafka, pipeline.pricing.result, pipeline.sinking.group)
+        assert (lag.offsets, sum(it.count for it in lag.held_back)) == (30, 30)
+        assert pipeline.sinking.stage(settle_s=0) is None, "nothing can be read yet"
 
 
-def test_the_ledger_waits_for_markers(books: Books) -> None:
-    books.send(good=30, bad=3)
-    books.pricing.run()
-    found = books.ledger()
-    assert (found.result, found.dlq, found.in_flight, found.held_back) == (30, 3, 30, [])
-    assert (found.faults, found.exit_code) == ([], 2)
-    books.sinking.run()
-    books.exporting.run()
-    found = books.ledger()
-    assert (found.faults, found.held_back, found.exit_code) == ([], [], 0)
+def test_the_ledger_waits_for_markers(pipeline: Pipeline) -> None:
+    pipeline.send(good=30, bad=3)
+    pipeline.pricing.run()
+    ledger = pipeline.ledger()
+    assert (ledger.result, ledger.dlq, ledger.in_flight, ledger.held_back) == (30, 3, 30, [])
+    assert (ledger.faults, ledger.exit_code) == ([], 2)
+    pipeline.sinking.run()
+    pipeline.exporting.run()
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.held_back, ledger.exit_code) == ([], [], 0)
 
 
-def test_the_ledger_never_calls_lost_what_is_held_back(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_never_reports_held_back_results_as_lost(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The group's marker may be there before those of its results."""
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
-    books.send(good=30, bad=3)
+    pipeline.send(good=30, bad=3)
     verdicts = []
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(books.run)
+        running = pool.submit(pipeline.run)
         while not running.done():
-            found = books.ledger()
-            verdicts.append((found.exit_code, found.faults))
+            ledger = pipeline.ledger()
+            verdicts.append((ledger.exit_code, ledger.faults))
         running.result()
     assert verdicts
     assert all(code in (0, 2) and faults == [] for code, faults in verdicts), verdicts
-    until(lambda: books.ledger().exit_code == 0, "a balanced ledger")
+    until(lambda: pipeline.ledger().exit_code == 0, "a balanced ledger")
 
 
-def test_dead_letters_are_replayed_right_behind_their_commit(books: Books, proxy: DelayingProxy) -> None:
-    books.send(good=1, bad=5)
+def test_dead_letters_are_replayed_right_after_their_commit(pipeline: Pipeline, proxy: DelayingProxy) -> None:
+    pipeline.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
-        books.pricing.run()
-        sources = DEAD_LETTERS.resolve_sources(books.settings)
-        arguments = books.stack.kafka, books.pricing.dlq, REPLAY_GROUP, sources, 1
+        pipeline.pricing.run()
+        sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
+        arguments = pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1
         assert count_replayable(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 0
 
 
-def test_the_latest_dead_letters_and_a_ride_are_found_right_behind_their_commit(books: Books) -> None:
+def test_dead_letters_and_traces_are_found_right_after_their_commit(pipeline: Pipeline) -> None:
     sent = ride()
-    produce(books.stack.kafka, books.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
-    books.pricing.run()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
+    pipeline.pricing.run()
     with ThreadPoolExecutor(1) as pool:
-        letters = pool.submit(read_latest, books.stack.kafka, books.pricing.dlq, 5)
-        found = trace(Systems(books.settings), sent["ride_id"])
-        assert [it.place for it in found] == [books.pricing.source, books.pricing.result]
+        letters = pool.submit(read_latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
+        traces = trace(Systems(pipeline.settings), sent["ride_id"])
+        assert [it.place for it in traces] == [pipeline.pricing.source, pipeline.pricing.result]
         assert [it.value() for it in letters.result()] == [b"bad"]
 
 
-def test_reprocessing_sees_dead_letters_and_results_right_behind_their_commit(books: Books) -> None:
+def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(pipeline: Pipeline) -> None:
     good = [ride(ts="2026-01-05T09:00:00Z") for _ in range(12)]
     bad = ride(ts="2026-01-05T09:00:00Z", comfort="none")
-    produce(books.stack.kafka, books.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
-    books.pricing.run()
-    work = look(systems(books), WINDOW)
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [*map(keyed, good), Raw(encode(bad), b"bad")])
+    pipeline.pricing.run()
+    work = plan_work(pipeline.systems, parse_window("2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"))
     assert len(work.rides) == 12, "a ride that was rejected has no price to mend"
-    with dags(books):
-        done = reprocess(systems(books), work, lambda: None)
+    with run_continuously(pipeline):
+        done = reprocess(pipeline.systems, work, lambda: None)
     assert (done.rides, done.copies) == (12, 12)
-    assert not is_reprocessing(books.stack.kafka, books.pricing.source), "its last commit is seen at once"
-    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+    assert not is_reprocessing(pipeline.stack.kafka, pipeline.pricing.source), "its last commit is seen at once"
+    assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
 
 
-def test_reindexing_takes_what_was_indexed_just_now(books: Books) -> None:
-    books.send(good=30)
-    books.pricing.run()
-    books.sinking.run()
-    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    done = reindex(Systems(books.settings, may_write=True))
+def test_reindexing_takes_results_indexed_a_moment_ago(pipeline: Pipeline) -> None:
+    pipeline.send(good=30)
+    pipeline.pricing.run()
+    pipeline.sinking.run()
+    pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
+    done = reindex(Systems(pipeline.settings, may_write=True))
     assert (done.results, done.documents) == (30, 30)
 
 
-def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> None:
+def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingProxy) -> None:
     """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
-    books.send(good=30)
-    variables = {**os.environ, **export_settings(books.settings), "COLUMNS": "200"}
+    pipeline.send(good=30)
+    variables = {**os.environ, **export_settings(pipeline.settings), "COLUMNS": "200"}
     with held_markers(proxy):
-        books.pricing.run()
+        pipeline.pricing.run()
         done = subprocess.run(
             [sys.executable, "-m", "jobs", "wait", "--timeout", "1"],
             cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=60,
@@ -211,7 +214,7 @@ def test_the_command_waits_for_markers(books: Books, proxy: DelayingProxy) -> No
     assert done.returncode == 1, "nobody has indexed anything"
     told = " ".join(done.stderr.split())
     assert "rides indexed (30 offsets)" in told
-    assert f"Held back by an open transaction: {books.pricing.result}[" in told
+    assert f"Held back by an open transaction: {pipeline.pricing.result}[" in told
 
 
 # --- Retention ---------------------------------------------------------------------------------
@@ -228,11 +231,11 @@ def old_records(config: dict[str, Any], topic: str, count: int) -> None:
 
 def low(config: dict[str, Any], topic: str) -> int:
     with open_consumer(config, "looker") as client:
-        found: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
-        return found[0]
+        watermarks: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
+        return watermarks[0]
 
 
-def test_records_with_old_time_stamps_stay_as_long_as_others(
+def test_records_with_old_timestamps_are_kept_as_long_as_others(
     late: tuple[Stack, DelayingProxy], topic_factory: Callable[..., str]
 ) -> None:
     config, raw = late[0].kafka, topic_factory("raw")

@@ -20,10 +20,11 @@ from google.cloud import storage
 
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
-from infra.local.runner import ports, processes, supervisor, wait
+from infra.local.runner import ports, processes, supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
 from jobs.settings import ROOT, Settings
+from tests.testkit.wait import until
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
 MESSAGES = 100
@@ -67,7 +68,7 @@ def _only() -> list[str]:
     return [argument for name in SERVICES for argument in ("--only", name)]
 
 
-def test_official_clients_get_answers(settings: Settings) -> None:
+def test_official_clients_get_responses(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert len(admin.describe_cluster().result(10).nodes) == 1
 
@@ -96,7 +97,7 @@ def test_a_second_up_changes_nothing(settings: Settings) -> None:
     assert _command(settings, "status").returncode == 0
 
 
-def test_services_come_back_after_sigkill_with_their_data(settings: Settings) -> None:
+def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "acks": "all", "transactional.id": "probe"})
@@ -121,7 +122,7 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
         entries = local_stack(settings).status()
         return all(entry.healthy and entry.state.pid != killed[entry.state.name] for entry in entries)
 
-    assert wait.until(back, BACK_S), [(entry.state, entry.fault) for entry in local_stack(settings).status()]
+    until(back, "all services are healthy again", BACK_S)
     consumer = Consumer(
         {"bootstrap.servers": settings.bootstrap_servers, "group.id": "probe", "auto.offset.reset": "earliest",
          "isolation.level": "read_committed"}
@@ -130,11 +131,11 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     values = [message.value() for message in consumer.consume(MESSAGES, timeout=20)]
     consumer.close()
     assert values == [b"%d" % number for number in range(MESSAGES)]
-    assert wait.until(lambda: client.options(ignore_status=503).exists(index="kept", id="1").body, 20)
+    until(lambda: bool(client.options(ignore_status=503).exists(index="kept", id="1").body), "the document is back")
     assert blob.download_as_bytes() == b"kept"
 
 
-def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
     taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.find_free(1)[0]})
     result = _command(taken, "up", "--only", "kafka", "--only", "gcs")
     assert result.returncode == 1
@@ -145,7 +146,7 @@ def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_pa
     assert not (tmp_path / "state" / "run").exists()
 
 
-def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_rejected(settings: Settings, tmp_path: Path) -> None:
     deep = settings.model_copy(update={"datastream_state": tmp_path / ("deep" * 30)})
     result = _command(deep, "up", "--only", "gcs")
     assert result.returncode == 1
@@ -153,7 +154,7 @@ def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Pat
     assert not deep.datastream_state.exists()
 
 
-def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> None:
+def test_down_leaves_no_process_and_can_be_repeated(settings: Settings) -> None:
     mine = [process.pid for process in processes.find_all(_paths(settings))]
     assert len(mine) >= len(SERVICES) + 1
     result = _command(settings, "down")
@@ -164,7 +165,7 @@ def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> Non
     assert _command(settings, "status").returncode == 3
 
 
-def test_data_is_there_after_down_and_up(settings: Settings) -> None:
+def test_data_survives_down_and_up(settings: Settings) -> None:
     local_stack(settings).up(SERVICES)
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert "kept" in admin.list_topics(timeout=10).topics

@@ -49,8 +49,8 @@ class Copy:
 
     def ledger(self) -> dict[str, Any]:
         self.run("jobs", "ledger", "notes")
-        found: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
-        return found
+        content: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
+        return content
 
 
 @pytest.fixture(scope="module")
@@ -66,30 +66,29 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     (root / ".venv").symlink_to(sys.prefix)
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
     settings = isolated_settings(gcs_bucket="datastream", poll_wait_s=1)
-    found = Copy(root, settings)
+    made = Copy(root, settings)
     try:
-        found.run("infra.local", "up", "--vertical", "notes")
-        yield found
+        made.run("infra.local", "up", "--vertical", "notes")
+        yield made
     finally:
-        found.run("infra.local", "down")
+        made.run("infra.local", "down")
         shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
-def test_commands_know_the_notes(copy: Copy) -> None:
+def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 6
-    assert "Index template notes is applied." in copy.run("jobs", "template")
+    assert "Applied index template notes." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
-    assert "airflow/variables.env" in copy.run("infra.generate")
-    assert (
-        "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}"
-        in (copy.root / "infra" / "airflow" / "variables.env").read_text()
-    )
-    assert "NOTES_INDEX=${NOTES_INDEX:-}" in (copy.root / "infra" / "verticals.env").read_text()
+    assert "infra/airflow/env/notes.env" in copy.run("infra.generate")
+    lines = (copy.root / "infra" / "airflow" / "env" / "notes.env").read_text().splitlines()
+    assert "AIRFLOW_VAR_NOTES_RAW_TOPIC=${NOTES_RAW_TOPIC:-notes_raw}" in lines
+    assert "NOTES_INDEX=${NOTES_INDEX:-}" in lines
+    assert "- notes.env" in (copy.root / "infra" / "airflow" / "env" / "files.yml").read_text()
 
 
-def test_notes_go_all_the_way(copy: Copy) -> None:
+def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     good = [encode({"note_id": str(number), "text": "hi" + "!" * (number % 3)}) for number in range(200)]
     bad = [Raw(b"{}", b"key", [("trace", b"\xff")]), Raw(None, b"empty"), Raw(b"\xff")]
     produce(copy.kafka, RAW, [*good, *bad])
@@ -103,8 +102,8 @@ def test_notes_go_all_the_way(copy: Copy) -> None:
     }
     assert (letters[b"key"].headers or [])[0] == ("trace", b"\xff")
     assert letters[b"key"].error["task.id"] == "ScoreNotes"
-    found = copy.ledger()
-    assert (found["raw"], found["result"], found["dlq"], found["pending"], found["faults"]) == (203, 200, 3, 0, [])
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["result"], ledger["dlq"], ledger["pending"], ledger["faults"]) == (203, 200, 3, 0, [])
     assert "invalid_note" in copy.run("jobs", "dlq", "notes")
 
 
@@ -119,11 +118,11 @@ def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
     until(is_logged, "a log of DescribeNotes with its output")
 
 
-def test_dead_notes_are_sent_back_and_nothing_is_lost(copy: Copy) -> None:
+def test_replayed_notes_are_not_lost(copy: Copy) -> None:
     assert "3 dead letters went back to notes_raw" in copy.run("jobs", "dlq-replay", "notes")
     copy.run("jobs", "wait")
-    found = copy.ledger()
-    assert (found["raw"], found["dlq"], found["replayed"], found["balanced"]) == (206, 6, 3, True)
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["dlq"], ledger["replayed"], ledger["balanced"]) == (206, 6, 3, True)
     assert "dag_score_notes" in copy.run("jobs", "lag", "--once")
 
 

@@ -37,7 +37,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.log")}
 
 
-def test_old_logs_go_with_their_folders(logs: Path) -> None:
+def test_old_logs_are_deleted_with_their_folders(logs: Path) -> None:
     assert "deleted 3 files" in cleanup.clean_logs(SETTINGS, False)
     assert files(logs) == {
         "dag_id=a/run_id=long/task_id=1/attempt=1.log",
@@ -47,17 +47,17 @@ def test_old_logs_go_with_their_folders(logs: Path) -> None:
     assert "deleted 0 files" in cleanup.clean_logs(SETTINGS, False)
 
 
-def test_nothing_goes_in_a_dry_run_or_without_a_retention(logs: Path) -> None:
+def test_dry_run_or_no_retention_deletes_nothing(logs: Path) -> None:
     before = files(logs)
     assert "would delete 3 files" in cleanup.clean_logs(SETTINGS, True)
     keep_all = SETTINGS.model_copy(update={"airflow_retention_days": 0})
-    assert "everything is kept" in cleanup.clean_logs(keep_all, False)
-    assert "everything is kept" in cleanup.clean_database(keep_all, False)
-    assert "everything is kept" in cleanup.clean_index(keep_all, False)
+    assert "kept everything" in cleanup.clean_logs(keep_all, False)
+    assert "kept everything" in cleanup.clean_database(keep_all, False)
+    assert "kept everything" in cleanup.clean_index(keep_all, False)
     assert files(logs) == before
 
 
-def test_one_failure_does_not_stop_the_others(
+def test_one_failed_cleanup_does_not_stop_the_others(
     logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def away(settings: Settings, dry_run: bool) -> str:

@@ -42,19 +42,19 @@ def settings(**changes: object) -> Settings:
     return Settings(_env_file=None, **changes)  # type: ignore[arg-type]
 
 
-def finding(name: str, found: list[Finding]) -> Finding:
-    (one,) = [it for it in found if it.check == name]
+def finding(name: str, findings: list[Finding]) -> Finding:
+    (one,) = [it for it in findings if it.check == name]
     return one
 
 
-def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_docker_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = preflight.findings(settings())
-    assert "make demo" in finding("Docker", found).text
-    assert not finding("Docker", found).fits
-    assert not finding("Compose", found).fits
+    findings = preflight.run_checks(settings())
+    assert "make demo" in finding("Docker", findings).text
+    assert not finding("Docker", findings).fits
+    assert not finding("Compose", findings).fits
     with pytest.raises(PreflightError, match="No Docker engine answers"):
-        demand(found)
+        demand(findings)
 
 
 @pytest.mark.parametrize(
@@ -68,44 +68,46 @@ def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch
         ("28.2.2", "2.39.4", 2 * GIB, ["Memory"]),
     ],
 )
-def test_versions_and_memory(fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]) -> None:
+def test_old_versions_and_too_little_memory_are_rejected(
+    fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]
+) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
-    found = preflight.findings(settings())
-    assert [it.check for it in found if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+    findings = preflight.run_checks(settings())
+    assert [it.check for it in findings if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
 
 
-def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_docker(version="28.2.2", **{"info --format {{.DockerRootDir}}": str(tmp_path)})
-    assert finding("Disk", preflight.findings(settings())).fits
+    assert finding("Disk", preflight.run_checks(settings())).fits
     monkeypatch.setattr(preflight, "DISK_GB", 10**6)
-    fault = finding("Disk", preflight.findings(settings()))
+    fault = finding("Disk", preflight.run_checks(settings()))
     assert not fault.fits
     assert "docker system df" in fault.text
 
 
 @pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="not Linux")
-def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_low_max_map_count_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 1)
-    assert not finding("vm.max_map_count", preflight.findings(settings())).is_advice
+    assert not finding("vm.max_map_count", preflight.run_checks(settings())).is_advice
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 10**12)
-    advice = finding("vm.max_map_count", preflight.findings(settings()))
+    advice = finding("vm.max_map_count", preflight.run_checks(settings()))
     assert advice.fits
     assert advice.is_advice
     assert "sudo sysctl -w vm.max_map_count=1000000000000" in advice.text
 
 
 @pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
-def test_the_client_speaks_to_one_major_version(version: str, fits: bool) -> None:
-    found = finding("Elasticsearch", preflight.findings(settings(es_version=version)))
-    assert found.fits == fits
+def test_another_elasticsearch_major_version_is_rejected(version: str, fits: bool) -> None:
+    fault = finding("Elasticsearch", preflight.run_checks(settings(es_version=version)))
+    assert fault.fits == fits
     if not fits:
-        assert f"ES_VERSION={version}" in found.text
+        assert f"ES_VERSION={version}" in fault.text
 
 
-def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> None:
+def test_a_taken_port_is_reported_with_its_owner(fake_docker: FakeDocker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert f"port {port}" in fault.text
         assert f"pid {os.getpid()}" in fault.text
@@ -113,28 +115,28 @@ def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> Non
         assert "make local-down" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"other\t{ROOT}\tother-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "the container other-kibana-1" in fault.text
 
         fake_docker(compose_config='{"name": "mine"}', ps=f"mine\t{ROOT}\tmine-kibana-1")
-        assert finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port))).fits
+        assert finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port))).fits
 
         fake_docker(compose_config='{"name": "mine"}', ps="mine\t/elsewhere\tmine-kibana-1")
-        fault = finding("KIBANA_PORT", preflight.findings(settings(kibana_port=port)))
+        fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
         assert not fault.fits
         assert "another checkout, /elsewhere" in fault.text
         assert "COMPOSE_PROJECT_NAME" in fault.text
 
 
-def test_two_settings_with_one_port() -> None:
-    fault = finding("Ports", preflight.findings(settings(kibana_port=8080, kafka_ui_port=8080)))
+def test_two_settings_with_the_same_port_are_rejected() -> None:
+    fault = finding("Ports", preflight.run_checks(settings(kibana_port=8080, kafka_ui_port=8080)))
     assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
 
 
-def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
+def test_the_target_of_objects_is_reported(tmp_path: Path) -> None:
     def storage(**changes: object) -> Finding:
-        return finding("Cloud Storage", preflight.findings(settings(**changes)))
+        return finding("Cloud Storage", preflight.run_checks(settings(**changes)))
 
     key = tmp_path / "key.json"
     google = {"gcs_bucket": "mine", "google_application_credentials": str(key)}
@@ -148,7 +150,7 @@ def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
     assert not storage(google_application_credentials=str(key), cloud_storage="google").fits, "no bucket"
 
 
-def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
     monkeypatch.setattr(environment, "LINK", tmp_path / "link")
@@ -157,12 +159,12 @@ def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compose_files_that_cannot_be_read(fake_docker: FakeDocker) -> None:
+def test_unreadable_compose_files_are_reported(fake_docker: FakeDocker) -> None:
     fake_docker(version="28.2.2", compose_version="2.39.4")
-    assert "docker compose config" in finding("Compose files", preflight.findings(settings())).text
+    assert "docker compose config" in finding("Compose files", preflight.run_checks(settings())).text
 
 
-def test_findings_are_shown_with_their_weight() -> None:
+def test_findings_are_shown_with_their_severity() -> None:
     console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123 (as long as the test)
     show([Finding("a", True, "b"), Finding("c", True, "d", is_advice=True), Finding("e", False, "[f]")], console)
     assert console.export_text() == "✓ a: b\n! c: d\n✗ e: [f]\n"
@@ -175,7 +177,7 @@ def container(service: str, state: str, health: str = "", exit_code: int = 0) ->
     return json.dumps({"Service": service, "State": state, "Health": health, "ExitCode": exit_code})
 
 
-def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
+def test_a_failed_start_shows_the_log_of_the_failed_service(fake_docker: FakeDocker) -> None:
     containers = [
         container("kafka", "running", "healthy"),
         container("elasticsearch", "running", "starting"),
@@ -185,7 +187,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     ]
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": "\n".join(containers),
             "compose logs --no-log-prefix --tail 15 airflow-init": "why it failed",
         }
@@ -197,7 +199,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     assert "elasticsearch" not in text, "it was only still starting"
 
 
-def test_what_is_not_well(fake_docker: FakeDocker) -> None:
+def test_unhealthy_services_are_reported(fake_docker: FakeDocker) -> None:
     containers = [
         container("kafka", "running", "healthy"),
         container("kafka-init", "exited"),
@@ -206,17 +208,17 @@ def test_what_is_not_well(fake_docker: FakeDocker) -> None:
     ]
     names = "kafka kafka-init kibana-init airflow-scheduler postgres"
     fake_docker(**{"compose ps --all": "\n".join(containers), "compose config --services": names})
-    assert set(compose.faults()) == {
+    assert set(compose.list_faults()) == {
         "airflow-scheduler is exited",  # stopped by hand: it ends with 0
         "kibana-init is exited",
-        "postgres is not there",
+        "postgres has no container",
     }
 
 
-def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:
+def test_a_service_that_never_gets_healthy_is_shown(fake_docker: FakeDocker) -> None:
     fake_docker(
         **{
-            "compose build airflow-init": "",
+            "compose build": "",
             "compose ps --all": container("kibana", "running", "starting"),
             "compose logs --no-log-prefix --tail 15 kibana": "waiting",
         }
@@ -225,7 +227,7 @@ def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDo
         compose.up()
 
 
-def test_an_image_that_cannot_be_built(fake_docker: FakeDocker) -> None:
+def test_a_failed_image_build_is_reported(fake_docker: FakeDocker) -> None:
     fake_docker()
-    with pytest.raises(ServiceUnavailableError, match="image could not be built"):
+    with pytest.raises(ServiceUnavailableError, match="did not build the images"):
         compose.up()

@@ -22,17 +22,17 @@ often = settings(max_examples=200, deadline=None)
 
 
 def message(
-    at: int, content: bytes | None = b"value", name: bytes | None = None, fault: KafkaError | None = None
+    offset: int, content: bytes | None = b"value", name: bytes | None = None, fault: KafkaError | None = None
 ) -> Message:
     """A message of the client's own, as a consumer would give it."""
     return Message(
         topic="raw",
         partition=0,
-        offset=at,
-        timestamp=(1, 1000 + at),
+        offset=offset,
+        timestamp=(1, 1000 + offset),
         key=name,
         value=content,
-        headers=[("number", b"%d" % at), ("nothing", None)] if at % 2 else None,
+        headers=[("number", b"%d" % offset), ("nothing", None)] if offset % 2 else None,
         error=fault,
     )
 
@@ -53,28 +53,28 @@ def cuts(arriving: list[list[Message]], max_records: int, max_bytes: int) -> lis
     ]
 
 
-def size(of: Message) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in of.headers() or [])
-    return len(of.value() or b"") + len(of.key() or b"") + headers
+def size(counted: Message) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in counted.headers() or [])
+    return len(counted.value() or b"") + len(counted.key() or b"") + headers
 
 
 @st.composite
 def streams(draw: Any) -> list[Message]:
     """Messages whose offsets have gaps, as markers and aborted messages leave them."""
     gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
-    offsets = [sum(gaps[: at + 1]) for at in range(len(gaps))]
+    offsets = [sum(gaps[: number + 1]) for number in range(len(gaps))]
     content = st.one_of(st.none(), st.integers(0, 30).map(lambda length: b"x" * length))
     return [message(offset, draw(content), draw(content)) for offset in offsets]
 
 
-def split(messages: list[Message], at: list[int]) -> list[list[Message]]:
-    edges = [0, *sorted(at), len(messages)]
+def split(messages: list[Message], borders: list[int]) -> list[list[Message]]:
+    edges = [0, *sorted(borders), len(messages)]
     return [messages[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 @often
 @given(streams(), st.lists(st.integers(0, 40), max_size=6), st.integers(1, 12), st.integers(1, 120))
-def test_cuts_depend_on_the_messages_alone(
+def test_chunk_borders_depend_only_on_the_messages(
     messages: list[Message], borders: list[int], max_records: int, max_bytes: int
 ) -> None:
     at_once = cuts([messages], max_records, max_bytes)
@@ -100,7 +100,7 @@ def test_cuts_depend_on_the_messages_alone(
 
 @often
 @given(streams(), st.integers(1, 12), st.integers(1, 120), st.data())
-def test_growth_behind_a_claim_moves_no_border_before_it(
+def test_later_messages_do_not_move_chunk_borders(
     messages: list[Message], max_records: int, max_bytes: int, data: Any
 ) -> None:
     held = data.draw(st.integers(0, len(messages)))
@@ -108,7 +108,7 @@ def test_growth_behind_a_claim_moves_no_border_before_it(
     assert cuts([messages], max_records, max_bytes)[: max(len(before) - 1, 0)] == before[:-1]
 
 
-def test_headers_are_kept_as_they_were() -> None:
+def test_headers_are_staged_unchanged() -> None:
     (chunk,) = cuts([[message(4), message(5)]], 10, 1000)
     assert [row["headers"] for row in chunk.rows] == [
         None,
@@ -116,17 +116,17 @@ def test_headers_are_kept_as_they_were() -> None:
     ]
 
 
-def test_a_message_larger_than_a_chunk_is_a_chunk() -> None:
-    found = cuts([[message(1, b"x"), message(2, b"x" * 500), message(3, b"x")]], 10, 100)
-    assert [(chunk.first, chunk.last) for chunk in found] == [(1, 2), (3, 3)]
+def test_a_message_larger_than_the_limit_ends_its_chunk() -> None:
+    chunks = cuts([[message(1, b"x"), message(2, b"x" * 500), message(3, b"x")]], 10, 100)
+    assert [(chunk.first, chunk.last) for chunk in chunks] == [(1, 2), (3, 3)]
 
 
-def test_nothing_arrives() -> None:
+def test_no_messages_give_no_chunks() -> None:
     assert cuts([], 10, 100) == []
     assert cuts([[]], 10, 100) == []
 
 
-def test_batches_have_the_schema() -> None:
+def test_staged_batches_have_the_message_schema() -> None:
     lists = cast("Iterator[list[Any]]", iter([[message(1), message(2, None)]]))
     ((*_, batches),) = cut_chunks(lists, 10, 100)
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
@@ -137,10 +137,10 @@ def test_batches_have_the_schema() -> None:
 
 @often
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1000)), min_size=1, max_size=8), st.integers(1, 3000))
-def test_a_claim_is_bounded_and_starves_nobody(partitions: list[tuple[int, int]], most: int) -> None:
+def test_a_claim_is_bounded_and_shared_fairly_between_partitions(partitions: list[tuple[int, int]], most: int) -> None:
     starts = {number: start for number, (start, _) in enumerate(partitions)}
-    within = {number: Bounds(0, start + backlog, start + backlog) for number, (start, backlog) in enumerate(partitions)}
-    claims = limit_claims(starts, within, most)
+    bounds = {number: Bounds(0, start + backlog, start + backlog) for number, (start, backlog) in enumerate(partitions)}
+    claims = limit_claims(starts, bounds, most)
     assert [claim.partition for claim in claims] == list(starts)
     taken = {claim.partition: claim.end - claim.start for claim in claims}
     backlogs = {number: backlog for number, (_, backlog) in enumerate(partitions)}
@@ -156,17 +156,17 @@ def at(*offsets: int | None) -> dict[int, Committed]:
     return {number: Committed(offset) for number, offset in enumerate(offsets)}
 
 
-def test_a_claim_starts_where_the_group_is() -> None:
-    within = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4), 2: Bounds(2, 2, 2)}
-    assert choose_starting_offsets("raw", "group", at(5, 4, 2), within, has_output=True) == {0: 5, 1: 4, 2: 2}
-    assert choose_starting_offsets("raw", "group", at(3, 0, 2), within, has_output=False) == {0: 3, 1: 0, 2: 2}
+def test_a_claim_starts_at_the_committed_offsets() -> None:
+    bounds = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4), 2: Bounds(2, 2, 2)}
+    assert choose_starting_offsets("raw", "group", at(5, 4, 2), bounds, has_output=True) == {0: 5, 1: 4, 2: 2}
+    assert choose_starting_offsets("raw", "group", at(3, 0, 2), bounds, has_output=False) == {0: 3, 1: 0, 2: 2}
 
 
 def test_a_new_group_starts_at_the_beginning_unless_its_output_exists() -> None:
-    within = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4)}
-    assert choose_starting_offsets("raw", "group", at(None, None), within, has_output=False) == {0: 3, 1: 0}
+    bounds = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4)}
+    assert choose_starting_offsets("raw", "group", at(None, None), bounds, has_output=False) == {0: 3, 1: 0}
     with pytest.raises(OffsetsError, match=r"group has no committed offsets on raw.*docs/runbook_kafka.md"):
-        choose_starting_offsets("raw", "group", at(None, None), within, has_output=True)
+        choose_starting_offsets("raw", "group", at(None, None), bounds, has_output=True)
 
 
 def test_a_new_partition_starts_at_its_beginning() -> None:
@@ -178,28 +178,16 @@ def test_a_new_partition_starts_at_its_beginning() -> None:
     }
 
 
-def test_what_retention_took_is_counted() -> None:
-    with pytest.raises(
-        OffsetsError, match=r"raw\[1\]: group g committed offset 7, .*deleted the 93 messages up to 100"
-    ):
-        choose_starting_offsets("raw", "g", at(5, 7), {0: Bounds(0, 9, 9), 1: Bounds(100, 200, 200)}, has_output=False)
-
-
-def test_an_offset_behind_the_end_is_named() -> None:
-    with pytest.raises(OffsetsError, match=r"raw\[0\]: group g .* offset 10, but the topic ends at 9"):
-        choose_starting_offsets("raw", "g", at(10), {0: Bounds(0, 9, 9)}, has_output=False)
-
-
 def _fault(code: int) -> KafkaError:
     return KafkaError(code)
 
 
 def until(end: int, *batch: Message) -> tuple[list[int], bool]:
     messages, ended = _split_at(end, cast("list[Any]", list(batch)))
-    return [found.offset() for found in messages], ended
+    return [each.offset() for each in messages], ended
 
 
-def test_the_end_is_where_the_position_says() -> None:
+def test_reading_ends_at_the_claimed_offset_or_the_end_of_the_partition() -> None:
     eof = KafkaError._PARTITION_EOF
     assert until(10, message(3), message(8)) == ([3, 8], False)
     assert until(10, message(8), message(9), message(10)) == ([8, 9], True)

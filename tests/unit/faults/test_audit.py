@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.audit import Books, Document, Row, changed
+from tests.faults.audit import Audit, Document, Row, changed
 from tests.faults.feed import Position, Sent, known_messages, priced
 from tests.testkit.kafka import Record
 from tests.testkit.rides import encode, ride
@@ -32,15 +32,15 @@ class World:
     rows: list[Row] = field(default_factory=list)
 
     def faults(self) -> list[str]:
-        books = Books("rides_raw", RESULT)
-        books.send(self.sent)
-        books.check_raw(self.raw)
-        books.check_results(self.results)
-        books.check_dead_letters(self.letters)
-        books.check_documents(sorted(books.fresh_rides()), self.documents)
-        books.check_versions({ride_id: document.version for ride_id, document in self.documents.items()})
-        books.check_rows(self.rows)
-        return books.differences
+        audit = Audit("rides_raw", RESULT)
+        audit.send(self.sent)
+        audit.check_raw(self.raw)
+        audit.check_results(self.results)
+        audit.check_dead_letters(self.letters)
+        audit.check_documents(sorted(audit.fresh_rides()), self.documents)
+        audit.check_versions({ride_id: document.version for ride_id, document in self.documents.items()})
+        audit.check_rows(self.rows)
+        return audit.differences
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def world() -> World:
     return made
 
 
-def test_what_is_right_is_right(world: World) -> None:
+def test_a_correct_state_has_no_differences(world: World) -> None:
     assert world.faults() == []
 
 
@@ -142,26 +142,26 @@ def _another_reason(world: World) -> None:
         pytest.param(_row_value, "distance_km of ride", id="row-wrong"),
     ],
 )
-def test_what_is_wrong_is_told(world: World, spoil: Callable[[World], object], complaint: str) -> None:
+def test_every_difference_is_reported(world: World, spoil: Callable[[World], object], complaint: str) -> None:
     spoiled = copy.deepcopy(world)
     spoil(spoiled)
     faults = spoiled.faults()
     assert any(complaint in fault for fault in faults), faults
 
 
-def test_a_document_of_an_earlier_round_must_stay_as_it_was(world: World) -> None:
-    books = Books("rides_raw", RESULT)
-    books.send(world.sent)
-    books.check_results(world.results)
+def test_changed_documents_of_earlier_rounds_are_reported(world: World) -> None:
+    audit = Audit("rides_raw", RESULT)
+    audit.send(world.sent)
+    audit.check_results(world.results)
     versions = {ride_id: document.version for ride_id, document in world.documents.items()}
-    books.check_versions(versions)
-    assert books.differences == []
+    audit.check_versions(versions)
+    assert audit.differences == []
     ride_id = next(iter(versions))
-    books.check_versions(versions | {ride_id: 0})
-    assert books.differences == [f"Elasticsearch: ride {ride_id} has version 0, its newest result is at (1, 3)"]
+    audit.check_versions(versions | {ride_id: 0})
+    assert audit.differences == [f"Elasticsearch: ride {ride_id} has version 0, its newest result is at (1, 3)"]
 
 
-def test_objects_must_stay_as_they_were() -> None:
+def test_changed_objects_are_reported() -> None:
     before = {"a": "1", "b": "2", "c": "3"}
     assert changed(before, {"a": "1", "b": "9", "d": "4"}) == [
         "Parquet b holds something else than before",
@@ -169,7 +169,7 @@ def test_objects_must_stay_as_they_were() -> None:
     ]
 
 
-def test_the_feed_knows_what_it_sends() -> None:
+def test_the_feed_labels_every_message_it_sends() -> None:
     messages = list(islice(known_messages(7), 2_000))
     faults = [message for message in messages if message.fault]
     good = [message.value for message in messages if not message.fault]

@@ -1,8 +1,8 @@
 """What Kibana asks Elasticsearch for a panel, and what the panel shows of the answer.
 
-A translation of those parts of Kibana 8.8 to 9.x that the dashboard uses: Lens columns, a map's grid and documents
-layers, a saved search. It serves the tests, which compare the figures with the rides, and the picture in the docs.
-Whatever a panel has beyond that is refused rather than left out.
+It translates the parts of Kibana 8.8 to 9.x that the dashboard uses: Lens columns, a map's grid and documents layers,
+a saved search. Tests compare the figures with the rides; `picture` draws them for the docs. Anything else in a panel is
+rejected.
 """
 
 from __future__ import annotations
@@ -212,10 +212,10 @@ def interval_seconds(interval: str) -> int:
     Raises:
         ConfigurationError: it is none; `auto` depends on the width of the browser.
     """
-    found = re.fullmatch(r"(\d+)([smhd])", interval)
-    if not found:
+    match = re.fullmatch(r"(\d+)([smhd])", interval)
+    if not match:
         raise ConfigurationError(f"The interval {interval!r} is not a fixed one such as 1m.")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _ms(moment: datetime) -> int:

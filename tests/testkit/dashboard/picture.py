@@ -19,10 +19,10 @@ import plotly.graph_objects as go
 from elasticsearch import Elasticsearch
 from plotly.offline import get_plotlyjs
 
-from infra.kibana.queries import Json, Rides, Row, lens_layers, map_layers
 from infra.kibana.saved_objects import Key, SavedObject, key
 from jobs.errors import ConfigurationError, DatastreamError
 from jobs.sinks.elasticsearch import explained
+from tests.testkit.dashboard.queries import Json, Rides, Row, lens_layers, map_layers
 
 WIDTH_PX, ROW_PX = 1_440, 20
 COLUMNS = 48
@@ -103,12 +103,12 @@ def latest(client: Elasticsearch, index: str, length: timedelta = timedelta(hour
 
 def page(rides: Rides, objects: Iterable[SavedObject]) -> tuple[str, int]:
     """The dashboard as HTML that loads nothing else, and its height in px."""
-    found = {key(saved): saved for saved in objects}
-    dashboard = next(saved for saved in found.values() if saved["type"] == "dashboard")
+    by_key = {key(saved): saved for saved in objects}
+    dashboard = next(saved for saved in by_key.values() if saved["type"] == "dashboard")
     targets = {it["name"]: Key(it["type"], it["id"]) for it in dashboard["references"]}
     panels, sections = dashboard["attributes"]["panelsJSON"], []
     for panel in panels:
-        saved, grid = found[targets[f"{panel['panelIndex']}:{panel['panelRefName']}"]], panel["gridData"]
+        saved, grid = by_key[targets[f"{panel['panelIndex']}:{panel['panelRefName']}"]], panel["gridData"]
         place = f"grid-area: {grid['y'] + 1} / {grid['x'] + 1} / span {grid['h']} / span {grid['w']}"
         title = "" if panel["embeddableConfig"].get("hidePanelTitles") else saved["attributes"]["title"]
         width = (WIDTH_PX - 24) * grid["w"] // COLUMNS - 26
@@ -178,10 +178,10 @@ def _lines_or_bars(rides: Rides, saved: SavedObject) -> go.Figure:
 
 
 def _series(rows: list[Row], split: str | None) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    series: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row[split] if split else "", []).append(row)
-    return found
+        series.setdefault(row[split] if split else "", []).append(row)
+    return series
 
 
 def _donut(rides: Rides, saved: SavedObject) -> go.Figure:

@@ -1,4 +1,4 @@
-"""The ground of a campaign: a stack of its own with gateways before both sinks, the feed, and what is watched of it."""
+"""The environment of a campaign: a stack with gateways in front of both sinks, the feed, and a watch on the offsets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from jobs.airflow_api import sign_in
 from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
-from tests.conftest import GUARDIAN
 from tests.faults import tasks
 from tests.faults.feed import Feed
 from tests.faults.gateway import Gateway, is_bulk, is_upload
 from tests.faults.reading import Offsets
 from tests.testkit.kafka import Config
+from tests.testkit.stack import start_guardian
+from tests.testkit.wait import until
 
 PARTITIONS = 6
 PRICING_GROUP = "dag_compute_cost"
@@ -141,9 +142,9 @@ class Airflow:
 
     def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """Every try of a task as Airflow has recorded it."""
-        found = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
+        answer = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
         names = ("try_number", "state", "start_date", "end_date")
-        return [{name: it[name] for name in names} for it in found["task_instances"]]
+        return [{name: it[name] for name in names} for it in answer["task_instances"]]
 
     def runs(self, dag_id: str, state: str) -> list[str]:
         """The latest runs in a state."""
@@ -155,12 +156,12 @@ class Airflow:
         body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
         if task_ids:
             body |= {"task_ids": task_ids, "include_downstream": True}
-        found = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
-        return [it["task_id"] for it in found["task_instances"]]
+        answer = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
+        return [it["task_id"] for it in answer["task_instances"]]
 
 
-class Ground:
-    """Everything that a fault needs: the stack, its processes, the gateways, the feed, the watch."""
+class Environment:
+    """What faults use: the stack, its processes, the gateways, the feed and the watch."""
 
     def __init__(self, settings: Settings, direct: Settings, gateways: tuple[Gateway, Gateway], seed: int) -> None:
         self.settings, self.direct = settings, direct
@@ -182,8 +183,8 @@ class Ground:
         """A group's committed offsets; each thread asks with a client of its own."""
         if not hasattr(self._offsets, "client"):
             self._offsets.client = Offsets(self.kafka, PARTITIONS)
-        found: dict[int, int] = self._offsets.client.committed(group, topic)
-        return found
+        offsets: dict[int, int] = self._offsets.client.committed(group, topic)
+        return offsets
 
     def freeze(self, pid: int) -> bool:
         """SIGSTOP; False if the process has ended."""
@@ -205,23 +206,24 @@ class Ground:
             raise StoppedError
 
     def until(self, condition: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
-        """Wait for a condition."""
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come true within {within_s:.0f} s"
-            self.pause(0.05)
+        """Wait until a condition is true.
+
+        Raises:
+            StoppedError: the campaign is being ended.
+        """
+        until(condition, what, within_s, self.pause)
 
     def running(self) -> list[tasks.Try]:
         """The tries that the present scheduler has under way."""
-        at, pid = self._scheduler
-        if not pid or time.monotonic() - at > 1:
+        read_at, pid = self._scheduler
+        if not pid or time.monotonic() - read_at > 1:
             self._scheduler = time.monotonic(), self.tasks.scheduler()
         return self.tasks.running(self._scheduler[1])
 
     def pid(self, process: str) -> int:
         """The process id of a service; 0 while it is down."""
-        found = supervisor.read_states(self.paths).get(process)
-        return found.pid if found else 0
+        state = supervisor.read_states(self.paths).get(process)
+        return state.pid if state else 0
 
     def jobs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`python -m jobs` on this stack, past the gateways."""
@@ -243,7 +245,7 @@ def _variables(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def prepared(seed: int, console: Console) -> Iterator[Ground]:
+def prepared(seed: int, console: Console) -> Iterator[Environment]:
     """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
     direct: Any = isolated_settings(
         Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
@@ -253,9 +255,7 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         export_max_age_s=EXPORT_MAX_AGE_S,
     )
     state = direct.datastream_state
-    guardian = subprocess.Popen(
-        [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
-    )
+    guardian = start_guardian(state)
     keep = True
     with ExitStack() as closing:
         closing.callback(lambda: _end(guardian, state, keep=keep, console=console))
@@ -266,13 +266,13 @@ def prepared(seed: int, console: Console) -> Iterator[Ground]:
         )
         settings = direct.model_copy(update={"elasticsearch_url": gateways[0].url, "gcs_emulator_url": gateways[1].url})
         local_stack(settings, console).up(RIDES.services)
-        ground = Ground(settings, direct, gateways, seed)
-        closing.callback(ground.close)
+        environment = Environment(settings, direct, gateways, seed)
+        closing.callback(environment.close)
         for command in ("topics", "template", "unpause"):
-            done = ground.jobs(command)
+            done = environment.jobs(command)
             assert done.returncode == 0, f"python -m jobs {command}:\n{done.stdout}{done.stderr}"
         try:
-            yield ground
+            yield environment
         except KeyboardInterrupt:
             keep = False
             raise
