@@ -139,7 +139,7 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
         "price, compact: speed relative to relay": pytest.approx(0.6),
         "price, foreign: speed relative to relay": pytest.approx(0.75),
     }
-    assert [aim.name for aim in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [aim.name for aim in Found(results[2:]).aims] == ["price, foreign: speed relative to relay"]
 
 
 def test_most_peers_price_only_the_producer_layout() -> None:
@@ -183,7 +183,7 @@ def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
     aims = {aim.name.partition(": ")[2]: aim for aim in Found(scale=Scale(0.1, passes)).aims}
-    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    assert aims["time per ride, largest ratio to 1,000,000 rides"].found == pytest.approx(2)
     assert aims["peak MiB"].found == 420
     assert aims["peak memory, ratio of the largest to 1,000,000 rides"].found == pytest.approx(1.05)
     assert aims["peak memory, ratio of the largest to 1,000,000 rides"].reached > 1
