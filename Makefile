@@ -7,6 +7,8 @@ RATE ?= 100
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
+# Processes of `make test`: each runs whole files of tests, and starts its own services.
+WORKERS ?= 2
 # Batches of bad input in each test of `make test-input`, and their seed (default: random).
 EXAMPLES ?= 200
 SEED ?=
@@ -84,8 +86,8 @@ dashboard-export: install-tools  ## Export the dashboard from Kibana to infra/ki
 
 ##@ The services without Docker
 .PHONY: local-up local-status local-down local-doctor
-local-up: install  ## Start Kafka, Elasticsearch, the Cloud Storage emulator and Airflow; safe to repeat
-	@$(PY) -m infra.local up
+local-up: install  ## Start the services that VERTICAL=rides needs; safe to repeat
+	@$(PY) -m infra.local up --vertical $(or $(VERTICAL),rides)
 	@$(PY) -m jobs topics
 	@$(PY) -m jobs template
 
@@ -95,8 +97,11 @@ local-status: install  ## Show each service, its address and its health
 local-down: install  ## Stop the services; the data stays
 	@$(PY) -m infra.local down
 
-local-doctor: install  ## Check memory, disk and ports without starting anything
-	@$(PY) -m infra.local doctor
+local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
+	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
+
+# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml.
+AS_JSON = $(if $(JSON),--json)
 
 ##@ Rides
 .PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
@@ -116,25 +121,25 @@ produce-help: install-tools
 	@$(PY) -m jobs produce --help
 
 lag: install-tools  ## Watch the lag of each consumer group
-	@$(PY) -m jobs lag
+	@$(PY) -m jobs lag $(AS_JSON)
 
 export: install-tools  ## Export now, without waiting for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
 	@$(PY) -m jobs export
 
 ledger: install-tools  ## Count every message in every system and compare the figures: VERTICAL=rides
-	@$(PY) -m jobs ledger $(VERTICAL)
+	@$(PY) -m jobs ledger $(VERTICAL) $(AS_JSON)
 
 report: install-tools  ## Write .local/report.html
 	@$(PY) -m jobs report
 
 bqml: install-tools  ## Zones by k-means, revenue by zone and comfort: in BigQuery if BIGQUERY_PROJECT is set, else locally
-	@$(PY) -m jobs bqml
+	@$(PY) -m jobs bqml $(AS_JSON)
 
 trace: install-tools  ## Show one ride in every system: RIDE=<ride_id>
-	@$(PY) -m jobs trace $(or $(RIDE),$(error which ride? make trace RIDE=<ride_id>))
+	@$(PY) -m jobs trace $(or $(RIDE),$(error which ride? make trace RIDE=<ride_id>)) $(AS_JSON)
 
 dlq: install-tools  ## Show the latest dead letters and their reasons: COUNT=20
-	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT))
+	@$(PY) -m jobs dlq $(if $(COUNT),--count $(COUNT)) $(AS_JSON)
 
 dlq-replay: install-tools  ## Send each dead letter back to its source topic, once
 	@$(PY) -m jobs dlq-replay
@@ -177,8 +182,8 @@ format: install-dev  ## Format the code
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-test: install-dev  ## Run all tests against real services, which they start and stop
-	@.venv/bin/pytest
+test: install-dev  ## Run all tests against real services, which they start and stop: WORKERS=2
+	@.venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches per test, SEED=7
 	@EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/fuzz --durations 8 --hypothesis-seed $(or $(SEED),$(shell date +%s))
@@ -225,7 +230,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@touch $@
 
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv
-	@echo "Installing $< (the first time this takes a while)"
+	@echo "Installing $< (the first time this takes a while)" >&2
 	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks import aims, freshness, scale
+from benchmarks import aims, freshness, poison, scale
 from benchmarks.bench import SINKS, Bench, Result, ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
@@ -26,7 +26,7 @@ from jobs.settings import Settings, load
 
 console = wide_console()
 
-PARTS = ("price", *SINKS, "scale", "freshness")
+PARTS = ("price", *SINKS, "scale", "poison", "freshness")
 
 
 class Found(msgspec.Struct):
@@ -34,6 +34,7 @@ class Found(msgspec.Struct):
 
     results: list[Result] = msgspec.field(default_factory=list)
     scale: scale.Scale | None = None
+    poison: poison.Poison | None = None
     freshness: freshness.Found | None = None
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -46,6 +47,7 @@ class Found(msgspec.Struct):
         ours = next((it for it in self.results if it.name == OURS and it.layout == COMPACT and it.is_whole), None)
         found = aims.of_results(ours.rate if ours else None, self.ratios)
         found += aims.of_scale(self.scale) if self.scale else []
+        found += aims.of_poison(self.poison) if self.poison else []
         return found + (aims.of_freshness(self.freshness) if self.freshness else [])
 
 
@@ -125,6 +127,11 @@ def _on_one_broker(
                 found.scale = scale.measure(settings, bars, rounds, largest)
             except FailedError as error:
                 found.left_out["scale"] = str(error)
+        if "poison" in parts:
+            try:
+                found.poison = poison.measure(settings, bars, rounds)
+            except FailedError as error:
+                found.left_out["poison"] = str(error)
 
 
 def _write(found: Found, conditions: dict[str, object]) -> Path:
@@ -145,6 +152,8 @@ def _print(found: Found) -> None:
         _print_results(found.results)
     if found.scale:
         scale.show(found.scale, console)
+    if found.poison:
+        poison.show(found.poison, console)
     if found.freshness:
         freshness.show(found.freshness, console)
     aims.show(found.aims, console)

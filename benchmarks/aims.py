@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from benchmarks.freshness import Found
 from benchmarks.layouts import COMPACT, LAYOUTS
+from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 
 # Ours beside each, by part, layout and peer: how many times faster it is to be.
@@ -30,6 +31,7 @@ _FRESHNESS_P95_S = 10
 _TIME_BETWEEN_SIZES = 1.2
 _PEAK_MIB = 1024
 _MEMORY_OF_MORE = 1.1
+_SPEED_OF_BAD_MESSAGES = 0.4
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -70,6 +72,10 @@ def of_scale(found: Scale) -> list[Aim]:
         Aim("scale: peak MiB", _PEAK_MIB, max(peaks.values()), is_most=True),
         Aim("scale: memory of the largest", _MEMORY_OF_MORE, peaks[max(peaks)] / peaks[found.reference], is_most=True),
     ]
+
+
+def of_poison(found: Poison) -> list[Aim]:
+    return [Aim("poison: speed of bad messages, times good ones", _SPEED_OF_BAD_MESSAGES, found.ratio)]
 
 
 def of_freshness(found: Found) -> list[Aim]:

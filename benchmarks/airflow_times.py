@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import requests
 
-from infra.local import paths
+from infra.local.runner.paths import Paths
 from jobs.airflow_api import signed_in
 from jobs.settings import Settings
 
@@ -122,6 +122,7 @@ class _Work(msgspec.Struct, frozen=True):
 
 def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
     """How the runs that began after a moment, and their tasks, spent their time."""
+    logs = Paths(settings.datastream_state).logs
     runs, tasks = [], []
     for dag_id in dag_ids:
         with signed_in(settings) as (session, url):
@@ -132,7 +133,7 @@ def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[
         for instance in instances:
             if instance.dag_run_id in of_run:
                 of_run[instance.dag_run_id].append(instance)
-        works = [work for run in ended if (work := _work(run, of_run[run.dag_run_id], paths.of(settings).logs))]
+        works = [work for run in ended if (work := _work(run, of_run[run.dag_run_id], logs))]
         works.sort(key=lambda work: work.started)
         if works:
             runs.append(_run_times(dag_id, works, len(ended) - len(works)))

@@ -14,8 +14,7 @@ import msgspec
 from benchmarks import data
 from benchmarks.measure import Measured, run
 from benchmarks.route import Route, dead_letters
-from infra.local import jars
-from infra.local.errors import DownloadError
+from infra.local.java import jars
 from jobs.clients import kafka_config
 from jobs.settings import ROOT, Settings
 
@@ -124,9 +123,9 @@ def spark(route: Route) -> Tasks:
     _demand_peers()
     try:
         jars.fetch(["spark"])
-    except DownloadError as error:
+    except jars.DownloadError as error:
         raise UnavailableError(str(error)) from error
-    files = ",".join(str(jar.path) for jar in jars.locked("spark"))
+    files = ",".join(str(jar.path) for jar in jars.read_locked("spark"))
     return [("spark", run("benchmarks.peers.spark", route.to_json(), files, python=PEERS_PYTHON))]
 
 

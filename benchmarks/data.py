@@ -26,10 +26,10 @@ _BATCH = 20_000
 _TIMEOUT_S = 60
 
 
-def create(config: Config, names: list[str]) -> None:
+def create(config: Config, names: list[str], partition_count: int = 6) -> None:
     """Create topics as infra/kafka/topics/rides.yml declares rides_dlq, which takes any message of this project."""
     declared = next(it for it in topics.declared(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC")
-    topics.apply(config, [msgspec.structs.replace(declared, name=name) for name in names])
+    topics.apply(config, [msgspec.structs.replace(declared, name=name, partitions=partition_count) for name in names])
 
 
 def drop(config: Config, names: list[str]) -> None:

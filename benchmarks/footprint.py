@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.sinks import NoStorage
 from benchmarks.stacks import own_stack, wide_console
-from infra.local import elasticsearch, kafka
+from infra.local.services import elasticsearch, kafka
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim

@@ -28,7 +28,7 @@ from benchmarks.airflow_times import RunTimes, TaskTimes, times
 from benchmarks.data import messages_in
 from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack
-from infra.local import stack
+from infra.local.services.catalog import local_stack
 from jobs import airflow_api
 from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
 from jobs.rides.vertical import VERTICAL as RIDES
@@ -137,7 +137,7 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
     Raises:
         FailedError: not every ride became searchable.
     """
-    with own_stack((), console) as settings:
+    with own_stack(RIDES.services, console) as settings:
         airflow_api.unpause(settings, RIDES.dags)
         return _measure(settings, console, seconds, rate, warm_up)
 
@@ -209,7 +209,7 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
 def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
     """Processor seconds of each service so far, with all that its processes have started and seen end."""
     spent: defaultdict[str, float] = defaultdict(float)
-    for entry in stack.status(settings):
+    for entry in local_stack(settings).status():
         if entry.state.pid:
             process = psutil.Process(entry.state.pid)
             for one in [process, *process.children(recursive=True)]:

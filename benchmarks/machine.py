@@ -10,7 +10,7 @@ import sys
 
 import psutil
 
-from infra.local import lock
+from infra.local.java import lock
 from jobs.settings import ROOT
 
 _PACKAGES = ("apache-airflow-core", "confluent-kafka", "elasticsearch", "msgspec", "numpy", "pyarrow")

@@ -11,7 +11,8 @@ from typing import cast
 
 from rich.console import Console
 
-from infra.local import aside, stack
+from infra.local.isolation import isolated_settings
+from infra.local.services.catalog import local_stack
 from jobs.clients import elasticsearch_admin, kafka_config
 from jobs.kafka import topics
 from jobs.rides.vertical import TEMPLATE, RidesSettings
@@ -23,22 +24,22 @@ TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def own_stack(only: Collection[str], console: Console) -> Iterator[RidesSettings]:
-    """Start services (none named: all), with topics and, where there is Elasticsearch, the index template.
+def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
+    """Start the named services, with topics and, where there is Elasticsearch, the index template.
 
     Settings other than addresses come from the environment, so that a measurement can be repeated with another one.
     """
     # `kill` is to stop the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    settings = cast(RidesSettings, aside.settings())  # it has every vertical's settings
+    settings = cast(RidesSettings, isolated_settings())  # it has every vertical's settings
     try:
-        stack.up(settings, only, console)
+        local_stack(settings, console).up(services)
         topics.apply(kafka_config(settings), declared_topics(settings))
-        if not only or "elasticsearch" in only:
+        if "elasticsearch" in services:
             apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings
     finally:
-        stack.down(settings)
+        local_stack(settings).down()
         shutil.rmtree(settings.datastream_state)
 
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings, load
+from jobs.terminal import escape_lines, make_console
 
-console = Console()
+console = make_console()
 
 # The tables that grow with each run. Not `dag`: its rows look old after a stop of a week, and they hold the toggles.
 _TABLES = ("dag_run", "log", "job", "asset_event", "callback", "xcom", "import_error", "session", "revoked_token")
@@ -67,8 +66,8 @@ def clean_up(*, dry_run: bool) -> bool:
         try:
             text = step(load(RidesSettings), dry_run)
         except DatastreamError as error:
-            text, is_done = f"[red]error:[/] {escape(str(error))}", False
-        console.print(f"{title}: {text}", soft_wrap=True, highlight=False)
+            text, is_done = f"[red]error:[/] {escape_lines(str(error))}", False
+        console.print(f"{title}: {text}")
     return is_done
 
 

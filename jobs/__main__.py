@@ -7,11 +7,12 @@ import importlib.util
 import sys
 import traceback
 
-# Each registers its commands, in the order in which --help lists them.
+# Each module registers its commands; --help lists them in this order.
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
-from jobs.cli.app import app, print_error
+from jobs.cli.app import app, error_console
 from jobs.errors import DatastreamError
 from jobs.ledger.verdict import Verdict
+from jobs.terminal import print_error
 from jobs.verticals import find_verticals
 
 try:
@@ -22,15 +23,15 @@ except Exception:
     if sys.argv[1:2] != ["ledger"]:
         raise
     traceback.print_exc()
-    sys.exit(Verdict.CANNOT_BE_TOLD)  # 1 would say that something is lost
+    sys.exit(Verdict.NO_VERDICT)  # 1 would mean that messages are lost
 
 
 def main() -> None:
-    """Run a command; our own errors are printed without a traceback."""
+    """Run a command. A DatastreamError is printed without a traceback."""
     try:
         app()
     except DatastreamError as error:
-        print_error(error)
+        print_error(error_console, error)
         sys.exit(1)
 
 

@@ -64,6 +64,7 @@ class Vertical(msgspec.Struct, frozen=True):
         dead_letters: its dead-letter topic.
         ledger: what counts its messages at every system, as `module:function` (see `jobs.ledger`).
         requirement_set: the packages that its tasks run with in subprocesses (see `jobs.environments`).
+        services: the services that it needs, by their names in infra/local/services.
     """
 
     name: str
@@ -78,3 +79,4 @@ class Vertical(msgspec.Struct, frozen=True):
     dead_letters: DeadLetters | None = None
     ledger: str = ""
     requirement_set: str = ""
+    services: tuple[str, ...] = ()

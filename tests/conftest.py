@@ -1,74 +1,49 @@
-"""One stack of real services for the whole session, on free ports, beside whatever else runs on this machine."""
+"""One stack of real services for each process that runs tests, on free ports."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from infra.local import aside, elasticsearch, environment, gcs, kafka
-from infra.local import stack as services
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.runner import ports
+from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
-from jobs.settings import ROOT, Settings, load
+from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import declared_topics, stack_settings
-from tests.testkit.wait import until
+from jobs.verticals import stack_settings
+from tests.testkit.stack import Stack, make_topic_factory, start_guardian
 
-NAMES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
-
-# Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
-GUARDIAN = """
-import shutil, sys
-from infra.local import stack
-from jobs.settings import Settings
-
-sys.stdin.read()
-stack.down(Settings(datastream_state=sys.argv[1]))
-shutil.rmtree(sys.argv[1], ignore_errors=True)
-"""
+SERVICES = ("kafka", "elasticsearch", "gcs")
 
 
-@dataclass(frozen=True)
-class Stack:
-    """Running services, and clients of them."""
-
-    settings: Settings
-    kafka: dict[str, Any]
-    elasticsearch: Any
-    gcs: Any
-
-    @property
-    def bootstrap_servers(self) -> str:
-        return self.settings.bootstrap_servers
-
-    @property
-    def bucket(self) -> str:
-        return self.settings.bucket
+def pytest_configure() -> None:
+    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one."""
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
+    if worker:
+        ports._PRIVATE = ports._PRIVATE[int(worker.removeprefix("gw")) :: int(count)]
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka, Elasticsearch and the GCS emulator; the environment says so to `jobs.settings.load()`."""
+    """Kafka, Elasticsearch and the GCS emulator; environment variables tell `jobs.settings.load()` their addresses."""
     from elasticsearch import Elasticsearch
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    wanted = aside.settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
+    wanted = isolated_settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
     state = wanted.datastream_state
-    variables = environment.of_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    variables = export_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        guardian = subprocess.Popen(
-            [sys.executable, "-c", GUARDIAN, str(state)], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
-        )
+        guardian = start_guardian(state)
         try:
-            services.up(wanted, only=NAMES)
+            local_stack(wanted).up(SERVICES)
             settings = load(stack_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
@@ -82,46 +57,30 @@ def stack() -> Iterator[Stack]:
                 ),
             )
         finally:
-            services.down(wanted)
+            local_stack(wanted).down()
             guardian.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")
+def httpserver_listen_address() -> tuple[str, int]:
+    """pytest-httpserver: 127.0.0.1 instead of localhost, which may be ::1."""
+    return "127.0.0.1", 0
+
+
+@pytest.fixture(scope="session")
 def topic_factory(stack: Stack) -> Callable[..., str]:
-    return topic_maker(stack.kafka)
-
-
-def topic_maker(config: dict[str, Any]) -> Callable[..., str]:
-    """Makes a topic with a name of its own, otherwise as the rides' file declares the one that its prefix means.
-
-    The prefix says raw, result or dlq; any other one is taken for raw.
-    """
-    from confluent_kafka.admin import AdminClient, NewTopic
-
-    admin = AdminClient(config)
-    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
-
-    def make(prefix: str, partitions: int = 6) -> str:
-        name = f"{prefix}-{uuid4().hex[:8]}"
-        setting = next((it for it in settings if it.split("_")[0].lower() in prefix), "RAW_TOPIC")
-        config = {key: str(value) for key, value in settings[setting].config.items()}
-        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
-        # The controller has it; the broker hears of it a moment later.
-        until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
-        return name
-
-    return make
+    return make_topic_factory(stack.kafka)
 
 
 @pytest.fixture
 def fresh_name() -> Callable[[str], str]:
-    """Makes names that nobody has: of groups, indices (`rides-…` for the template), prefixes."""
+    """Make unique names of groups, indices (`rides-…` matches the template) and prefixes."""
     return lambda prefix: f"{prefix}-{uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def index(stack: Stack, fresh_name: Callable[[str], str]) -> str:
-    """A new index with the template applied; it is made by the first write."""
+    """The name of a new index with an applied template. The first write creates it."""
     name = fresh_name("rides")
     apply_template(stack.elasticsearch, name, TEMPLATE)
     return name
@@ -129,5 +88,5 @@ def index(stack: Stack, fresh_name: Callable[[str], str]) -> str:
 
 @pytest.fixture
 def prefix(fresh_name: Callable[[str], str]) -> str:
-    """A new prefix in the bucket, as users write it: with a slash at its end."""
+    """A new prefix in the bucket, with a slash at the end as users write it."""
     return f"{fresh_name('tests')}/processed/"

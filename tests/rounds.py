@@ -1,7 +1,7 @@
-"""Produce, wait, ledger, over and over: `make test-rounds`, `python -m tests.rounds --help`.
+"""Repeat produce, wait and ledger: `make test-rounds`, `python -m tests.rounds --help`.
 
-Each round has topics of its own on services that stay up; every other one runs with all cores loaded. A `wait` that
-ends before all has arrived, or a ledger that is not balanced then, fails the round. Then whole demos, from nothing.
+Each round has new topics on services that keep running; every other one runs with all cores loaded. A `wait` that ends
+too early, or a ledger that is not balanced then, fails the round. Whole demos with new services follow.
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
 from benchmarks.stacks import own_stack
-from infra.local import airflow, aside, environment, stack
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.services import airflow
+from infra.local.services.catalog import local_stack
 from jobs.airflow_api import signed_in
 from jobs.clients import elasticsearch_admin
 from jobs.errors import ServiceUnavailableError
+from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
 
 console = Console()
 
-# The Variables that lead the DAGs to a round's topics; in Airflow's environment they could not change.
+# The Variables of a round's topics. They are not in Airflow's environment, where they could not change.
 VARIABLES = ("RAW_TOPIC", "RESULT_TOPIC", "DLQ_TOPIC", "GCS_PREFIX")
 PRODUCE = ("produce", "--rate", "0", "--faulty", "0.01", "--duplicates", "0.005", "--spread", "2h")
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "XDG_CACHE_HOME", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "SSL_CERT_FILE")
@@ -45,7 +49,7 @@ def main(
     demos: Annotated[int, typer.Option(help="Whole demos, each from an empty state.", min=0)] = 1,
     rides: Annotated[int, typer.Option(help="How many rides each of them sends.", min=100)] = 2_000,
 ) -> None:
-    """Tell how many failed; exit code 1 if any did."""
+    """Print the number of failures; exit code 1 if there are any."""
     began = time.monotonic()
     failures: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -68,7 +72,7 @@ def main(
 
 
 def _rounds(count: int, rides: int) -> Iterator[str]:
-    """What is wrong with each round; empty if nothing is."""
+    """The fault of each round; empty if there is no fault."""
     if not count:
         return
     with _stack() as settings:
@@ -87,7 +91,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
 
 
 def _round(here: Settings, rides: int) -> str:
-    variables = environment.of_settings(here)
+    variables = export_settings(here)
     _jobs(variables, "topics")
     _set_variables(here, variables)
     _jobs(variables, *PRODUCE, "--count", str(rides))
@@ -100,19 +104,19 @@ def _round(here: Settings, rides: int) -> str:
 
 def _demos(count: int, rides: int) -> Iterator[str]:
     for _ in range(count):
-        settings = aside.settings(gcs_bucket="datastream")
-        variables = environment.of_settings(settings)
+        settings = isolated_settings(gcs_bucket="datastream")
+        variables = export_settings(settings)
         try:
             done = _run(variables, "make", "demo", f"RIDES={rides}")
             yield f"ended with {done.returncode}: {done.stdout}{done.stderr}" if done.returncode else ""
         finally:
-            stack.down(settings)
+            local_stack(settings).down()
             shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
 @contextmanager
 def _stack() -> Iterator[Settings]:
-    """All services, with both DAGs on; their topics come from Airflow's database."""
+    """All services, with both DAGs unpaused. Topics come from Airflow's database."""
     whole = airflow.airflow_environment
 
     def without_topics(wanted: Settings) -> dict[str, str]:
@@ -122,8 +126,8 @@ def _stack() -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
         patch.setenv("POLL_WAIT_S", "1")
-        with own_stack((), console) as settings:
-            variables = environment.of_settings(settings)
+        with own_stack(RIDES.services, console) as settings:
+            variables = export_settings(settings)
             _set_variables(settings, variables)
             _jobs(variables, "unpause")
             yield settings
@@ -144,7 +148,7 @@ def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
 
 @contextmanager
 def _load(cores: int) -> Iterator[None]:
-    """Keep so many cores busy."""
+    """Keep a number of cores busy."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         yield

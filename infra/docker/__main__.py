@@ -9,9 +9,6 @@ from typing import Annotated, Any
 
 import requests
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from infra.docker import compose, environment, preflight
@@ -20,6 +17,7 @@ from infra.preflight import Finding, demand, show
 from jobs.clients import local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings, load
+from jobs.terminal import escape, make_console, print_error, print_pairs
 from jobs.verticals import find_verticals
 
 app = typer.Typer(
@@ -28,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 @app.command()
@@ -135,8 +133,7 @@ def _get(url: str, login: tuple[str, str] | None = None) -> Any:
 
 def print_addresses(settings: Settings) -> None:
     """Print the addresses, the logins and the next commands."""
-    table = Table.grid(padding=(0, 2))
-    for title, text in (
+    places = (
         ("Airflow", f"http://localhost:{settings.airflow_port}  login {settings.airflow_user}, AIRFLOW_PASSWORD"),
         ("Kibana", f"http://localhost:{settings.kibana_port}  login elastic, ELASTIC_PASSWORD"),
         ("Kafka-UI", f"http://localhost:{settings.kafka_ui_port}"),
@@ -145,9 +142,8 @@ def print_addresses(settings: Settings) -> None:
         ("Passwords", "grep PASSWORD .env"),
         ("Test", "make smoke"),
         ("Stop", "make down (keeps the data); make clean (deletes it)"),
-    ):
-        table.add_row(title, text)
-    console.print(table)
+    )
+    print_pairs(console, places)
 
 
 def main() -> None:
@@ -155,7 +151,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}")
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

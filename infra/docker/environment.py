@@ -8,7 +8,7 @@ import platform
 import secrets
 from collections.abc import Callable
 
-from infra.local.paths import write_private
+from infra.local.runner.paths import write_private
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
 

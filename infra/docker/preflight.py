@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from infra.local import ports
+from infra.local.runner import ports
 from infra.preflight import Finding, distinct_ports
 from jobs.settings import ROOT, Settings
 
@@ -163,7 +163,7 @@ def _check_port(setting: str, title: str, port: int, project: str) -> Finding:
         )  # fmt: skip
     who = f"the container {container}"
     if not container:
-        process = ports.holder(port)
+        process = ports.find_holder(port)
         who = f"pid {process.pid} ({process.name()})" if process else "another user's process"
     return Finding(
         setting, False,

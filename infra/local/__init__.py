@@ -1,4 +1,4 @@
-"""The services without Docker: Kafka, Elasticsearch, a Cloud Storage emulator and Airflow, on this machine's loopback.
+"""The services without Docker, on this machine's loopback: `python -m infra.local --help`.
 
-`python -m infra.local up` starts them; `infra.local.stack` holds the same as functions.
+`runner` starts, watches and stops them; `services` has a module for each, and the list; `java` has what Java needs.
 """

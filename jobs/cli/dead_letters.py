@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from confluent_kafka import Message
+from rich.console import Console
 
-from jobs.cli.app import app, console
+from jobs.cli.app import AsJson, app, console
 from jobs.clients import kafka_config
 from jobs.errors import ConfigurationError
 from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
 from jobs.kafka.open_transactions import explained
 from jobs.settings import Settings, load
+from jobs.terminal import encode_value, escape, print_json, show_value
 from jobs.vertical import DeadLetters
 from jobs.verticals import find_vertical
 
-VerticalName = Annotated[str, typer.Argument(metavar="[VERTICAL]", help="Whose dead letters.")]
+VerticalName = Annotated[str, typer.Argument(metavar="[VERTICAL]", help="The vertical of the dead letters.")]
 
 
-def _dead_letters(name: str) -> tuple[Settings, DeadLetters]:
+def _load_dead_letters(name: str) -> tuple[Settings, DeadLetters]:
     vertical = find_vertical(name)
     if vertical.dead_letters is None:
         raise ConfigurationError(f"{name} has no dead letters.")
@@ -28,37 +30,72 @@ def _dead_letters(name: str) -> tuple[Settings, DeadLetters]:
 
 
 @app.command()
-def dlq(vertical: VerticalName = "rides", count: Annotated[int, typer.Option(help="How many.", min=1)] = 20) -> None:
-    """Show the latest dead letters and why they are there."""
+def dlq(
+    vertical: VerticalName = "rides",
+    count: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the latest dead letters and the reason for each, newest first.
+
+    JSON: topic; dead_letters: partition, offset, timestamp_ms, source, reason,
+    message, replayed, key, value, headers. Bytes: text, or {"base64": …}.
+    """
     from jobs.kafka.replay import latest
 
-    settings, declared = _dead_letters(vertical)
+    settings, declared = _load_dead_letters(vertical)
     topic = getattr(settings, declared.topic)
-    table = Table("source", "reason", "message", "value", "replayed")
-    for message in latest(kafka_config(settings), topic, count):
+    messages = latest(kafka_config(settings), topic, count)
+    if as_json:
+        print_json({"topic": topic, "dead_letters": [describe_dead_letter(message) for message in messages]})
+    elif messages:
+        print_dead_letters(console, messages)
+    else:
+        console.print(f"{topic} is empty.")
+
+
+def describe_dead_letter(message: Message) -> dict[str, Any]:
+    """Describe a dead letter for `print_json`."""
+    headers = headers_of(message)
+    partition, offset = error_text(headers, "partition"), error_text(headers, "offset")
+    return {
+        "partition": message.partition(),
+        "offset": message.offset(),
+        "timestamp_ms": message.timestamp()[1],
+        "source": {
+            "topic": error_text(headers, "topic"),
+            "partition": int(partition) if partition.isdecimal() else None,
+            "offset": int(offset) if offset.isdecimal() else None,
+        },
+        "reason": error_text(headers, "exception.class.name"),
+        "message": error_text(headers, "exception.message"),
+        "replayed": times_replayed(headers),
+        "key": encode_value(message.key()),
+        "value": encode_value(message.value()),
+        "headers": [(name, encode_value(value)) for name, value in headers or []],
+    }
+
+
+def print_dead_letters(console: Console, messages: Iterable[Message]) -> None:
+    """Print three lines for each dead letter: source and reason, error message, value."""
+    for message in messages:
         headers = headers_of(message)
         source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
-        value = repr(message.value())[1:] if message.value() is not None else "null"
-        table.add_row(
-            source,
-            error_text(headers, "exception.class.name"),
-            escape(error_text(headers, "exception.message")),
-            escape(value if len(value) <= 60 else f"{value[:59]}…"),
-            str(times_replayed(headers) or ""),
-        )
-    console.print(table if table.row_count else f"{topic} is empty.")
+        replays = f"  replayed {times}×" if (times := times_replayed(headers)) else ""
+        console.print(f"{escape(source)}  [bold]{escape(error_text(headers, 'exception.class.name'))}[/]{replays}")
+        console.print(f"  message: {escape(error_text(headers, 'exception.message'))}")
+        console.print(f"  value: {show_value(message.value())}")
 
 
 @app.command("dlq-replay")
 def dlq_replay(
     vertical: VerticalName = "rides",
-    max_replays: Annotated[int, typer.Option(help="Leave alone what was sent back so often already.", min=1)] = 1,
+    max_replays: Annotated[int, typer.Option(help="Skip dead letters that were sent back this often.", min=1)] = 1,
     dry_run: Annotated[bool, typer.Option(help="Only count.")] = False,
 ) -> None:
     """Send dead letters back to their source topic, each once."""
     from jobs.kafka.replay import count_replayable, replay
 
-    settings, declared = _dead_letters(vertical)
+    settings, declared = _load_dead_letters(vertical)
     config, topic, sources = (
         kafka_config(settings),
         getattr(settings, declared.topic),
@@ -69,8 +106,8 @@ def dlq_replay(
     verb = "would go" if dry_run else "went"
     for source, count in done.sent.items():
         console.print(f"{count:,} dead letters {verb} back to {source}")
-    console.print(f"{done.sent.total():,} in all; {done.left:,} left alone, sent back {max_replays}× or more already")
+    console.print(f"{done.sent.total():,} in all; {done.left:,} skipped, already sent back {max_replays}× or more")
     if done.foreign:
-        console.print(f"{done.foreign:,} more were written by others: left alone, too")
+        console.print(f"{done.foreign:,} skipped, written by another client")
     for line in explained(config, done.held):
-        console.print(f"held back by an open transaction: {escape(line)}", soft_wrap=True)
+        console.print(f"held back by an open transaction: {escape(line)}")

@@ -1,22 +1,24 @@
-"""How far messages have come: lag, waiting, exporting at once, setting offsets."""
+"""Consumer groups: their lag, waiting for them, exporting immediately, setting offsets."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs import airflow_api
-from jobs.cli.app import app, console, progress_bars, show_in
+from jobs.cli.app import AsJson, app, console, progress_bars, show_in
 from jobs.clients import kafka_config
 from jobs.errors import ConfigurationError
 from jobs.kafka.open_transactions import explained
 from jobs.settings import Settings, load
-from jobs.vertical import Group
+from jobs.terminal import escape, fit_table, print_json, wrap_words
+from jobs.vertical import Group as ConsumerGroup
 from jobs.verticals import find_verticals, stack_settings
 
 if TYPE_CHECKING:
@@ -26,61 +28,86 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def lag(once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False) -> None:
-    """Show what each group has still to do, live until Ctrl-C."""
+def lag(
+    once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False, as_json: AsJson = False
+) -> None:
+    """Show the lag of each consumer group, live until Ctrl-C; once if stdout is not a terminal.
+
+    JSON: groups: group, topic, offsets (the lag), held_back (by transactions).
+    """
     settings = load(stack_settings())
-    if once or not console.is_terminal:
-        console.print(_lag_table(settings))
+    if as_json:
+        print_json(describe_lags(settings, _read_lags(settings)))
         return
-    with Live(_lag_table(settings), console=console, auto_refresh=False) as live:
+
+    def show() -> RenderableType:
+        return show_lags(console, settings, _read_lags(settings))
+
+    if once or not console.is_terminal:
+        console.print(show())
+        return
+    with Live(show(), console=console, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(1)
-                live.update(_lag_table(settings), refresh=True)
+                live.update(show(), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _groups() -> list[Group]:
+def _list_groups() -> list[ConsumerGroup]:
     return [group for vertical in find_verticals() for group in vertical.groups]
 
 
-def _lags(settings: Settings) -> dict[str, Lag]:
-    """What each group has still to do, read in the order of the flow: what one has passed the next one sees."""
+def _read_lags(settings: Settings) -> dict[str, Lag]:
+    """Read the lag of each group, upstream groups first: what one has passed is in the lag of the next."""
     from jobs.kafka.lag import read_lag
 
     config = kafka_config(settings)
-    return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _groups()}
+    return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _list_groups()}
 
 
-def _held_back(lags: Mapping[str, Lag]) -> list[HeldBack]:
+def _list_held_back(lags: Mapping[str, Lag]) -> list[HeldBack]:
     return list(dict.fromkeys(held for lag in lags.values() for held in lag.held_back))
 
 
-def _lag_table(settings: Settings) -> Table:
-    table = Table("group", "topic", "offsets to do", "held back")
-    lags = _lags(settings)
-    for group in _groups():
-        held = sum(it.count for it in lags[group.id].held_back)
+def describe_lags(settings: Settings, lags: Mapping[str, Lag]) -> dict[str, Any]:
+    """Describe the lags for `print_json`."""
+    groups = [
+        {
+            "group": group.id,
+            "topic": getattr(settings, group.topic),
+            "offsets": lags[group.id].offsets,
+            "held_back": lags[group.id].held_back,
+        }
+        for group in _list_groups()
+    ]
+    return {"groups": groups}
+
+
+def show_lags(console: Console, settings: Settings, lags: Mapping[str, Lag]) -> RenderableType:
+    """Build a table of the lags, and a line for each partition that an open transaction holds back."""
+    table = Table("group", "topic", Column("lag (offsets)", justify="right"), Column("held back", justify="right"))
+    for group in _list_groups():
+        held = sum(partition.count for partition in lags[group.id].held_back)
         topic = getattr(settings, group.topic)
         table.add_row(group.id, topic, f"{lags[group.id].offsets:,}", f"{held:,}" if held else "")
-    if found := _held_back(lags):
-        table.caption = "\n".join(["Held back by an open transaction:", *map(str, found)])
-    return table
+    lines = [wrap_words(f"held back by an open transaction: {escape(str(held))}") for held in _list_held_back(lags)]
+    return Group(fit_table(console, table), *lines)
 
 
 @app.command()
 def export() -> None:
-    """Export at once what is only waiting for a full batch, through Airflow's API."""
+    """Export immediately what is only waiting for a full batch, through Airflow's API."""
     settings = load(stack_settings())
-    for group in _groups():
+    for group in _list_groups():
         if group.flush is not None:
             airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
             console.print(f"Started a run of {group.flush.dag_id}. `make lag` shows when {group.id} has caught up.")
 
 
 @app.command()
-def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 600) -> None:
+def wait(timeout: Annotated[float, typer.Option(help="The maximum time to wait, in seconds.", min=1)] = 600) -> None:
     """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
     from jobs.kafka.lag import wait_until_done
 
@@ -90,8 +117,8 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
     asked: dict[str, int] = {}
 
     def read_left() -> dict[str, int]:
-        lags = _lags(settings)
-        held[:] = _held_back(lags)
+        lags = _read_lags(settings)
+        held[:] = _list_held_back(lags)
         return {titles[group]: lag.offsets for group, lag in lags.items()}
 
     def flush(left: Mapping[str, int]) -> None:
@@ -105,9 +132,9 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds to wait at most.",
                     asked[group.id] = count
 
     def advise() -> str:
-        why = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]
-        logs = f"Are the DAGs on, and what do their tasks' logs say? http://localhost:{settings.airflow_port}"
-        return " ".join([*(why if held else []), logs])
+        reasons = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]
+        logs = f"Check that the DAGs are on, and read the logs of their tasks: http://localhost:{settings.airflow_port}"
+        return " ".join([*(reasons if held else []), logs])
 
     with progress_bars() as bars:
         wait_until_done(read_left, show_in(bars), timeout_s=timeout, on_move=flush, advise=advise)
@@ -119,50 +146,51 @@ def offsets(
     to: Annotated[str, typer.Argument(metavar="TO", help="kept, beginning, end, or a time: 2026-01-05T08:00:00Z.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Set the offsets of a consumer group. First says how many messages it would skip or repeat, and asks.
+    """Set the offsets of a consumer group. First prints how many messages it would skip or repeat, and asks.
 
-    kept: where this pipeline was, by the copy that it keeps of its offsets.
+    TO=kept restores the offsets that this pipeline committed, from the copy that it keeps.
     """
     from jobs.files import Folder
     from jobs.kafka import set_offsets as work
     from jobs.kafka.topic_ids import TopicIds
 
     settings = load(stack_settings())
-    dag_groups = {it.id: it.topic for it in _groups()}
+    dag_groups = {declared.id: declared.topic for declared in _list_groups()}
     command_groups = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
-    replay_groups = {it.dead_letters.replay_group: it.dead_letters.topic for it in find_verticals() if it.dead_letters}
+    letters = [vertical.dead_letters for vertical in find_verticals() if vertical.dead_letters]
+    replay_groups = {declared.replay_group: declared.topic for declared in letters}
     topics = dag_groups | replay_groups | command_groups
     if group not in topics:
-        raise ConfigurationError(f"GROUP={group!r}: there are {', '.join(topics)}.")
+        raise ConfigurationError(f"GROUP={group!r} is unknown. The groups are: {', '.join(topics)}.")
     if group in command_groups and to != "kept":
         raise ConfigurationError(
-            f"GROUP={group}: anything but TO=kept would leave unfinished work behind. Finish it with the command of "
-            "that name instead."
+            f"GROUP={group} accepts only TO=kept, because other offsets would leave its work unfinished. Finish it "
+            "with the command of that name instead."
         )
     config, topic = kafka_config(settings), getattr(settings, topics[group])
     topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
     with progress_bars() as bars:
-        found = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
-    _print_moves(found)
+        moves = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
+    print_moves(console, moves)
     if not yes:
         typer.confirm("Set these offsets?", abort=True)
-    work.set_offsets(config, found, topic_ids)
-    console.print(f"Group {group} goes on from there. `make ledger` tells whether all adds up.")
+    work.set_offsets(config, moves, topic_ids)
+    console.print(f"Group {group} resumes from these offsets. `make ledger` checks that the figures add up.")
 
 
-def _print_moves(found: Moves) -> None:
-    table = Table(found.topic, "was", "will be", "skips", "repeats")
-    for it in found.moves:
-        was, target = ("?" if offset is None else str(offset) for offset in (it.before, it.target.offset))
-        table.add_row(str(it.partition), was, target, f"{it.skipped:,}", f"{it.repeated:,}")
-    console.print(table)
-    most = "" if found.is_certain else " at most (nobody knows where the group was)"
-    if found.discarded_plans:
+def print_moves(console: Console, moves: Moves) -> None:
+    """Print the offsets of each partition before and after, and how many messages are skipped or repeated."""
+    table = Table(moves.topic, *(Column(title, justify="right") for title in ("was", "will be", "skips", "repeats")))
+    for move in moves.moves:
+        was, target = ("?" if offset is None else str(offset) for offset in (move.before, move.target.offset))
+        table.add_row(str(move.partition), was, target, f"{move.skipped:,}", f"{move.repeated:,}")
+    console.print(fit_table(console, table))
+    limit = "" if moves.is_certain else " at most (the group's earlier offsets are unknown)"
+    if moves.discarded_plans:
         console.print(
-            f"It discards the plan of {found.discarded_plans} partitions; what was planned is counted as repeated."
+            f"This discards the plan of {moves.discarded_plans} partitions; planned messages count as repeated."
         )
     console.print(
-        f"Group {found.group} would skip {found.skipped:,} messages that it has not read, and repeat "
-        f"{found.repeated:,}{most}.",
-        soft_wrap=True,
+        f"Group {moves.group} would skip {moves.skipped:,} messages that it has not read, and repeat "
+        f"{moves.repeated:,}{limit}."
     )

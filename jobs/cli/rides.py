@@ -1,26 +1,31 @@
-"""Commands of the rides: sending some, repairs, the report, one ride's way."""
+"""Commands for rides: produce, repair, report, trace one ride."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.console import Console
 
 from jobs import airflow_api
-from jobs.cli.app import app, console, progress_bars, show_in
+from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
 from jobs.clients import Systems, elasticsearch_client
 from jobs.rides.vertical import EXPORT_FLUSH, RidesSettings
 from jobs.settings import ROOT, load
+from jobs.terminal import encode_value, escape, print_json, print_pairs, show_value
+
+if TYPE_CHECKING:
+    from jobs.rides.ops.trace import Sighting
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
 def produce(context: typer.Context) -> None:
-    """Run producer/producer.py with the topic and the broker of the settings; takes its options."""
+    """Run producer/producer.py with the topic and broker from the settings. Accepts the options of the producer."""
     settings = load(RidesSettings)
     environment = {"RAW_TOPIC": settings.raw_topic, "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers}
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), *context.args]
@@ -29,12 +34,11 @@ def produce(context: typer.Context) -> None:
 
 @app.command()
 def where() -> None:
-    """Tell where to look and how to stop."""
+    """Show where to look and how to stop."""
     settings = load(RidesSettings)
     state = settings.datastream_state
     state = state.relative_to(Path.cwd()) if state.is_relative_to(Path.cwd()) else state
-    table = Table.grid(padding=(0, 2))
-    for what, place in (
+    places = (
         ("Report", f"{state}/report.html"),
         ("Ledger", f"{state}/ledger.json"),
         ("Airflow", f"http://localhost:{settings.airflow_port} (login {settings.airflow_user})"),
@@ -44,98 +48,124 @@ def where() -> None:
         ("More rides", "make produce"),
         ("What is left", "make lag"),
         ("Stop", "make local-down (keeps the data); make clean (deletes it)"),
-    ):
-        table.add_row(what, place)
-    console.print(table, soft_wrap=True)
+    )
+    print_pairs(console, places)
 
 
 @app.command()
 def reindex() -> None:
-    """Rebuild the Elasticsearch index from Parquet, id for id. The DAGs may run meanwhile; harmless to repeat."""
+    """Rebuild the Elasticsearch index from Parquet, with the same ids. Safe to repeat, and while the DAGs run."""
     from jobs.rides.ops.reindex import reindex as rebuild
 
     settings = load(RidesSettings)
     with progress_bars() as bars:
         done = rebuild(Systems(settings, show_in(bars), may_write=True))
     console.print(
-        f"Read {done.rows:,} rows of {done.objects:,} objects and {done.results:,} results that wait for their export. "
-        f"{settings.rides_index} holds {done.documents:,} rides, each in its latest version.",
-        soft_wrap=True,
+        f"Read {done.rows:,} rows from {done.objects:,} objects, and {done.results:,} results that are not exported "
+        f"yet. {settings.rides_index} holds {done.documents:,} rides, each in its latest version."
     )
     if done.expired:
-        console.print(f"{done.expired:,} rows are older than {settings.rides_index_retention_days} days: left out.")
+        console.print(f"Skipped {done.expired:,} rows older than {settings.rides_index_retention_days} days.")
     if done.refused:
-        console.print(f"{done.refused:,} rows were refused, for example: {escape(done.refusal)}", soft_wrap=True)
+        console.print(f"Elasticsearch rejected {done.refused:,} rows. The first reason: {escape(done.refusal)}")
 
 
 @app.command()
 def reprocess(
-    start: Annotated[str, typer.Argument(metavar="FROM", help="2026-01-05 (midnight, UTC) or 2026-01-05T08:00:00Z.")],
-    end: Annotated[str, typer.Argument(metavar="TO", help="The same; not part of the window.")],
+    start: Annotated[
+        str, typer.Argument(metavar="FROM", help="A date (midnight UTC) or a time: 2026-01-05T08:00:00Z.")
+    ],
+    end: Annotated[str, typer.Argument(metavar="TO", help="The exclusive end of the window, in the same form.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Price the rides with FROM ≤ ts < TO again, end to end. Run it again to resume."""
     from jobs.rides.ops import reprocess as work
 
     settings = load(RidesSettings)
-    wanted = work.window(start, end)
+    window = work.parse_window(start, end)
 
-    def look() -> work.Work:
+    def plan() -> work.Work:
         with progress_bars() as bars:
-            return work.look(Systems(settings, show_in(bars), may_write=True), wanted)
+            return work.plan_work(Systems(settings, show_in(bars), may_write=True), window)
 
-    found = look()
-    if not (found.rides or found.earlier.count or found.is_begun):
-        console.print(f"{settings.raw_topic} holds no priced ride with {wanted} (any more). Nothing is changed.")
+    planned = plan()
+    if not (planned.rides or planned.earlier.count or planned.is_begun):
+        console.print(f"{settings.raw_topic} holds no priced ride with {window}. Nothing was changed.")
         return
-    if found.is_begun:
-        console.print(f"Going on with the {len(found.rides):,} rides of {wanted}.")
-    elif not found.rides:
-        console.print(f"No ride of {wanted} is to be priced anew: what an earlier reprocessing has replaced is purged.")
+    if planned.is_begun:
+        console.print(f"Resuming with the {len(planned.rides):,} rides of {window}.")
+    elif not planned.rides:
+        console.print(f"No ride of {window} needs a new price. Purging what an earlier reprocessing has replaced.")
     elif not yes:
-        typer.confirm(f"Price {len(found.rides):,} rides of {wanted} anew, and purge their old prices?", abort=True)
-        found = look()  # the question may have stood for hours, and rides have come since
+        typer.confirm(f"Price {len(planned.rides):,} rides of {window} again, and purge their old prices?", abort=True)
+        planned = plan()  # new rides may have arrived before the answer
     with progress_bars() as bars:
         systems = Systems(settings, show_in(bars), may_write=True)
         done = work.reprocess(
-            systems, found, lambda: airflow_api.trigger(settings, EXPORT_FLUSH.dag_id, EXPORT_FLUSH.conf)
+            systems, planned, lambda: airflow_api.trigger(settings, EXPORT_FLUSH.dag_id, EXPORT_FLUSH.conf)
         )
     console.print(
-        f"{done.rides:,} rides are priced anew ({done.copies:,} messages). {done.rows:,} rows of old results are out "
-        f"of Parquet, {done.rejected:,} rides that are rejected or refused by now out of {settings.rides_index}.",
-        soft_wrap=True,
+        f"Priced {done.rides:,} rides again ({done.copies:,} messages). Deleted {done.rows:,} rows of old results from "
+        f"Parquet, and {done.rejected:,} rides that are rejected now from {settings.rides_index}."
     )
     if done.untouched:
         console.print(
-            f"{done.untouched:,} more rides of the window stay as they are: retention has taken their messages from "
-            f"{settings.raw_topic}.",
-            soft_wrap=True,
+            f"{done.untouched:,} more rides of the window keep their prices: retention has deleted their messages from "
+            f"{settings.raw_topic}."
         )
-    console.print("`make ledger` tells whether all adds up.")
+    console.print("`make ledger` checks that the figures add up.")
 
 
 @app.command()
 def report() -> None:
-    """Write the report page from Elasticsearch's aggregations."""
+    """Write the report page from aggregations in Elasticsearch."""
+    write_report_page(console)
+
+
+def write_report_page(console: Console) -> None:
+    """Write the report page and print its path."""
     from jobs.rides.report import write_report
 
     settings = load(RidesSettings)
     path = settings.datastream_state / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_report(elasticsearch_client(settings), settings.rides_index, path)
-    console.print(f"Wrote {path}", soft_wrap=True)
+    console.print(f"Wrote {path}")
 
 
 @app.command()
-def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")]) -> None:
-    """Show where a ride is: raw, result, dlq, Elasticsearch, Parquet."""
+def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")], as_json: AsJson = False) -> None:
+    """Show where a ride is: in the topics, Elasticsearch and Parquet. Exit code 1 if it is nowhere.
+
+    JSON: ride_id; sightings: place, position, error, content. The content is
+    the text of a message, {"base64": …} if it is not UTF-8, or an object.
+    """
     from jobs.rides.ops.trace import trace as trace_ride
 
-    table = Table("place", Column("position", overflow="fold"), Column("content", overflow="fold"), show_lines=True)
+    ride_id = ride.strip().lower()
     with progress_bars() as bars:
-        for sighting in trace_ride(Systems(load(RidesSettings), show_in(bars)), ride.strip().lower()):
-            table.add_row(sighting.place, sighting.position, escape(sighting.content))
-    if not table.row_count:
-        console.print(f"Ride {ride} is nowhere: not in Kafka (any more), Elasticsearch or Parquet.")
+        sightings = list(trace_ride(Systems(load(RidesSettings), show_in(bars)), ride_id))
+    if as_json:
+        print_json({"ride_id": ride_id, "sightings": [describe_sighting(sighting) for sighting in sightings]})
+    else:
+        print_sightings(console, sightings)
+    if not sightings:
+        error_console.print(f"Ride {escape(ride_id)} was not found in Kafka, Elasticsearch or Parquet.")
         raise typer.Exit(1)
-    console.print(table)
+
+
+def describe_sighting(sighting: Sighting) -> dict[str, Any]:
+    """Describe a sighting for `print_json`."""
+    content = sighting.content if isinstance(sighting.content, dict) else encode_value(sighting.content)
+    return {"place": sighting.place, "position": sighting.position, "error": sighting.error, "content": content}
+
+
+def print_sightings(console: Console, sightings: Iterable[Sighting]) -> None:
+    """Print each sighting: place and position on a line, then the content."""
+    for sighting in sightings:
+        position = ", ".join(f"{name} {value}" for name, value in sighting.position.items())
+        console.print(f"[bold]{escape(sighting.place)}[/]  {escape(position)}")
+        if sighting.error:
+            console.print(f"  {escape(sighting.error)}")
+        content = sighting.content
+        console.print(f"  {show_value(msgspec.json.encode(content) if isinstance(content, dict) else content)}")

@@ -1,27 +1,28 @@
-"""Setting the stack up: topics, index templates, the bucket, DAGs."""
+"""Set up the stack: topics, index templates, the bucket, DAGs."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs import airflow_api
 from jobs.cli.app import app, console
 from jobs.clients import elasticsearch_admin, kafka_config, storage_client
 from jobs.kafka import topics as kafka_topics
 from jobs.settings import load
+from jobs.terminal import fit_table
 from jobs.verticals import declared_topics, find_verticals, index_templates, stack_settings
 
-# What takes long to load (pyarrow, the clients of the sinks) is imported by the commands that need it.
+# Commands import what loads slowly (pyarrow, the clients of the sinks) only when they run.
 
 
 @app.command()
 def topics(
-    apply: Annotated[bool, typer.Option("--apply", help="Give existing topics the declared settings.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply the declared settings to existing topics too.")] = False,
 ) -> None:
-    """Create the topics of infra/kafka/topics that are missing; report how the others differ."""
+    """Create the missing topics of infra/kafka/topics, and report how existing ones differ."""
     settings = load(stack_settings())
     declared = declared_topics(settings)
     config = kafka_config(settings)
@@ -30,17 +31,19 @@ def topics(
     if apply:
         differences = kafka_topics.alter(config, differences)
     altered -= set(differences)
-    table = Table("topic", "partitions", "state")
+    table = Table("topic", Column("partitions", justify="right"), "state")
     for topic in declared:
-        unlike = [f"{it.what} is {it.has}, declared {it.declared}" for it in differences if it.topic == topic.name]
-        unlike += [f"{it.what} was {it.has}, is {it.declared} now" for it in altered if it.topic == topic.name]
-        state = "created" if topic.name in created else "\n".join(unlike) or "as declared"
+        own = [fault for fault in differences if fault.topic == topic.name]
+        lines = [f"{fault.what} is {fault.has}, declared {fault.declared}" for fault in own]
+        own = [fault for fault in altered if fault.topic == topic.name]
+        lines += [f"{fault.what} was {fault.has}, is {fault.declared} now" for fault in own]
+        state = "created" if topic.name in created else "\n".join(lines) or "as declared"
         table.add_row(topic.name, str(topic.partitions), state)
-    console.print(table)
-    if any(it.what != kafka_topics.PARTITIONS for it in differences):
-        console.print("Nothing that exists was altered. `make topics APPLY=1` gives it the declared settings.")
-    if any(it.what == kafka_topics.PARTITIONS for it in differences):
-        console.print('Partitions are added by hand: docs/runbook_kafka.md, "More partitions".')
+    console.print(fit_table(console, table))
+    if any(fault.what != kafka_topics.PARTITIONS for fault in differences):
+        console.print("Existing topics were not altered. `make topics APPLY=1` applies the declared settings.")
+    if any(fault.what == kafka_topics.PARTITIONS for fault in differences):
+        console.print('Add partitions by hand: docs/runbook_kafka.md, "More partitions".')
 
 
 @app.command()
@@ -52,12 +55,12 @@ def template() -> None:
     client = elasticsearch_admin(settings)
     for index, path in index_templates(settings).items():
         apply_template(client, index, path)
-        console.print(f"Index template {index} is applied.")
+        console.print(f"Applied index template {index}.")
 
 
 @app.command()
 def bucket() -> None:
-    """Create the emulator's bucket; at Google, check that it exists."""
+    """Create the bucket in the emulator; on Google Cloud, check that it exists."""
     from jobs.sinks.parquet import check_bucket, create_bucket
 
     settings = load(stack_settings())
@@ -65,12 +68,12 @@ def bucket() -> None:
     if settings.gcs_endpoint:
         create_bucket(client, settings.bucket)
     check_bucket(client, settings.bucket)
-    console.print(f"Bucket {settings.bucket} is there.")
+    console.print(f"Bucket {settings.bucket} exists.")
 
 
 @app.command()
 def unpause() -> None:
-    """Toggle the DAGs on, through Airflow's API; waits up to a minute for Airflow to know them."""
+    """Turn the DAGs on, through Airflow's API. Waits up to a minute for Airflow to parse them."""
     dags = [dag for vertical in find_verticals() for dag in vertical.dags]
     airflow_api.unpause(load(stack_settings()), dags)
-    console.print(f"On: {', '.join(dags)}")
+    console.print(f"Turned on {', '.join(dags)}.")

@@ -1,1 +1,1 @@
-"""What every ledger shares: its figures, its verdict, its exit code."""
+"""What every vertical's ledger shares: figures, verdict, exit code."""

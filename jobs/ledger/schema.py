@@ -1,4 +1,4 @@
-"""Samples of messages, held against the contract's written form."""
+"""Check samples of messages against a JSON Schema of the contract."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from jsonschema import Draft202012Validator
 from jobs.kafka.dead_letter import headers_of
 
 
-def schema_faults(schema: Path, messages: Iterable[Message], content: Callable[[Message], Any]) -> list[str]:
-    """What breaks a JSON Schema, in words that name the message.
+def find_schema_faults(schema: Path, messages: Iterable[Message], convert: Callable[[Message], Any]) -> list[str]:
+    """Find what breaks a JSON Schema; each text names the message.
 
     Args:
-        content: makes of a message what the schema describes: `value_of` or `headers_as_text`.
+        convert: returns the part of a message that the schema describes: `parse_value` or `decode_headers`.
     """
     validator = Draft202012Validator(json.loads(schema.read_text()))
     return [
         f"{message.topic()}[{message.partition()}]@{message.offset()} breaks its schema: {fault.message[:200]}"
         for message in messages
-        for fault in validator.iter_errors(content(message))
+        for fault in validator.iter_errors(convert(message))
     ]
 
 
-def value_of(message: Message) -> Any:
-    """A message's value as JSON; None if it is not JSON."""
+def parse_value(message: Message) -> Any:
+    """Parse a message's value as JSON; return None if it is not JSON."""
     try:
         return json.loads(message.value() or b"")
     except ValueError:
         return None
 
 
-def headers_as_text(message: Message) -> dict[str, str]:
-    """A message's headers by their names."""
+def decode_headers(message: Message) -> dict[str, str]:
+    """Return a message's headers as text, by name."""
     return {name: (value or b"").decode("utf-8", "replace") for name, value in headers_of(message) or []}

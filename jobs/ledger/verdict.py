@@ -1,4 +1,4 @@
-"""A ledger: figures that were counted at the systems themselves, and the verdict on them."""
+"""A ledger: figures that were counted in each system, and the verdict on them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Verdict(IntEnum):
 
     BALANCED = 0
     LOST_OR_DOUBLED = 1
-    ON_ITS_WAY = 2
-    CANNOT_BE_TOLD = 3
+    IN_PROGRESS = 2
+    NO_VERDICT = 3
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """How many there are of something, and the system that they were counted at; parts are indented by two spaces."""
+    """A count and the system that it was taken from. The name of a part is indented by two spaces."""
 
     name: str
     count: int
@@ -27,10 +27,10 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, kw_only=True):
-    """What the systems hold of a stream; each vertical adds its figures.
+    """The figures of one vertical; each vertical adds its own fields.
 
-    `faults` says in words what does not add up; empty while `balanced`, which is None where nothing can be said.
-    `held_back` is what open transactions hold back, and in no figure.
+    `balanced` is None if there is no verdict. `faults` are the differences between the figures. `held_back` are offsets
+    behind open transactions; no figure includes them.
     """
 
     balanced: bool | None
@@ -39,7 +39,7 @@ class Ledger(msgspec.Struct, kw_only=True):
 
     @property
     def figures(self) -> list[Figure]:
-        """What to print, in the order of a message's way."""
+        """The figures to print, upstream first."""
         raise NotImplementedError
 
     @property
@@ -48,19 +48,19 @@ class Ledger(msgspec.Struct, kw_only=True):
         return []
 
     @property
-    def is_on_its_way(self) -> bool:
-        """Whether messages are still to be moved."""
+    def is_in_progress(self) -> bool:
+        """Whether tasks still have messages to process."""
         raise NotImplementedError
 
     @property
     def verdict(self) -> Verdict:
         if self.balanced is None:
-            return Verdict.CANNOT_BE_TOLD
+            return Verdict.NO_VERDICT
         if not self.balanced:
             return Verdict.LOST_OR_DOUBLED
-        return Verdict.ON_ITS_WAY if self.is_on_its_way or self.held_back else Verdict.BALANCED
+        return Verdict.IN_PROGRESS if self.is_in_progress or self.held_back else Verdict.BALANCED
 
     @property
     def exit_code(self) -> int:
-        """0 balanced, 1 lost or doubled, 2 still on its way, 3 cannot be told."""
+        """0 balanced, 1 lost or doubled, 2 in progress, 3 no verdict."""
         return int(self.verdict)

@@ -56,4 +56,5 @@ VERTICAL = Vertical(
     dashboard="rides",
     dead_letters=DEAD_LETTERS,
     ledger="jobs.rides.ops.ledger:take_ledger",
+    services=("kafka", "elasticsearch", "gcs", "airflow"),
 )

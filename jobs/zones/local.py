@@ -307,7 +307,7 @@ def _find_ml_calls(statement: str) -> Iterator[_MlCall]:
 
 
 def _find_closing(tokens: list[Token], opening: int) -> int | None:
-    """Return the index of the parenthesis that closes the one at `opening`; None if there is no such pair."""
+    """Return the index of the parenthesis that closes the one at `opening`; None if it is not closed."""
     depth = 0
     for position in range(opening, len(tokens)):
         depth += {"(": 1, ")": -1}.get(tokens[position].text, 0)

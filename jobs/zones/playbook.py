@@ -61,7 +61,7 @@ class Step:
     text: str
     values: tuple[int, ...] = ()
 
-    def statements(self, parameters: Parameters) -> list[str]:
+    def build_statements(self, parameters: Parameters) -> list[str]:
         """Return the statements in order, with placeholders filled in, without the `;`.
 
         Raises:
@@ -75,7 +75,7 @@ class Step:
         return [statement for text in texts for statement in split_statements(text)]
 
 
-def parameters(settings: ZonesSettings) -> Parameters:
+def build_parameters(settings: ZonesSettings) -> Parameters:
     """Take the placeholders' values from the settings; check each, because it becomes part of a statement.
 
     Raises:
@@ -110,7 +110,7 @@ def parameters(settings: ZonesSettings) -> Parameters:
     )
 
 
-def steps(*roles: Role, folder: Path = FOLDER) -> list[Step]:
+def read_steps(*roles: Role, folder: Path = FOLDER) -> list[Step]:
     """Read the steps that have one of these roles, in order.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Columns: date, latitude, longitude, base. Header: `date,lat,lon,ID`, `Date/Time,Lat,Lon,Base`, or no header. Some copies
 have CRLF line ends, no final newline, exact duplicates, or points far outside the city.
-If the emulator's bucket has no such file, a generated one replaces it. Its base column is GENERATED in every line.
+If the emulator's bucket lacks the file, a generated one replaces it. Its base column is GENERATED in every line.
 """
 
 from __future__ import annotations

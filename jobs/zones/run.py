@@ -14,7 +14,7 @@ from jobs.sinks.parquet import check_bucket, explained
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client
 from jobs.zones.engine import Answer, Engine
 from jobs.zones.local import LocalEngine
-from jobs.zones.playbook import MODELS_FOLDER, Parameters, Step, parameters, steps
+from jobs.zones.playbook import MODELS_FOLDER, Parameters, Step, build_parameters, read_steps
 from jobs.zones.reference import Report, ensure
 from jobs.zones.vertical import ZonesSettings
 
@@ -23,14 +23,14 @@ OnAnswer = Callable[[Step, str, Answer], None]
 # Answers by step name, one for each statement.
 Answers = dict[str, list[Answer]]
 
-# The tables that scoring on the local engine needs from a training, besides the model.
+# The tables that scoring on the local engine needs from a training, in addition to the model.
 _SAVED_TABLES = ["zones"]
 # The steps whose answers are the result.
 _ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "41_sample_for_the_map")
 
 
 @contextmanager
-def engine_of(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
+def open_engine(settings: ZonesSettings, client: storage.Client) -> Iterator[Engine]:
     """Open BigQuery if BIGQUERY_PROJECT is set, else the local engine.
 
     Raises:
@@ -67,7 +67,7 @@ def run(engine: Engine, selected: Iterable[Step], values: Parameters, on_answer:
     """
     answers: Answers = {}
     for step in selected:
-        for statement in step.statements(values):
+        for statement in step.build_statements(values):
             answer = engine.run(statement, step.name)
             answers.setdefault(step.name, []).append(answer)
             on_answer(step, statement, answer)
@@ -113,10 +113,10 @@ def train_locally(settings: ZonesSettings, client: storage.Client, on_answer: On
     Raises:
         StatementError, ConfigurationError, ServiceUnavailableError
     """
-    values = parameters(settings)
+    values = build_parameters(settings)
     prepare(settings, client, values)
     with LocalEngine(client) as engine:
-        run(engine, steps("dataset", "setup", "train"), values, on_answer)
+        run(engine, read_steps("dataset", "setup", "train"), values, on_answer)
         return engine.save(values.bucket, values.dataset, _SAVED_TABLES)
 
 
@@ -127,9 +127,9 @@ def score_locally(settings: ZonesSettings, client: storage.Client, on_answer: On
         RefusedError: the rides are from another city.
         StatementError, ConfigurationError, ServiceUnavailableError
     """
-    values = parameters(settings)
+    values = build_parameters(settings)
     check_bucket(client, values.bucket)
-    candidates = steps("dataset", "setup", "score", "look")
+    candidates = read_steps("dataset", "setup", "score", "look")
     selected = [step for step in candidates if step.role != "look" or step.name in RESULT_STEPS]
     with LocalEngine(client) as engine:
         engine.restore(values.bucket, values.dataset)

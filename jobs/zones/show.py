@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from jobs.rides.zones import Zones
+from jobs.rides.zones import Revenue, Zones
+from jobs.terminal import escape, fit_table
 from jobs.zones.engine import Answer
 from jobs.zones.playbook import Step
 
@@ -31,7 +32,7 @@ class Printer:
         if step is not self._step:
             self.close()
             self._step = step
-            self._console.print(f"[bold]{step.name}[/]  [dim]{escape(step.title)}[/]", soft_wrap=True)
+            self._console.print(f"[bold]{step.name}[/]  [dim]{escape(step.title)}[/]")
         if not answer.columns:
             count = "done" if answer.rows is None else f"{answer.rows:,} rows"
             self._console.print(f"  {count}{f', {answer.note}' if answer.note else ''}")
@@ -40,15 +41,15 @@ class Printer:
             numbers = {name for name, value in zip(answer.columns, (answer.values or ((),))[0], strict=False)
                        if isinstance(value, int | float)}  # fmt: skip
             columns = [Column(name, justify="right" if name in numbers else "left") for name in answer.columns]
-            self._table = Table(*columns, box=None, padding=(0, 2))
+            self._table = Table(*columns, box=None, padding=(0, 0, 0, 2))
         for row in answer.values[: _MAX_LINES - self._table.row_count]:
-            self._table.add_row(*map(format_value, row))
+            self._table.add_row(*(escape(format_value(value)) for value in row))
         self._row_count += answer.rows or 0
 
     def close(self) -> None:
         """Print the table of the last step."""
         if self._table is not None:
-            self._console.print(self._table)
+            self._console.print(fit_table(self._console, self._table))
             if self._row_count > self._table.row_count:
                 self._console.print(f"  {self._row_count:,} rows, the first {self._table.row_count} shown")
             else:
@@ -65,22 +66,27 @@ def format_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def revenue_table(zones: Zones) -> Table:
-    """Build a table of revenue by zone and comfort with totals; the zone with the highest revenue comes first."""
-    names = {part.comfort for part in zones.revenue}
-    comforts = [*[name for name in _COMFORTS if name in names], *sorted(names - set(_COMFORTS))]
-    by_zone: dict[str, dict[str, float]] = {}
-    rides: dict[str, int] = {}
+def build_revenue_table(zones: Zones) -> Table:
+    """Build a table of revenue by zone, with a line for each comfort; the zone with the highest revenue comes first."""
+    by_zone: dict[str, list[Revenue]] = {}
     for part in zones.revenue:
-        by_zone.setdefault(part.label, {})[part.comfort] = part.revenue
-        rides[part.label] = rides.get(part.label, 0) + part.rides
-    table = Table("zone", *[Column(name, justify="right") for name in (*comforts, "revenue", "rides")])
-    for label, parts in sorted(by_zone.items(), key=lambda item: -sum(item[1].values())):
-        amounts = [parts.get(comfort, 0.0) for comfort in comforts]
-        cells = [f"{amount:,.2f}" for amount in (*amounts, sum(amounts))]
-        table.add_row(escape(label), *cells, f"{rides[label]:,}")
-    sums = [sum(parts.get(comfort, 0.0) for parts in by_zone.values()) for comfort in comforts]
+        by_zone.setdefault(part.label, []).append(part)
+    table = Table("zone", Column("revenue", justify="right"), Column("rides", justify="right"))
+    for label, parts in sorted(by_zone.items(), key=lambda item: -_sum_revenue(item[1])):
+        _add_revenue(table, label, parts)
     table.add_section()
-    cells = [f"{amount:,.2f}" for amount in (*sums, sum(sums))]
-    table.add_row("all zones", *cells, f"{zones.rides:,}")
+    _add_revenue(table, "all zones", zones.revenue)
     return table
+
+
+def _add_revenue(table: Table, label: str, parts: list[Revenue]) -> None:
+    """Add a line for a zone, and an indented one for each comfort."""
+    table.add_row(escape(label), f"{_sum_revenue(parts):,.2f}", f"{sum(part.rides for part in parts):,}")
+    names = {part.comfort for part in parts}
+    for comfort in [*(name for name in _COMFORTS if name in names), *sorted(names - set(_COMFORTS))]:
+        own = [part for part in parts if part.comfort == comfort]
+        table.add_row(f"  {escape(comfort)}", f"{_sum_revenue(own):,.2f}", f"{sum(part.rides for part in own):,}")
+
+
+def _sum_revenue(parts: Iterable[Revenue]) -> float:
+    return sum(part.revenue for part in parts)

@@ -1,4 +1,4 @@
-"""What belongs to the zones: they cluster and add up what the rides have exported."""
+"""The zones: city zones by k-means, and revenue by zone, from the exported rides."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ class ZonesSettings(RidesSettings):
         return south, west, north, east
 
 
-# Its DAGs cost money where they run on BigQuery: nothing toggles them on by itself.
-VERTICAL = Vertical(name="zones", settings=ZonesSettings)
+# The DAGs cost money on BigQuery, so `jobs unpause` does not turn them on.
+VERTICAL = Vertical(name="zones", settings=ZonesSettings, services=("gcs", "airflow"))

@@ -1,4 +1,4 @@
-"""The compose files, as far as they can be judged without starting anything."""
+"""Rules for the compose files, checked without starting anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from infra.docker import environment
-from infra.local import kafka
+from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
 from jobs.verticals import find_verticals, stack_settings
 
@@ -31,8 +31,8 @@ EXACT = re.compile(r":(slim-|v)?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
 
 @cache
 def stack() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(STACK.read_text())
-    return found
+    content: dict[str, Any] = yaml.safe_load(STACK.read_text())
+    return content
 
 
 def merge(base: Any, own: Any) -> Any:
@@ -80,11 +80,11 @@ def images() -> set[str]:
 
 
 def one_shots() -> dict[str, dict[str, Any]]:
-    return {name: it for name, it in services().items() if it["restart"] == "no"}
+    return {name: service for name, service in services().items() if service["restart"] == "no"}
 
 
 def long_running() -> dict[str, dict[str, Any]]:
-    return {name: it for name, it in services().items() if it["restart"] == "unless-stopped"}
+    return {name: service for name, service in services().items() if service["restart"] == "unless-stopped"}
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
@@ -96,8 +96,8 @@ def environment_of(service: dict[str, Any]) -> dict[str, str]:
 
 def default(text: str) -> str:
     """The text with every variable replaced by its default, the innermost ones first."""
-    while (found := re.search(r"\$\{[A-Z_]+(?::?[-+]([^${}]*))?\}", text)) is not None:
-        text = text.replace(found[0], "" if ":+" in found[0] else found[1] or "")
+    while (variable := re.search(r"\$\{[A-Z_]+(?::?[-+]([^${}]*))?\}", text)) is not None:
+        text = text.replace(variable[0], "" if ":+" in variable[0] else variable[1] or "")
     return text
 
 
@@ -118,14 +118,16 @@ def texts() -> str:
 
 
 def used_variables() -> set[str]:
-    found = {match[1] for match in VARIABLE.finditer(texts())}
-    return found | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
+    names = {match[1] for match in VARIABLE.finditer(texts())}
+    return names | {
+        name for service in services().values() for name, value in environment_of(service).items() if value is None
+    }
 
 
-# --- One stack, however it is called ------------------------------------------------------------
+# --- One stack, however it is called --------------------------------------------------------------
 
 
-def test_the_file_at_the_root_is_the_same_stack() -> None:
+def test_the_root_compose_file_includes_the_core_stack() -> None:
     root = yaml.safe_load((ROOT / "compose.yaml").read_text())
     assert root == {"name": stack()["name"], "include": [str(STACK.relative_to(ROOT))]}
 
@@ -147,17 +149,17 @@ def config(*options: str, **variables: str) -> Any:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     # Anchors of the file itself are shown only where it is not included.
-    return {name: it for name, it in json.loads(result.stdout).items() if not name.startswith("x-")}
+    return {name: part for name, part in json.loads(result.stdout).items() if not name.startswith("x-")}
 
 
 @needs_compose
 @pytest.mark.parametrize("variables", [{}, dict.fromkeys(("KAFKA_PORT", "ES_VERSION", "GCS_BUCKET"), "31000")])
-def test_compose_reads_both_files_alike(variables: dict[str, str]) -> None:
+def test_both_compose_files_give_the_same_configuration(variables: dict[str, str]) -> None:
     assert config(**variables) == config("-f", str(STACK), **variables)
 
 
 @needs_compose
-def test_what_kafka_advertises_can_be_changed() -> None:
+def test_the_address_that_kafka_advertises_can_be_changed() -> None:
     def advertised(**variables: str) -> str:
         return str(config(**variables)["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"])
 
@@ -167,10 +169,10 @@ def test_what_kafka_advertises_can_be_changed() -> None:
 
 
 @needs_compose
-def test_bucket_and_key_lead_to_google() -> None:
+def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
     def of_scheduler(**variables: str) -> tuple[Any, ...]:
         service = config(**variables)["services"]["airflow-scheduler"]
-        (key,) = [it["source"] for it in service["volumes"] if it["target"] == "/run/secrets/gcp.json"]
+        (key,) = [volume["source"] for volume in service["volumes"] if volume["target"] == "/run/secrets/gcp.json"]
         return service["environment"]["GOOGLE_APPLICATION_CREDENTIALS"], service["environment"]["GCS_BUCKET"], key
 
     assert of_scheduler()[0] == ""
@@ -181,7 +183,7 @@ def test_bucket_and_key_lead_to_google() -> None:
     )
 
 
-# --- Profiles -----------------------------------------------------------------------------------
+# --- Profiles -------------------------------------------------------------------------------------
 
 
 def test_the_core_includes_every_profile() -> None:
@@ -225,23 +227,23 @@ def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() 
     assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
 
 
-# --- Settings -----------------------------------------------------------------------------------
+# --- Settings -------------------------------------------------------------------------------------
 
 
-def test_every_variable_is_explained_and_every_setting_is_used() -> None:
+def test_every_compose_variable_is_in_the_example_and_every_setting_is_used() -> None:
     settings = {name.upper() for name in stack_settings().model_fields}
     assert used_variables() <= set(example())
     assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 
 
-def test_defaults_are_those_of_the_example() -> None:
+def test_compose_defaults_match_the_example() -> None:
     for match in VARIABLE.finditer(texts()):
         documented = example()[match[1]]
         if documented and match[2]:
             assert match[2] == documented, match[1]
 
 
-def test_secrets_are_generated_for_all_that_have_a_known_default() -> None:
+def test_every_secret_with_a_known_default_is_generated() -> None:
     secret = re.compile("PASSWORD|SECRET|KEY")
     known = {name for name in used_variables() if secret.search(name)}
     assert set(environment.GENERATED) == known
@@ -255,7 +257,9 @@ def test_secrets_are_generated_for_all_that_have_a_known_default() -> None:
     assert f'DEVELOPMENT_PASSWORD = "{password[1]}"' in module
 
 
-def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_settings_are_complete_and_readable_by_their_owner_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "infra").mkdir()
     monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
     monkeypatch.setattr(environment, "LINK", tmp_path / "infra" / ".env")
@@ -276,31 +280,33 @@ def test_generated_settings_are_whole_and_private(tmp_path: Path, monkeypatch: p
     assert (tmp_path / ".env").read_text() == text
 
 
-def test_airflows_services_share_their_keys() -> None:
+def test_airflow_services_share_their_keys() -> None:
     names = [
         "AIRFLOW__CORE__FERNET_KEY",
         "AIRFLOW__API_AUTH__JWT_SECRET",
         "AIRFLOW__API__SECRET_KEY",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
     ]
-    airflow = {name: environment_of(it) for name, it in services().items() if name.startswith("airflow-")}
+    airflow = {name: environment_of(service) for name, service in services().items() if name.startswith("airflow-")}
     assert len(airflow) == 6
     for name in names:
-        assert len({it[name] for it in airflow.values()}) == 1, name
+        assert len({variables[name] for variables in airflow.values()}) == 1, name
     assert len(default(airflow["airflow-init"]["AIRFLOW__API_AUTH__JWT_SECRET"])) >= 64
 
 
-def test_only_what_runs_tasks_has_the_connections() -> None:
-    having = {name for name, it in services().items() if any("AIRFLOW_CONN" in key for key in environment_of(it))}
+def test_only_the_scheduler_has_the_connections() -> None:
+    having = {
+        name for name, service in services().items() if any("AIRFLOW_CONN" in key for key in environment_of(service))
+    }
     assert having == {"airflow-scheduler"}
     text = json.dumps(environment_of(services()["airflow-scheduler"]))
     assert "ELASTIC_PASSWORD" not in text, "tasks write with a user of their own"
 
 
-# --- Services -----------------------------------------------------------------------------------
+# --- Services -------------------------------------------------------------------------------------
 
 
-def test_every_service_either_stays_or_ends() -> None:
+def test_every_service_is_long_running_or_one_shot() -> None:
     assert set(one_shots()) | set(long_running()) == set(services())
     assert all(name.endswith("-init") for name in one_shots())
 
@@ -312,7 +318,7 @@ def test_long_running_services_have_a_health_check() -> None:
         assert {"interval", "timeout", "retries", "start_period"} <= set(check), name
 
 
-def test_services_wait_for_what_they_need() -> None:
+def test_services_wait_for_healthy_or_completed_dependencies() -> None:
     waited_for = set()
     for name, service in services().items():
         for needed, how in service.get("depends_on", {}).items():
@@ -337,7 +343,7 @@ def test_one_service_builds_each_image() -> None:
         assert (service.get("pull_policy") == "never") == (service["image"] in ours), name
 
 
-def test_versions_agree() -> None:
+def test_versions_match_the_packages_and_jars() -> None:
     from importlib.metadata import version
 
     elastic = {image.rsplit(":")[-1] for image in images() if "elastic.co" in image}
@@ -348,25 +354,25 @@ def test_versions_agree() -> None:
     assert {tag.removeprefix("apache/") for tag in images() if "apache/kafka" in tag} == {
         tag.removeprefix("datastream-") for tag in images() if "datastream-kafka" in tag
     }
-    jars = (ROOT / "infra" / "local" / "jars.lock").read_text()
+    jars = (ROOT / "infra" / "local" / "java" / "jars.lock").read_text()
     for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
-        (tag,) = {found.rsplit(":")[-1] for found in images() if image in found}
+        (tag,) = {image_name.rsplit(":")[-1] for image_name in images() if image in image_name}
         assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (
             f"{artifact} {tag}"
         )
 
 
-def test_requirement_sets_agree() -> None:
+def test_requirement_sets_pin_the_same_versions() -> None:
     versions: dict[str, set[str]] = defaultdict(set)
     for name in ("tools", "image", "local", "dev"):
         for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
             if match := re.match(r"([a-z0-9._-]+)==([^ ;\\]+)( ; [^\\]+)?", line):
                 versions[match[1] + (match[3] or "").strip()].add(match[2])
     assert len(versions) > 200
-    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+    assert {name: pinned for name, pinned in versions.items() if len(pinned) > 1} == {}
 
 
-def test_ports_are_variables_on_the_loopback() -> None:
+def test_ports_are_published_on_the_loopback_and_configurable() -> None:
     published = {}
     for name, service in services().items():
         for port in service.get("ports", []):
@@ -390,14 +396,16 @@ def test_memory_is_limited_and_fits_the_budget() -> None:
         assert mib(heap[1]) <= 0.55 * limits[name], f"{name} needs as much again beside its heap"
 
 
-def test_nothing_hinders_a_second_stack() -> None:
+def test_a_second_stack_can_run_on_the_same_engine() -> None:
     for name, service in services().items():
         assert "container_name" not in service, name
         assert "network_mode" not in service, name
-    assert not any("name" in (it or {}) for kind in ("volumes", "networks") for it in stack()[kind].values())
+    assert not any(
+        "name" in (definition or {}) for kind in ("volumes", "networks") for definition in stack()[kind].values()
+    )
 
 
-def test_networks_separate_what_need_not_talk() -> None:
+def test_networks_isolate_services_that_do_not_communicate() -> None:
     members: dict[str, set[str]] = defaultdict(set)
     for name, service in services().items():
         for network in service["networks"]:
@@ -410,7 +418,7 @@ def test_networks_separate_what_need_not_talk() -> None:
     assert members["gcs"] == {"gcs", "gcs-init", "airflow-scheduler"}
 
 
-def test_data_is_in_named_volumes_and_files_are_read_only() -> None:
+def test_data_is_in_named_volumes_and_mounted_files_are_read_only() -> None:
     for name, service in services().items():
         for volume in service.get("volumes", []):
             if isinstance(volume, dict):
@@ -428,14 +436,14 @@ def test_data_is_in_named_volumes_and_files_are_read_only() -> None:
         assert [source for source in sources if not source.startswith("/")] == [f"{name}-data"]
 
 
-def test_no_service_gains_privileges_and_no_log_grows_without_end() -> None:
+def test_services_gain_no_privileges_and_rotate_their_logs() -> None:
     for name, service in services().items():
         assert "no-new-privileges:true" in service["security_opt"], name
         assert "privileged" not in service, name
         assert service["logging"]["options"].keys() >= {"max-size", "max-file"}, name
 
 
-def test_elasticsearch_asks_who_is_there() -> None:
+def test_elasticsearch_requires_authentication() -> None:
     settings = environment_of(services()["elasticsearch"])
     assert settings["xpack.security.enabled"] == "true"
     assert settings["discovery.type"] == "single-node"
@@ -444,26 +452,28 @@ def test_elasticsearch_asks_who_is_there() -> None:
     assert environment_of(services()["kibana"])["ELASTICSEARCH_USERNAME"] == "kibana_system"
 
 
-def test_kafka_is_set_up_as_without_docker() -> None:
-    found = {
+def test_kafka_has_the_same_settings_with_and_without_docker() -> None:
+    properties = {
         name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)
         for name, value in environment_of(services()["kafka"]).items()
         if name.startswith("KAFKA_")
     }
-    assert {name: found.get(name) for name in kafka.BROKER} == {name: str(it) for name, it in kafka.BROKER.items()}
+    assert {name: properties.get(name) for name in kafka.BROKER} == {
+        name: str(value) for name, value in kafka.BROKER.items()
+    }
     assert environment_of(services()["kafka"])["CLUSTER_ID"] == kafka.CLUSTER_ID
-    advertised = default(found["advertised.listeners"])
+    advertised = default(properties["advertised.listeners"])
     assert advertised == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:29092"
 
 
-def test_offsets_outlive_the_messages_that_they_are_of() -> None:
+def test_committed_offsets_are_kept_longer_than_messages() -> None:
     days = kafka.BROKER["offsets.retention.minutes"] / (60 * 24)
     topics = yaml.safe_load((ROOT / "infra/kafka/topics/rides.yml").read_text())["topics"]
     kept = [int(topic["config"]["retention.ms"]) / 86_400_000 for topic in topics]
     assert days >= max(60, *kept)
 
 
-def test_only_what_images_need_is_sent_to_the_engine() -> None:
+def test_the_build_context_holds_only_what_the_images_copy() -> None:
     allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert allowed[0] == "*"
     copied = re.findall(r"(?m)^COPY ((?!--)\S+) ", "\n".join(file.read_text() for file in DOCKERFILES))

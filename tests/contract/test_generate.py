@@ -1,4 +1,4 @@
-"""Generated files are those that the code makes."""
+"""Generated files are up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILES = generate()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_generated_files_are_current(path: Path) -> None:
+def test_generated_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == FILES[path], f"{path.relative_to(ROOT)}: run `make generate`"
 
 

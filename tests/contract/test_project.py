@@ -59,13 +59,13 @@ def modules(folder: str) -> list[Path]:
 
 def imports(path: Path) -> set[str]:
     """The top-level packages that a module imports, anywhere in it."""
-    found: set[str] = set()
+    packages: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found
+            packages.add(node.module.split(".")[0])
+    return packages
 
 
 @pytest.mark.parametrize(
@@ -76,26 +76,26 @@ def imports(path: Path) -> set[str]:
         ("airflow/dags", {"producer", "infra", "tests"}),
     ],
 )
-def test_what_is_no_package_imports_one_way(folder: str, forbidden: set[str]) -> None:
-    found = {str(path.relative_to(ROOT)): imports(path) & forbidden for path in modules(folder)}
-    assert found, f"no modules in {folder}"
-    assert not {name: packages for name, packages in found.items() if packages}
+def test_producer_and_airflow_folders_import_only_lower_layers(folder: str, forbidden: set[str]) -> None:
+    imported = {str(path.relative_to(ROOT)): imports(path) & forbidden for path in modules(folder)}
+    assert imported, f"no modules in {folder}"
+    assert not {name: packages for name, packages in imported.items() if packages}
 
 
-def test_dags_are_wiring_only() -> None:
+def test_dags_define_no_functions_and_do_not_import_jobs() -> None:
     for path in modules("airflow/dags"):
         functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         assert functions == [], path
         assert "jobs" not in imports(path), path
 
 
-def test_the_command_line_needs_no_arrow() -> None:
+def test_the_command_line_starts_without_arrow() -> None:
     """kafka-init, which makes the topics in Docker, has 64 MiB."""
     program = "import sys, jobs.__main__; sys.exit('pyarrow' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
-def test_jobs_do_not_need_airflow() -> None:
+def test_jobs_can_be_imported_without_airflow() -> None:
     code = (
         "import sys, pkgutil, importlib, jobs\n"
         "for module in pkgutil.walk_packages(jobs.__path__, 'jobs.'):\n"
@@ -109,12 +109,12 @@ def test_jobs_do_not_need_airflow() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_our_airflow_folder_does_not_hide_the_package() -> None:
+def test_the_airflow_folder_does_not_hide_the_package() -> None:
     assert not (ROOT / "airflow" / "__init__.py").exists()
     assert not (ROOT / "airflow" / "plugins" / "__init__.py").exists()
 
 
-def test_topics_are_as_designed() -> None:
+def test_topics_have_the_designed_settings() -> None:
     topics = {topic.setting: topic for topic in declared(TOPICS, RidesSettings(_env_file=None))}
     assert {setting: topic.name for setting, topic in topics.items()} == {
         "RAW_TOPIC": "rides_raw",
@@ -134,14 +134,14 @@ def test_topics_are_as_designed() -> None:
 def test_topics_take_their_names_from_settings() -> None:
     names = {"RAW_TOPIC": "a", "RESULT_TOPIC": "b", "DLQ_TOPIC": "c"}
     settings = RidesSettings(_env_file=None, raw_topic="a", result_topic="b", dlq_topic="c")
-    found = declared(TOPICS, settings)
-    assert {topic.setting: topic.name for topic in found} == names
+    topics = declared(TOPICS, settings)
+    assert {topic.setting: topic.name for topic in topics} == names
 
 
 @pytest.mark.parametrize(
     "text", ["topics: [{name: a}]", "topics: 1", "{", "topics: [{setting: A, name: a, partitions: many, config: {}}]"]
 )
-def test_a_wrong_list_of_topics_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_topic_list_is_rejected_by_file_name(tmp_path: Path, text: str) -> None:
     from jobs.errors import ConfigurationError
 
     file = tmp_path / "topics.yml"
@@ -150,16 +150,16 @@ def test_a_wrong_list_of_topics_is_named(tmp_path: Path, text: str) -> None:
         declared(file, Settings())
 
 
-def test_images_and_packages_have_versions() -> None:
+def test_no_image_uses_the_latest_tag() -> None:
     named = re.compile(r"(?i)(?:^\s*(?:-\s*)?image:\s*|^FROM\s+)\S*:latest\b|[\w/.-]+:latest\b")
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in tracked()
         if path.suffix in {".yml", ".yaml", ".toml", ".sh", ".tf"} or path.name.startswith(("Dockerfile", "Makefile"))
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if named.search(line)
     ]
-    assert found == []
+    assert places == []
 
 
 def test_text_files_are_utf8_with_line_feeds() -> None:
@@ -171,16 +171,23 @@ def test_text_files_are_utf8_with_line_feeds() -> None:
         assert not content or content.endswith(b"\n"), f"{path} does not end with a line feed"
 
 
-def test_no_index_addresses_in_requirements() -> None:
+def test_requirements_name_no_package_index() -> None:
     files = [path for path in tracked() if "requirements" in str(path.relative_to(ROOT)) and path.suffix == ".txt"]
     assert files
     for path in files:
         assert not re.search(r"(?m)^\s*(-i|--index-url|--extra-index-url|--find-links)\b|https?://", path.read_text())
 
 
-def test_targets_that_texts_name_are_there() -> None:
+def test_make_targets_named_in_texts_exist() -> None:
     targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text()))
     assert "demo" in targets
     for path in texts():
         named = set(re.findall(r"`make ([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
         assert named <= targets, path
+
+
+def test_tests_named_in_texts_exist() -> None:
+    for path in (path for path in tracked() if path.suffix == ".md"):
+        for file, name in re.findall(r"\b(tests/[\w/]+\.py)(?:::(test_\w+))?", path.read_text(encoding="utf-8")):
+            assert (ROOT / file).exists(), f"{path}: {file}"
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8") or not name, f"{path}: {file}::{name}"

@@ -1,4 +1,4 @@
-"""The contract's written form and the code hold together."""
+"""The JSON Schemas and the code agree."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ SCHEMAS = {path.name.split(".")[0]: json.loads(path.read_text()) for path in ROO
 REASON = "__connect.errors.exception.class.name"
 
 
-def test_there_is_a_schema_for_each_topic() -> None:
+def test_each_topic_has_a_schema() -> None:
     assert set(SCHEMAS) == {"rides_raw", "rides_result", "rides_dlq"}
 
 
 @pytest.mark.parametrize("name", ["rides_raw", "rides_result", "rides_dlq"])
-def test_schemas_are_schemas(name: str) -> None:
+def test_schemas_are_valid_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(SCHEMAS[name])
 
 
-def test_one_enumeration_of_reasons() -> None:
+def test_code_schema_and_producer_share_the_reject_reasons() -> None:
     assert SCHEMAS["rides_dlq"]["properties"][REASON]["enum"] == [str(reason) for reason in Reason]
     later = {Reason.INVALID_RESULT, Reason.REFUSED_BY_ELASTICSEARCH, Reason.UNEXPECTED}
     assert set(FAULTS) == set(Reason) - later
     assert {label for label, _ in islice(every_fault(random.Random(7)), 100)} == set(FAULTS)
 
 
-def test_one_list_of_fields() -> None:
+def test_code_and_schemas_have_the_same_fields() -> None:
     fields = set(Ride.__struct_fields__)
     assert set(SCHEMAS["rides_raw"]["properties"]) == set(SCHEMAS["rides_raw"]["required"]) == fields
     priced = {*fields, "distance_km", "price_total"}
@@ -47,13 +47,13 @@ def test_one_list_of_fields() -> None:
     assert set(PricedRide.__struct_fields__) == priced
 
 
-def test_one_list_of_comforts() -> None:
+def test_code_and_schemas_have_the_same_comforts() -> None:
     assert set(SCHEMAS["rides_raw"]["properties"]["comfort"]["enum"]) == set(COMFORTS)
     assert set(SCHEMAS["rides_result"]["properties"]["comfort"]["enum"]) == set(COMFORTS.values())
 
 
 @pytest.mark.parametrize("name", ["rides_raw", "rides_result"])
-def test_unknown_members_are_allowed_at_every_level(name: str) -> None:
+def test_schemas_allow_unknown_fields_at_every_level(name: str) -> None:
     content = ride() if name == "rides_raw" else result()
     content |= {"driver": {}, "origin": {**content["origin"], "name": "Bryant Park"}}
     Draft202012Validator(SCHEMAS[name]).validate(content)
@@ -61,7 +61,7 @@ def test_unknown_members_are_allowed_at_every_level(name: str) -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 @pytest.mark.parametrize("stage", ["TRANSFORMATION", "VALUE_CONVERTER", "TASK_PUT"])
-def test_dead_letters_have_the_headers_of_their_schema(reason: Reason, stage: str) -> None:
+def test_dead_letter_headers_match_their_schema(reason: Reason, stage: str) -> None:
     origin = Origin("rides_raw", 5, "dag_compute_cost", "ComputeCostTravel", stage)
     text = "é" * 5000
     validator = Draft202012Validator(SCHEMAS["rides_dlq"])

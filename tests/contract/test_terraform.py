@@ -1,4 +1,4 @@
-"""The Terraform files and docs/gcp.md, held to the code, the SQL and each other. Nothing here talks to Google."""
+"""Terraform files, docs/gcp.md, code and SQL agree. Nothing here connects to Google."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(TERRAFOR
 EVERYTHING = "\n".join(FILES.values())
 COLUMNS = json.loads((TERRAFORM / "rides_schema.json").read_text(encoding="utf-8"))
 
-# What BigQuery makes of a Parquet column of each type; the first name is its API's, the second SQL's.
+# BigQuery's type of each Parquet type: the name in the API, the name in SQL.
 TYPES = {
     pa.string(): ("STRING", "STRING"),
     pa.timestamp("us", "UTC"): ("TIMESTAMP", "TIMESTAMP"),
@@ -35,36 +35,36 @@ TYPES = {
 
 
 def block(kind: str, *names: str) -> str:
-    """The text of a top-level block, such as block("resource", "google_storage_bucket", "rides")."""
+    """The text of a top-level block, for example block("resource", "google_storage_bucket", "rides")."""
     head = " ".join([kind, *(f'"{name}"' for name in names)])
-    found = re.search(rf"(?ms)^{re.escape(head)} \{{\n(.*?)^\}}$", EVERYTHING)
-    assert found, f"there is no {head}"
-    return found[1]
+    match = re.search(rf"(?ms)^{re.escape(head)} \{{\n(.*?)^\}}$", EVERYTHING)
+    assert match, f"there is no {head}"
+    return match[1]
 
 
 def argument(text: str, name: str) -> str:
-    found = re.search(rf"(?m)^\s+{name}\s*= (.+)$", text)
-    assert found, f"there is no {name}"
-    return str(found[1])
+    match = re.search(rf"(?m)^\s+{name}\s*= (.+)$", text)
+    assert match, f"there is no {name}"
+    return str(match[1])
 
 
 def fenced(language: str, first_words: str) -> str:
     """The guide's block of code in a language that starts with these words."""
-    found = [text for text in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", GUIDE) if text.startswith(first_words)]
-    assert len(found) == 1, first_words
-    return str(found[0])
+    blocks = [text for text in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", GUIDE) if text.startswith(first_words)]
+    assert len(blocks) == 1, first_words
+    return str(blocks[0])
 
 
 def shown_after(code: str) -> str:
-    found = re.search(r"```\n\n```text\n(.*?)^```$", GUIDE[GUIDE.index(code) :], re.DOTALL | re.MULTILINE)
-    assert found
-    return found[1]
+    match = re.search(r"```\n\n```text\n(.*?)^```$", GUIDE[GUIDE.index(code) :], re.DOTALL | re.MULTILINE)
+    assert match
+    return match[1]
 
 
 VARIABLES = re.findall(r'(?m)^variable "(\w+)"', EVERYTHING)
 
 
-def test_columns_are_those_of_the_parquet_objects() -> None:
+def test_bigquery_columns_match_the_parquet_schema() -> None:
     assert [column["name"] for column in COLUMNS] == SINK_SCHEMA.names
     for column, field in zip(COLUMNS, SINK_SCHEMA, strict=True):
         assert column["type"] == TYPES[field.type][0], field.name
@@ -75,7 +75,7 @@ def test_columns_are_those_of_the_parquet_objects() -> None:
         assert "local.columns" in block("resource", "google_bigquery_table", table)
 
 
-def test_tables_are_those_of_the_playbook() -> None:
+def test_terraform_tables_match_the_playbook() -> None:
     scripts = {path.name: path.read_text(encoding="utf-8") for path in SQL.glob("*.sql")}
     if not scripts:
         pytest.skip("infra/bigquery has no SQL")
@@ -108,14 +108,14 @@ def test_tables_are_those_of_the_playbook() -> None:
     assert uri.replace("${google_storage_bucket.rides.name}", "${bucket}") in everything
 
 
-def test_bucket_and_dataset_are_in_one_place() -> None:
+def test_bucket_and_dataset_are_in_the_same_location() -> None:
     bucket = block("resource", "google_storage_bucket", "rides")
     dataset = block("resource", "google_bigquery_dataset", "rides")
     assert argument(bucket, "location") == argument(dataset, "location") == "var.location"
     assert argument(block("variable", "location"), "default") == '"EU"'
 
 
-def test_the_bucket_is_closed_and_labelled() -> None:
+def test_the_bucket_is_private_and_labelled() -> None:
     bucket = block("resource", "google_storage_bucket", "rides")
     assert argument(bucket, "uniform_bucket_level_access") == "true"
     assert argument(bucket, "public_access_prevention") == '"enforced"'
@@ -126,11 +126,11 @@ def test_the_bucket_is_closed_and_labelled() -> None:
 
 
 @pytest.mark.parametrize("switch", ["create_key", "force_destroy"])
-def test_nothing_dangerous_by_default(switch: str) -> None:
+def test_dangerous_switches_are_off_by_default(switch: str) -> None:
     assert argument(block("variable", switch), "default") == "false"
 
 
-def test_no_key_unless_asked_for_and_none_shown() -> None:
+def test_a_key_is_created_only_on_request_and_never_printed() -> None:
     for kind, name in [
         ("google_service_account_key", "datastream"),
         ("google_secret_manager_secret", "key"),
@@ -141,7 +141,7 @@ def test_no_key_unless_asked_for_and_none_shown() -> None:
     assert argument(block("variable", "deletion_protection"), "default") == "true"
 
 
-def test_the_service_account_has_these_roles_and_no_others() -> None:
+def test_the_service_account_has_only_the_listed_roles() -> None:
     member = "google_service_account.datastream.member"
     granted = re.findall(r'(?ms)^resource "(google_\w+_iam_\w+)" "\w+" \{\n(.*?)^\}$', EVERYTHING)
     grants = {(kind, argument(text, "role")) for kind, text in granted if member in text}
@@ -160,7 +160,7 @@ def test_the_service_account_has_these_roles_and_no_others() -> None:
     assert f"--permissions={','.join(permissions)}" in GUIDE
 
 
-def test_the_guide_enables_what_terraform_enables() -> None:
+def test_the_guide_enables_the_same_apis_as_terraform() -> None:
     services = set(re.findall(r'"(\w+\.googleapis\.com)"', FILES["main.tf"]))
     optional = {"secretmanager.googleapis.com", "billingbudgets.googleapis.com"}
     enabled = re.search(r"gcloud services enable ((?:[^\n]*\\\n)*[^\n]*)", GUIDE)
@@ -180,7 +180,7 @@ def test_variables_are_described_and_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["terraform.tfvars.example", "tests/plan.tftest.hcl", "guide"])
-def test_variables_that_are_named_exist(text: str) -> None:
+def test_variables_named_in_examples_and_guide_exist(text: str) -> None:
     if text == "guide":
         named = set(re.findall(r"`(\w+) = ", GUIDE))
     elif text.endswith(".hcl"):
@@ -195,7 +195,7 @@ def test_variables_that_are_named_exist(text: str) -> None:
     assert named <= set(VARIABLES)
 
 
-def test_defaults_are_those_of_the_settings() -> None:
+def test_terraform_defaults_match_the_settings() -> None:
     defaults = ZonesSettings(_env_file=None)
     for variable, setting in [
         ("gcs_prefix", "gcs_prefix"),
@@ -206,7 +206,7 @@ def test_defaults_are_those_of_the_settings() -> None:
         assert getattr(defaults, setting, value) == value
 
 
-def test_the_lines_for_env_name_settings() -> None:
+def test_the_env_output_names_existing_settings() -> None:
     lines = dict(re.findall(r"(?m)^    ([A-Z_]+)=(.*)$", block("output", "env")))
     assert list(lines) == [
         *("GCS_BUCKET", "GCS_PREFIX", "GOOGLE_APPLICATION_CREDENTIALS"),
@@ -223,7 +223,7 @@ def test_the_lines_for_env_name_settings() -> None:
     assert f"GOOGLE_APPLICATION_CREDENTIALS={key}\n" in example
 
 
-def test_folders_of_the_bucket_do_not_lie_in_each_other() -> None:
+def test_bucket_prefixes_do_not_overlap() -> None:
     rides, staging = (
         argument(block("variable", name), "default").strip('"') for name in ("gcs_prefix", "staging_prefix")
     )
@@ -232,19 +232,19 @@ def test_folders_of_the_bucket_do_not_lie_in_each_other() -> None:
         assert not rides.startswith(folder)
 
 
-def test_the_figures_of_the_guide_are_what_its_script_prints(tmp_path: Path) -> None:
+def test_the_costs_in_the_guide_are_printed_by_its_script(tmp_path: Path) -> None:
     code = fenced("python", "# cost.py")
     assert run(code, tmp_path) == shown_after(code)
 
 
-def test_the_sizes_of_the_guide_are_what_its_script_measures(tmp_path: Path) -> None:
+def test_the_sizes_in_the_guide_are_measured_by_its_script(tmp_path: Path) -> None:
     code = fenced("python", "# parquet_size.py")
     shown, measured = (
         {int(rides): int(size.replace(",", "")) for rides, size in re.findall(r"(\d+) rides +([\d,]+) bytes", text)}
         for text in (shown_after(code), run(code, tmp_path))
     )
     assert len(shown) == 10
-    # Another version of zstd or of Arrow may pack a little tighter.
+    # Other versions of zstd or Arrow may compress a little better.
     assert measured == {rides: pytest.approx(size, rel=0.05) for rides, size in shown.items()}
     assumed = re.search(r"(?m)^PARQUET = \{(.*)\}", fenced("python", "# cost.py"))
     assert assumed
@@ -275,7 +275,7 @@ QUIET = {name: value for name, value in os.environ.items() if name != "TF_CLI_CO
 
 
 @pytest.mark.skipif(TOOL is None, reason="neither terraform nor tofu is on the PATH")
-def test_the_files_are_formatted() -> None:
+def test_terraform_files_are_formatted() -> None:
     terraform("fmt", "-check", "-diff", "-recursive")
 
 
@@ -283,7 +283,7 @@ def test_the_files_are_formatted() -> None:
     TOOL is None or not (TERRAFORM / ".terraform" / "providers").is_dir(), reason="`terraform init` was not run"
 )
 @pytest.mark.parametrize("command", ["validate", "test"])
-def test_the_files_are_valid_and_plan(command: str) -> None:
+def test_terraform_files_validate_and_plan(command: str) -> None:
     terraform(command)
 
 

@@ -1,4 +1,4 @@
-"""What verticals declare is there, and nothing is declared twice."""
+"""What verticals declare exists and is unique."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.vertical import Vertical
 from jobs.verticals import declared_topics, find_vertical, find_verticals, stack_settings
 
 VERTICALS = find_verticals()
-# Their settings are older than the rule that names begin with the vertical's.
+# Their settings are older than the rule that names start with the vertical's name.
 OLDER = {"rides", "zones"}
 
 each = pytest.mark.parametrize("vertical", VERTICALS, ids=lambda vertical: vertical.name)
@@ -30,7 +30,7 @@ def settings_of(vertical: Vertical) -> Any:
     return vertical.settings(_env_file=None)  # type: ignore[call-arg]
 
 
-def test_every_package_that_declares_one_is_found() -> None:
+def test_every_package_that_declares_a_vertical_is_found() -> None:
     names = [vertical.name for vertical in VERTICALS]
     assert names[0] == "rides"
     assert "zones" in names
@@ -38,7 +38,7 @@ def test_every_package_that_declares_one_is_found() -> None:
         find_vertical("ticket")
 
 
-def test_a_vertical_that_cannot_be_imported_is_no_verdict() -> None:
+def test_a_vertical_that_cannot_be_imported_gives_exit_code_3() -> None:
     code = (
         "import sys, jobs.verticals as verticals\n"
         "verticals.find_verticals = lambda: 1 / 0\n"
@@ -46,12 +46,12 @@ def test_a_vertical_that_cannot_be_imported_is_no_verdict() -> None:
         "import jobs.__main__\n"
     )
     commands = [sys.executable, "-c", code, "ledger"], [sys.executable, "-c", code, "lag"]
-    codes = [subprocess.run(it, cwd=ROOT, capture_output=True, check=False).returncode for it in commands]
+    codes = [subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode for command in commands]
     assert codes == [3, 1], "1 of the ledger would mean that something is lost"
 
 
 @each
-def test_its_name_is_that_of_its_folders(vertical: Vertical) -> None:
+def test_folders_are_named_after_the_vertical(vertical: Vertical) -> None:
     assert (ROOT / "jobs" / vertical.name / "vertical.py").exists()
     if vertical.topics:
         assert vertical.topics == ROOT / "infra" / "kafka" / "topics" / f"{vertical.name}.yml"
@@ -61,13 +61,13 @@ def test_its_name_is_that_of_its_folders(vertical: Vertical) -> None:
 
 
 @each
-def test_its_imports_are_checked(vertical: Vertical) -> None:
+def test_imports_of_every_vertical_are_checked(vertical: Vertical) -> None:
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     assert any(f"jobs.{vertical.name}" in re.findall(r"[\w.]+", layer) for layer in contract["layers"])
 
 
 @each
-def test_settings_that_it_names_are_its_own(vertical: Vertical) -> None:
+def test_a_vertical_names_only_its_own_settings(vertical: Vertical) -> None:
     settings = settings_of(vertical)
     named = {*vertical.variables, *vertical.templates, *vertical.command_groups.values()}
     named |= {group.topic for group in vertical.groups}
@@ -79,7 +79,7 @@ def test_settings_that_it_names_are_its_own(vertical: Vertical) -> None:
 
 
 @each
-def test_its_topics_are_those_of_its_file(vertical: Vertical) -> None:
+def test_topics_match_the_topics_file_of_the_vertical(vertical: Vertical) -> None:
     if vertical.topics is None:
         return
     topics = declared(vertical.topics, settings_of(vertical))
@@ -87,13 +87,13 @@ def test_its_topics_are_those_of_its_file(vertical: Vertical) -> None:
 
 
 @each
-def test_what_it_names_exists(vertical: Vertical) -> None:
+def test_dags_templates_and_ledger_of_a_vertical_exist(vertical: Vertical) -> None:
     assert all((ROOT / "airflow" / "dags" / f"{dag}.py").exists() for dag in vertical.dags)
     assert all(path.exists() for path in vertical.templates.values())
     assert not vertical.ledger or callable(pkgutil.resolve_name(vertical.ledger))
 
 
-def test_no_group_dag_or_index_is_declared_twice() -> None:
+def test_groups_dags_and_indices_are_declared_once() -> None:
     counts: Counter[str] = Counter()
     for vertical in VERTICALS:
         replay = [vertical.dead_letters.replay_group] if vertical.dead_letters else []
@@ -105,8 +105,6 @@ def test_no_group_dag_or_index_is_declared_twice() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-def test_topics_of_two_verticals_may_not_have_one_name() -> None:
-    with pytest.raises(ConfigurationError, match=r"RAW_TOPIC=rides_dlq.*: topics must have different names"):
-        stack_settings()(_env_file=None, raw_topic="rides_dlq")  # type: ignore[call-arg]
+def test_topic_names_of_all_verticals_are_unique() -> None:
     names = [topic.name for topic in declared_topics(stack_settings()(_env_file=None))]  # type: ignore[call-arg]
     assert len(names) == len(set(names)) >= 3

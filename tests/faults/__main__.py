@@ -20,8 +20,8 @@ from benchmarks.machine import machine
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 from tests.faults.campaign import Campaign, Round
+from tests.faults.environment import prepared
 from tests.faults.faults import TARGETS, Target
-from tests.faults.ground import prepared
 from tests.faults.report import markdown, summaries, table, was_at_work
 
 console = Console()
@@ -56,7 +56,7 @@ def main(
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("[0-9]*.json"))]
-    summary = {"machine": machine(), "rounds": [it.seed for it in played], "targets": summaries(played)}
+    summary = {"machine": machine(), "rounds": [each.seed for each in played], "targets": summaries(played)}
     (folder / "campaign.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
     (folder / "table.md").write_text(markdown(played))
     console.print(table(played))
@@ -78,33 +78,33 @@ def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None
             console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
             bar.advance(task, done)
 
-        with prepared(seeds[0], console) as ground:
-            campaign = Campaign(ground, tell)
+        with prepared(seeds[0], console) as environment:
+            campaign = Campaign(environment, tell)
             for seed in seeds:
                 names = ",".join(target.name for target in targets)
                 try:
-                    found = campaign.play(seed, targets)
+                    played = campaign.play(seed, targets)
                     file = folder / f"{seed}.json"
-                    file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-                    _tell_round(found)
-                    assert not found.differences, f"{len(found.differences)} differences; all are in {file}"
-                    missed = [hit.what for hit in found.hits if hit.target != "none" and not was_at_work(hit)]
+                    file.write_bytes(msgspec.json.format(msgspec.json.encode(played), indent=1) + b"\n")
+                    _tell_round(played)
+                    assert not played.differences, f"{len(played.differences)} differences; all are in {file}"
+                    missed = [hit.what for hit in played.hits if hit.target != "none" and not was_at_work(hit)]
                     assert not missed, f"no task was at work at {', '.join(missed)}: {file} has what was seen"
                 except BaseException:
                     console.print(f"Again: make test-faults ROUNDS=1 SEED={seed} TARGETS={names}", soft_wrap=True)
                     raise
 
 
-def _tell_round(found: Round) -> None:
+def _tell_round(played: Round) -> None:
     console.print(
-        f"round {found.seed}: {len(found.hits)} faults, {found.sent:,} messages sent, {found.good:,} good and "
-        f"{found.bad:,} bad; {found.results:,} results, {found.dead_letters:,} dead letters, {found.documents:,} "
-        f"documents, {found.rows:,} rows; {found.seconds:.0f} s",
+        f"round {played.seed}: {len(played.hits)} faults, {played.sent:,} messages sent, {played.good:,} good and "
+        f"{played.bad:,} bad; {played.results:,} results, {played.dead_letters:,} dead letters, {played.documents:,} "
+        f"documents, {played.rows:,} rows; {played.seconds:.0f} s",
         soft_wrap=True,
     )
-    for difference in found.differences[:20]:
+    for difference in played.differences[:20]:
         console.print(f"[red]✗[/] {escape(difference)}", soft_wrap=True)
-    if not found.differences:
+    if not played.differences:
         console.print("[green]✓[/] nothing lost, nothing doubled")
 
 

@@ -44,7 +44,7 @@ class Document(NamedTuple):
     source: Mapping[str, Any]
 
 
-class Books:
+class Audit:
     """What should be where, and every way in which a system differs."""
 
     def __init__(self, raw_topic: str, result_topic: str) -> None:
@@ -159,7 +159,7 @@ class Books:
         for ride_id in sorted(versions.keys() ^ self.expected.keys())[:SHOWN]:
             what = "unknown" if ride_id in versions else "missing"
             self.differences.append(f"Elasticsearch: ride {ride_id} is {what}")
-        stale = [it for it, newest in self.newest.items() if versions.get(it, newest[1]) != newest[1]]
+        stale = [ride_id for ride_id, newest in self.newest.items() if versions.get(ride_id, newest[1]) != newest[1]]
         for ride_id in sorted(stale)[:SHOWN]:
             self.differences.append(
                 f"Elasticsearch: ride {ride_id} has version {versions[ride_id]}, its newest result is at "
@@ -186,9 +186,9 @@ class Books:
         for position in sorted(self.results.keys() - self.rows.keys()):
             self._tell("Parquet", position, f"the result of ride {self.results[position]} is missing")
 
-    def _compare(self, system: str, place: object, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    def _compare(self, system: str, place: object, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         for name, value in expected.items():
-            has = found.get(name)
+            has = actual.get(name)
             if name in NUMBERS:
                 same = isinstance(has, float | int) and math.isclose(has, value, **TOLERANCE)
             else:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from tests.faults import tasks
-from tests.faults.audit import Books, changed
+from tests.faults.audit import Audit, changed
+from tests.faults.environment import PATIENCE_S, Environment, StoppedError
 from tests.faults.faults import Struck, Target
-from tests.faults.ground import PATIENCE_S, Ground, StoppedError
 from tests.faults.reading import TopicReader, checksums, documents, rows, versions
 from tests.faults.tasks import Glimpse
 
@@ -61,15 +61,15 @@ class Round(msgspec.Struct):
 
 
 class Campaign:
-    """Plays rounds on one ground; what was compared in one is taken for granted in the next."""
+    """Plays rounds on one environment; what was compared in one is taken for granted in the next."""
 
-    def __init__(self, ground: Ground, progress: Progress) -> None:
-        self.ground = ground
+    def __init__(self, environment: Environment, progress: Progress) -> None:
+        self.environment = environment
         self.hits: list[Hit] = []
         self._progress = progress
-        self._books = Books(ground.direct.raw_topic, ground.direct.result_topic)
-        topics = (ground.direct.raw_topic, ground.direct.result_topic, ground.direct.dlq_topic)
-        self._readers = [TopicReader(ground.kafka, topic) for topic in topics]
+        self._audit = Audit(environment.direct.raw_topic, environment.direct.result_topic)
+        topics = (environment.direct.raw_topic, environment.direct.result_topic, environment.direct.dlq_topic)
+        self._readers = [TopicReader(environment.kafka, topic) for topic in topics]
         self._objects: dict[str, str] = {}
         self._counts: dict[str, int] = {}
 
@@ -78,8 +78,8 @@ class Campaign:
         began = time.monotonic()
         self.hits = []
         rng = random.Random(seed)
-        self.ground.feed.resume()
-        self.ground.pause(WARM_UP_S)
+        self.environment.feed.resume()
+        self.environment.pause(WARM_UP_S)
         shuffled = rng.sample(targets, len(targets))
         lanes = [
             [(target, random.Random(f"{seed}:{target.name}")) for target in shuffled if target.lane == lane]
@@ -89,7 +89,7 @@ class Campaign:
             played = wait([pool.submit(self._lane, some) for some in lanes[:2]])
         failures = [error for lane in played.done if (error := lane.exception()) is not None]
         # A fault in one lane stops the other, too.
-        for error in sorted(failures, key=lambda it: isinstance(it, StoppedError)):
+        for error in sorted(failures, key=lambda error: isinstance(error, StoppedError)):
             raise error
         self._lane(lanes[2])
         return self._compare(seed, began)
@@ -105,12 +105,12 @@ class Campaign:
         try:
             yield
         except BaseException:
-            self.ground.stopped.set()
+            self.environment.stopped.set()
             raise
 
     def _strike(self, target: Target, rng: random.Random) -> Hit:
         self._progress(f"{target.name}: waiting for its moment")
-        struck = target.strike(self.ground, rng)
+        struck = target.strike(self.environment, rng)
         self._progress(f"{target.name}: {struck.what}")
         seconds = self._recovered(target, struck)
         self._progress(f"{target.name}: over it after {seconds:.1f} s", 1)
@@ -121,62 +121,64 @@ class Campaign:
             glimpses=struck.glimpses,
             details=struck.details,
             recovered_s=round(seconds, 1),
-            airflow={it.name: self.ground.airflow.tries(*it.key) for it in struck.hit},
-            logs={it.name: tasks.told(it.log) for it in struck.hit},
+            airflow={task.name: self.environment.airflow.tries(*task.key) for task in struck.hit},
+            logs={task.name: tasks.told(task.log) for task in struck.hit},
         )
 
     def _recovered(self, target: Target, struck: Struck) -> float:
         """Seconds until all that had been sent (or, for the second DAG alone, published) was at its place."""
         prices, sinks = target.lane != "index", target.lane != "compute"
-        found: list[float] = []
+        recovery: list[float] = []
 
         def recovered() -> bool:
-            seconds = self.ground.watch.recovered(struck.mark, prices=prices, sinks=sinks)
+            seconds = self.environment.watch.recovered(struck.mark, prices=prices, sinks=sinks)
             if seconds is not None:
-                found.append(seconds)
-            return bool(found)
+                recovery.append(seconds)
+            return bool(recovery)
 
-        self.ground.until(recovered, f"what was there at {struck.what} did not reach its place", PATIENCE_S)
-        return found[0]
+        self.environment.until(recovered, f"what was there at {struck.what} did not reach its place", PATIENCE_S)
+        return recovery[0]
 
     def _compare(self, seed: int, began: float) -> Round:
-        ground, books = self.ground, self._books
+        environment, audit = self.environment, self._audit
         self._progress("letting the flow run dry")
-        ground.feed.pause()
-        books.differences = [f"not delivered: {failure}" for failure in ground.feed.failures]
-        waited = ground.jobs("wait", "--timeout", "600")
+        environment.feed.pause()
+        audit.differences = [f"not delivered: {failure}" for failure in environment.feed.failures]
+        waited = environment.jobs("wait", "--timeout", "600")
         if waited.returncode:
-            books.differences.append(f"python -m jobs wait: {waited.stderr[-500:]}")
+            audit.differences.append(f"python -m jobs wait: {waited.stderr[-500:]}")
         self._progress("comparing every message, ride and row")
         before = self._counts
-        books.send(ground.feed.acknowledged)
+        audit.send(environment.feed.acknowledged)
         raw, results, letters = (reader.new() for reader in self._readers)
-        books.check_raw(raw)
-        books.check_results(results)
-        books.check_dead_letters(letters)
-        index, prefix = ground.direct.rides_index, ground.direct.gcs_prefix
-        fresh = sorted(books.fresh_rides())
-        books.check_documents(fresh, documents(ground.elasticsearch, index, fresh))
-        held = versions(ground.elasticsearch, index)
-        books.check_versions(held)
-        objects = checksums(ground.gcs, ground.direct.bucket, prefix)
-        books.differences += changed(self._objects, objects)
-        books.check_rows(rows(ground.gcs, ground.direct.bucket, sorted(objects.keys() - self._objects.keys())))
+        audit.check_raw(raw)
+        audit.check_results(results)
+        audit.check_dead_letters(letters)
+        index, prefix = environment.direct.rides_index, environment.direct.gcs_prefix
+        fresh = sorted(audit.fresh_rides())
+        audit.check_documents(fresh, documents(environment.elasticsearch, index, fresh))
+        held = versions(environment.elasticsearch, index)
+        audit.check_versions(held)
+        objects = checksums(environment.gcs, environment.direct.bucket, prefix)
+        audit.differences += changed(self._objects, objects)
+        audit.check_rows(
+            rows(environment.gcs, environment.direct.bucket, sorted(objects.keys() - self._objects.keys()))
+        )
         self._objects = objects
-        faulty = sum(message.fault is not None for message in books.sent.values())
+        faulty = sum(message.fault is not None for message in audit.sent.values())
         self._counts = {
-            "sent": len(books.sent), "good": len(books.sent) - faulty, "bad": faulty, "results": len(books.results),
-            "dead_letters": len(books.buried), "documents": len(held), "rows": len(books.rows),
+            "sent": len(audit.sent), "good": len(audit.sent) - faulty, "bad": faulty, "results": len(audit.results),
+            "dead_letters": len(audit.buried), "documents": len(held), "rows": len(audit.rows),
         }  # fmt: skip
-        ledger = ground.jobs("ledger")
+        ledger = environment.jobs("ledger")
         if ledger.returncode:
-            books.differences.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
+            audit.differences.append(f"python -m jobs ledger ended with {ledger.returncode}: {ledger.stdout[-1000:]}")
         return Round(
             seed=seed,
             seconds=round(time.monotonic() - began, 1),
             hits=self.hits,
             **{name: count - before.get(name, 0) for name, count in self._counts.items()},
             ledger=ledger.stdout.splitlines()[-1] if ledger.stdout else ledger.stderr[-200:],
-            orphaned_workers=len(tasks.orphans(ground.settings, ground.tasks.scheduler())),
-            differences=books.differences,
+            orphaned_workers=len(tasks.orphans(environment.settings, environment.tasks.scheduler())),
+            differences=audit.differences,
         )

@@ -64,20 +64,24 @@ class TopicReader:
                         left.discard(message.partition())
                     else:
                         raise KafkaException(error)
-            self._positions = {it.partition: it.offset for it in consumer.position(consumer.assignment())}
+            self._positions = {
+                position.partition: position.offset for position in consumer.position(consumer.assignment())
+            }
         finally:
             consumer.close()
-        self._positions = {partition: max(at, starts[partition]) for partition, at in self._positions.items()}
+        self._positions = {
+            partition: max(position, starts[partition]) for partition, position in self._positions.items()
+        }
         return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
 def documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> dict[str, Document]:
     """The documents of these ids that there are."""
-    found: dict[str, Document] = {}
+    held: dict[str, Document] = {}
     for start in range(0, len(ids), 1_000):
         answer = client.mget(index=index, ids=ids[start : start + 1_000])
-        found |= {it["_id"]: Document(it["_version"], it["_source"]) for it in answer["docs"] if it["found"]}
-    return found
+        held |= {hit["_id"]: Document(hit["_version"], hit["_source"]) for hit in answer["docs"] if hit["found"]}
+    return held
 
 
 def versions(client: Elasticsearch, index: str) -> dict[str, int]:
@@ -113,7 +117,10 @@ class Offsets:
             KafkaException: the broker is away.
         """
         asked = [TopicPartition(topic, partition) for partition in range(self._partitions)]
-        return {it.partition: max(it.offset, 0) for it in self._client(group, "read_uncommitted").committed(asked, 2)}
+        return {
+            offset.partition: max(offset.offset, 0)
+            for offset in self._client(group, "read_uncommitted").committed(asked, 2)
+        }
 
     def ends(self, topic: str) -> dict[int, int]:
         """The last stable offsets.

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from infra.local import paths, supervisor
+from infra.local.runner import supervisor
+from infra.local.runner.paths import Paths
 from jobs.environments import STACK_MARK
 from jobs.settings import Settings
 
@@ -70,18 +71,18 @@ class Tasks:
     """Finds the tasks that are running under the scheduler."""
 
     def __init__(self, settings: Settings) -> None:
-        self._paths = paths.of(settings)
+        self._paths = Paths(settings.datastream_state)
         self._staging = Path(settings.staging.removeprefix("file://"))
         self._logs: dict[tuple[int, str], str] = {}
 
     def scheduler(self) -> int:
         """Its process id; 0 while it is down."""
-        found = supervisor.states(self._paths).get("airflow-scheduler")
-        return found.pid if found else 0
+        state = supervisor.read_states(self._paths).get("airflow-scheduler")
+        return state.pid if state else 0
 
     def running(self, scheduler: int) -> list[Try]:
         """The tries under way; cheap enough to be asked a thousand times a second."""
-        found = []
+        tries = []
         for worker in _children(scheduler):
             title = _title(worker)
             if not title.startswith(_WORKER) or title.endswith(_IDLE):
@@ -90,8 +91,8 @@ class Tasks:
             child = next(_children(worker), 0)
             if log and child:
                 dag_id, run_id, task_id, number = _LOG.search(log).groups()  # type: ignore[union-attr]
-                found.append(Try(dag_id, run_id, task_id, int(number), Path(log), worker, child))
-        return found
+                tries.append(Try(dag_id, run_id, task_id, int(number), Path(log), worker, child))
+        return tries
 
     def _log(self, worker: int, title: str) -> str:
         """The log of the try that a worker supervises; empty while it has not opened one."""
@@ -103,50 +104,50 @@ class Tasks:
                         self._logs[worker, title] = target
         return self._logs.get((worker, title), "")
 
-    def folder(self, of: Try) -> Path:
+    def folder(self, task: Try) -> Path:
         """Where a try stages its files."""
-        return self._staging / of.dag_id / of.run_id / of.task_id / str(of.number)
+        return self._staging / task.dag_id / task.run_id / task.task_id / str(task.number)
 
-    def staged(self, of: Try) -> list[str]:
-        return sorted(_listed(str(self.folder(of))))
+    def staged(self, task: Try) -> list[str]:
+        return sorted(_listed(str(self.folder(task))))
 
-    def manifest(self, of: Try, task_id: str) -> dict[str, Any] | None:
+    def manifest(self, task: Try, task_id: str) -> dict[str, Any] | None:
         """The manifest that another task of the same run has staged: of its last try that wrote one."""
-        for file in sorted(self._staging.glob(f"{of.dag_id}/{of.run_id}/{task_id}/*/manifest.json"), reverse=True):
+        for file in sorted(self._staging.glob(f"{task.dag_id}/{task.run_id}/{task_id}/*/manifest.json"), reverse=True):
             with suppress(OSError, ValueError):
                 manifest: dict[str, Any] = json.loads(file.read_text())
                 return manifest
         return None
 
-    def glimpse(self, of: Try) -> Glimpse:
+    def glimpse(self, task: Try) -> Glimpse:
         """How a try's process looks now.
 
         Raises:
             psutil.NoSuchProcess: it has ended.
         """
-        process = psutil.Process(of.child)
+        process = psutil.Process(task.child)
         with process.oneshot():
             return Glimpse(
-                task=of.name,
-                pid=of.child,
+                task=task.name,
+                pid=task.child,
                 title=" ".join(process.cmdline()),
-                state=_state(of.child),
+                state=_state(task.child),
                 cpu_s=round(sum(process.cpu_times()[:2]), 2),
-                kafka_threads=kafka_threads(of.child),
-                staged=self.staged(of),
-                log_end=(events(of.log) or [""])[-1],
-                is_at_work=is_at_work(of),
+                kafka_threads=kafka_threads(task.child),
+                staged=self.staged(task),
+                log_end=(events(task.log) or [""])[-1],
+                is_at_work=is_at_work(task),
             )
 
 
-def is_at_work(of: Try) -> bool:
+def is_at_work(task: Try) -> bool:
     """Whether the task's own code is running: Airflow has logged that it prepared it, and not that it is done."""
-    return _AT_WORK in events(of.log) and not is_done(of)
+    return _AT_WORK in events(task.log) and not is_done(task)
 
 
-def is_done(of: Try) -> bool:
+def is_done(task: Try) -> bool:
     """Whether the task's own code has run to its end."""
-    return any(event.startswith("::group::Post Execute") for event in events(of.log))
+    return any(event.startswith("::group::Post Execute") for event in events(task.log))
 
 
 def events(log: Path) -> list[str]:
@@ -163,19 +164,19 @@ def lines(log: Path) -> list[str]:
 
 def told(log: Path) -> list[str]:
     """What a task's log says at its end, with the errors that it names."""
-    found = []
+    lines = []
     for entry in entries(log):
-        errors = [f"{it.get('exc_type')}: {it.get('exc_value')}" for it in entry.get("error_detail") or []]
-        found.append(" ← ".join([str(entry.get("event", "")), *errors])[:600])
-    return found[-8:]
+        errors = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
+        lines.append(" ← ".join([str(entry.get("event", "")), *errors])[:600])
+    return lines[-8:]
 
 
 def entries(log: Path) -> list[dict[str, Any]]:
-    found = []
+    records = []
     for line in lines(log):
         with suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+            records.append(json.loads(line))
+    return records
 
 
 def kafka_threads(pid: int) -> int:
@@ -223,13 +224,13 @@ def limit_files(pid: int, most_bytes: int) -> None:
 def orphans(settings: Settings, scheduler: int) -> list[int]:
     """LocalExecutor's workers whose scheduler was killed."""
     mine = set(_children(scheduler))
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_worker = process.pid not in mine and _title(process.pid).startswith(_WORKER)
             if is_worker and process.environ().get(STACK_MARK) == str(settings.datastream_state):
-                found.append(process.pid)
-    return found
+                processes.append(process.pid)
+    return processes
 
 
 def _children(pid: int) -> Iterator[int]:

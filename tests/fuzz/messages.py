@@ -1,7 +1,6 @@
-"""Hypothesis strategies for messages: rides at the edges of the contract, and all the ways to be none.
+"""Hypothesis strategies for messages: rides at the limits of the contract, and invalid messages of all kinds.
 
-Rides are put together as JSON text, member by member, since what matters here (repeated keys, -0, 1e400, escapes) is
-lost on the way through an encoder.
+Rides are built as JSON text, member by member: an encoder would lose repeated keys, -0, 1e400 and escapes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def written(pairs: Pairs) -> str:
     return "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
 
 
-# --- Rides that the contract takes -------------------------------------------------------------
+# --- Valid rides ----------------------------------------------------------------------------------
 
 amounts = st.one_of(
     *[st.floats(0, 1000).map(repr)] * 3,
@@ -48,7 +47,7 @@ amounts = st.one_of(
         ]
     ),
 )
-uuids = st.uuids().flatmap(lambda it: st.sampled_from([str(it), str(it).upper(), str(it)[:18].upper() + str(it)[18:]]))
+uuids = st.uuids().flatmap(lambda x: st.sampled_from([str(x), str(x).upper(), str(x)[:18].upper() + str(x)[18:]]))
 zones = st.sampled_from(["Z", "z", "+00:00", "-00:00", "+23:59", "-23:59", "+05:30", "-08:00"])
 fractions = st.one_of(st.just(""), st.text("0123456789", min_size=1, max_size=6).map(".".__add__))
 moments = st.one_of(
@@ -60,8 +59,8 @@ moments = st.one_of(
             *("1969-12-31T23:59:59", "1582-10-10T00:00:00", "2038-01-19T03:14:08", "2262-04-11T23:47:17"),
         ]
     ),
-).map(lambda it: it if isinstance(it, str) else it.replace(microsecond=0).isoformat())
-# At the ends of the calendar an offset may lead out of it: then the oracle turns the time away.
+).map(lambda x: x if isinstance(x, str) else x.replace(microsecond=0).isoformat())
+# Near years 1 and 9999 an offset may leave the calendar; the oracle rejects these times.
 times = st.builds(
     lambda moment, mark, fraction, zone: moment.replace("T", mark) + fraction + zone,
     moments,
@@ -114,7 +113,7 @@ def as_pairs(ride: dict[str, Any]) -> Pairs:
     return [(quoted(name), written(value) if isinstance(value, list) else value) for name, value in ride.items()]
 
 
-# What an unknown field may hold: any JSON, lone and paired surrogates, other fields' names.
+# Values of unknown fields: any JSON, lone and paired surrogates, names of other fields.
 texts = st.one_of(
     st.text(max_size=6).map(quoted),
     st.sampled_from([r'"\ud800"', r'"\udfff\ud800"', r'"\ud83d\ude95"', '"🚕"', r'"\u0000"', '"{\\"a\\":1}"', '":"']),
@@ -124,7 +123,7 @@ anything = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(lambda items: "[" + ",".join(items) + "]"),
         st.dictionaries(st.sampled_from([*NAMES, "a", "b"]), inner, max_size=3).map(
-            lambda found: written([(quoted(name), value) for name, value in found.items()])
+            lambda members: written([(quoted(name), value) for name, value in members.items()])
         ),
     ),
     max_leaves=6,
@@ -132,17 +131,17 @@ anything = st.recursive(
 unknown = st.tuples(st.sampled_from(['"driver"', '"alt"', '""', r'"\ud800"', '"ride_id "', '"LAT"', '"é"']), anything)
 
 
-def escaped(text: str, at: int) -> str:
-    """The text with one letter of a string written as an escape; as it is where there stands none."""
-    # true, false, null and exponents are no strings: they are broken by this, and the oracle sees it.
-    if text[at : at + 1].isalpha() and text[at - 1 : at] != "\\":
-        return f"{text[:at]}\\u{ord(text[at]):04X}{text[at + 1 :]}"
+def escaped(text: str, position: int) -> str:
+    """The text with the letter at a position written as an escape; unchanged if there is no letter."""
+    # true, false, null and exponents are not strings: an escape makes them invalid, and the oracle notices.
+    if text[position : position + 1].isalpha() and text[position - 1 : position] != "\\":
+        return f"{text[:position]}\\u{ord(text[position]):04X}{text[position + 1 :]}"
     return text
 
 
 @st.composite
 def good(draw: Draw) -> bytes:
-    """A ride that the contract takes (but for a price beyond the doubles, or a time beyond the calendar)."""
+    """A valid ride, except for a price too large for a double or a time outside of the calendar."""
     ride = draw(members())
     for point in POINTS:
         if draw(st.booleans()):
@@ -159,7 +158,7 @@ def good(draw: Draw) -> bytes:
     return text.encode()
 
 
-# --- Rides that are broken somewhere -----------------------------------------------------------
+# --- Invalid rides --------------------------------------------------------------------------------
 
 not_numbers = st.sampled_from(
     [
@@ -203,9 +202,7 @@ not_times = st.one_of(
     ).map(quoted),
 )
 not_ride_ids = st.one_of(
-    st.uuids().flatmap(
-        lambda it: st.sampled_from([it.hex, f"{{{it}}}", f"urn:uuid:{it}", f"{it}\n", f" {it}", f"{it}0"])
-    ),
+    st.uuids().flatmap(lambda x: st.sampled_from([x.hex, f"{{{x}}}", f"urn:uuid:{x}", f"{x}\n", f" {x}", f"{x}0"])),
     st.text(string.hexdigits + "-", min_size=36, max_size=36),
 ).map(quoted)
 not_comforts = st.sampled_from(["", "Low", "LOW", "low ", "luxury", "écо", "low\u0000", "\ud800", "x" * 1000]).map(
@@ -215,7 +212,7 @@ not_comforts = st.sampled_from(["", "Low", "LOW", "low ", "luxury", "écо", "lo
 
 @st.composite
 def wrong_member(draw: Draw) -> bytes:
-    """A ride with a member, nested or not, that holds something else."""
+    """A ride with a wrong value in one member, nested or not."""
     ride = draw(members())
     wrong = {
         "ride_id": st.one_of(not_ride_ids, not_texts),
@@ -230,28 +227,28 @@ def wrong_member(draw: Draw) -> bytes:
         elif draw(st.booleans()) or not isinstance(ride[name], list):
             ride[name] = draw(anything)
         else:
-            at = draw(st.integers(0, 1))
+            position = draw(st.integers(0, 1))
             ride[name] = [*ride[name]]
-            ride[name][at] = ride[name][at][0], draw(not_numbers)
+            ride[name][position] = ride[name][position][0], draw(not_numbers)
     return written(as_pairs(ride)).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def wrong_keys(draw: Draw) -> bytes:
-    """A ride in which an object at some level has a key too many or too few, or one that is written another way."""
+    """A ride in which one object has an extra, a missing or a differently written key."""
     ride = draw(members())
     level = draw(st.sampled_from(["top", *POINTS, "unknown"]))
     if level == "unknown":
         ride["driver"] = [('"a"', "1"), ('"b"', "[]")]
     pairs: Pairs = as_pairs(ride) if level == "top" else ride[level if level in POINTS else "driver"]
-    at = draw(st.integers(0, len(pairs) - 1))
-    key, value = pairs[at]
+    position = draw(st.integers(0, len(pairs) - 1))
+    key, value = pairs[position]
     kind = draw(st.sampled_from(["missing", "twice", "twice, escaped", "twice, else", "renamed"]))
     if kind == "missing":
-        changed = pairs[:at] + pairs[at + 1 :]
+        changed = pairs[:position] + pairs[position + 1 :]
     elif kind == "renamed":
-        changed = [*pairs[:at], (draw(st.sampled_from([key.upper(), f'"{key[1:-1]} "', '""', key[1:-1]])), value)]
-        changed += pairs[at + 1 :]
+        changed = [*pairs[:position], (draw(st.sampled_from([key.upper(), f'"{key[1:-1]} "', '""', key[1:-1]])), value)]
+        changed += pairs[position + 1 :]
     else:
         again = {"twice": key, "twice, escaped": escaped(key, 1), "twice, else": key}[kind]
         other = draw(anything) if kind == "twice, else" else value
@@ -265,12 +262,12 @@ def wrong_keys(draw: Draw) -> bytes:
 
 @st.composite
 def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
-    """A good ride whose text is cut, doubled, wrapped, followed or preceded by something, or has bytes changed."""
+    """A valid ride whose text is truncated, repeated, wrapped, surrounded by other bytes, or changed."""
     value = written(as_pairs(draw(members()))).encode()
     kind = draw(st.sampled_from(["cut", "insert", "replace", "before", "after", "wrapped", "encoded", "quotes"]))
-    at = draw(st.integers(0, len(value)))
+    position = draw(st.integers(0, len(value)))
     if kind == "cut":
-        return value[:at] if draw(st.booleans()) else value[at:]
+        return value[:position] if draw(st.booleans()) else value[position:]
     if kind in {"insert", "replace"}:
         piece = draw(
             st.one_of(
@@ -280,7 +277,7 @@ def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
                 | st.sampled_from([b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x00", b"\x1f", b"\n", b"\\", b'"', b":"]),
             )
         )
-        return value[:at] + piece + value[at + (len(piece) if kind == "replace" else 0) :]
+        return value[:position] + piece + value[position + (len(piece) if kind == "replace" else 0) :]
     spaces = ["\ufeff", "\u00a0", "\u2028", "\x0b", "\x0c", "\x00", ")]}',\n", "/**/", "\u0085"]
     if kind == "before":
         return draw(st.sampled_from(spaces)).encode() + value
@@ -302,7 +299,7 @@ def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
 
 @st.composite
 def deep(draw: Draw) -> bytes:
-    """A ride with something nested in it, or nothing else than nesting."""
+    """A ride with deep nesting, or nothing but nesting."""
     levels = draw(st.sampled_from([2, 50, 150, 150, 100_000, 400_000]))
     before, after = draw(st.sampled_from([("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")]))
     levels = min(levels, LARGE // len(before + after)) if levels > 1000 else levels
@@ -323,7 +320,7 @@ def deep(draw: Draw) -> bytes:
 
 @st.composite
 def large(draw: Draw) -> bytes:
-    """A message of about 900 KB, most of it one thing."""
+    """A message of about 900 KB, mostly one repeated part."""
     ride = draw(members())
     kind = draw(
         st.sampled_from(["text", "escapes", "digits", "fraction", "spaces", "key", "keys", "twice", "ts", "noise"])
@@ -365,29 +362,32 @@ def results(draw: Draw) -> Pairs:
 
 @st.composite
 def foreign_results(draw: Draw) -> bytes:
-    """What somebody else may write to rides_result: a result with members and bytes changed, added and taken away."""
+    """A foreign message on rides_result: a result with members and bytes changed, added or removed."""
     pairs = draw(results())
     for _ in range(draw(st.integers(0, 2))):
-        at = draw(st.integers(0, len(pairs) - 1))
+        position = draw(st.integers(0, len(pairs) - 1))
         kinds = ["missing", "twice", "else", "number", "beyond", "unknown", "ts", "ride_id", "comfort"]
         kind = draw(st.sampled_from(kinds))
         if kind == "missing":
-            pairs = pairs[:at] + pairs[at + 1 :]
+            pairs = pairs[:position] + pairs[position + 1 :]
         elif kind == "unknown":
             pairs = [*pairs, draw(unknown)]
         elif kind == "beyond":
-            pairs[at] = pairs[at][0], draw(st.sampled_from(["-1", "-1e-300", "1e400", '{"lat":91,"lon":0}']))
+            pairs[position] = (
+                pairs[position][0],
+                draw(st.sampled_from(["-1", "-1e-300", "1e400", '{"lat":91,"lon":0}'])),
+            )
         elif kind == "twice":
-            pairs = [*pairs, (pairs[at][0], draw(st.one_of(st.just(pairs[at][1]), anything)))]
+            pairs = [*pairs, (pairs[position][0], draw(st.one_of(st.just(pairs[position][1]), anything)))]
         else:
             other = {"ts": times.map(quoted) | not_times, "ride_id": not_ride_ids, "comfort": comforts.map(quoted)}
             changes = other.get(kind, not_numbers if kind == "number" else anything)
-            is_meant = {"ts": '"ts"', "ride_id": '"ride_id"', "comfort": '"comfort"'}.get(kind, pairs[at][0])
+            is_meant = {"ts": '"ts"', "ride_id": '"ride_id"', "comfort": '"comfort"'}.get(kind, pairs[position][0])
             pairs = [(key, draw(changes) if key == is_meant else value) for key, value in pairs]
     value = written(pairs).encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 4)) == 0:
-        at = draw(st.integers(0, len(value)))
-        return value[:at] + draw(st.binary(max_size=3)) + value[at + draw(st.integers(0, 3)) :]
+        position = draw(st.integers(0, len(value)))
+        return value[:position] + draw(st.binary(max_size=3)) + value[position + draw(st.integers(0, 3)) :]
     return value
 
 
@@ -402,15 +402,15 @@ foreign_values: st.SearchStrategy[bytes | None] = st.one_of(
 )
 extremes: st.SearchStrategy[bytes] = st.one_of(deep(), large())
 
-# --- Messages ----------------------------------------------------------------------------------
+# --- Messages -------------------------------------------------------------------------------------
 
 header_keys = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8),
     st.sampled_from(["__connect.errors.topic", "__connect.errors.offset", "datastream.replayed", "datastream.fault"]),
 )
 headers = st.one_of(st.none(), st.lists(st.tuples(header_keys, st.none() | st.binary(max_size=8)), max_size=4))
-keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda it: str(it).encode()))
+keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda x: str(x).encode()))
 
 
-def messages(of: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:
-    return st.builds(Raw, of, keys, headers, st.integers(0, PARTITIONS - 1))
+def messages(values: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:
+    return st.builds(Raw, values, keys, headers, st.integers(0, PARTITIONS - 1))

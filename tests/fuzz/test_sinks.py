@@ -1,4 +1,4 @@
-"""Anything on rides_result: both sinks hold each ride as it was written, or it is a dead letter, never both."""
+"""Any message on rides_result is in both sinks unchanged, or is a dead letter, never both."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(scope="module")
 def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
-    """What is new on rides_result and rides_dlq."""
+    """New messages on rides_result and rides_dlq."""
     with tail(sinking.config, sinking.source) as result, tail(sinking.config, sinking.dlq) as dlq:
         yield result, dlq
 
 
 @fuzzed
 @given(sent=st.lists(messages(foreign_values), max_size=25))
-def test_a_result_of_anyone_is_taken_or_refused(
+def test_any_result_is_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -42,7 +42,7 @@ def test_a_result_of_anyone_is_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(extremes), min_size=1, max_size=3))
-def test_deep_and_large_results_are_taken_or_refused(
+def test_deep_and_large_results_are_accepted_or_rejected(
     sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
     produce(sinking.config, sinking.source, [*(raw._replace(partition=0) for raw in sent), keyed(result())])
@@ -51,26 +51,26 @@ def test_deep_and_large_results_are_taken_or_refused(
 
 @fuzzed
 @given(sent=st.lists(messages(good()), max_size=25))
-def test_what_is_priced_reaches_both_sinks(
+def test_priced_rides_reach_both_sinks(
     pricing: Pricing, sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
-    """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
+    """Rides at the limits of the contract are priced, indexed and exported without a rejection."""
     produce(pricing.config, pricing.source, [*sent, keyed(ride())])
     pricing.result = sinking.source
     pricing.run()
     taken = arrive_once(sinking, exporting, sink_tails)
-    # Where the last digit decides (`Verdict`), the price may be one or not.
+    # Where the last digit decides (`Verdict`), the ride may have a price or not.
     certain = [judge(raw.value) for raw in sent]
-    wanted = {found.ride["ride_id"] for found in certain if found.ride and not found.faults}
+    wanted = {verdict.ride["ride_id"] for verdict in certain if verdict.ride and not verdict.faults}
     assert wanted <= set(taken)
 
 
 def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail]) -> list[str]:
-    """Run the sinks and hold what they have against rides_result; the rides that they took."""
+    """Run the sinks and compare their content with rides_result; returns the accepted rides."""
     exporting.prefix = f"tests/{uuid4().hex[:8]}/"
     sinking.run()
     exporting.run()
-    results, dead = (found.new() for found in sink_tails)
+    results, dead = (each.new() for each in sink_tails)
     letters = {source_of(letter): letter for letter in dead}
     assert len(letters) == len(dead), "no position twice"
     rows = {(row["kafka_partition"], row["kafka_offset"]): row for row in exported(exporting)}
@@ -89,8 +89,8 @@ def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, 
             newest[row["ride_id"]] = row
     assert not letters
     assert not rows
-    found = sinking.elasticsearch.mget(index=sinking.index, ids=list(newest))["docs"]
-    for document, row in zip(found, newest.values(), strict=True):
+    documents = sinking.elasticsearch.mget(index=sinking.index, ids=list(newest))["docs"]
+    for document, row in zip(documents, newest.values(), strict=True):
         source = document["_source"]
         assert source["agent_timestamp"] == iso(row["agent_timestamp"])
         assert (document["_version"], source["kafka_offset"]) == (row["kafka_offset"],) * 2
@@ -103,7 +103,7 @@ def exported(exporting: Exporting) -> list[dict[str, Any]]:
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of Parquet by the names of rides_result."""
+    """A row of Parquet with the field names of rides_result."""
     left = {
         name: value for name, value in row.items() if name not in {"agent_timestamp", "kafka_partition", "kafka_offset"}
     }

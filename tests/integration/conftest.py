@@ -1,4 +1,4 @@
-"""Both ways of a ride, each with topics, a group, an index and a prefix of its own."""
+"""Fixtures of both flows, each with its own topics, group, index and prefix."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from jobs.files import Folder
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP
-from tests.conftest import Stack
-from tests.testkit.flow import Books, Exporting, Pricing, Sinking
+from tests.testkit.flow import Exporting, Pipeline, Pricing, Sinking
+from tests.testkit.stack import Stack
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def exporting(stack: Stack, sinking: Sinking, prefix: str) -> Exporting:
 
 
 @pytest.fixture
-def books(stack: Stack, pricing: Pricing, sinking: Sinking, exporting: Exporting) -> Books:
+def pipeline(stack: Stack, pricing: Pricing, sinking: Sinking, exporting: Exporting) -> Pipeline:
     pricing = replace(pricing, group=COMPUTE_GROUP)
     sinking = replace(sinking, group=INDEX_GROUP, source=pricing.result, dlq=pricing.dlq)
     exporting = replace(exporting, group=EXPORT_GROUP, source=pricing.result)
-    return Books(stack, pricing, sinking, exporting)
+    return Pipeline(stack, pricing, sinking, exporting)

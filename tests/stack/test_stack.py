@@ -1,6 +1,6 @@
-"""The whole stack in Docker: brought up, used, killed, taken down and up again, given other passwords, removed.
+"""The whole stack in Docker: started, used, killed, restarted, given other passwords, removed.
 
-The tests are one story and run in this order: `make test-stack`. Project, ports and volumes are their own.
+The tests depend on this order: `make test-stack`. They use their own project, ports and volumes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from google.cloud import storage
 
 from infra.docker import environment
 from infra.docker.preflight import PORTS
-from infra.local.ports import free
+from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
@@ -37,13 +37,13 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Stack:
-    """One compose project, with the settings of its own in the environment."""
+    """One compose project, whose settings are environment variables."""
 
     def __init__(self) -> None:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
-        # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
+        # An empty value means the default and overrides the .env of this checkout. Other settings are set explicitly.
         development = {name.upper(): str(field.default) for name, field in stack_settings().model_fields.items()}
-        ports = dict(zip(PORTS, map(str, free(len(PORTS))), strict=True))
+        ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
@@ -61,7 +61,7 @@ class Stack:
         }
 
     def run(self, *command: str, timeout_s: float = 600, fails: bool = False) -> str:
-        """Run a command at the root; returns what it prints."""
+        """Run a command in the root folder; returns its output."""
         result = subprocess.run(
             command, cwd=ROOT, env=os.environ | self.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, check=False, timeout=timeout_s,
@@ -76,7 +76,7 @@ class Stack:
         return self.run(sys.executable, "-m", "jobs", *arguments)
 
     def up(self) -> float:
-        """Start and wait until all is healthy; returns how many seconds that took."""
+        """Start and wait until all services are healthy; returns the seconds."""
         begun = time.monotonic()
         self.compose("up", "--detach", "--wait", "--wait-timeout", "300")
         return time.monotonic() - begun
@@ -85,8 +85,8 @@ class Stack:
         """The ledger's counts; it must be balanced."""
         self.jobs("wait")
         assert "balanced" in self.jobs("ledger")
-        found = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
-        return {name: found[name] for name in COUNTS}
+        content = json.loads((ROOT / self.variables["DATASTREAM_STATE"] / "ledger.json").read_text())
+        return {name: content[name] for name in COUNTS}
 
     def elasticsearch(self, path: str, user: str = "", password: str = "") -> requests.Response:
         login = (user, password) if user else None
@@ -101,18 +101,20 @@ class Stack:
         """Since when each container runs; one-shot services run at every start."""
         names = self.compose("ps", "--quiet").split()
         found = json.loads(self.run("docker", "inspect", *names))
-        return {it["Id"]: it["State"]["StartedAt"] for it in found if it["State"]["Running"]}
+        return {
+            container["Id"]: container["State"]["StartedAt"] for container in found if container["State"]["Running"]
+        }
 
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()
-        (found,) = json.loads(self.run("docker", "inspect", name))
-        return dict(found)
+        (details,) = json.loads(self.run("docker", "inspect", name))
+        return dict(details)
 
     def kill(self, service: str) -> None:
-        """SIGKILL to its process, and wait until Docker has started it again and it is healthy.
+        """Send SIGKILL to a service, and wait until Docker has restarted it and it is healthy.
 
-        From a container in the host's process namespace: `docker kill` would count as a stop by hand, and would not be
-        followed by a restart.
+        The signal comes from a container in the host's process namespace: Docker does not restart a container after
+        `docker kill`.
         """
         before = self.container(service)
         pid, image = str(before["State"]["Pid"]), before["Config"]["Image"]
@@ -128,20 +130,20 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    found = Stack()
-    found.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
+    made = Stack()
+    made.variables["DATASTREAM_STATE"] = str(tmp_path_factory.mktemp("state"))
     try:
-        found.compose("--profile", "demo", "build", timeout_s=900)
-        yield found
+        made.compose("--profile", "demo", "build", timeout_s=900)
+        yield made
     finally:
-        found.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
-        project = f"label=com.docker.compose.project={found.variables['COMPOSE_PROJECT_NAME']}"
+        made.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
+        project = f"label=com.docker.compose.project={made.variables['COMPOSE_PROJECT_NAME']}"
         for kind in ("container", "volume", "network"):
-            left = found.run("docker", kind, "ls", "--quiet", "--filter", project)
+            left = made.run("docker", kind, "ls", "--quiet", "--filter", project)
             assert left == "", f"{kind}s are left: {left}"
 
 
-def test_it_comes_up_with_nothing_set(stack: Stack) -> None:
+def test_the_stack_starts_healthy_without_settings(stack: Stack) -> None:
     took = stack.up()
     assert took < HEALTHY_WITHIN_S, f"healthy after {took:.0f} s"
     assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
@@ -153,10 +155,10 @@ def test_a_second_start_changes_nothing(stack: Stack) -> None:
     assert stack.compose("ps", "--quiet").split() == before
 
 
-def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
+def test_elasticsearch_rejects_unauthenticated_requests(stack: Stack) -> None:
     assert stack.elasticsearch("rides/_search").status_code == 401
     assert stack.elasticsearch("rides/_search", "elastic", "wrong").status_code == 401
-    # What the roles are; that they are obeyed is Elasticsearch's own affair.
+    # The definition of the roles; Elasticsearch enforces them.
     roles = stack.elasticsearch("_security/role", "elastic", "changeme").json()
     (writes,), (reads,) = roles[WRITER]["indices"], roles[READER]["indices"]
     assert writes["names"] == reads["names"] == ["rides*"]
@@ -166,7 +168,7 @@ def test_elasticsearch_refuses_strangers(stack: Stack) -> None:
     assert roles[READER]["cluster"] == []
 
 
-def test_rides_come_from_both_sides_of_kafka(stack: Stack) -> None:
+def test_rides_can_be_produced_from_host_and_container(stack: Stack) -> None:
     stack.jobs("unpause")
     stack.jobs("produce", "--rate", "0", "--count", "300")
     assert stack.ledger()["raw"] == 300
@@ -187,7 +189,7 @@ def test_the_storage_emulator_takes_large_objects(stack: Stack) -> None:
     assert stack.container("gcs")["RestartCount"] == 0
 
 
-def test_smoke(stack: Stack) -> None:
+def test_the_smoke_test_is_balanced(stack: Stack) -> None:
     printed = stack.run("make", "smoke", "RIDES=5000")
     assert "✓ balanced" in printed
     assert "rides*, by ts" in printed
@@ -195,7 +197,7 @@ def test_smoke(stack: Stack) -> None:
     assert stack.ledger()["raw"] == 5500
 
 
-def test_broker_and_search_node_are_killed_in_the_middle(stack: Stack) -> None:
+def test_killed_broker_and_search_node_lose_nothing(stack: Stack) -> None:
     before = stack.ledger()
     command = [sys.executable, "-m", "jobs", "produce", "--rate", "500", "--faulty", "0.01"]
     with subprocess.Popen(
@@ -229,14 +231,14 @@ def test_data_survives_down_and_up(stack: Stack) -> None:
     assert stack.ledger() == before
 
 
-def test_generated_secrets_replace_those_of_development(stack: Stack) -> None:
+def test_generated_secrets_replace_the_development_secrets(stack: Stack) -> None:
     api = f"http://127.0.0.1:{stack.variables['AIRFLOW_PORT']}/api/v2"
     old = {"Authorization": f"Bearer {stack.airflow_token('admin').json()['access_token']}"}
     stored = {"connection_id": "stored", "conn_type": "http", "host": "example", "password": "kept"}
     assert requests.post(f"{api}/connections", json=stored, headers=old, timeout=30).status_code == 201
     before = stack.ledger()
 
-    # As `make up` does it, for a user whose id is not that of Airflow's image.
+    # As `make up` does, for a user whose id differs from that of Airflow's image.
     stack.variables |= {name: generate() for name, generate in environment.GENERATED.items()}
     stack.variables["AIRFLOW_UID"] = "1234"
     stack.up()
@@ -277,7 +279,7 @@ def test_profiles_add_services_and_restart_nothing(stack: Stack) -> None:
     assert core.items() <= stack.started().items()
 
 
-def test_a_start_that_fails_names_the_culprit(stack: Stack) -> None:
+def test_a_failed_start_names_the_failed_service(stack: Stack) -> None:
     stack.variables["ES_EXTRA_JAVA_OPTS"] = "-XX:+NoSuchOption"
     printed = stack.run(sys.executable, "-c", "from infra.docker import compose; compose.up()", fails=True)
     stack.variables["ES_EXTRA_JAVA_OPTS"] = ""
@@ -286,7 +288,7 @@ def test_a_start_that_fails_names_the_culprit(stack: Stack) -> None:
     stack.up()
 
 
-def test_a_lost_password_is_explained(stack: Stack) -> None:
+def test_a_lost_password_is_reported_with_the_remedy(stack: Stack) -> None:
     known = stack.variables["ELASTIC_PASSWORD"]
     stack.variables["ELASTIC_PASSWORD"] = f"not-{known}"
     printed = stack.run("docker", "compose", "run", "--rm", "--no-deps", "elasticsearch-init", fails=True)

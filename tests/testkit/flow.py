@@ -1,10 +1,14 @@
-"""The DAGs' steps without Airflow, each with a folder of its own as a try of a task has."""
+"""The steps of the DAGs without Airflow. Each step has a new folder, like each try of a task."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -28,16 +32,16 @@ from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
-from tests.conftest import Stack
 from tests.testkit.kafka import Config, Raw, Record, produce, read_all
 from tests.testkit.rides import keyed, ride
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
 
 def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
-    """What `make offsets` does, or the same to offsets by partition."""
+    """Set a group's offsets as `make offsets` does, or to offsets by partition."""
     wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
     if isinstance(to, dict):
         moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
@@ -47,7 +51,7 @@ def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic
 
 @dataclass
 class Flow:
-    """One group at work on one topic."""
+    """One group that reads one topic."""
 
     config: dict[str, Any]
     group: str
@@ -56,7 +60,7 @@ class Flow:
     folder: Folder
     limits: Limits = SMALL
     has_output: bool = False
-    settle_s: float = SETTLE_S  # as the sinks do
+    settle_s: float = SETTLE_S  # the default of the sinks
     tries: Any = field(default_factory=count)
 
     def next_folder(self) -> Folder:
@@ -96,7 +100,7 @@ class Flow:
 
 
 def held_when_forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many messages the client still holds each time when it shall forget those that were delivered."""
+    """The number of messages that the client holds each time before it frees acknowledged ones."""
     held: list[int] = []
     forget_delivered = GroupWriter.forget_delivered
 
@@ -192,7 +196,7 @@ class Sinking(Flow):
         return commit_offsets(self.config, transformed, rejects, self.dlq, "dag_index_and_export")
 
     def write(self) -> tuple[Manifest, Manifest]:
-        """Everything but the commit: the transformed and the indexed manifest."""
+        """Run all steps except the commit; returns the transformed and the indexed manifest."""
         staged = self.staged()
         transformed = self.transform(staged)
         indexed = self.index_rides(staged, transformed)
@@ -204,13 +208,13 @@ class Sinking(Flow):
     def documents(self) -> dict[str, dict[str, Any]]:
         """The index by _id, each document with its _version."""
         self.elasticsearch.indices.refresh(index=self.index)
-        found = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
-        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in found}
+        hits = self.elasticsearch.search(index=self.index, size=10_000, version=True)["hits"]["hits"]
+        return {hit["_id"]: {**hit["_source"], "_version": hit["_version"]} for hit in hits}
 
 
 @dataclass
-class Books:
-    """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
+class Pipeline:
+    """Both flows on new topics, with the group ids that the ledger reads."""
 
     stack: Stack
     pricing: Pricing
@@ -219,7 +223,7 @@ class Books:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "raw_topic": self.pricing.source,
             "result_topic": self.pricing.result,
@@ -233,6 +237,10 @@ class Books:
     def settings(self) -> RidesSettings:
         return self.stack.settings.model_copy(update=self.names)
 
+    @property
+    def systems(self) -> Systems:
+        return Systems(self.settings, may_write=True)
+
     def ledger(self) -> Ledger:
         return take_ledger(Systems(self.settings))
 
@@ -244,3 +252,24 @@ class Books:
         self.pricing.run()
         self.sinking.run()
         self.exporting.run()
+
+
+@contextmanager
+def run_continuously(pipeline: Pipeline, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Run both DAGs in a thread, as Airflow does: each flow runs when it has something to do."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            for flow in (pipeline.pricing, pipeline.sinking, pipeline.exporting):
+                if (flow is not pipeline.exporting or is_export_due()) and flow.stage() is not None:
+                    flow.run()
+            ended.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            ended.set()
+        working.result()

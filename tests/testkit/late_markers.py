@@ -1,7 +1,7 @@
-"""A broker whose transaction markers come late, and the delaying proxy that does it.
+"""A broker whose transaction markers are delayed by a proxy.
 
-The transaction coordinator writes markers through the inter-broker listener, to itself as well, at the advertised
-address: that of the proxy.
+The transaction coordinator writes markers through the inter-broker listener, even to itself. The advertised address is
+that of the proxy.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from infra.local import aside, kafka, ports
-from infra.local import stack as services
+from infra.local.isolation import isolated_settings
+from infra.local.runner import ports
+from infra.local.services import kafka
+from infra.local.services.catalog import local_stack
 from jobs.kafka import transaction
 from jobs.settings import LOOPBACK, Settings
 
 
 class DelayingProxy:
-    """Passes TCP on to a port of the loopback; what goes there waits for `delay_s` seconds, and until it is open."""
+    """Forwards TCP to a port of the loopback. Data to it waits `delay_s` seconds, and until the proxy is open."""
 
     def __init__(self, port: int, upstream: int) -> None:
         self.delay_s = 0.0
@@ -44,7 +46,7 @@ class DelayingProxy:
         self._loop.close()
 
     def close(self) -> None:
-        """Let nothing pass until it is opened."""
+        """Hold all data until `open`."""
         self._loop.call_soon_threadsafe(self._gate.clear)
 
     def open(self) -> None:
@@ -75,18 +77,18 @@ class DelayingProxy:
                 writer.write(data)
                 await writer.drain()
         except OSError:
-            pass  # the other side has gone
+            pass  # the other side has closed the connection
         finally:
             writer.close()
 
 
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
-    """From the next commit on, no marker is written until the end of the block, or for so many seconds."""
+    """From the next commit on, hold markers until the end of the block or for `release_after_s` seconds."""
     answered = transaction._answered
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
-        # Before that, the broker itself has to ask the coordinator about the transaction.
+        # Close it only now: before, the broker has to query the coordinator about the transaction.
         if call.__name__ == "commit_transaction":
             proxy.close()
             if release_after_s is not None:
@@ -105,9 +107,9 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
-    """A Kafka whose markers the proxy can delay, and which looks for expired records twice a second."""
-    wanted = aside.settings()
-    inter_broker, advertised = ports.free(2)
+    """A Kafka whose markers the proxy can delay, and which checks for expired records and transactions twice a second."""
+    wanted = isolated_settings()
+    inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties
 
     def with_proxy(settings: Settings) -> str:
@@ -123,13 +125,14 @@ def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
                 "inter.broker.listener.name": name,
                 "log.retention.check.interval.ms": 500,
                 "log.initial.task.delay.ms": 500,
+                "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
             }.items()
         )
 
     with pytest.MonkeyPatch.context() as patch, DelayingProxy(advertised, inter_broker) as proxy:
         patch.setattr(kafka, "_properties", with_proxy)
         try:
-            services.up(wanted, only=[kafka.NAME])
+            local_stack(wanted).up([kafka.NAME])
             yield wanted, proxy
         finally:
-            services.clean(wanted)
+            local_stack(wanted).clean()

@@ -8,9 +8,18 @@ from collections.abc import Callable
 DEADLINE_S = 30
 
 
-def until(condition: Callable[[], bool], what: str, within_s: float = DEADLINE_S) -> None:
-    """Wait for a condition, at most until a deadline."""
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    within_s: float = DEADLINE_S,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Wait until a condition is true.
+
+    Raises:
+        AssertionError: it is still false after `within_s` seconds.
+    """
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {within_s} s"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"{what}: not after {within_s:.0f} s"
+        sleep(0.02)

@@ -1,4 +1,4 @@
-"""Commands with the packages of a requirement set: real processes, ended in each way that a task can end."""
+"""Commands with the packages of a requirement set: real processes that end in every way a task can end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: one file explains them all, and a wrong one is named with its remedy."""
+"""Settings: .env.example explains them all, and errors name the setting and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = stack_settings()
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of this shell, and no .env of this checkout."""
+    """Hide the settings of this shell and the .env of this checkout."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for kind in (Settings, CoreSettings):
@@ -54,8 +54,8 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_topics_of_one_name_are_refused_by_every_command(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """Today's client ends in a segmentation fault when it shall make one topic twice."""
+def test_every_command_rejects_topics_with_the_same_name(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """The client ends in a segmentation fault when it creates a topic twice in one call."""
     monkeypatch.setenv("DLQ_TOPIC", "rides_raw")
     done = CliRunner().invoke(command_line.app, [command, *ARGUMENTS.get(command, [])])
     if command == "ledger":
@@ -65,22 +65,22 @@ def test_topics_of_one_name_are_refused_by_every_command(monkeypatch: pytest.Mon
         assert "topics must have different names" in str(done.exception)
 
 
-def test_a_ledger_that_nobody_reads_any_more_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_written_to_a_closed_pipe_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich ends a write to a closed pipe with SystemExit(1)."""
 
-    def broken_pipe(vertical: str) -> int:
+    def broken_pipe(vertical: str, *, as_json: bool) -> int:
         raise SystemExit(1)
 
     monkeypatch.setattr(ledger_command, "_ledger", broken_pipe)
     assert CliRunner().invoke(command_line.app, ["ledger"]).exit_code == 3
 
 
-def test_the_example_has_every_setting_once_with_its_default() -> None:
+def test_the_example_lists_every_setting_once_with_its_default() -> None:
     names = [name for name, _ in example()]
     assert len(names) == len(set(names))
     assert set(names) >= {name.upper() for name in Settings.model_fields}
     defaults = Settings()
-    # What only containers read is held by test_compose.py.
+    # test_compose.py checks the settings that only containers read.
     for name, value in ((name, value) for name, value in example() if name.lower() in Settings.model_fields):
         field = Settings.model_fields[name.lower()]
         if name == "DATASTREAM_STATE":
@@ -100,13 +100,13 @@ def test_every_setting_is_explained() -> None:
             assert above.startswith("#"), f"{line} stands in a block without a comment"
 
 
-def test_the_example_reads_as_the_defaults() -> None:
+def test_the_example_gives_the_default_settings() -> None:
     assert Settings(_env_file=ROOT / ".env.example") == Settings()
 
 
 def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Settings(kafka_port=1, elasticsearch_port=2, gcs_port=3)
-    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+    settings = Settings(kafka_port=1, elasticsearch_port=2, gcs_port=3)
+    assert (settings.bootstrap_servers, settings.es_url, settings.gcs_endpoint) == (
         "127.0.0.1:1",
         "http://127.0.0.1:2",
         "http://127.0.0.1:3",
@@ -114,8 +114,8 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:2")
     monkeypatch.setenv("ELASTICSEARCH_URL", "https://search:9200")
     monkeypatch.setenv("GCS_EMULATOR_URL", "http://gcs:4443")
-    found = load(Settings)
-    assert (found.bootstrap_servers, found.es_url, found.gcs_endpoint) == (
+    settings = load(Settings)
+    assert (settings.bootstrap_servers, settings.es_url, settings.gcs_endpoint) == (
         "a:1,b:2",
         "https://search:9200",
         "http://gcs:4443",
@@ -126,14 +126,14 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
     ("given", "is_google"),
     [
         ({}, False),
-        ({"GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, False),  # it may be there for something else
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, False),  # it may be set for another purpose
         ({"GCS_BUCKET": "mine"}, False),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, True),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json", "CLOUD_STORAGE": "emulator"}, False),
         ({"CLOUD_STORAGE": "google"}, True),
     ],
 )
-def test_googles_own_storage_is_used_when_bucket_and_credentials_are_given(
+def test_google_storage_is_used_when_bucket_and_credentials_are_set(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], is_google: bool
 ) -> None:
     for name, value in given.items():
@@ -141,13 +141,13 @@ def test_googles_own_storage_is_used_when_bucket_and_credentials_are_given(
     assert (load(Settings).gcs_endpoint is None) == is_google
 
 
-def test_a_key_is_found_from_the_infra_folder() -> None:
+def test_a_relative_key_path_starts_at_the_infra_folder() -> None:
     assert Settings(google_application_credentials="./key.json").gcs_credentials_file == ROOT / "infra" / "key.json"
     assert Settings(google_application_credentials="/key.json").gcs_credentials_file == Path("/key.json")
     assert Settings().gcs_credentials_file is None
 
 
-def test_the_environment_wins_over_the_file_and_empty_means_default(
+def test_the_environment_overrides_the_file_and_empty_means_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / ".env"
@@ -155,11 +155,15 @@ def test_the_environment_wins_over_the_file_and_empty_means_default(
     monkeypatch.setitem(Settings.model_config, "env_file", file)
     monkeypatch.setenv("RAW_TOPIC", "from_environment")
     monkeypatch.setenv("RESULT_TOPIC", "")
-    found = load(Settings)
-    assert (found.raw_topic, found.result_topic, found.dlq_topic) == ("from_environment", "from_file", "rides_dlq")
+    settings = load(Settings)
+    assert (settings.raw_topic, settings.result_topic, settings.dlq_topic) == (
+        "from_environment",
+        "from_file",
+        "rides_dlq",
+    )
 
 
-def test_where_tasks_stage(tmp_path: Path) -> None:
+def test_the_staging_folder_follows_the_state_folder_or_its_setting(tmp_path: Path) -> None:
     assert Settings(datastream_state=tmp_path).staging == f"file://{tmp_path}/staging"
     assert Settings(staging_url="gs://bucket/staging/").staging == "gs://bucket/staging"
     assert Settings(datastream_state=Path(".other")).datastream_state == ROOT / ".other"
@@ -179,12 +183,12 @@ def test_where_tasks_stage(tmp_path: Path) -> None:
         ("POLL_WAIT_S", "nan"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_invalid_setting_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=rf"{name}='{value}'.*\.env"):
         load(Settings)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         load(Settings).raw_topic = "other"  # type: ignore[misc]

@@ -65,9 +65,9 @@ def create_tasks(phase: Phase) -> list[BaseOperator]:
         ]
     from airflow.providers.google.cloud.operators.bigquery import BigQueryInsertJobOperator
 
-    from jobs.zones.playbook import parameters, steps
+    from jobs.zones.playbook import build_parameters, read_steps
 
-    values = parameters(settings)
+    values = build_parameters(settings)
     return [
         BigQueryInsertJobOperator(
             task_id=step.name,
@@ -76,7 +76,7 @@ def create_tasks(phase: Phase) -> list[BaseOperator]:
             location=settings.bigquery_location,
             configuration={
                 "query": {
-                    "query": ";\n".join(step.statements(values)),
+                    "query": ";\n".join(step.build_statements(values)),
                     "useLegacySql": False,
                     "maximumBytesBilled": str(settings.bigquery_max_bytes_billed),
                 },
@@ -84,5 +84,5 @@ def create_tasks(phase: Phase) -> list[BaseOperator]:
             },
             doc_md=step.title,
         )
-        for step in steps(*_ROLES[phase])  # type: ignore[arg-type]
+        for step in read_steps(*_ROLES[phase])  # type: ignore[arg-type]
     ]

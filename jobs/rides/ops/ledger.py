@@ -1,4 +1,4 @@
-"""The ledger: proof that every ride is where it should be, each figure counted at the system itself.
+"""The rides' ledger: count every ride in every system, and compare the figures.
 
 raw           = result + dlq + pending (+ what an open transaction holds back)
 parquet       = result - in flight - results that could not be read - superseded
@@ -30,9 +30,9 @@ from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, ti
 from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_offsets, held_back, partitions
 from jobs.kafka.scan import scan, whole
 from jobs.ledger import verdict
-from jobs.ledger.schema import headers_as_text, schema_faults, value_of
+from jobs.ledger.schema import decode_headers, find_schema_faults, parse_value
 from jobs.ledger.verdict import Figure
-from jobs.rides.ops.superseded import Superseded, identity, is_before, is_reprocessing, mark_of
+from jobs.rides.ops.superseded import Superseded, is_before, is_reprocessing, read_identity, read_mark
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import explained as elasticsearch_explained
@@ -41,37 +41,37 @@ from jobs.sinks.parquet import join
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
-# An index shows what was written within its refresh interval of a second; a loaded machine may need a few.
+# An index shows new documents after its refresh interval of 1 s; on a loaded machine, after several seconds.
 _SEARCHABLE_WITHIN_S = 15
 _SAMPLE = 100
-# Figures that are shown only where they are not 0.
+# Figures that are shown only if they are not 0.
 _RARE = ("foreign dead letters", "reprocessed", "results superseded by that", "held back (offsets)")
 
 
 class Ledger(verdict.Ledger, kw_only=True):
-    """What the systems hold. `balanced` is None where retention has deleted messages."""
+    """The figures of all systems. `balanced` is None if retention has deleted messages."""
 
     raw: int
     result: int
     duplicates: int
     dlq: int
     dlq_by_reason: dict[str, int]
-    foreign: int  # on the dead-letter topic, and not written by this pipeline
+    foreign: int  # on the dead-letter topic, but not written by this pipeline
     refused: int
     replayed: int
     reprocessed: int  # copies on the raw topic
-    superseded: int  # results that copies have replaced
+    superseded: int  # results that the results of copies replace
     pending: int
     in_flight: int
     is_reprocessing: bool
-    to_purge: int  # rows of superseded results in Parquet, until the reprocessing is done
+    to_purge: int  # rows of superseded results in Parquet; the reprocessing deletes them at its end
     elasticsearch: int
     parquet: int
     sample_result: dict[str, Any] | None = None
     sample_dead_letter: dict[str, str] | None = None
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_in_progress(self) -> bool:
         return bool(self.pending or self.in_flight or self.is_reprocessing)
 
     @property
@@ -88,7 +88,7 @@ class Ledger(verdict.Ledger, kw_only=True):
             "reprocessed": self.reprocessed,
             "results superseded by that": self.superseded,
             "in flight to the sinks": self.in_flight,
-            "held back (offsets)": sum(it.count for it in self.held_back),
+            "held back (offsets)": sum(held.count for held in self.held_back),
         }
         return [
             *(Figure(name, count, "Kafka") for name, count in kafka.items() if count or name not in _RARE),
@@ -106,12 +106,12 @@ class Ledger(verdict.Ledger, kw_only=True):
         if self.sample_dead_letter:
             lines.append(f"a dead letter's headers: {self.sample_dead_letter}")
         if self.is_reprocessing:
-            lines.append("A reprocessing is not done.")
+            lines.append("A reprocessing is unfinished.")
         return lines
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
-    """Offsets that belong together: what each group had committed, and the ends of the topics at that very moment."""
+    """What each group had committed, and the bounds of the topics at the same moment."""
 
     priced: dict[int, int]
     indexed: dict[int, int]
@@ -121,26 +121,26 @@ class _Snapshot(msgspec.Struct, frozen=True):
     dlq: dict[int, Bounds]
 
     def held_back(self, settings: RidesSettings) -> list[HeldBack]:
-        """What open transactions hold back, on each topic."""
+        """List the offsets that open transactions hold back, on all topics."""
         topics = ((settings.raw_topic, self.raw), (settings.result_topic, self.result), (settings.dlq_topic, self.dlq))
-        return [it for topic, within in topics for it in held_back(topic, within)]
+        return [held for topic, topic_bounds in topics for held in held_back(topic, topic_bounds)]
 
 
 class _Results(msgspec.Struct):
-    """What the result topic holds; `by_ride` is (partition, offset, ride_id) of each message that has a ride_id."""
+    """The messages of the result topic. `by_ride`: partition, offset and ride_id of each message with a ride_id."""
 
     count: int = 0
     replayed: int = 0
     exported: int = 0
-    sunk: int = 0  # exported and indexed
+    delivered: int = 0  # exported and indexed
     by_ride: list[pa.RecordBatch] = msgspec.field(default_factory=list)
     sample: list[Message] = msgspec.field(default_factory=list)
 
 
 class _DeadLetters(msgspec.Struct):
-    """What the dead-letter topic holds. A refusal is the position of a result: (partition, offset)."""
+    """The messages of the dead-letter topic. `refused` and `unreadable`: positions of results, (partition, offset)."""
 
-    of_raw: int = 0
+    raw: int = 0
     foreign: int = 0
     by_reason: Counter[str] = msgspec.field(default_factory=Counter)
     refused: set[tuple[int, int]] = msgspec.field(default_factory=set)
@@ -154,134 +154,140 @@ class _RideId(msgspec.Struct):
 
 
 def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
-    """Count everything.
+    """Count every message in every system.
 
     Raises:
-        ServiceUnavailableError: a service does not answer, or the topics move too fast for a consistent look.
+        ServiceUnavailableError: a service does not answer, or the groups commit too often for a consistent snapshot.
     """
     settings, config = systems.settings, systems.config
     with broker_errors(config, "taking the ledger"), consumer(config, "ledger") as client:
-        snapshot = _snapshot(systems, client)
-        is_under_way = is_reprocessing(config, settings.raw_topic)
-        raw = raw_done = replayed = reprocessed = 0
+        snapshot = _take_snapshot(systems, client)
+        is_unfinished = is_reprocessing(config, settings.raw_topic)
+        raw = processed = replayed = reprocessed = 0
         superseded = Superseded()
         for messages in scan(client, settings.raw_topic, whole(snapshot.raw), systems.progress, "counting"):
             for message in messages:
                 raw += 1
-                raw_done += message.offset() < snapshot.priced.get(message.partition(), 0)
+                processed += message.offset() < snapshot.priced.get(message.partition(), 0)
                 if headers := headers_of(message):
                     replayed += times_replayed(headers) > 0
-                    if (mark := mark_of(headers)) and (ride := identity(message)):
+                    if (mark := read_mark(headers)) and (ride := read_identity(message)):
                         reprocessed += 1
                         superseded.add(mark, ride[0])
         results = _read_results(systems, client, snapshot)
         dead = _read_dead_letters(systems, client, snapshot.dlq)
     rides = pa.Table.from_batches(results.by_ride, _BY_RIDE)
-    is_superseded = superseded.covers(rides["ride_id"], *_positions(rides))
+    is_superseded = superseded.covers(rides["ride_id"], *_list_positions(rides))
     valid = rides.filter(pa.array(~is_superseded))
-    in_flight = results.count - results.sunk
+    in_flight = results.count - results.delivered
 
-    # A commit may be seen before its messages are: those that are held back may be the missing ones.
-    hidden_results, hidden_letters = (sum(it.held for it in ends.values()) for ends in (snapshot.result, snapshot.dlq))
-    is_result = [it for it in results.sample if (it.partition(), it.offset()) not in dead.unreadable]
-    # A result whose refusal is hidden would break its schema.
-    is_checked = [] if hidden_letters else is_result
-    faults = schema_faults(SCHEMAS / "rides_result.schema.json", is_checked, value_of)
-    faults += schema_faults(SCHEMAS / "rides_dlq.schema.json", dead.sample, headers_as_text)
-    missing = raw_done - (results.count - results.replayed + dead.of_raw)
+    # A commit can be visible before its messages: the missing messages may be among those that are held back.
+    hidden_results, hidden_letters = (
+        sum(partition.held for partition in topic.values()) for topic in (snapshot.result, snapshot.dlq)
+    )
+    valid_sample = [
+        message for message in results.sample if (message.partition(), message.offset()) not in dead.unreadable
+    ]
+    # A result whose dead letter is held back would break the schema.
+    checked = [] if hidden_letters else valid_sample
+    faults = find_schema_faults(SCHEMAS / "rides_result.schema.json", checked, parse_value)
+    faults += find_schema_faults(SCHEMAS / "rides_dlq.schema.json", dead.sample, decode_headers)
+    missing = processed - (results.count - results.replayed + dead.raw)
     if not 0 <= missing <= hidden_results + hidden_letters:
         faults.append(
-            f"{raw_done} raw messages are done with, but there are {results.count - results.replayed} results and "
-            f"{dead.of_raw} dead letters of them"
+            f"{processed} raw messages were processed, but there are {results.count - results.replayed} results and "
+            f"{dead.raw} dead letters"
         )
-    exported = is_before(snapshot.exported, *_positions(rides))
+    exported = is_before(snapshot.exported, *_list_positions(rides))
     stale = rides.filter(pa.array(is_superseded & exported))
     parquet, rows, doubled, to_purge = _read_parquet(systems, snapshot.exported, stale)
-    most_rows = results.exported - len(stale) - sum(at < snapshot.exported.get(by, 0) for by, at in dead.unreadable)
-    # What is exported and not yet indexed may turn out to be no result, and a refusal may be held back.
-    least_rows = most_rows - (results.exported - results.sunk) - hidden_letters
-    if not least_rows <= rows <= most_rows or doubled:
-        faults.append(f"Parquet holds {rows} of {most_rows} results, {doubled} of them more than once")
-    if to_purge and not is_under_way:
+    unreadable = sum(offset < snapshot.exported.get(partition, 0) for partition, offset in dead.unreadable)
+    max_rows = results.exported - len(stale) - unreadable
+    # Exported messages that are not indexed yet may be invalid, and a dead letter may be held back.
+    min_rows = max_rows - (results.exported - results.delivered) - hidden_letters
+    if not min_rows <= rows <= max_rows or doubled:
+        faults.append(f"Parquet holds {rows} of {max_rows} results, {doubled} of them more than once")
+    if to_purge and not is_unfinished:
         faults.append(f"Parquet holds {to_purge} results that a reprocessing has replaced and purged")
-    # Until it is purged, a ride that is rejected by now may be there.
-    rides_at_most = rides if is_under_way else valid
+    # Until the purge, the index may hold rides that are rejected now.
+    candidates = rides if is_unfinished else valid
     refused = dead.refused | dead.unreadable
-    least = _expected_documents(valid, refused, snapshot.indexed) - hidden_letters
-    most = _expected_documents(rides_at_most, refused, {it: within.end for it, within in snapshot.result.items()})
-    documents = _count_documents(systems, least, most)
-    if not least <= documents <= most:
-        wanted = str(least) if least == most else f"{least} to {most}"
-        faults.append(f"Elasticsearch holds {documents} rides, not {wanted}")
+    ends = {partition: bound.end for partition, bound in snapshot.result.items()}
+    min_documents = _count_expected_documents(valid, refused, snapshot.indexed) - hidden_letters
+    max_documents = _count_expected_documents(candidates, refused, ends)
+    documents = _count_documents(systems, min_documents, max_documents)
+    if not min_documents <= documents <= max_documents:
+        expected = str(min_documents) if min_documents == max_documents else f"{min_documents} to {max_documents}"
+        faults.append(f"Elasticsearch holds {documents} rides, not {expected}")
 
-    deleted = sum(found.low for topic in (snapshot.raw, snapshot.result, snapshot.dlq) for found in topic.values())
+    deleted = sum(bound.low for topic in (snapshot.raw, snapshot.result, snapshot.dlq) for bound in topic.values())
     if deleted:
-        faults.append(f"Retention has deleted {deleted} messages, so what is left cannot be held against each other")
+        faults.append(f"Retention has deleted {deleted} messages, so the figures cannot be compared")
     return Ledger(
         raw=raw,
         result=results.count - results.replayed,
         duplicates=len(valid) - pc.count_distinct(valid["ride_id"]).as_py(),
-        dlq=dead.of_raw,
+        dlq=dead.raw,
         dlq_by_reason=dict(dead.by_reason.most_common()),
         foreign=dead.foreign,
         refused=dead.refusals,
         replayed=replayed + results.replayed,
         reprocessed=reprocessed,
         superseded=int(is_superseded.sum()),
-        pending=raw - raw_done,
+        pending=raw - processed,
         in_flight=in_flight,
         held_back=snapshot.held_back(settings),
-        is_reprocessing=is_under_way,
+        is_reprocessing=is_unfinished,
         to_purge=to_purge,
         elasticsearch=documents,
         parquet=parquet,
         balanced=None if deleted else not faults,
         faults=faults,
-        sample_result=value_of(is_result[0]) if is_result else None,
-        sample_dead_letter=headers_as_text(dead.sample[0]) if dead.sample else None,
+        sample_result=parse_value(valid_sample[0]) if valid_sample else None,
+        sample_dead_letter=decode_headers(dead.sample[0]) if dead.sample else None,
     )
 
 
-def _snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapshot:
-    """Read the topics' ends between two equal looks at the committed offsets: messages and offsets move together.
+def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapshot:
+    """Read the topics' bounds between two equal reads of the committed offsets, so that both are of the same moment.
 
-    The ends are read when the transactions that are open at first have ended, if that takes no longer than SETTLE_S.
+    First waits for the open transactions to end, up to SETTLE_S.
     """
 
     settings, config = systems.settings, systems.config
 
-    def offsets(topic: str, group: str) -> dict[int, int]:
-        return {partition: at or 0 for partition, at in group_offsets(config, topic, group).items()}
+    def read_offsets(topic: str, group: str) -> dict[int, int]:
+        return {partition: offset or 0 for partition, offset in group_offsets(config, topic, group).items()}
 
-    def look() -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+    def read_groups() -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
         return (
-            offsets(settings.raw_topic, COMPUTE_GROUP),
-            offsets(settings.result_topic, INDEX_GROUP),
-            offsets(settings.result_topic, EXPORT_GROUP),
+            read_offsets(settings.raw_topic, COMPUTE_GROUP),
+            read_offsets(settings.result_topic, INDEX_GROUP),
+            read_offsets(settings.result_topic, EXPORT_GROUP),
         )
 
     topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
 
-    def ends_of_topics(settle_s: float = 0) -> list[dict[int, Bounds]]:
+    def read_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
         return [bounds(config, client, topic, partitions(client, topic), settle_s=settle_s) for topic in topics]
 
-    ends_of_topics(SETTLE_S)
+    read_bounds(SETTLE_S)
 
     def attempt() -> _Snapshot | None:
-        before = look()
-        ends = ends_of_topics()
-        return _Snapshot(*before, *ends) if look() == before else None
+        before = read_groups()
+        topic_bounds = read_bounds()
+        return _Snapshot(*before, *topic_bounds) if read_groups() == before else None
 
-    until_still = Retrying(
-        retry=retry_if_result(lambda found: found is None),
+    retry_until_equal = Retrying(
+        retry=retry_if_result(lambda snapshot: snapshot is None),
         stop=stop_after_attempt(20),
         wait=wait_fixed(0.1),
         retry_error_callback=lambda _: None,
     )
-    found: _Snapshot | None = until_still(attempt)
-    if found is None:
-        raise ServiceUnavailableError("The topics move too fast for a consistent look. Try again.")
-    return found
+    snapshot: _Snapshot | None = retry_until_equal(attempt)
+    if snapshot is None:
+        raise ServiceUnavailableError("The groups commit too often for a consistent snapshot. Try again later.")
+    return snapshot
 
 
 _BY_RIDE = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("ride_id", pa.binary(16))])
@@ -304,14 +310,14 @@ def _read_results(systems: Systems[RidesSettings], client: Consumer, snapshot: _
         is_exported = message.offset() < snapshot.exported.get(message.partition(), 0)
         is_indexed = message.offset() < snapshot.indexed.get(message.partition(), 0)
         results.exported += is_exported
-        results.sunk += is_exported and is_indexed
-        # What is not indexed yet may turn out to be no result.
+        results.delivered += is_exported and is_indexed
+        # A message that is not indexed yet may be invalid.
         if is_indexed and len(results.sample) < _SAMPLE:
             results.sample.append(message)
         try:
             ride_id = bytes.fromhex(_decode_ride_id(message.value() or b"").ride_id.replace("-", ""))
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
-            continue  # no result; TransformJSON refuses it, and the dead letters say so
+            continue  # not a result: TransformJSON rejects it, and its dead letter is counted
         if len(ride_id) == 16:
             rows.append((message.partition(), message.offset(), ride_id))
         if len(rows) >= 100_000:
@@ -320,18 +326,20 @@ def _read_results(systems: Systems[RidesSettings], client: Consumer, snapshot: _
     return results
 
 
-def _read_dead_letters(systems: Systems[RidesSettings], client: Consumer, within: Mapping[int, Bounds]) -> _DeadLetters:
+def _read_dead_letters(
+    systems: Systems[RidesSettings], client: Consumer, topic_bounds: Mapping[int, Bounds]
+) -> _DeadLetters:
     settings, dead = systems.settings, _DeadLetters()
-    lists = scan(client, settings.dlq_topic, whole(within), systems.progress, "counting")
+    lists = scan(client, settings.dlq_topic, whole(topic_bounds), systems.progress, "counting")
     for message in (message for messages in lists for message in messages):
         headers = headers_of(message)
         if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP):
-            dead.of_raw += 1
+            dead.raw += 1
             dead.by_reason[error_text(headers, "exception.class.name")] += 1
         elif is_dead_letter_of(headers, settings.result_topic, INDEX_GROUP):
             dead.refusals += 1
             texts = error_text(headers, "partition"), error_text(headers, "offset")
-            if all(map(str.isdigit, texts)):  # otherwise its schema fault says so
+            if all(map(str.isdigit, texts)):  # otherwise it breaks its schema, which is a fault
                 position = int(texts[0]), int(texts[1])
                 is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
                 (dead.unreadable if is_unreadable else dead.refused).add(position)
@@ -343,51 +351,56 @@ def _read_dead_letters(systems: Systems[RidesSettings], client: Consumer, within
     return dead
 
 
-def _expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed: Mapping[int, int]) -> int:
-    """How many rides of these results, as far as they are indexed and not refused."""
-    partitions, offsets = _positions(rides)
-    is_refused = np.isin(_keys(partitions, offsets), [at << 48 | by for at, by in refused])
-    held = rides.filter(pa.array(is_before(indexed, partitions, offsets) & ~is_refused))
-    count: int = pc.count_distinct(held["ride_id"]).as_py()
+def _count_expected_documents(rides: pa.Table, refused: set[tuple[int, int]], indexed: Mapping[int, int]) -> int:
+    """Count the distinct rides of those results that are indexed and not refused."""
+    partitions, offsets = _list_positions(rides)
+    refused_keys = [partition << 48 | offset for partition, offset in refused]
+    is_refused = np.isin(_encode_positions(partitions, offsets), refused_keys)
+    expected = rides.filter(pa.array(is_before(indexed, partitions, offsets) & ~is_refused))
+    count: int = pc.count_distinct(expected["ride_id"]).as_py()
     return count
 
 
-def _positions(rides: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The partitions and the offsets of results."""
+def _list_positions(rides: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the partitions and offsets of results."""
     return rides["partition"].to_numpy().astype(np.int64), rides["offset"].to_numpy()
 
 
-def _keys(partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each position as one integer, so that looking them up stays linear."""
+def _encode_positions(partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Encode each position as one integer, so that a lookup takes linear time."""
     return partitions << 48 | offsets
 
 
-def _count_documents(systems: Systems[RidesSettings], least: int, most: int) -> int:
+def _count_documents(systems: Systems[RidesSettings], expected_min: int, expected_max: int) -> int:
+    """Count the documents. Counts again for up to _SEARCHABLE_WITHIN_S while the count is not the expected one."""
     client, index = systems.elasticsearch, systems.settings.rides_index
 
-    def count() -> int:
+    def read_count() -> int:
         with elasticsearch_explained(client, f"counting {index}"):
-            found: int = client.count(index=index, ignore_unavailable=True)["count"]
-        return found
+            count: int = client.count(index=index, ignore_unavailable=True)["count"]
+        return count
 
-    until_searchable = Retrying(
-        retry=retry_if_result(lambda found: not least <= found <= most),
+    retry_until_searchable = Retrying(
+        retry=retry_if_result(lambda count: not expected_min <= count <= expected_max),
         stop=stop_after_delay(_SEARCHABLE_WITHIN_S),
         wait=wait_fixed(0.5),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
-    found: int = until_searchable(count)
-    return found
+    count: int = retry_until_searchable(read_count)
+    return count
 
 
 def _read_parquet(
     systems: Systems[RidesSettings], exported: Mapping[int, int], stale: pa.Table
 ) -> tuple[int, int, int, int]:
-    """Rows in all; rows of results that the group has passed, how many of those are there more than once, and how many
-    stale ones, which are in neither of the two.
+    """Count the rows of all objects.
+
+    Returns:
+        All rows; rows of results before the group's offsets, and how many of these are duplicates; stale rows, which
+        neither of the two includes.
     """
 
-    def positions(blob: storage.Blob) -> pa.Table:
+    def read_positions(blob: storage.Blob) -> pa.Table:
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
 
     settings = systems.settings
@@ -399,14 +412,14 @@ def _read_parquet(
         ]
         tables = []
         with ThreadPoolExecutor(8) as pool:
-            for number, table in enumerate(pool.map(positions, blobs), start=1):
+            for number, table in enumerate(pool.map(read_positions, blobs), start=1):
                 tables.append(table)
                 systems.progress("counting parquet", number, len(blobs))
     if not tables:
         return 0, 0, 0, 0
     table = pa.concat_tables(tables)
     partitions, offsets = table["kafka_partition"].to_numpy().astype(np.int64), table["kafka_offset"].to_numpy()
-    keys = _keys(partitions, offsets)[is_before(exported, partitions, offsets)]
-    is_stale = np.isin(keys, _keys(*_positions(stale)))
+    keys = _encode_positions(partitions, offsets)[is_before(exported, partitions, offsets)]
+    is_stale = np.isin(keys, _encode_positions(*_list_positions(stale)))
     valid = keys[~is_stale]
     return len(table), len(valid), len(valid) - len(np.unique(valid)), int(is_stale.sum())

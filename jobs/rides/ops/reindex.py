@@ -1,12 +1,13 @@
-"""Rebuilding the Elasticsearch index, id for id: the same documents under the same versions.
+"""Rebuild the Elasticsearch index: the same documents with the same ids and versions.
 
-Parquet holds what is exported; what is indexed and still waits for its export comes from rides_result.
+Exported rides are read from Parquet. Indexed rides that are not exported yet are read from rides_result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 import pyarrow as pa
@@ -19,23 +20,22 @@ from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
 from jobs.kafka.scan import Claim, scan
 from jobs.kafka.staged import message_batch
 from jobs.parallel import prefetched
-from jobs.rides.ops.retention import expiry
+from jobs.rides.ops.retention import compute_expiry
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
 from jobs.sinks.parquet import check_bucket, objects, read_rows
 
-# Objects are read side by side; a bulk is of so many rows or more, since many objects may hold a few hundred only.
-_READ_AHEAD = 8
-_BULK_ROWS = 50_000
+_READ_AHEAD = 8  # objects read in parallel
+_BULK_ROWS = 50_000  # the minimum; many objects hold only a few hundred rows
 
 
 class Reindexed(msgspec.Struct):
-    """How many objects, rows of them and results from Kafka were read, and how many rides the index holds now.
+    """Counts of the objects, their rows, and the results from Kafka that were read; `documents` in the index now.
 
-    `refused` is how many Elasticsearch did not take, `refusal` what it said of the first, `expired` how many
-    `delete_expired` would delete, and were left out.
+    `refused`: rows that Elasticsearch rejected; `refusal`: the reason for the first. `expired`: rows that were skipped
+    because `delete_expired` would delete them.
     """
 
     objects: int = 0
@@ -48,39 +48,39 @@ class Reindexed(msgspec.Struct):
 
 
 def reindex(systems: Systems[RidesSettings]) -> Reindexed:
-    """Index every row that the pipeline has indexed before; makes the index by its template if there is none.
+    """Index every row that the pipeline has indexed before. Creates the index from its template if it is missing.
 
-    A row's version is its Kafka offset, so the newest row of a ride stays, in whatever order they come, and what
-    dag_index_and_export writes meanwhile.
+    A row's version is its Kafka offset, so the newest row of a ride wins in any order, also against what
+    dag_index_and_export writes at the same time.
 
     Args:
-        systems: may apply the template and write.
+        systems: its user may apply the template and write.
 
     Raises:
-        ConfigurationError: an object is not of this pipeline, the index holds another mapping, or a reprocessing is
-            under way.
-        ServiceUnavailableError: not all is indexed; doing it again is harmless.
+        ConfigurationError: an object is from another program, the index has another mapping, or a reprocessing is
+            unfinished.
+        ServiceUnavailableError: not all rows are indexed. It is safe to repeat.
     """
     settings, elasticsearch = systems.settings, systems.elasticsearch
     _check_no_reprocessing(systems)
-    index, oldest = settings.rides_index, expiry(settings)
+    index, expiry = settings.rides_index, compute_expiry(settings)
     check_bucket(systems.gcs, settings.bucket)
     apply_template(elasticsearch, index, TEMPLATE)
     done = Reindexed()
-    # First the offsets, then the objects: what is exported in between is read twice, never missed.
-    within, waiting = _indexed_and_not_exported(systems)
-    rows = _rows_of_objects(systems, done), _rows_of_results(systems, waiting, done)
+    # Offsets are read before objects: a row that is exported in between is read twice, never missed.
+    topic_bounds, claims = _find_unexported(systems)
+    batches = chain(_read_objects(systems, done), _read_results(systems, claims, done))
 
-    def batches() -> Iterator[tuple[None, pa.StringArray]]:
-        for batch in _joined((it for source in rows for it in source), _BULK_ROWS):
-            kept = batch if oldest is None else _unexpired(batch, oldest, within)
+    def build_actions() -> Iterator[tuple[None, pa.StringArray]]:
+        for batch in _join_batches(batches, _BULK_ROWS):
+            kept = batch if expiry is None else _filter_unexpired(batch, expiry, topic_bounds)
             done.expired += len(batch) - len(kept)
             yield None, actions(kept["ride_id"], kept["kafka_offset"], documents(kept))
 
-    for _, refusals in bulk(elasticsearch, index, batches()):
+    for _, refusals in bulk(elasticsearch, index, build_actions()):
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
-    _check_no_reprocessing(systems)  # one may have begun since
+    _check_no_reprocessing(systems)  # one may have started meanwhile
     with explained(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
@@ -90,12 +90,12 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
 def _check_no_reprocessing(systems: Systems[RidesSettings]) -> None:
     if is_reprocessing(systems.config, systems.settings.raw_topic):
         raise ConfigurationError(
-            "A reprocessing is not done: Parquet still holds rides that it takes out of Elasticsearch. Finish it "
-            "first, then do this again; any `make reprocess FROM=… TO=…` says which it is."
+            "A reprocessing is unfinished: Parquet still holds rides that it deletes from Elasticsearch. Finish it "
+            "first, then run this again. Any `make reprocess FROM=… TO=…` prints its window."
         )
 
 
-def _rows_of_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
+def _read_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
     blobs = objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
     for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
         done.objects += 1
@@ -104,26 +104,29 @@ def _rows_of_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterat
         systems.progress("reading objects", done.objects, len(blobs))
 
 
-def _indexed_and_not_exported(systems: Systems[RidesSettings]) -> tuple[dict[int, Bounds], list[Claim]]:
-    """What the result topic holds, and what of it is indexed and not exported."""
+def _find_unexported(systems: Systems[RidesSettings]) -> tuple[dict[int, Bounds], list[Claim]]:
+    """Return the bounds of the result topic, and the ranges of offsets that are indexed but not exported."""
     config, topic = systems.config, systems.settings.result_topic
     with broker_errors(config, f"reading the offsets of {topic}"), consumer(config, "reindex") as client:
-        within = bounds(config, client, topic, partitions(client, topic))
+        topic_bounds = bounds(config, client, topic, partitions(client, topic))
     indexed, exported = (group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
-    claims = [Claim(it, max(exported[it] or 0, found.low), indexed[it] or 0) for it, found in within.items()]
-    return within, [claim for claim in claims if claim.start < claim.end]
+    claims = [
+        Claim(partition, max(exported[partition] or 0, bound.low), indexed[partition] or 0)
+        for partition, bound in topic_bounds.items()
+    ]
+    return topic_bounds, [claim for claim in claims if claim.start < claim.end]
 
 
-def _unexpired(rows: pa.RecordBatch, oldest: datetime, within: dict[int, Bounds]) -> pa.RecordBatch:
-    """Rows that `delete_expired` leaves in the index: young ones, and those whose results Kafka still holds."""
-    partitions_ = pa.array(within, SINK_SCHEMA.field("kafka_partition").type)
-    lows = pa.array([it.low for it in within.values()], pa.int64())
+def _filter_unexpired(rows: pa.RecordBatch, expiry: datetime, topic_bounds: dict[int, Bounds]) -> pa.RecordBatch:
+    """Return the rows that `delete_expired` keeps: recent ones, and those whose results are still in Kafka."""
+    partitions_ = pa.array(topic_bounds, SINK_SCHEMA.field("kafka_partition").type)
+    lows = pa.array([bound.low for bound in topic_bounds.values()], pa.int64())
     low = lows.take(pc.index_in(rows["kafka_partition"], partitions_))
     is_held = pc.fill_null(pc.greater_equal(rows["kafka_offset"], low), False)
-    return rows.filter(pc.or_(pc.greater_equal(rows["agent_timestamp"], pa.scalar(oldest)), is_held))
+    return rows.filter(pc.or_(pc.greater_equal(rows["agent_timestamp"], pa.scalar(expiry)), is_held))
 
 
-def _rows_of_results(systems: Systems[RidesSettings], claims: list[Claim], done: Reindexed) -> Iterator[pa.RecordBatch]:
+def _read_results(systems: Systems[RidesSettings], claims: list[Claim], done: Reindexed) -> Iterator[pa.RecordBatch]:
     config, topic = systems.config, systems.settings.result_topic
     with broker_errors(config, f"reading {topic}"), consumer(config, "reindex") as client:
         for messages in scan(client, topic, claims, systems.progress, "reading"):
@@ -132,13 +135,13 @@ def _rows_of_results(systems: Systems[RidesSettings], claims: list[Claim], done:
             yield rows
 
 
-def _joined(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at least `least` rows, the last one excepted."""
-    waiting: list[pa.RecordBatch] = []
+def _join_batches(batches: Iterable[pa.RecordBatch], min_rows: int) -> Iterator[pa.RecordBatch]:
+    """Join batches until each has at least `min_rows` rows; the last one may have fewer."""
+    buffer: list[pa.RecordBatch] = []
     for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= least:
-            yield pa.concat_batches(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_batches(waiting)
+        buffer.append(batch)
+        if sum(map(len, buffer)) >= min_rows:
+            yield pa.concat_batches(buffer)
+            buffer = []
+    if buffer:
+        yield pa.concat_batches(buffer)

@@ -1,11 +1,11 @@
-"""Pricing a window of ride time anew, end to end, for when a price was wrong and the code has been mended.
+"""Reprocess a window of ride time: price its rides again, after a bug in pricing was fixed.
 
-Kafka is append-only, so the raw messages of the window's rides are sent to rides_raw once more, byte for byte, with
-marks (`jobs.rides.ops.superseded`). The DAGs price, index and export the copies like any other message. In the end the
-rows of superseded results are taken out of Parquet, and rides that are rejected by now out of Elasticsearch.
+Kafka is append-only, so the raw messages of these rides are sent to rides_raw again, byte for byte, with marks
+(`jobs.rides.ops.superseded`). The DAGs price, index and export the copies like any other message. At the end, the rows
+of superseded results are deleted from Parquet, and rides that are rejected now from Elasticsearch.
 
-It may be killed anywhere: the plan is kept with the offsets of a consumer group of its own, and copies are sent in
-transactions with those offsets, as by the DAGs. Nothing has to be paused.
+It can be killed anywhere and resumed: the plan is in the offset metadata of the consumer group `reprocess`, and copies
+and offsets are in the same transactions. The DAGs may run meanwhile.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from jobs.rides.ops.superseded import (
     Mark,
     Position,
     Superseded,
-    identity,
+    add_mark,
+    encode_ride_id,
+    format_positions,
     is_before,
-    mark_headers,
-    mark_of,
     parse_positions,
-    positions_text,
-    ride_bytes,
+    read_identity,
+    read_mark,
 )
 from jobs.rides.pricing import normalised_timestamps
 from jobs.rides.transform import REPETITIVE, SINK_SCHEMA
@@ -60,19 +60,18 @@ from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
 from jobs.sinks.parquet import check_bucket, delete_rows, objects
 
-# One list of messages at most makes one transaction.
-_CHUNK = 10_000
+_CHUNK = 10_000  # the maximum number of messages in a transaction
 _SNAPSHOT_WITHIN_S = 60
 _PARALLEL_OBJECTS = 8
-# Elasticsearch takes 65,536 terms in a query.
+# Elasticsearch accepts 65,536 terms in a query.
 _RIDES_PER_QUERY = 10_000
 
-# Elasticsearch must be allowed to delete.
+# The user of Elasticsearch must be allowed to delete.
 Systems = clients.Systems[RidesSettings]
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The rides with start <= ts < end, both in the contract's canonical form, which sorts as time does."""
+    """The rides with start <= ts < end. Both are in the contract's canonical form, which sorts by time."""
 
     start: str
     end: str
@@ -82,10 +81,10 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be done in one partition of rides_raw, kept as its offset's metadata until all is done.
+    """The plan for one partition of rides_raw. It is the metadata of the group's offset until all is done.
 
-    What lies before `priced` was priced when the plan was made, by results before `supersedes` (see `Mark`). Of the
-    rides that are priced anew, the messages up to `end` are sent again.
+    Messages before `priced` were priced when the plan was made; their results are before `supersedes` (see `Mark`).
+    Messages up to `end` are copied if they belong to the rides.
     """
 
     window: Window
@@ -95,7 +94,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Copies(msgspec.Struct):
-    """Copies on rides_raw: how many, of which rides, from which ts to which, and what they supersede."""
+    """Copies on rides_raw: their count, rides, first and last ts, and the results that they supersede."""
 
     first: str
     last: str
@@ -117,31 +116,31 @@ class Copies(msgspec.Struct):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What a reprocessing is to do.
+    """The work of a reprocessing.
 
-    `plans` are by partition, `rides` (as 16 bytes) are to be priced anew by all their messages except `left_out`: dead
-    letters, and what an earlier reprocessing has replaced. `earlier` are the copies of earlier ones of the window's
-    rides: sinks that were rebuilt since then hold again what those have purged. `is_begun`: an earlier call has begun
-    with it.
+    `plans` are by partition. All messages of `rides` (16 bytes each) are copied, except `excluded`: dead letters, and
+    messages that an earlier reprocessing has replaced. `earlier`: the copies of the window's rides by earlier
+    reprocessings, whose purge is repeated because sinks may have been rebuilt since. `is_begun`: an earlier call has
+    started this work.
     """
 
     plans: dict[int, Plan]
     rides: set[bytes]
-    left_out: set[Position]
+    excluded: set[Position]
     earlier: Copies
     is_begun: bool
 
     @property
     def plan(self) -> Plan:
-        """Any of the plans, for what they have in common."""
+        """One of the plans, for the fields that are the same in all."""
         return next(iter(self.plans.values()))
 
 
 class Reprocessed(msgspec.Struct):
-    """What became of it.
+    """The result of a reprocessing.
 
-    `rides` and `copies` were sent again. `rows` of superseded results were taken out of Parquet, and `rejected` rides
-    out of Elasticsearch. `untouched` rides of the window are on Parquet only: retention has taken their messages.
+    `rides` were priced again, by `copies`. `rows` of superseded results were deleted from Parquet, and `rejected` rides
+    from Elasticsearch. `untouched` rides of the window keep their prices: retention has deleted their messages.
     """
 
     rides: int = 0
@@ -151,19 +150,19 @@ class Reprocessed(msgspec.Struct):
     untouched: int = 0
 
 
-def window(start: str, end: str) -> Window:
-    """The window of two times: RFC 3339 with an offset, or a date, which means its midnight in UTC.
+def parse_window(start: str, end: str) -> Window:
+    """Parse the two times of a window: RFC 3339 with an offset, or a date, which means midnight UTC.
 
     Raises:
-        ConfigurationError: one is neither, or the window is empty.
+        ConfigurationError: a time is invalid, or the window is empty.
     """
-    found = Window(_moment("FROM", start), _moment("TO", end))
-    if found.start >= found.end:
-        raise ConfigurationError(f"{found} is no window: FROM must be before TO, which is not part of it.")
-    return found
+    window = Window(_parse_time("FROM", start), _parse_time("TO", end))
+    if window.start >= window.end:
+        raise ConfigurationError(f"{window} is empty: FROM must be before TO, which is exclusive.")
+    return window
 
 
-def _moment(name: str, text: str) -> str:
+def _parse_time(name: str, text: str) -> str:
     try:
         midnight = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
     except ValueError:
@@ -174,63 +173,64 @@ def _moment(name: str, text: str) -> str:
         return normalise_timestamp(text)
     except RejectedError as error:
         raise ConfigurationError(
-            f"{name}={text!r}: give a date (2026-01-05, its midnight in UTC) or a time with its offset "
+            f"{name}={text!r} is invalid. Give a date (2026-01-05, midnight UTC) or a time with an offset "
             "(2026-01-05T08:00:00Z)."
         ) from error
 
 
-def look(systems: Systems, wanted: Window) -> Work:
-    """Find the rides of the window: of the reprocessing of it that has begun, or else as of now.
+def plan_work(systems: Systems, window: Window) -> Work:
+    """Find the rides of the window. Returns the plans of an unfinished reprocessing of it, or else new ones.
 
     Raises:
-        ConfigurationError: another window is not done yet.
-        ServiceUnavailableError: a broker is away, or the topics move too fast for a consistent look.
+        ConfigurationError: the reprocessing of another window is unfinished.
+        ServiceUnavailableError: a broker does not answer, or there is no consistent snapshot.
     """
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
-    check_bucket(systems.gcs, settings.bucket)  # before any copy is sent
+    check_bucket(systems.gcs, settings.bucket)  # fail before any copy is sent
     with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
         check_ownership(config, reader)
         client = reader.consumer
-        begun = _plans(reader.committed())
-        if begun and (other := next(iter(begun.values())).window) != wanted:
-            raise ConfigurationError(f"Another reprocessing is not done. Finish it first: make reprocess {other}")
-        plans = begun or _snapshot(config, client, settings, wanted)
-        dead = _dead_letters(systems, client)
+        begun = _read_plans(reader.committed())
+        if begun and (other := next(iter(begun.values())).window) != window:
+            raise ConfigurationError(f"Another reprocessing is unfinished. Finish it first: make reprocess {other}")
+        plans = begun or _make_plans(config, client, settings, window)
+        dead = _find_dead_letters(systems, client)
         inside: dict[Position, bytes] = {}
         copies: list[tuple[Mark, bytes, str]] = []
         copied: set[Position] = set()
-        for messages in _messages(systems, client, topic, {it: (0, plan.end) for it, plan in plans.items()}, "looking"):
-            marks = {_position(it): mark_of(headers) for it, headers in _with_headers(messages)}
+        ranges = {partition: (0, plan.end) for partition, plan in plans.items()}
+        for messages in _scan_ranges(systems, client, topic, ranges, "reading"):
+            marks = {_get_position(message): read_mark(headers) for message, headers in _pair_with_headers(messages)}
             copied.update(mark.source for mark in marks.values() if mark is not None)
-            for message, ride, ts in _identities(messages):
-                if (mark := marks.get(_position(message))) is not None:
+            for message, ride, ts in _identify(messages):
+                if (mark := marks.get(_get_position(message))) is not None:
                     copies.append((mark, ride, ts))
-                if message.offset() < plans[message.partition()].priced and wanted.start <= ts < wanted.end:
-                    inside[_position(message)] = ride
-        left_out = dead | copied
-        rides = {ride for position, ride in inside.items() if position not in left_out}
-    earlier, of_window = Copies(wanted.start, wanted.end), set(inside.values())
+                if message.offset() < plans[message.partition()].priced and window.start <= ts < window.end:
+                    inside[_get_position(message)] = ride
+        excluded = dead | copied
+        rides = {ride for position, ride in inside.items() if position not in excluded}
+    earlier, window_rides = Copies(window.start, window.end), set(inside.values())
     for mark, ride, ts in copies:
-        if ride in of_window:
+        if ride in window_rides:
             earlier.add(mark, ride, ts)
-    return Work(plans, rides, left_out, earlier, is_begun=bool(begun))
+    return Work(plans, rides, excluded, earlier, is_begun=bool(begun))
 
 
 def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Reprocessed:
-    """Do the work, or the rest of it.
+    """Do the work, or what is left of it.
 
     Args:
-        nudge: called when all is indexed and only waits to be exported.
+        nudge: called when all copies are indexed and only their export is left.
 
     Raises:
-        OffsetsError: somebody else has begun a reprocessing since the look.
-        ServiceUnavailableError: a service is away, or the DAGs do nothing. Do the same again: it goes on from there.
+        OffsetsError: another process has started a reprocessing since `plan_work`.
+        ServiceUnavailableError: a service does not answer, or the DAGs make no progress. Run it again to resume.
     """
     with broker_errors(systems.config, "reprocessing"), consumer(systems.config, GROUP) as client:
         _send(systems, client, work)
         _wait_for_dags(systems, client, nudge)
-        copies = _sent(systems, client, work)
+        copies = _read_copies(systems, client, work)
     done = Reprocessed(rides=len(copies.rides), copies=copies.count)
     copies.update(work.earlier)
     _purge_parquet(systems, work, copies, done)
@@ -242,97 +242,105 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
     return done
 
 
-# --- What is to be done ------------------------------------------------------------------------
+# --- Planning ----------------------------------------------------------------------------------
 
 
-def _plans(at: dict[int, Committed]) -> dict[int, Plan]:
-    return {it: plan for it, found in at.items() if (plan := found.plan(Plan)) is not None}
+def _read_plans(offsets: dict[int, Committed]) -> dict[int, Plan]:
+    return {partition: plan for partition, offset in offsets.items() if (plan := offset.plan(Plan)) is not None}
 
 
-def _check_plans(at: dict[int, Committed], expected: dict[int, Plan]) -> None:
-    if _plans(at) != expected:
-        raise OffsetsError("Another reprocessing has begun, or has done this one, meanwhile. Do the same again to see.")
+def _check_plans(offsets: dict[int, Committed], expected: dict[int, Plan]) -> None:
+    if _read_plans(offsets) != expected:
+        raise OffsetsError(
+            "Another process has started a reprocessing, or finished this one. Run the command again to check."
+        )
 
 
-def _snapshot(config: Config, client: Consumer, settings: RidesSettings, wanted: Window) -> dict[int, Plan]:
-    """Committed offsets, and the results that belong to them: no transaction of dag_compute_cost may be in between."""
+def _make_plans(config: Config, client: Consumer, settings: RidesSettings, window: Window) -> dict[int, Plan]:
+    """Make plans from committed offsets and the results up to them, with no commit of dag_compute_cost in between."""
     raw, result = settings.raw_topic, settings.result_topic
 
     def attempt() -> dict[int, Plan] | None:
         priced = group_offsets(config, raw, COMPUTE_GROUP)
-        text = positions_text({it: found.end for it, found in _whole(config, client, result).items()})
+        result_bounds = _read_settled_bounds(config, client, result)
+        text = format_positions({partition: bound.end for partition, bound in result_bounds.items()})
         if group_offsets(config, raw, COMPUTE_GROUP) != priced:
             return None
-        # A message that is held back belongs before the copies, so it has to be known.
-        within = _whole(config, client, raw)
-        return {it: Plan(wanted, priced[it] or found.low, found.end, text) for it, found in within.items()}
+        # Messages that are held back come before the copies, so wait until they are visible.
+        raw_bounds = _read_settled_bounds(config, client, raw)
+        return {
+            partition: Plan(window, priced[partition] or bound.low, bound.end, text)
+            for partition, bound in raw_bounds.items()
+        }
 
-    until_settled = Retrying(
-        retry=retry_if_result(lambda found: found is None),
+    retry_until_equal = Retrying(
+        retry=retry_if_result(lambda plans: plans is None),
         stop=stop_after_delay(_SNAPSHOT_WITHIN_S),
         wait=wait_fixed(0.1),
         retry_error_callback=lambda _: None,
     )
-    found: dict[int, Plan] | None = until_settled(attempt)
-    if found is None:
+    plans: dict[int, Plan] | None = retry_until_equal(attempt)
+    if plans is None:
         raise ServiceUnavailableError(
-            f"{COMPUTE_GROUP} publishes without a pause, so that there is no consistent look at it. Try again."
+            f"{COMPUTE_GROUP} commits too often for a consistent snapshot. Nothing was changed. Try again later."
         )
-    return found
+    return plans
 
 
-def _whole(config: Config, client: Consumer, topic: str) -> dict[int, Bounds]:
-    """The bounds of a topic once the transactions have ended that are open now.
+def _read_settled_bounds(config: Config, client: Consumer, topic: str) -> dict[int, Bounds]:
+    """Read the bounds of a topic after its open transactions have ended.
 
     Raises:
         ServiceUnavailableError: one stays open.
     """
-    within = bounds(config, client, topic, partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
-    if held := held_back(topic, within):
+    topic_bounds = bounds(config, client, topic, partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
+    if held := held_back(topic, topic_bounds):
         raise ServiceUnavailableError(
             f"An open transaction holds messages back: {'; '.join(map(str, held))}. Without them, newer prices could "
-            "be overwritten. Nothing was changed. `make ledger` says who holds them; try again when it has ended."
+            "be overwritten. Nothing was changed. `make ledger` names the producer. Try again when it has ended."
         )
-    return within
+    return topic_bounds
 
 
-def _dead_letters(systems: Systems, client: Consumer) -> set[Position]:
-    """The raw messages that became dead letters instead of results."""
+def _find_dead_letters(systems: Systems, client: Consumer) -> set[Position]:
+    """Find the raw messages that became dead letters instead of results."""
     settings = systems.settings
-    found: set[Position] = set()
-    within = _whole(systems.config, client, settings.dlq_topic)
-    ends = {partition: (0, bound.end) for partition, bound in within.items()}
-    for messages in _messages(systems, client, settings.dlq_topic, ends, "looking"):
+    positions: set[Position] = set()
+    topic_bounds = _read_settled_bounds(systems.config, client, settings.dlq_topic)
+    ranges = {partition: (0, bound.end) for partition, bound in topic_bounds.items()}
+    for messages in _scan_ranges(systems, client, settings.dlq_topic, ranges, "reading"):
         for headers in headers_of_all(messages):
             texts = error_text(headers, "partition"), error_text(headers, "offset")
             if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP) and all(map(str.isdigit, texts)):
-                found.add((int(texts[0]), int(texts[1])))
-    return found
+                positions.add((int(texts[0]), int(texts[1])))
+    return positions
 
 
-def _messages(
-    systems: Systems, client: Consumer, topic: str, ranges: dict[int, tuple[int, int]], doing: str
+def _scan_ranges(
+    systems: Systems, client: Consumer, topic: str, ranges: dict[int, tuple[int, int]], verb: str
 ) -> Iterator[list[Message]]:
-    """The messages of some offsets [start, end) of each partition, as far as retention has left them."""
-    within = bounds(systems.config, client, topic, list(ranges))
-    claims = [Claim(it, max(start, within[it].low), end) for it, (start, end) in ranges.items()]
-    return scan(client, topic, claims, systems.progress, doing)
+    """Yield the messages at offsets [start, end) of each partition that retention has not deleted."""
+    topic_bounds = bounds(systems.config, client, topic, list(ranges))
+    claims = [
+        Claim(partition, max(start, topic_bounds[partition].low), end) for partition, (start, end) in ranges.items()
+    ]
+    return scan(client, topic, claims, systems.progress, verb)
 
 
-def _identities(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]:
-    """Each message that has them with its ride and its ts in canonical form."""
-    found = [(message, *it) for message in messages if (it := identity(message)) is not None]
-    times = normalised_timestamps(pa.array([ts for _, _, ts in found], pa.string())).to_pylist()
-    for (message, ride, _), ts in zip(found, times, strict=True):
+def _identify(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]:
+    """Yield each valid message with its ride and its ts in canonical form."""
+    identified = [(message, *pair) for message in messages if (pair := read_identity(message)) is not None]
+    times = normalised_timestamps(pa.array([ts for _, _, ts in identified], pa.string())).to_pylist()
+    for (message, ride, _), ts in zip(identified, times, strict=True):
         if ts is not None:
             yield message, ride, ts
 
 
-def _with_headers(messages: list[Message]) -> Iterator[tuple[Message, Headers]]:
-    return ((message, found) for message, found in zip(messages, headers_of_all(messages), strict=True) if found)
+def _pair_with_headers(messages: list[Message]) -> Iterator[tuple[Message, Headers]]:
+    return ((message, headers) for message, headers in zip(messages, headers_of_all(messages), strict=True) if headers)
 
 
-def _position(message: Message) -> Position:
+def _get_position(message: Message) -> Position:
     return message.partition(), message.offset()
 
 
@@ -340,28 +348,28 @@ def _position(message: Message) -> Position:
 
 
 def _send(systems: Systems, client: Consumer, work: Work) -> None:
-    """Send the messages of the rides once more, each into its own partition and in their order."""
+    """Send copies of the rides' messages, each to its own partition and in the same order."""
     topic = systems.settings.raw_topic
     with group_writer(systems.config, GROUP, topic, _CHUNK) as writer:
-        at = writer.committed()
-        _check_plans(at, work.plans if work.is_begun else {})
+        committed = writer.committed()
+        _check_plans(committed, work.plans if work.is_begun else {})
         if not work.is_begun:
             _commit(writer, work, dict.fromkeys(work.plans, 0))
-            at = writer.committed()
-        ranges = {it: (at[it].offset or 0, plan.end) for it, plan in work.plans.items()}
-        for messages in _messages(systems, client, topic, ranges, "sending"):
-            going = [message for message, ride, _ in _identities(messages) if _goes(message, ride, work)]
-            if going:
-                _commit(writer, work, {messages[-1].partition(): messages[-1].offset() + 1}, going)
+            committed = writer.committed()
+        ranges = {partition: (committed[partition].offset or 0, plan.end) for partition, plan in work.plans.items()}
+        for messages in _scan_ranges(systems, client, topic, ranges, "sending"):
+            copies = [message for message, ride, _ in _identify(messages) if _is_copied(message, ride, work)]
+            if copies:
+                _commit(writer, work, {messages[-1].partition(): messages[-1].offset() + 1}, copies)
         _commit(writer, work, {partition: plan.end for partition, plan in work.plans.items()})
 
 
-def _goes(message: Message, ride: bytes, work: Work) -> bool:
-    if ride not in work.rides or _position(message) in work.left_out:
+def _is_copied(message: Message, ride: bytes, work: Work) -> bool:
+    if ride not in work.rides or _get_position(message) in work.excluded:
         return False
     if message.offset() < work.plans[message.partition()].priced:
         return True
-    # Not priced when the plan was made, but behind a message that is: the ride's latest state has to stay the latest.
+    # Not priced when the plan was made. It must follow the copies, so that the ride's latest state stays the latest.
     try:
         parse_ride(message.value())
     except RejectedError:
@@ -373,8 +381,8 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
     plans = {partition: msgspec.json.encode(work.plans[partition]) for partition in offsets}
     with writer.transaction(offsets, plans):
         for message in copies or []:
-            mark = Mark(_position(message), work.plans[message.partition()].supersedes)
-            headers = mark_headers(headers_of(message), mark)
+            mark = Mark(_get_position(message), work.plans[message.partition()].supersedes)
+            headers = add_mark(headers_of(message), mark)
             writer.send(writer.topic, message.key(), message.value(), headers, message.partition())
 
 
@@ -382,7 +390,7 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
 
 
 def _wait_for_dags(systems: Systems, client: Consumer, nudge: Callable[[], object]) -> None:
-    """Wait until what is on rides_raw now is priced, and what came of it indexed and exported."""
+    """Wait until all messages that are on rides_raw now are priced, and their results indexed and exported."""
     settings, config = systems.settings, systems.config
     raw = high_watermarks(config, settings.raw_topic, partitions(client, settings.raw_topic))
     _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "rides priced")
@@ -396,37 +404,38 @@ def _wait_for(  # noqa: PLR0917
     topic: str,
     group: str,
     ends: dict[int, int],
-    done: str,
+    title: str,
     nudge: Callable[[], object] = lambda: None,
 ) -> None:
-    """Wait until a group has passed these offsets; `nudge` is called at once, and after each step on the way."""
+    """Wait until a group has passed these offsets. Calls `nudge` immediately and after each change."""
     wait_until_done(
-        lambda: {done: _left(systems, topic, group, ends)},
+        lambda: {title: _count_left(systems, topic, group, ends)},
         systems.progress,
         on_move=lambda _: nudge(),
-        advise=lambda: "Are both DAGs on, and what do their tasks' logs say? Then run it again to resume.",
+        advise=lambda: "Check that both DAGs are on, and read the logs of their tasks. Then run it again to resume.",
     )
 
 
-def _left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
+def _count_left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
     with group_reader(systems.config, topic, group) as reader:
-        at = reader.observed()
-        within = bounds(systems.config, reader.consumer, topic, list(ends))
-    return sum(max(0, end - max(at[it].offset or 0, within[it].low)) for it, end in ends.items())
+        committed = reader.observed()
+        topic_bounds = bounds(systems.config, reader.consumer, topic, list(ends))
+    starts = {partition: max(committed[partition].offset or 0, topic_bounds[partition].low) for partition in ends}
+    return sum(max(0, end - starts[partition]) for partition, end in ends.items())
 
 
 # --- Purging ---------------------------------------------------------------------------------------
 
 
-def _sent(systems: Systems, client: Consumer, work: Work) -> Copies:
-    """What the marks of the copies say: it holds whatever retention has deleted since they were sent."""
+def _read_copies(systems: Systems, client: Consumer, work: Work) -> Copies:
+    """Collect the copies of this work from their marks. Messages that retention has deleted since are not needed."""
     topic = systems.settings.raw_topic
-    ends = bounds(systems.config, client, topic, list(work.plans))
-    ranges = {it: (plan.end, ends[it].end) for it, plan in work.plans.items()}
+    topic_bounds = bounds(systems.config, client, topic, list(work.plans))
+    ranges = {partition: (plan.end, topic_bounds[partition].end) for partition, plan in work.plans.items()}
     copies = Copies(work.plan.window.start, work.plan.window.end)
-    for messages in _messages(systems, client, topic, ranges, "counting"):
-        for message, ride, ts in _identities(messages):
-            mark = mark_of(headers_of(message))
+    for messages in _scan_ranges(systems, client, topic, ranges, "counting"):
+        for message, ride, ts in _identify(messages):
+            mark = read_mark(headers_of(message))
             if mark is not None and mark.supersedes == work.plan.supersedes:
                 copies.add(mark, ride, ts)
     return copies
@@ -437,12 +446,13 @@ def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocess
     untouched: set[bytes] = set()
 
     def is_superseded(rows: pa.RecordBatch) -> NDArray[np.bool_]:
-        ids = list(map(ride_bytes, rows["ride_id"].to_pylist()))
-        untouched.update(_untouched(rows, ids, work.plan, copies.rides))
+        ids = list(map(encode_ride_id, rows["ride_id"].to_pylist()))
+        untouched.update(_find_untouched(rows, ids, work.plan, copies.rides))
         partitions, offsets = rows["kafka_partition"].to_numpy(), rows["kafka_offset"].to_numpy()
         return copies.superseded.covers(pa.array(ids, pa.binary(16)), partitions, offsets)
 
-    blobs = objects(systems.gcs, settings.bucket, settings.gcs_prefix, (_hour(copies.first), _hour(copies.last)))
+    hours = _format_hour(copies.first), _format_hour(copies.last)
+    blobs = objects(systems.gcs, settings.bucket, settings.gcs_prefix, hours)
     with ThreadPoolExecutor(_PARALLEL_OBJECTS) as pool:
         dropped = pool.map(lambda blob: delete_rows(blob, SINK_SCHEMA, REPETITIVE, is_superseded), blobs)
         for number, rows in enumerate(dropped, start=1):
@@ -451,12 +461,12 @@ def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocess
     done.untouched = len(untouched)
 
 
-def _hour(ts: str) -> str:
+def _format_hour(ts: str) -> str:
     return ts[:13].replace("-", "/").replace("T", "/")
 
 
-def _untouched(rows: pa.RecordBatch, ids: list[bytes], plan: Plan, rides: set[bytes]) -> Iterator[bytes]:
-    """Rides of the window that were priced before the plan and are not priced anew."""
+def _find_untouched(rows: pa.RecordBatch, ids: list[bytes], plan: Plan, rides: set[bytes]) -> Iterator[bytes]:
+    """Yield the rides of the window that were priced before the plan and are not priced again."""
     start, end = (np.datetime64(text.removesuffix("Z")) for text in (plan.window.start, plan.window.end))
     ts = rows["ts"].to_numpy()
     is_inside = (ts >= start) & (ts < end)
@@ -467,11 +477,11 @@ def _untouched(rows: pa.RecordBatch, ids: list[bytes], plan: Plan, rides: set[by
 
 
 def _purge_elasticsearch(systems: Systems, copies: Copies, done: Reprocessed) -> None:
-    """Delete what no newer result has overwritten: the ride is rejected by now, or Elasticsearch refuses it."""
+    """Delete documents that no newer result has overwritten: their rides are rejected now."""
     for text, rides in copies.superseded.items():
         is_superseded = [
-            {"bool": {"filter": [{"term": {"kafka_partition": it}}, {"range": {"kafka_offset": {"lt": offset}}}]}}
-            for it, offset in parse_positions(text).items()
+            {"bool": {"filter": [{"term": {"kafka_partition": partition}}, {"range": {"kafka_offset": {"lt": end}}}]}}
+            for partition, end in parse_positions(text).items()
         ]
         ids = [str(UUID(bytes=ride)) for ride in rides]
         for start in range(0, len(ids), _RIDES_PER_QUERY):

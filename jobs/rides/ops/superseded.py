@@ -1,7 +1,7 @@
-"""What a reprocessing leaves to be ignored: results of rides that were priced anew.
+"""Superseded results: those of rides that were priced again.
 
-A copy on rides_raw bears two marks: which raw message it replaces, and up to where the results of its ride are
-superseded. So the topic itself tells the ledger, the purge and a later reprocessing all that they have to know.
+Each copy on rides_raw carries two headers: the position of the message that it replaces, and the offsets before which
+results of its ride are superseded. The ledger, the purge and later reprocessings need nothing but these headers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobs.kafka.dead_letter import Headers
 from jobs.kafka.offsets import group_reader
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 
-# The position of the raw message that a copy replaces: "<partition>:<offset>".
+# The position of the raw message that the copy replaces: "<partition>:<offset>".
 REPROCESSED = "datastream.reprocessed"
 # The results of the copy's ride before these offsets of rides_result are superseded: "<partition>:<offset>,…".
 SUPERSEDES = "datastream.supersedes"
@@ -30,21 +30,21 @@ Position = tuple[int, int]
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """What tells rides apart, and when a ride began; the rest of the message may be as it likes."""
+    """The fields that identify a ride and its start. Other fields of the message are not checked."""
 
     ride_id: str
     ts: str
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What a copy says of itself; `supersedes` is the header's own text, the same in all copies of one reprocessing."""
+    """The marks of a copy. `supersedes` is the text of the header, the same in all copies of one reprocessing."""
 
     source: Position
     supersedes: str
 
 
 class Superseded:
-    """The results that reprocessings have superseded, gathered from the copies on rides_raw."""
+    """The results that reprocessings have superseded, collected from the copies on rides_raw."""
 
     def __init__(self) -> None:
         self._rides: dict[str, set[bytes]] = {}
@@ -57,37 +57,37 @@ class Superseded:
             self._rides.setdefault(text, set()).update(rides)
 
     def items(self) -> ItemsView[str, set[bytes]]:
-        """Rides by the `supersedes` of their marks."""
+        """Return the rides by the `supersedes` of their marks."""
         return self._rides.items()
 
     def covers(
         self, rides: pa.Array | pa.ChunkedArray, partitions: NDArray[np.integer], offsets: NDArray[np.integer]
     ) -> NDArray[np.bool_]:
-        """Which results are superseded.
+        """Return which results are superseded.
 
         Args:
-            rides: the ride of each result, as 16 bytes (binary).
-            partitions, offsets: where each result is on rides_result.
+            rides: the ride_id of each result, as 16 bytes (binary).
+            partitions, offsets: the position of each result on rides_result.
         """
-        found = np.zeros(len(offsets), dtype=bool)
-        of_results = rides.to_pylist() if self._rides else []
+        is_superseded = np.zeros(len(offsets), dtype=bool)
+        ride_of_row = rides.to_pylist() if self._rides else []
         for text, replaced in self._rides.items():
-            rows = np.flatnonzero(is_before(parse_positions(text), partitions, offsets) & ~found)
-            found[rows] = [of_results[row] in replaced for row in rows.tolist()]
-        return found
+            rows = np.flatnonzero(is_before(parse_positions(text), partitions, offsets) & ~is_superseded)
+            is_superseded[rows] = [ride_of_row[row] in replaced for row in rows.tolist()]
+        return is_superseded
 
 
-def identity(message: Message) -> tuple[bytes, str] | None:
-    """The ride of a raw message as 16 bytes, and its ts as it was written; None where there is no reading them."""
+def read_identity(message: Message) -> tuple[bytes, str] | None:
+    """Return the ride_id of a raw message as 16 bytes, and its ts as written; None if it has no readable ones."""
     value = message.value() or b""
     try:
-        found = _decode(value)
-        return ride_bytes(found.ride_id), found.ts
+        identity = _decode(value)
+        return encode_ride_id(identity.ride_id), identity.ts
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
         pass
-    try:  # what the contract's own parser takes and the fast one does not: lone surrogates in fields that nobody reads
+    try:  # unlike msgspec, the contract's parser accepts lone surrogates in unknown fields
         fields = json.loads(value)
-        return ride_bytes(fields["ride_id"]), str(fields["ts"])
+        return encode_ride_id(fields["ride_id"]), str(fields["ts"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -95,13 +95,13 @@ def identity(message: Message) -> tuple[bytes, str] | None:
 _decode = msgspec.json.Decoder(Identity).decode
 
 
-def ride_bytes(ride_id: str) -> bytes:
-    """A ride_id as 16 bytes, whatever the case that it is written in."""
+def encode_ride_id(ride_id: str) -> bytes:
+    """Convert a ride_id, in any case, to 16 bytes."""
     return UUID(ride_id).bytes
 
 
-def mark_of(headers: Headers | None) -> Mark | None:
-    """The mark of a copy; None where a message bears none, or one that is not of our making."""
+def read_mark(headers: Headers | None) -> Mark | None:
+    """Read the mark of a copy; return None if the message has no valid one."""
     texts = {key: (value or b"").decode("utf-8", "replace") for key, value in headers or []}
     try:
         (source,) = parse_positions(texts[REPROCESSED]).items()
@@ -111,41 +111,42 @@ def mark_of(headers: Headers | None) -> Mark | None:
     return Mark(source, texts[SUPERSEDES])
 
 
-def mark_headers(headers: Headers | None, mark: Mark) -> Headers:
-    """The headers of a copy: the message's own, without the marks of an earlier copy, and its marks."""
+def add_mark(headers: Headers | None, mark: Mark) -> Headers:
+    """Return a message's headers with a mark, which replaces the mark of an earlier copy."""
     kept = [(key, value) for key, value in headers or [] if key not in (REPROCESSED, SUPERSEDES)]
-    source = positions_text(dict([mark.source]))
+    source = format_positions(dict([mark.source]))
     return [*kept, (REPROCESSED, source.encode()), (SUPERSEDES, mark.supersedes.encode())]
 
 
 def is_reprocessing(config: Config, topic: str) -> bool:
-    """Whether a reprocessing has begun on the raw topic and is not done."""
+    """Return whether a reprocessing of the raw topic is unfinished."""
     with broker_errors(config, f"reading the offsets of {GROUP}"), group_reader(config, topic, GROUP) as reader:
-        return any(found.plan(dict) is not None for found in reader.observed().values())
+        return any(offset.plan(dict) is not None for offset in reader.observed().values())
 
 
 def is_before(
     ends: Mapping[int, int], partitions: NDArray[np.integer], offsets: NDArray[np.integer]
 ) -> NDArray[np.bool_]:
-    """Which positions lie before the end of their partition."""
-    found = np.zeros(len(offsets), dtype=bool)
+    """Return which positions are before the end of their partition."""
+    result = np.zeros(len(offsets), dtype=bool)
     for partition, end in ends.items():
-        found |= (partitions == partition) & (offsets < end)
-    return found
+        result |= (partitions == partition) & (offsets < end)
+    return result
 
 
-def positions_text(offsets: Mapping[int, int]) -> str:
+def format_positions(offsets: Mapping[int, int]) -> str:
+    """Format offsets by partition: `0:12,5:1`."""
     return ",".join(f"{partition}:{offset}" for partition, offset in sorted(offsets.items()))
 
 
 def parse_positions(text: str) -> dict[int, int]:
-    """Offsets by partition.
+    """Parse what `format_positions` wrote: offsets by partition.
 
     Raises:
-        ValueError: the text is none of `positions_text`.
+        ValueError: the text has another form.
     """
-    found = {}
+    offsets = {}
     for position in text.split(","):
         partition, offset = position.split(":")
-        found[int(partition)] = int(offset)
-    return found
+        offsets[int(partition)] = int(offset)
+    return offsets

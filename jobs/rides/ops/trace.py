@@ -1,4 +1,4 @@
-"""One ride's way through the stack: where it is in each topic, in Elasticsearch and in Parquet."""
+"""Find one ride in each topic, in Elasticsearch and in Parquet."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ from jobs.sinks.parquet import join
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """Where a ride was seen, and what was there."""
+    """A place that holds a ride, and what it holds.
+
+    `position`: partition and offset, `_id` and version, or an object's URI. `error`: why a message is a dead letter.
+    `content`: a message's value, or the fields of a document or row.
+    """
 
     place: str
-    position: str
-    content: str
+    position: dict[str, int | str]
+    content: bytes | dict[str, Any] | None
+    error: str | None = None
 
 
 def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
-    """Every place that holds the ride, in the order of its way. Reads whole topics: for a look, not for a loop."""
+    """Yield each place that holds the ride, upstream first. Reads whole topics."""
     settings, config, elasticsearch, gcs = systems.settings, systems.config, systems.elasticsearch, systems.gcs
     hours: set[str] = set()
     with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
         for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
-            within = bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S)
-            for messages in scan(client, topic, whole(within), systems.progress, "reading"):
+            ranges = whole(bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S))
+            for messages in scan(client, topic, ranges, systems.progress, "reading"):
                 for message in messages:
-                    text = (message.value() or b"").decode("utf-8", "replace")
-                    key = (message.key() or b"").decode("utf-8", "replace")
-                    if ride_id not in (key.lower(), key) and ride_id not in text.lower():
+                    key, value = message.key() or b"", message.value() or b""
+                    if not any(ride_id in text.decode("utf-8", "replace").lower() for text in (key, value)):
                         continue
                     if topic == settings.result_topic:
-                        hours |= _hour(text)
-                    reason = error_text(headers_of(message), "exception.class.name")
-                    why = f"{reason}: {error_text(headers_of(message), 'exception.message')} — " if reason else ""
-                    position = f"partition {message.partition()}, offset {message.offset()}"
-                    yield Sighting(topic, position, why + text)
-    with elasticsearch_explained(elasticsearch, "looking a ride up"):
-        found = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
-        if found.get("found"):
-            position = f"_id {ride_id}, version {found['_version']}"
-            yield Sighting(f"Elasticsearch {settings.rides_index}", position, json.dumps(found["_source"]))
+                        hours |= _find_hour(value)
+                    headers = headers_of(message)
+                    reason, text = (error_text(headers, f"exception.{part}") for part in ("class.name", "message"))
+                    position: dict[str, int | str] = {"partition": message.partition(), "offset": message.offset()}
+                    yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
+    with elasticsearch_explained(elasticsearch, "looking up a ride"):
+        answer = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
+        if answer.get("found"):
+            position = {"_id": ride_id, "version": answer["_version"]}
+            yield Sighting(f"Elasticsearch {settings.rides_index}", position, answer["_source"])
     with storage_explained(gcs, f"reading bucket {settings.bucket}"):
         for hour in sorted(hours):
             for blob in gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
                 table = pq.read_table(io.BytesIO(blob.download_as_bytes()))
                 for row in table.filter(pc.equal(table["ride_id"], ride_id)).to_pylist():
-                    yield Sighting("Parquet", f"gs://{settings.bucket}/{blob.name}", _json(row))
+                    yield Sighting("Parquet", {"object": f"gs://{settings.bucket}/{blob.name}"}, row)
 
 
-def _hour(result: str) -> set[str]:
-    """The path of the hour in which Parquet has a result; none if it is no result."""
+def _find_hour(result: bytes) -> set[str]:
+    """Return the path of the hour whose Parquet objects hold a result; empty if the message is not a result."""
     try:
         return {json.loads(result)["ts"][:13].replace("-", "/").replace("T", "/")}
     except (ValueError, TypeError, KeyError):
         return set()
-
-
-def _json(row: dict[str, Any]) -> str:
-    return json.dumps(row, default=str)

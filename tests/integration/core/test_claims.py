@@ -1,4 +1,4 @@
-"""What a run claims: offsets that do not fit, plans that later runs take up, planners that come too late."""
+"""Claims: offsets outside of the topic, plans that later runs resume, late planners, and commits."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def results(count: int) -> list[Raw]:
 
 
 def delete_up_to(pricing: Pricing, partition: int, offset: int) -> None:
-    """What retention does."""
+    """Delete records, as retention does."""
     admin = AdminClient(pricing.config)
     for future in admin.delete_records([TopicPartition(pricing.source, partition, offset)]).values():
         future.result(DEADLINE_S)
 
 
-# --- Offsets that do not fit -------------------------------------------------------------------
+# --- Offsets outside of the topic -----------------------------------------------------------------
 
 
-def test_no_offsets_although_results_exist(pricing: Pricing) -> None:
+def test_missing_offsets_with_existing_results_are_an_error(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(5))
     pricing.has_output = True
     with pytest.raises(OffsetsError, match=rf"{pricing.group} has no committed offsets on {pricing.source}"):
@@ -49,7 +49,7 @@ def test_no_offsets_although_results_exist(pricing: Pricing) -> None:
     assert pricing.run().results == 5
 
 
-def test_output_is_not_asked_for_while_there_are_offsets(pricing: Pricing) -> None:
+def test_output_is_not_checked_when_offsets_exist(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(5))
     pricing.run()
     pricing.has_output = True
@@ -57,7 +57,7 @@ def test_output_is_not_asked_for_while_there_are_offsets(pricing: Pricing) -> No
     assert pricing.run().results == 5
 
 
-def test_whether_a_topic_holds_output(pricing: Pricing) -> None:
+def test_results_and_dead_letters_count_as_output(pricing: Pricing) -> None:
     def holds(topic: str) -> bool:
         with consumer(pricing.config, "looker") as client:
             return holds_results(pricing.config, client, topic)
@@ -77,14 +77,14 @@ def test_whether_a_topic_holds_output(pricing: Pricing) -> None:
         holds("nowhere")
 
 
-def test_aborted_messages_are_no_output(pricing: Pricing) -> None:
-    """A first publish that was killed must not stop the next run with `its output exists`."""
+def test_aborted_messages_do_not_count_as_output(pricing: Pricing) -> None:
+    """A killed first publish must not stop the next run with "its output exists"."""
     aborted(pricing.config, pricing.result, rides(5))
     with consumer(pricing.config, "looker") as client:
         assert not holds_results(pricing.config, client, pricing.result)
 
 
-def test_what_retention_took_is_named_by_number(pricing: Pricing) -> None:
+def test_the_number_of_messages_deleted_by_retention_is_reported(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(30, partition=2))
     pricing.set_offsets(dict.fromkeys(range(6), 0) | {2: 4})
     delete_up_to(pricing, 2, 17)
@@ -95,13 +95,13 @@ def test_what_retention_took_is_named_by_number(pricing: Pricing) -> None:
     assert pricing.run().results == 13
 
 
-def test_a_new_group_takes_what_retention_left(pricing: Pricing) -> None:
+def test_a_new_group_starts_at_the_first_kept_message(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(30, partition=2))
     delete_up_to(pricing, 2, 17)
     assert pricing.run().results == 13
 
 
-def test_an_offset_behind_the_end(pricing: Pricing) -> None:
+def test_an_offset_after_the_end_of_the_topic_stops_the_run(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(3, partition=1))
     pricing.set_offsets({1: 4})
     with pytest.raises(OffsetsError, match=r"\[1\]: group .* committed or planned offset 4, but the topic ends at 3"):
@@ -109,22 +109,22 @@ def test_an_offset_behind_the_end(pricing: Pricing) -> None:
     assert pricing.offsets()[1] == 4
 
 
-def test_a_topic_that_is_not_there(pricing: Pricing) -> None:
+def test_a_missing_topic_stops_the_run(pricing: Pricing) -> None:
     pricing.source = "nowhere"
     with pytest.raises(ConfigurationError, match=r"There is no topic 'nowhere'"):
         pricing.stage()
 
 
 @pytest.mark.parametrize("name", ["", "rides raw"])
-def test_a_topic_name_that_kafka_does_not_allow_is_a_wrong_setting(pricing: Pricing, name: str) -> None:
-    """An empty RESULT_TOPIC gets here by way of the operator, and is tried three times."""
+def test_an_invalid_topic_name_is_a_configuration_error(pricing: Pricing, name: str) -> None:
+    """An empty RESULT_TOPIC reaches this code through the operator, which retries it twice."""
     pricing.source = name
     with pytest.raises(ConfigurationError):
         pricing.stage()
 
 
 @pytest.mark.parametrize("missing", ["result", "dlq"])
-def test_an_output_topic_that_is_not_there_stops_before_anything(pricing: Pricing, missing: str) -> None:
+def test_a_missing_output_topic_stops_before_publishing(pricing: Pricing, missing: str) -> None:
     produce(pricing.config, pricing.source, [*rides(5), Raw(b"bad", b"k")])
     computed = pricing.computed()
     real = getattr(pricing, missing)
@@ -137,19 +137,19 @@ def test_an_output_topic_that_is_not_there_stops_before_anything(pricing: Pricin
     assert pricing.publish(computed).results == 5
 
 
-# --- Plans -------------------------------------------------------------------------------------
+# --- Plans ----------------------------------------------------------------------------------------
 
 
 def cut(manifest: Any) -> list[tuple[int, int, int, int]]:
     return [(chunk.partition, chunk.first, chunk.last, chunk.records) for chunk in manifest.chunks]
 
 
-def test_a_plan_is_taken_up_although_the_topic_has_grown(exporting: Exporting) -> None:
+def test_a_plan_is_resumed_after_the_topic_has_grown(exporting: Exporting) -> None:
     produce(exporting.config, exporting.source, results(95))
     first = exporting.staged()
     at_plan = exporting.offsets()
     produce(exporting.config, exporting.source, results(70))
-    exporting.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # settings changed meanwhile, too
+    exporting.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # changed settings
     again = exporting.staged()
     assert (cut(again), again.claims) == (cut(first), first.claims)
     assert exporting.offsets() == at_plan == dict.fromkeys(range(6), 0), "the plan is committed with unchanged offsets"
@@ -161,7 +161,7 @@ def test_a_plan_is_taken_up_although_the_topic_has_grown(exporting: Exporting) -
     assert sum(claim.end - claim.start for claim in rest.claims) == 7
 
 
-def test_cuts_by_bytes_are_planned_too(exporting: Exporting) -> None:
+def test_chunk_borders_by_bytes_are_planned_too(exporting: Exporting) -> None:
     produce(exporting.config, exporting.source, [raw._replace(partition=3) for raw in results(40)])
     exporting.limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2000)
     first = exporting.staged()
@@ -171,7 +171,7 @@ def test_cuts_by_bytes_are_planned_too(exporting: Exporting) -> None:
     assert cut(exporting.staged()) == cut(first)
 
 
-def test_nothing_new_is_not_planned(exporting: Exporting) -> None:
+def test_no_new_messages_make_no_plan(exporting: Exporting) -> None:
     assert exporting.stage() is None
     assert set(exporting.offsets().values()) == {None}
 
@@ -187,7 +187,7 @@ def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> Non
 
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
-    """Let another worker act between a planner's look at the topic and its own plan."""
+    """Let another worker act after a planner has read the topic and before it commits its plan."""
     real = claim.group_writer
 
     def late(*arguments: Any) -> Any:
@@ -207,7 +207,7 @@ def test_a_zombie_planner_cannot_move_offsets_back(exporting: Exporting, monkeyp
     assert exporting.stage() is None
 
 
-def test_a_zombie_planner_takes_the_newer_plan(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zombie_planner_adopts_the_newer_plan(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     produce(exporting.config, exporting.source, results(40))
     newer = []
 
@@ -226,10 +226,10 @@ def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, mon
     committed = GroupWriter.committed
 
     def asleep(writer: GroupWriter) -> Any:
-        found = committed(writer)
+        offsets = committed(writer)
         monkeypatch.setattr(GroupWriter, "committed", committed)
         exporting.run()
-        return found
+        return offsets
 
     monkeypatch.setattr(GroupWriter, "committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
@@ -237,7 +237,7 @@ def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, mon
     assert sum(offset or 0 for offset in exporting.offsets().values()) == 40
 
 
-# --- CommitOffsets -----------------------------------------------------------------------------
+# --- CommitOffsets --------------------------------------------------------------------------------
 
 
 def test_offsets_move_only_from_the_start_of_the_claim(sinking: Sinking) -> None:
@@ -249,7 +249,7 @@ def test_offsets_move_only_from_the_start_of_the_claim(sinking: Sinking) -> None
     assert sinking.offsets()[1] == 7
 
 
-def test_a_late_commit_does_nothing(sinking: Sinking) -> None:
+def test_a_late_commit_has_no_effect(sinking: Sinking) -> None:
     produce(sinking.config, sinking.source, [Raw(b"no result", b"k", partition=1)] * 3)
     late = sinking.write()
     assert sinking.commit(*sinking.write()) == {"invalid_result": 3}
@@ -261,7 +261,7 @@ def test_a_late_commit_does_nothing(sinking: Sinking) -> None:
     assert len(sinking.dead_letters()) == 5
 
 
-def test_a_commit_that_is_fenced_writes_no_refusals(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fenced_commit_writes_no_dead_letters(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     produce(sinking.config, sinking.source, [Raw(b"no result", b"k", partition=1)] * 3)
     zombie = sinking.write()
     send = GroupWriter.send

@@ -1,4 +1,4 @@
-"""The DAGs: their wiring, and both of them run by dag.test() against the real services, in this one process."""
+"""The DAGs: their wiring, and runs by dag.test() in this process against real services."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local import airflow as airflow_service
+from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
 from jobs.kafka.offsets import group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
-from tests.conftest import Stack
 from tests.testkit.flow import move
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.parquet import put, ride_rows
 from tests.testkit.rides import encode, keyed, result, ride
+from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -47,7 +47,7 @@ INDEX = ["ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP", "CommitO
 
 @pytest.fixture(scope="module")
 def airflow(stack: Stack) -> Iterator[None]:
-    """Airflow's environment for this stack, set before Airflow is imported, and a database of its own."""
+    """Set Airflow's environment for this stack before it is imported, and create its database."""
     assert "airflow.settings" not in sys.modules, "Airflow was imported before its environment was set"
     variables = airflow_service.airflow_environment(stack.settings)
     home = Path(variables["AIRFLOW_HOME"])
@@ -70,10 +70,10 @@ def bag(airflow: None) -> Any:
     return DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 
 
-# --- Wiring ------------------------------------------------------------------------------------
+# --- Wiring ---------------------------------------------------------------------------------------
 
 
-def test_dags_import(bag: Any) -> None:
+def test_dags_are_imported_without_errors(bag: Any) -> None:
     assert bag.import_errors == {}
     assert sorted(bag.dags) == ["dag_compute_cost", "dag_index_and_export", "dag_zones_score", "dag_zones_train"]
 
@@ -87,7 +87,7 @@ def test_dags_import(bag: Any) -> None:
         ("dag_zones_score", ["ScoreLocally"]),
     ],
 )
-def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> None:
+def test_every_dag_has_the_designed_tasks_and_settings(bag: Any, dag_id: str, tasks: list[str]) -> None:
     from airflow.sdk import DeadlineReference
 
     dag = bag.dags[dag_id]
@@ -107,7 +107,7 @@ def test_every_dag_is_as_designed(bag: Any, dag_id: str, tasks: list[str]) -> No
     assert deadline.interval == timedelta(minutes=15).total_seconds()
 
 
-def test_zones_are_learnt_daily_and_scored_every_quarter_of_an_hour_at_most(bag: Any) -> None:
+def test_zones_are_trained_daily_and_scored_every_15_minutes(bag: Any) -> None:
     for dag_id, schedule in (("dag_zones_train", "2 3 * * *"), ("dag_zones_score", "*/15 * * * *")):
         dag = bag.dags[dag_id]
         assert dag.timetable.expression == schedule
@@ -116,20 +116,20 @@ def test_zones_are_learnt_daily_and_scored_every_quarter_of_an_hour_at_most(bag:
         assert (task.bucket, task.prefix) == ("{{ var.value.GCS_BUCKET }}", "{{ var.value.GCS_PREFIX }}")
 
 
-def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_is_a_query_job_when_a_project_is_set(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.providers.google.cloud.operators.bigquery import BigQueryInsertJobOperator
 
     for name, value in (("PROJECT", "a-project"), ("DATASET", "mine"), ("LOCATION", "europe-west9")):
         monkeypatch.setenv(f"BIGQUERY_{name}", value)
-    found = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    assert found.import_errors == {}
+    bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    assert bag.import_errors == {}
     expected = {
-        "dag_zones_train": playbook.steps("setup", "train"),
-        "dag_zones_score": playbook.steps("setup", "score"),
+        "dag_zones_train": playbook.read_steps("setup", "train"),
+        "dag_zones_score": playbook.read_steps("setup", "score"),
     }
     for dag_id, steps in expected.items():
-        tasks = found.dags[dag_id].topological_sort()
+        tasks = bag.dags[dag_id].topological_sort()
         assert [task.task_id for task in tasks] == [step.name for step in steps]
         for upstream, downstream in itertools.pairwise(tasks):
             assert upstream.downstream_task_ids == {downstream.task_id}
@@ -145,11 +145,11 @@ def test_with_a_project_each_step_is_a_query_job(airflow: None, monkeypatch: pyt
                 "Airflow would take it for a template"
             )
             assert (task.retries, task.owner) == (2, "datastream")
-    names = {task.task_id for dag_id in expected for task in found.dags[dag_id].tasks}
-    assert not names & {step.name for step in playbook.steps("look", "scan", "teardown")}
+    names = {task.task_id for dag_id in expected for task in bag.dags[dag_id].tasks}
+    assert not names & {step.name for step in playbook.read_steps("look", "scan", "teardown")}
 
 
-def test_the_order_of_tasks(bag: Any) -> None:
+def test_tasks_have_the_designed_order(bag: Any) -> None:
     compute, index = bag.dags["dag_compute_cost"], bag.dags["dag_index_and_export"]
     for upstream, downstream in itertools.pairwise(COMPUTE):
         assert downstream in compute.get_task(upstream).downstream_task_ids
@@ -159,7 +159,7 @@ def test_the_order_of_tasks(bag: Any) -> None:
     assert index.get_task("CommitOffsets").trigger_rule == "all_success"
 
 
-def test_schedules_and_the_asset_between(bag: Any) -> None:
+def test_dags_are_scheduled_by_the_asset_and_the_clock(bag: Any) -> None:
     from airflow.sdk import Asset, AssetOrTimeSchedule
 
     compute, index = bag.dags["dag_compute_cost"], bag.dags["dag_index_and_export"]
@@ -189,14 +189,14 @@ def test_plugins_are_not_imported_by_their_bare_names(bag: Any) -> None:
             assert f"{path.name}/" in ignored
 
 
-def test_templates_name_variables(bag: Any) -> None:
+def test_task_templates_read_airflow_variables(bag: Any) -> None:
     index = bag.dags["dag_index_and_export"]
     put = index.get_task("PutGCP")
     assert (put.bucket, put.prefix) == ("{{ var.value.GCS_BUCKET }}", "{{ var.value.GCS_PREFIX }}")
     assert bag.dags["dag_compute_cost"].get_task("ConsumeKafka").topic == "{{ var.value.RAW_TOPIC }}"
 
 
-# --- Runs --------------------------------------------------------------------------------------
+# --- Runs -----------------------------------------------------------------------------------------
 
 
 class Dags:
@@ -214,6 +214,8 @@ class Dags:
         with pytest.MonkeyPatch.context() as patch:
             # Airflow 3.3's dag.test() takes a deadline's definition for its id when the run is done, and fails.
             patch.setattr(dag, "deadline", None)
+            for task in dag.tasks:
+                patch.setattr(task, "retry_delay", timedelta(seconds=1))
             run = dag.test(run_conf=conf)
         return {task.task_id: str(task.state) for task in run.get_task_instances()}, run
 
@@ -224,7 +226,7 @@ class Dags:
         return self.run("dag_index_and_export", export_now=export_now)[0]
 
     def move(self, group: str, topic: str) -> None:
-        """To the beginning."""
+        """Set a group's offsets to the beginning."""
         move(self.stack.kafka, topic, group, "beginning", TopicIds(Folder(self.stack.settings.staging)))
 
     def offsets(self, group: str) -> set[int | None]:
@@ -240,7 +242,7 @@ class Dags:
         ]
 
     def held(self) -> tuple[int, int, int, int]:
-        """How many results, dead letters, documents and objects there are."""
+        """The numbers of results, dead letters, documents and objects."""
         client = self.stack.elasticsearch
         client.indices.refresh(index=self.index, ignore_unavailable=True)
         return (
@@ -274,7 +276,7 @@ def dags(  # noqa: PLR0917 (fixtures)
 
 
 def events() -> int:
-    """How many events the asset has."""
+    """The number of asset events."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
@@ -296,18 +298,18 @@ def test_rides_flow_through_both_dags(dags: Dags) -> None:
     results, dead, documents, objects = dags.held()
     assert (results, dead, documents) == (41, 2, 40)
     assert objects > 0
-    # What was staged is gone.
+    # Staged files are deleted.
     staging = dags.stack.settings.datastream_state / "staging"
     left = {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()}
     assert left == {"topic-ids"}
-    # Nothing new: both skip, nothing changes.
+    # Without new messages both DAGs skip.
     before = dags.held()
     assert set(dags.compute().values()) == {"skipped"}
     assert set(dags.index_and_export().values()) == {"skipped"}
     assert dags.held() == before
 
 
-def test_an_empty_topic_is_a_skipped_run_without_an_event(dags: Dags) -> None:
+def test_an_empty_topic_skips_the_run_without_an_asset_event(dags: Dags) -> None:
     before = events()
     assert dags.compute() == all_("skipped", COMPUTE)
     assert dags.index_and_export() == all_("skipped", INDEX)
@@ -315,20 +317,22 @@ def test_an_empty_topic_is_a_skipped_run_without_an_event(dags: Dags) -> None:
     assert dags.held() == (0, 0, 0, 0)
 
 
-def test_the_export_waits_while_rides_are_searchable(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rides_are_searchable_before_they_are_exported(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
     produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(20)])
     assert dags.index_and_export(export_now=False) == all_("success", INDEX)
     results, _, documents, objects = dags.held()
     assert (results, documents, objects) == (20, 20, 0)
     assert dags.offsets("dag_index_and_export.PutGCP") == {None}
-    # Nothing new: the run is skipped whole, and the rides go on waiting.
+    # Without new messages the whole run is skipped, and the rides keep waiting.
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
-    # Their age is enough, also in a run that has nothing new.
+    # Their age triggers the export, even in a run without new messages.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "0")
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX) | {"PutGCP": "success"}
-    assert sorted(dags.rows()) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(dags.rows()) == [
+        (record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)
+    ]
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
-    # So many that they are worth an object.
+    # EXPORT_TARGET_RECORDS triggers the export.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "300")
     monkeypatch.setenv("EXPORT_TARGET_RECORDS", "15")
     before = dags.held()[3]
@@ -338,8 +342,8 @@ def test_the_export_waits_while_rides_are_searchable(dags: Dags, monkeypatch: py
         assert (dags.held()[3] > before) is bool(more)
 
 
-def test_an_export_that_is_tried_again_writes_the_same_objects(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although by then there is more to export, and chunks would be cut otherwise."""
+def test_a_retried_export_writes_the_same_objects(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if there is more to export by then, and chunks would have other borders."""
     produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(60)])
 
     def killed(*_: Any) -> None:
@@ -355,16 +359,16 @@ def test_an_export_that_is_tried_again_writes_the_same_objects(dags: Dags, monke
     assert dags.index_and_export() == all_("success", INDEX)
     assert dags.index_and_export()["PutGCP"] == "success"
     rows = dags.rows()
-    assert sorted(rows) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(rows) == [(record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)]
 
 
-def test_refusals_carry_the_names_of_dag_and_task(dags: Dags) -> None:
+def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     dags.stack.elasticsearch.indices.create(index=dags.index, mappings={"properties": properties})
     produce(dags.stack.kafka, dags.result, [keyed(result(price_base=5000.0)), Raw(b"no result", b"k")])
     assert dags.index_and_export() == all_("success", INDEX)
     errors = [letter.error for letter in read_all(dags.stack.kafka, dags.dlq)]
-    assert {(it["connector.name"], it["task.id"], it["stage"], it["topic"]) for it in errors} == {
+    assert {(error["connector.name"], error["task.id"], error["stage"], error["topic"]) for error in errors} == {
         ("dag_index_and_export", "PutElasticSearch", "TASK_PUT", dags.result),
         ("dag_index_and_export", "TransformJSON", "VALUE_CONVERTER", dags.result),
     }
@@ -381,7 +385,7 @@ def test_refusals_carry_the_names_of_dag_and_task(dags: Dags) -> None:
         ("AIRFLOW_VAR_RESULT_TOPIC", "", "ConsumeKafka"),
     ],
 )
-def test_a_bad_setting_fails_before_it_touches_data(
+def test_an_invalid_setting_fails_before_data_is_read(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, value: str, task: str
 ) -> None:
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
@@ -398,10 +402,10 @@ def test_a_bad_setting_fails_before_it_touches_data(
 
 @pytest.mark.parametrize("name", ["AIRFLOW_VAR_RESULT_TOPIC", "AIRFLOW_VAR_DLQ_TOPIC"])
 @pytest.mark.parametrize("value", ["", "nowhere"])
-def test_a_bad_output_topic_fails_a_group_with_offsets_too(
+def test_an_invalid_output_topic_fails_a_group_with_offsets_too(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """With offsets committed, nobody has looked at the output topics before they are written."""
+    """With committed offsets, the first access to the output topics is the write."""
     dags.move("dag_compute_cost", dags.raw)
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
     with monkeypatch.context() as patch:
@@ -422,10 +426,10 @@ def test_a_bad_output_topic_fails_a_group_with_offsets_too(
         ("AIRFLOW_VAR_DLQ_TOPIC", "AIRFLOW_VAR_RESULT_TOPIC"),
     ],
 )
-def test_variables_that_name_one_topic_twice_stop_both_dags(
+def test_variables_with_the_same_topic_stop_both_dags(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, same_as: str
 ) -> None:
-    """The pipeline would feed itself for ever."""
+    """The pipeline would read its own output in an endless loop."""
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
     with monkeypatch.context() as patch:
         patch.setenv(name, os.environ[same_as])
@@ -436,7 +440,7 @@ def test_variables_that_name_one_topic_twice_stop_both_dags(
 
 
 @pytest.mark.parametrize("has_offsets", [False, True])
-def test_an_unknown_bucket_fails_and_nothing_is_committed(
+def test_an_unknown_bucket_fails_without_a_commit(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, has_offsets: bool
 ) -> None:
     if has_offsets:
@@ -457,10 +461,10 @@ def test_an_unknown_bucket_fails_and_nothing_is_committed(
 
 @pytest.mark.parametrize("dag_id", ["dag_compute_cost", "dag_index_and_export"])
 @pytest.mark.parametrize("is_kept", [False, True], ids=["files-gone", "files-kept"])
-def test_an_old_run_that_is_executed_again_does_nothing(
+def test_a_cleared_old_run_does_nothing(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, dag_id: str, is_kept: bool
 ) -> None:
-    """Each task behind ConsumeKafka again, with its old manifest, after a newer run has moved on."""
+    """Execute each task after ConsumeKafka again with its old manifest, after a newer run has committed."""
     if is_kept:  # as if its tasks had been killed between commit and clean-up
         monkeypatch.setattr(Folder, "delete", lambda _: None)
         monkeypatch.setattr(Folder, "delete_all_but", lambda *_: None)
@@ -489,7 +493,7 @@ def test_an_old_run_that_is_executed_again_does_nothing(
             object.__setattr__(operator, name, value)
         again = SimpleNamespace(task_id=task.task_id, try_number=2, run_id=old.run_id, dag_id=dag_id)
         skipped = pytest.raises(AirflowSkipException, match=r"(?i)nothing is left to do")
-        # PutGCP works on what there is now, whichever run it is in.
+        # PutGCP exports the current backlog in any run.
         with suppress(AirflowSkipException) if is_kept or task.task_id == "PutGCP" else skipped:
             operator.execute({"ti": again, "params": {"export_now": True}})
     assert dags.held() == before
@@ -497,7 +501,7 @@ def test_an_old_run_that_is_executed_again_does_nothing(
     assert events() == asset_events
 
 
-def test_zones_are_learnt_and_rides_scored(
+def test_dags_train_zones_and_score_rides(
     dags: Dags, stack: Stack, fresh_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = fresh_name("zones")
@@ -506,23 +510,23 @@ def test_zones_are_learnt_and_rides_scored(
     monkeypatch.setenv("AIRFLOW_VAR_GCS_PREFIX", "rides/processed/")
     rides = ride_rows(300)
     put(stack.gcs, bucket, "rides/processed/", rides)
-    # There is nothing to score with yet: it fails at once, and says what to do.
+    # Without a model the score DAG fails at once and names the remedy.
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
     assert dags.run("dag_zones_train")[0] == {"TrainLocally": "success"}
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "success"}
     held = {blob.name for blob in stack.gcs.list_blobs(bucket)}
     assert {"models/rides/kmeans8.json", "models/rides/zones.json", "reference/uber-split2.csv"} <= held
-    found = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
-    assert len(found["zones"]) == 8
-    revenue = sum(part["revenue"] for part in found["revenue"])
+    result = json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes())
+    assert len(result["zones"]) == 8
+    revenue = sum(part["revenue"] for part in result["revenue"])
     assert revenue == pytest.approx(sum(ride["price_total"] for ride in rides), rel=1e-9)
-    # Rides of another city: refused, and the last result stays.
+    # Rides of another city are rejected, and the last result is kept.
     put(stack.gcs, bucket, "rides/processed/", ride_rows(400, city="paris", first_offset=1_000))
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
-    assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == found
+    assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == result
 
 
-def test_hooks_take_their_connections(airflow: None, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_read_their_connections(airflow: None, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     from hooks.elasticsearch_hook import ElasticsearchHook
     from hooks.kafka_hook import KafkaHook
 
@@ -534,10 +538,10 @@ def test_hooks_take_their_connections(airflow: None, stack: Stack, monkeypatch: 
     assert ElasticsearchHook("es_local").get_conn.info()["version"]["number"].startswith("9.")
 
 
-# --- Cleaning up -------------------------------------------------------------------------------
+# --- Cleaning up ----------------------------------------------------------------------------------
 
 
-def test_the_next_run_sweeps_what_a_failed_one_left(dags: Dags) -> None:
+def test_the_next_run_deletes_files_of_a_failed_run(dags: Dags) -> None:
     runs = dags.stack.settings.datastream_state / "staging" / "dag_index_and_export"
     left = runs / "failed" / "PutGCP" / "3" / "00000-00000000000000000000.arrow"
     left.parent.mkdir(parents=True)
@@ -546,7 +550,7 @@ def test_the_next_run_sweeps_what_a_failed_one_left(dags: Dags) -> None:
     assert not (runs / "failed").exists()
 
 
-def test_old_runs_leave_the_database(dags: Dags) -> None:
+def test_old_runs_are_deleted_from_the_database(dags: Dags) -> None:
     from airflow.models import DagRun, TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select, update

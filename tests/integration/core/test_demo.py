@@ -1,4 +1,4 @@
-"""`make demo`, as a user runs it: the whole stack with Airflow's scheduler, on ports and state of its own."""
+"""`make demo` as a user runs it: the whole stack with Airflow's scheduler, on free ports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from infra.local import ports
+from infra.local.runner import ports
 from jobs.settings import ROOT
 from jobs.verticals import stack_settings
 
@@ -48,12 +48,12 @@ def state() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def run(state: Path) -> Iterator[Run]:
     """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
-    kafka, elasticsearch, gcs, airflow = ports.free(4)
-    # What other tests of this session said about their own stack must not reach this one.
+    kafka, elasticsearch, gcs, airflow = ports.find_free(4)
+    # Variables that other tests set for their stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
-    # Nor what the .env of this checkout says.
+    # Nor must the .env of this checkout.
     defaults = {
         name.upper(): str(field.default) for name, field in stack_settings().model_fields.items() if field.default
     }
@@ -95,28 +95,28 @@ def demo(run: Run) -> str:
 
 
 def ledger(state: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((state / "ledger.json").read_text())
-    return found
+    content: dict[str, object] = json.loads((state / "ledger.json").read_text())
+    return content
 
 
-def test_the_ledger_balances(demo: str, state: Path) -> None:
-    found = ledger(state)
-    assert set(found) >= LEDGER_KEYS
-    assert found["balanced"] is True
-    assert found["pending"] == found["refused"] == 0
-    assert found["raw"] == RIDES == found["result"] + found["dlq"]
-    assert found["parquet"] == found["result"]
-    assert found["elasticsearch"] == found["result"] - found["duplicates"]
-    assert found["duplicates"] > 0
-    assert sum(found["dlq_by_reason"].values()) == found["dlq"] > 0
+def test_the_ledger_of_the_demo_balances(demo: str, state: Path) -> None:
+    figures = ledger(state)
+    assert set(figures) >= LEDGER_KEYS
+    assert figures["balanced"] is True
+    assert figures["pending"] == figures["refused"] == 0
+    assert figures["raw"] == RIDES == figures["result"] + figures["dlq"]
+    assert figures["parquet"] == figures["result"]
+    assert figures["elasticsearch"] == figures["result"] - figures["duplicates"]
+    assert figures["duplicates"] > 0
+    assert sum(figures["dlq_by_reason"].values()) == figures["dlq"] > 0
     assert "balanced" in demo
 
 
-def test_the_report_is_written(demo: str, state: Path) -> None:
+def test_demo_writes_the_report(demo: str, state: Path) -> None:
     assert "Rides per minute" in (state / "report.html").read_text()
 
 
-def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
+def test_airflow_responds_and_the_ride_dags_are_unpaused(demo: str, run: Run) -> None:
     url = f"http://127.0.0.1:{run.airflow_port}"
     token = requests.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=30).json()
     headers = {"Authorization": f"Bearer {token['access_token']}"}
@@ -130,16 +130,16 @@ def test_airflow_answers_and_its_dags_are_on(demo: str, run: Run) -> None:
     assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
 
 
-def test_the_playbook_runs_on_the_rides_that_just_flowed(demo: str, run: Run, state: Path) -> None:
+def test_the_playbook_runs_on_the_demo_rides(demo: str, run: Run, state: Path) -> None:
     printed = run("make", "bqml").stdout
-    found = json.loads((state / "zones.json").read_text())
-    assert sum(part["rides"] for part in found["revenue"]) == ledger(state)["elasticsearch"]
-    assert f"{sum(part['revenue'] for part in found['revenue']):,.2f}" in printed
-    assert len(found["zones"]) == 8
+    zones = json.loads((state / "zones.json").read_text())
+    assert sum(part["rides"] for part in zones["revenue"]) == ledger(state)["elasticsearch"]
+    assert f"{sum(part['revenue'] for part in zones['revenue']):,.2f}" in printed
+    assert len(zones["zones"]) == 8
     assert "<h2>Revenue by zone and comfort</h2>" in (state / "report.html").read_text()
 
 
-def test_one_ride_is_found_at_every_place(demo: str, run: Run, state: Path) -> None:
+def test_trace_shows_a_ride_in_every_system(demo: str, run: Run, state: Path) -> None:
     ride_id = ledger(state)["sample_result"]["ride_id"]
     traced = run(sys.executable, "-m", "jobs", "trace", ride_id).stdout
     for place in ("rides_raw", "rides_result", "Elasticsearch rides", "Parquet"):
@@ -152,21 +152,21 @@ def test_dead_letters_are_shown_and_replayed_once(demo: str, run: Run, state: Pa
     assert f"{dead} dead letters went back to rides_raw" in run("make", "dlq-replay").stdout
     run(sys.executable, "-m", "jobs", "wait", "--timeout", "120")
     run("make", "ledger")
-    found = ledger(state)
-    assert (found["replayed"], found["dlq"], found["balanced"]) == (dead, 2 * dead, True)
+    figures = ledger(state)
+    assert (figures["replayed"], figures["dlq"], figures["balanced"]) == (dead, 2 * dead, True)
     assert "0 in all" in run("make", "dlq-replay").stdout
 
 
-def test_it_runs_again_on_top(demo: str, run: Run, state: Path) -> None:
+def test_demo_can_be_run_again(demo: str, run: Run, state: Path) -> None:
     before = ledger(state)
     again = run("make", "demo", f"RIDES={RIDES}").stdout
-    found = ledger(state)
-    assert found["raw"] == before["raw"] + RIDES
-    assert found["balanced"] is True
+    figures = ledger(state)
+    assert figures["raw"] == before["raw"] + RIDES
+    assert figures["balanced"] is True
     assert "already running" in again
 
 
-def test_the_readme_shows_what_happens(demo: str) -> None:
+def test_the_readme_shows_the_output_of_the_demo(demo: str) -> None:
     block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None
     printed = {shape(line) for line in demo.splitlines()}
@@ -176,7 +176,7 @@ def test_the_readme_shows_what_happens(demo: str) -> None:
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run: figures, bars, the width of columns, ids and paths."""
+    """A line without the parts that differ between runs: figures, bars, column widths, ids and paths."""
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", line)
     line = re.sub(r"\S*/(report\.html|ledger\.json|logs)", r"\1", line)
     line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐]+", " ", line)

@@ -1,4 +1,4 @@
-"""rides_raw → rides_result and rides_dlq, exactly once, whatever is killed and tried again."""
+"""rides_raw → rides_result and rides_dlq exactly once, after kills and retries."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def assert_once(pricing: Pricing, sent: list[Raw]) -> None:
     assert all((offset or 0) >= ends[partition] for partition, offset in pricing.offsets().items())
 
 
-# --- The plain way -----------------------------------------------------------------------------
+# --- Without failures -----------------------------------------------------------------------------
 
 
-def test_good_bad_and_doubled_messages_balance(pricing: Pricing) -> None:
+def test_valid_invalid_and_duplicate_messages_balance(pricing: Pricing) -> None:
     good = [encode(made) for made in islice(make_rides(NEW_YORK, 7, now), 200)]
     faults = list(islice(every_fault(random.Random(7)), 140))
     broken = [(label, fault(made)) for (label, fault), made in zip(faults, make_rides(NEW_YORK, 8, now), strict=False)]
@@ -85,7 +85,7 @@ def test_good_bad_and_doubled_messages_balance(pricing: Pricing) -> None:
     assert pricing.stage() is None
 
 
-def test_results_go_where_java_would_put_them(pricing: Pricing) -> None:
+def test_results_are_partitioned_like_java(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(60))
     pricing.run()
     results = pricing.results()
@@ -97,7 +97,7 @@ def test_results_go_where_java_would_put_them(pricing: Pricing) -> None:
         assert record.headers is None
 
 
-def test_murmur2_is_javas() -> None:
+def test_murmur2_matches_java() -> None:
     """Values of org.apache.kafka.common.utils.UtilsTest.testMurmur2, as positive numbers."""
     known = {
         b"21": -973932308,
@@ -111,7 +111,7 @@ def test_murmur2_is_javas() -> None:
         assert java_partition(key, 2**31) == value & 0x7FFFFFFF
 
 
-def test_dead_letters_are_the_message_byte_for_byte(pricing: Pricing) -> None:
+def test_dead_letters_hold_the_message_byte_for_byte(pricing: Pricing) -> None:
     headers = [("trace", b"1"), ("trace", b"\x00\xff"), ("empty", b""), ("null", None), ("é", b"name")]
     sent = [
         Raw(None, None),
@@ -129,7 +129,7 @@ def test_dead_letters_are_the_message_byte_for_byte(pricing: Pricing) -> None:
     pricing.run()
 
     raws = read_all(pricing.config, pricing.source)
-    dead = {(int(it.error["partition"]), int(it.error["offset"])): it for it in pricing.dead_letters()}
+    dead = {(int(letter.error["partition"]), int(letter.error["offset"])): letter for letter in pricing.dead_letters()}
     assert len(dead) == len(sent)
     seen = []
     for (partition, offset), letter in dead.items():
@@ -153,7 +153,7 @@ def test_dead_letters_are_the_message_byte_for_byte(pricing: Pricing) -> None:
     assert Counter(seen) == Counter((raw.key, raw.value) for raw in sent)
 
 
-def test_the_largest_message_fits_the_dead_letters(pricing: Pricing) -> None:
+def test_the_largest_message_fits_the_dead_letter_topic(pricing: Pricing) -> None:
     noise = random.Random(7).randbytes(1_048_000)
     huge = Raw(b"\xff" + noise, b"key", partition=2)
     headed = Raw(b"\xff", b"key", [("noise", noise)], partition=2)
@@ -165,19 +165,7 @@ def test_the_largest_message_fits_the_dead_letters(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
-def test_what_was_small_only_because_it_was_compressed_fits_too(pricing: Pricing) -> None:
-    """The limit of a topic is on compressed batches: rides_raw takes 20 MiB of zeros from a producer with zstd."""
-    huge = b"\xff" + bytes(20 * 2**20)
-    producer = Producer({**pricing.config, "compression.type": "zstd", "message.max.bytes": 2**25})
-    producer.produce(pricing.source, huge, b"key")
-    assert producer.flush(DEADLINE_S) == 0
-    produce(pricing.config, pricing.source, rides(3))
-    assert pricing.run().results == 3
-    (letter,) = pricing.dead_letters()
-    assert letter.value == huge
-
-
-def test_chunks_end_at_records_or_bytes(pricing: Pricing) -> None:
+def test_chunks_are_limited_by_records_and_bytes(pricing: Pricing) -> None:
     sent = [Raw(encode(ride(note="x" * size)), b"k", partition=1) for size in (10, 10, 3000, 10, 10, 10, 10, 10)]
     produce(pricing.config, pricing.source, sent)
     pricing.limits = Limits(run_records=100, chunk_records=3, chunk_bytes=3000)
@@ -187,7 +175,7 @@ def test_chunks_end_at_records_or_bytes(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
-def test_a_run_is_bounded(pricing: Pricing) -> None:
+def test_a_run_is_limited_by_records(pricing: Pricing) -> None:
     sent = [raw._replace(partition=number % 2) for number, raw in enumerate(rides(50))]
     produce(pricing.config, pricing.source, sent)
     pricing.limits = Limits(run_records=20, chunk_records=7, chunk_bytes=2**25)
@@ -199,22 +187,22 @@ def test_a_run_is_bounded(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
-def test_an_empty_topic_leaves_nothing(pricing: Pricing, tmp_path: Path) -> None:
+def test_an_empty_topic_leaves_no_files(pricing: Pricing, tmp_path: Path) -> None:
     assert pricing.stage() is None
     assert pricing.stage(wait_s=0.3) is None
     assert pricing.offsets() == dict.fromkeys(range(6))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [pricing.source], "only its topic's id"
 
 
-def test_waiting_ends_with_the_first_message(pricing: Pricing) -> None:
+def test_waiting_ends_at_the_first_message(pricing: Pricing) -> None:
     producer = Producer({**pricing.config, "linger.ms": 500})
-    send(producer, pricing.source, rides(1))  # on its way when the wait begins
+    send(producer, pricing.source, rides(1))  # still buffered when the wait starts
     manifest = pricing.stage(wait_s=DEADLINE_S)
     assert manifest is not None
     assert manifest.records == 1
 
 
-# --- Tried again -------------------------------------------------------------------------------
+# --- Retries --------------------------------------------------------------------------------------
 
 
 def test_every_step_may_be_repeated(pricing: Pricing) -> None:
@@ -232,7 +220,7 @@ def test_every_step_may_be_repeated(pricing: Pricing) -> None:
 
 
 @pytest.mark.parametrize("fails_in_chunk", [1, 2, 4])
-def test_a_publisher_that_fails_goes_on_where_it_was(
+def test_a_failed_publisher_resumes_after_its_last_commit(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch, fails_in_chunk: int
 ) -> None:
     sent = [*rides(50), *(Raw(b"bad %d" % number, b"%d" % number) for number in range(20))]
@@ -258,8 +246,8 @@ def test_a_publisher_that_fails_goes_on_where_it_was(
     assert_once(pricing, sent)
 
 
-def test_a_claim_made_twice_is_published_once(pricing: Pricing) -> None:
-    """ConsumeKafka ran again and claimed more; the older manifest finds its part done."""
+def test_overlapping_claims_are_published_once(pricing: Pricing) -> None:
+    """A repeated ConsumeKafka claimed more; the older manifest finds its part published."""
     first = rides(20)
     produce(pricing.config, pricing.source, first)
     older = pricing.computed()
@@ -299,7 +287,7 @@ BLOCKED = """
 """
 
 
-def test_sigkill_in_mid_transaction(pricing: Pricing, tmp_path: Path) -> None:
+def test_a_publisher_killed_in_a_transaction_is_completed_once(pricing: Pricing, tmp_path: Path) -> None:
     sent = [*rides(50), *(Raw(b"bad %d" % number, b"%d" % number) for number in range(10))]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
@@ -324,10 +312,10 @@ def test_sigkill_in_mid_transaction(pricing: Pricing, tmp_path: Path) -> None:
     assert_once(pricing, sent)
 
 
-# --- Zombies -----------------------------------------------------------------------------------
+# --- Zombies --------------------------------------------------------------------------------------
 
 
-def test_a_zombie_that_has_initialised_is_fenced(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zombie_after_init_transactions_is_fenced(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = rides(50)
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
@@ -353,10 +341,10 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
 
     def asleep(writer: GroupWriter) -> Any:
         """The zombie has read the old offsets when it falls asleep."""
-        found = committed(writer)
+        offsets = committed(writer)
         monkeypatch.setattr(GroupWriter, "committed", committed)
         assert pricing.publish(computed).results == 50
-        return found
+        return offsets
 
     monkeypatch.setattr(GroupWriter, "committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
@@ -364,7 +352,7 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
     assert_once(pricing, sent)
 
 
-def test_a_zombie_that_wakes_before_its_init_finds_nothing_to_do(pricing: Pricing) -> None:
+def test_a_zombie_before_init_transactions_finds_nothing_to_do(pricing: Pricing) -> None:
     sent = rides(50)
     produce(pricing.config, pricing.source, sent)
     manifest = pricing.staged()
@@ -374,7 +362,7 @@ def test_a_zombie_that_wakes_before_its_init_finds_nothing_to_do(pricing: Pricin
     assert_once(pricing, sent)
 
 
-def test_a_zombie_that_wakes_in_the_middle_of_a_newer_run_does_only_the_rest(
+def test_a_zombie_in_the_middle_of_a_newer_run_publishes_only_the_rest(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = rides(60)
@@ -417,7 +405,7 @@ def _half_published(pricing: Pricing, computed: Manifest, chunks: int, monkeypat
 def test_small_chunks_of_several_partitions_share_a_transaction(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of three partitions fit into a transaction of ten messages, which counts as a whole."""
+    """Chunks of three partitions fit into one transaction of ten messages, which is committed as a whole."""
     sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(17))]
     sent.append(Raw(b"bad", b"k", partition=1))
     produce(pricing.config, pricing.source, sent)
@@ -435,7 +423,7 @@ def test_small_chunks_of_several_partitions_share_a_transaction(
     assert_once(pricing, sent)
 
 
-def test_delivered_messages_are_forgotten_while_their_transaction_goes_on(
+def test_acknowledged_messages_are_freed_during_the_transaction(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = held_when_forgotten(monkeypatch)
@@ -447,8 +435,8 @@ def test_delivered_messages_are_forgotten_while_their_transaction_goes_on(
     assert_once(pricing, sent)
 
 
-def test_a_transaction_waits_for_no_staged_file(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that it sends has been read when it begins: here the files are gone by then."""
+def test_a_transaction_does_not_wait_for_staged_files(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All messages are read before it begins: the files are deleted by then."""
     sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(18))]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
@@ -508,8 +496,8 @@ def test_an_older_claim_never_moves_offsets_back(pricing: Pricing, monkeypatch: 
     assert_once(pricing, [*sent, *more])
 
 
-def test_a_claim_ahead_of_the_group_skips_nothing(pricing: Pricing) -> None:
-    """Someone reset the offsets while a run was under way: what lies before its claim is still to be done."""
+def test_a_claim_ahead_of_the_group_is_rejected(pricing: Pricing) -> None:
+    """The offsets were reset during a run, so messages before its claim are still to be priced."""
     sent = [raw._replace(partition=0) for raw in rides(30)]
     produce(pricing.config, pricing.source, sent)
     pricing.set_offsets(dict.fromkeys(range(6), 0) | {0: 20})
@@ -523,10 +511,10 @@ def test_a_claim_ahead_of_the_group_skips_nothing(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
-# --- Transactions of others --------------------------------------------------------------------
+# --- Foreign transactions -------------------------------------------------------------------------
 
 
-def test_aborted_messages_are_nobodys(pricing: Pricing) -> None:
+def test_aborted_messages_are_not_priced(pricing: Pricing) -> None:
     good = rides(30)
     aborted(pricing.config, pricing.source, rides(10))
     produce(pricing.config, pricing.source, good[:15])
@@ -539,7 +527,7 @@ def test_aborted_messages_are_nobodys(pricing: Pricing) -> None:
     assert pricing.stage() is None
 
 
-def test_a_claim_of_nothing_but_markers_commits_its_end(pricing: Pricing) -> None:
+def test_a_claim_of_only_markers_commits_its_end(pricing: Pricing) -> None:
     aborted(pricing.config, pricing.source, [Raw(b"x", partition=partition) for partition in (0, 0, 3)])
     manifest = pricing.staged()
     assert (manifest.records, manifest.chunks) == (0, ())
@@ -569,8 +557,8 @@ def test_an_open_transaction_is_not_claimed(pricing: Pricing) -> None:
     assert_once(pricing, [*before, *open_, *after])
 
 
-def test_what_these_tests_read_is_all_there_is(pricing: Pricing) -> None:
-    """Kafka answers a commit before readers see it: who reads at once would take what is late for lost."""
+def test_read_all_waits_for_open_transactions(pricing: Pricing) -> None:
+    """Kafka answers a commit before readers see it, so an immediate read would miss messages."""
     sent = rides(5)
     producer = transactional(pricing.config, f"open-{pricing.group}")
     send(producer, pricing.result, sent)
@@ -581,18 +569,6 @@ def test_what_these_tests_read_is_all_there_is(pricing: Pricing) -> None:
             reading.result(timeout=1)
         producer.commit_transaction(DEADLINE_S)
         assert ids(reading.result(DEADLINE_S)) == ids(sent)
-
-
-def test_an_abandoned_transaction_holds_readers_back_for_half_a_minute_at_most(pricing: Pricing) -> None:
-    """20 s until its time is over, and the broker looks every 10 s."""
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
-        writer._producer.begin_transaction()
-        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
-        assert writer._producer.flush(DEADLINE_S) == 0
-        produce(pricing.config, pricing.result, [Raw(b"later", b"k", partition=0)])
-        assert read_visible(pricing.config, pricing.result) == []
-        until(lambda: read_visible(pricing.config, pricing.result) != [], "the broker has aborted it", within_s=35)
-        assert [record.value for record in pricing.results()] == [b"later"]
 
 
 def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:

@@ -1,4 +1,4 @@
-"""A short fault campaign with Airflow at work; `make test-faults` plays the long one."""
+"""A short fault campaign with Airflow; `make test-faults` runs the long one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from tests.faults.campaign import Campaign
+from tests.faults.environment import prepared
 from tests.faults.faults import TARGETS
-from tests.faults.ground import prepared
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -17,17 +17,17 @@ SEED = 2
 
 
 def test_nothing_is_lost_or_doubled_when_tasks_and_the_broker_are_killed() -> None:
-    with prepared(SEED, Console()) as ground:
-        found = Campaign(ground, print).play(SEED, [TARGETS[name] for name in CHOSEN])
-    assert found.differences == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
-    hits = {hit.target: hit for hit in found.hits}
+    with prepared(SEED, Console()) as environment:
+        played = Campaign(environment, print).play(SEED, [TARGETS[name] for name in CHOSEN])
+    assert played.differences == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
+    hits = {hit.target: hit for hit in played.hits}
     assert sorted(hits) == sorted(CHOSEN)
-    assert all(hit.glimpses[0].is_at_work for hit in found.hits), found.hits
+    assert all(hit.glimpses[0].is_at_work for hit in played.hits), played.hits
     publisher = hits["compute.PublishKafka"]
     assert 0 < publisher.details["chunks_committed"] < publisher.details["chunks"]
     for hit in (publisher, hits["index.PutElasticSearch"]):
         ((killed, *_),) = hit.airflow.values()
         assert killed["state"] == "failed", hit
-    assert found.results == found.rows == found.good > 500
-    assert found.dead_letters == found.bad > 10
-    assert found.documents < found.good, "duplicates are one document"
+    assert played.results == played.rows == played.good > 500
+    assert played.dead_letters == played.bad > 10
+    assert played.documents < played.good, "duplicates are one document"

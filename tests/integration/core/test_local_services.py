@@ -1,4 +1,4 @@
-"""The services without Docker, for real: a stack of its own on free ports, beside whatever else runs here."""
+"""The services without Docker: a real stack on free ports."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from elasticsearch import Elasticsearch
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from infra.local import aside, elasticsearch, environment, gcs, kafka, paths, ports, processes, stack, supervisor, wait
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
+from infra.local.runner import ports, processes, supervisor
+from infra.local.runner.paths import Paths
+from infra.local.services.catalog import local_stack
 from jobs.settings import ROOT, Settings
+from tests.testkit.wait import until
 
-SERVICES = (kafka.NAME, elasticsearch.NAME, gcs.NAME)
+SERVICES = ("kafka", "elasticsearch", "gcs")
 MESSAGES = 100
 BACK_S = 45
 
@@ -29,18 +34,18 @@ BACK_S = 45
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     # A path with a space.
-    chosen = aside.settings(tmp_path_factory.mktemp("local services"))
+    chosen = isolated_settings(tmp_path_factory.mktemp("local services"))
     try:
-        stack.up(chosen, only=SERVICES)
+        local_stack(chosen).up(SERVICES)
         yield chosen
     finally:
-        stack.down(chosen)
+        local_stack(chosen).down()
 
 
 def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line on this stack, without a JDK, Maven or Docker in reach."""
+    """Run the command line on this stack, without a JDK, Maven or Docker on the PATH."""
     variables = {
-        **environment.of_settings(settings),
+        **export_settings(settings),
         "HOME": str(Path.home()),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/bin"]),
         "LANG": "C.UTF-8",
@@ -51,15 +56,19 @@ def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+def _paths(settings: Settings) -> Paths:
+    return Paths(settings.datastream_state)
+
+
 def _pid(settings: Settings, name: str) -> int:
-    return supervisor.states(paths.of(settings))[name].pid
+    return supervisor.read_states(_paths(settings))[name].pid
 
 
 def _only() -> list[str]:
     return [argument for name in SERVICES for argument in ("--only", name)]
 
 
-def test_official_clients_get_answers(settings: Settings) -> None:
+def test_official_clients_get_responses(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert len(admin.describe_cluster().result(10).nodes) == 1
 
@@ -85,10 +94,10 @@ def test_a_second_up_changes_nothing(settings: Settings) -> None:
     assert result.stdout.count("already running") == len(SERVICES)
     assert time.monotonic() - began < 10
     assert {name: _pid(settings, name) for name in SERVICES} == before
-    assert _command(settings, "status", *_only()).returncode == 0
+    assert _command(settings, "status").returncode == 0
 
 
-def test_services_come_back_after_sigkill_with_their_data(settings: Settings) -> None:
+def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "acks": "all", "transactional.id": "probe"})
@@ -110,10 +119,10 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
         os.kill(pid, signal.SIGKILL)
 
     def back() -> bool:
-        services = stack.status(settings, SERVICES)
-        return all(entry.healthy and entry.state.pid != killed[entry.state.name] for entry in services)
+        entries = local_stack(settings).status()
+        return all(entry.healthy and entry.state.pid != killed[entry.state.name] for entry in entries)
 
-    assert wait.until(back, BACK_S), [(entry.state, entry.fault) for entry in stack.status(settings, SERVICES)]
+    until(back, "all services are healthy again", BACK_S)
     consumer = Consumer(
         {"bootstrap.servers": settings.bootstrap_servers, "group.id": "probe", "auto.offset.reset": "earliest",
          "isolation.level": "read_committed"}
@@ -122,42 +131,42 @@ def test_services_come_back_after_sigkill_with_their_data(settings: Settings) ->
     values = [message.value() for message in consumer.consume(MESSAGES, timeout=20)]
     consumer.close()
     assert values == [b"%d" % number for number in range(MESSAGES)]
-    assert wait.until(lambda: client.options(ignore_status=503).exists(index="kept", id="1").body, 20)
+    until(lambda: bool(client.options(ignore_status=503).exists(index="kept", id="1").body), "the document is back")
     assert blob.download_as_bytes() == b"kept"
 
 
-def test_a_taken_port_is_named_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
-    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.free(1)[0]})
-    result = _command(taken, "up", "--only", kafka.NAME, "--only", gcs.NAME)
+def test_a_taken_port_is_reported_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
+    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.find_free(1)[0]})
+    result = _command(taken, "up", "--only", "kafka", "--only", "gcs")
     assert result.returncode == 1
     assert "KAFKA_PORT" in result.stderr
     assert str(settings.kafka_port) in result.stderr
-    assert f"pid {_pid(settings, kafka.NAME)}" in result.stderr
+    assert f"pid {_pid(settings, 'kafka')}" in result.stderr
     assert "GCS_PORT" not in result.stderr
     assert not (tmp_path / "state" / "run").exists()
 
 
-def test_a_path_too_long_for_a_socket_is_named(settings: Settings, tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_rejected(settings: Settings, tmp_path: Path) -> None:
     deep = settings.model_copy(update={"datastream_state": tmp_path / ("deep" * 30)})
-    result = _command(deep, "up", "--only", gcs.NAME)
+    result = _command(deep, "up", "--only", "gcs")
     assert result.returncode == 1
     assert "DATASTREAM_STATE" in result.stderr
     assert not deep.datastream_state.exists()
 
 
-def test_down_leaves_no_process_and_is_harmless_twice(settings: Settings) -> None:
-    mine = [process.pid for process in processes.of(paths.of(settings))]
+def test_down_leaves_no_process_and_can_be_repeated(settings: Settings) -> None:
+    mine = [process.pid for process in processes.find_all(_paths(settings))]
     assert len(mine) >= len(SERVICES) + 1
     result = _command(settings, "down")
     assert result.returncode == 0, result.stderr
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
-    assert not processes.of(paths.of(settings))
+    assert not processes.find_all(_paths(settings))
     assert _command(settings, "down").returncode == 0
     assert _command(settings, "status").returncode == 3
 
 
-def test_data_is_there_after_down_and_up(settings: Settings) -> None:
-    stack.up(settings, only=SERVICES)
+def test_data_survives_down_and_up(settings: Settings) -> None:
+    local_stack(settings).up(SERVICES)
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     assert "kept" in admin.list_topics(timeout=10).topics
     assert Elasticsearch(settings.es_url).count(index="kept")["count"] == 1

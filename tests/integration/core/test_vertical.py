@@ -1,4 +1,4 @@
-"""A vertical is folders of its name and one declaration: tests/notes, put into a copy of the repository."""
+"""A vertical is folders of its name and one declaration: tests/notes, added to a copy of the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from infra.local import aside, environment
+from infra.local.environment import export_settings
+from infra.local.isolation import isolated_settings
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.rides import encode
@@ -22,18 +23,17 @@ from tests.testkit.wait import until
 pytestmark = pytest.mark.timeout(600)
 
 NOTES = ROOT / "tests" / "notes"
-SERVICES = ("kafka", "elasticsearch", "airflow")
 RAW, RESULT, DLQ = "notes_raw", "notes_result", "notes_dlq"
 
 
 class Copy:
-    """A copy of the repository with the notes in it, and a stack of its own."""
+    """A copy of the repository with the notes vertical, and its stack."""
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
         self.settings = settings
         self.kafka = {"bootstrap.servers": settings.bootstrap_servers}
-        own = environment.of_settings(settings)
+        own = export_settings(settings)
         kept = {name: value for name, value in os.environ.items() if name not in own}
         direct = {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK, "COLUMNS": "120"}
         self._variables = kept | own | direct | {"PYTHONPATH": str(root)}
@@ -49,8 +49,8 @@ class Copy:
 
     def ledger(self) -> dict[str, Any]:
         self.run("jobs", "ledger", "notes")
-        found: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
-        return found
+        content: dict[str, Any] = json.loads((self.settings.datastream_state / "ledger-notes.json").read_bytes())
+        return content
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +65,19 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     shutil.copy(ROOT / "Makefile", root)
     (root / ".venv").symlink_to(sys.prefix)
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
-    settings = aside.settings(gcs_bucket="datastream", poll_wait_s=1)
-    found = Copy(root, settings)
-    only = [option for name in SERVICES for option in ("--only", name)]
+    settings = isolated_settings(gcs_bucket="datastream", poll_wait_s=1)
+    made = Copy(root, settings)
     try:
-        found.run("infra.local", "up", *only)
-        yield found
+        made.run("infra.local", "up", "--vertical", "notes")
+        yield made
     finally:
-        found.run("infra.local", "down")
+        made.run("infra.local", "down")
         shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
-def test_commands_know_the_notes(copy: Copy) -> None:
+def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 6
-    assert "Index template notes is applied." in copy.run("jobs", "template")
+    assert "Applied index template notes." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
@@ -89,7 +88,7 @@ def test_commands_know_the_notes(copy: Copy) -> None:
     assert "- notes.env" in (copy.root / "infra" / "airflow" / "env" / "files.yml").read_text()
 
 
-def test_notes_go_all_the_way(copy: Copy) -> None:
+def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     good = [encode({"note_id": str(number), "text": "hi" + "!" * (number % 3)}) for number in range(200)]
     bad = [Raw(b"{}", b"key", [("trace", b"\xff")]), Raw(None, b"empty"), Raw(b"\xff")]
     produce(copy.kafka, RAW, [*good, *bad])
@@ -98,18 +97,18 @@ def test_notes_go_all_the_way(copy: Copy) -> None:
     assert len(results) == 200
     assert results[b"7"] == {"note_id": "7", "text": "hi!", "mood": 1.0}
     letters = {record.key: record for record in read_all(copy.kafka, DLQ)}
-    assert {(it.key, it.value, it.error["exception.class.name"]) for it in letters.values()} == {
+    assert {(letter.key, letter.value, letter.error["exception.class.name"]) for letter in letters.values()} == {
         (raw.key, raw.value, "invalid_note") for raw in bad
     }
     assert (letters[b"key"].headers or [])[0] == ("trace", b"\xff")
     assert letters[b"key"].error["task.id"] == "ScoreNotes"
-    found = copy.ledger()
-    assert (found["raw"], found["result"], found["dlq"], found["pending"], found["faults"]) == (203, 200, 3, 0, [])
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["result"], ledger["dlq"], ledger["pending"], ledger["faults"]) == (203, 200, 3, 0, [])
     assert "invalid_note" in copy.run("jobs", "dlq", "notes")
 
 
 def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
-    """Its output is in the task's log."""
+    """The output of the command is in the task's log."""
     line = "Results are on notes_result: Notes Result"
 
     def is_logged() -> bool:
@@ -119,15 +118,15 @@ def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
     until(is_logged, "a log of DescribeNotes with its output")
 
 
-def test_dead_notes_are_sent_back_and_nothing_is_lost(copy: Copy) -> None:
+def test_replayed_notes_are_not_lost(copy: Copy) -> None:
     assert "3 dead letters went back to notes_raw" in copy.run("jobs", "dlq-replay", "notes")
     copy.run("jobs", "wait")
-    found = copy.ledger()
-    assert (found["raw"], found["dlq"], found["replayed"], found["balanced"]) == (206, 6, 3, True)
+    ledger = copy.ledger()
+    assert (ledger["raw"], ledger["dlq"], ledger["replayed"], ledger["balanced"]) == (206, 6, 3, True)
     assert "dag_score_notes" in copy.run("jobs", "lag", "--once")
 
 
 def test_the_rides_ledger_does_not_count_notes(copy: Copy) -> None:
-    """Its dead letters are on a topic of their own; nothing else of the notes is where the rides look."""
-    assert [it for it in read_all(copy.kafka, "rides_dlq") if it.error] == []
+    """Notes have their own topics, which the rides' ledger does not read."""
+    assert [record for record in read_all(copy.kafka, "rides_dlq") if record.error] == []
     assert read_all(copy.kafka, "rides_raw") == []

@@ -1,7 +1,7 @@
-"""Every panel of Kibana's dashboard against a real Elasticsearch: what it would show is what was indexed.
+"""Each panel of Kibana's dashboard shows the figures of the indexed rides.
 
-There is no Kibana here. `infra.kibana.queries` translates the saved objects to what Kibana asks; the figures that it is
-held against are computed from the rides alone, panel by panel.
+No Kibana is available here. `tests.testkit.dashboard.queries` translates the saved objects to Kibana's requests, which
+run against a real Elasticsearch. The expected figures are computed from the rides alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from infra.kibana.picture import latest, page
-from infra.kibana.queries import Rides, lens_layers, map_layers
 from infra.kibana.saved_objects import SavedObject, objects_folder, read
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks.elasticsearch import apply_template
+from tests.testkit.dashboard.picture import latest, page
+from tests.testkit.dashboard.queries import Rides, lens_layers, map_layers
 
 Ride = dict[str, Any]
 Group = Callable[[Ride], Hashable]
@@ -39,7 +39,7 @@ MAPS = [(name, layer["id"]) for (kind, name), saved in OBJECTS.items() if kind =
 
 
 def make_rides() -> list[Ride]:
-    """600 rides from before the time range to after it, ten minutes without any, more cheap ones than dear ones."""
+    """600 rides before, in and after the time range: a gap of ten minutes, more cheap than expensive ones."""
     rng = random.Random(7)
     rides = []
     for number in range(600):
@@ -85,10 +85,10 @@ def tile(point: dict[str, float], zoom: int) -> str:
 
 
 def grouped(rides: Iterable[Ride], *by: Group) -> dict[tuple[Hashable, ...], list[Ride]]:
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for ride in rides:
-        found[tuple(group(ride) for group in by)].append(ride)
-    return dict(found)
+        groups[tuple(group(ride) for group in by)].append(ride)
+    return dict(groups)
 
 
 def means(groups: dict[Any, list[Ride]], field: str) -> dict[Any, float]:
@@ -100,7 +100,7 @@ def sums(groups: dict[Any, list[Ride]], field: str) -> dict[Any, float]:
 
 
 def exactly(expected: dict[Any, float]) -> Any:
-    """Averages and sums may differ by what floating point does to their order; keys may not."""
+    """Averages and sums may differ by rounding; keys must be equal."""
     return pytest.approx(expected, rel=1e-9, abs=0)
 
 
@@ -112,10 +112,10 @@ def everything() -> list[Ride]:
 @pytest.fixture(scope="module")
 def rides(everything: list[Ride]) -> list[Ride]:
     """Those within the time range."""
-    within = [ride for ride in everything if START <= ride["ts"] <= END]
-    assert 300 < len(within) < len(everything)
-    assert min(map(minute, within)) < START.timestamp() * 1_000, "a minute is covered in part"
-    return within
+    inside = [ride for ride in everything if START <= ride["ts"] <= END]
+    assert 300 < len(inside) < len(everything)
+    assert min(map(minute, inside)) < START.timestamp() * 1_000, "a minute is covered in part"
+    return inside
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def in_whole_minutes(rides: list[Ride]) -> list[Ride]:
     return [ride for ride in rides if start <= minute(ride) <= end - MINUTE_MS]
 
 
-# What a layer is to show of the rides: the column of its figures, the columns that tell them apart, and the figures.
+# What a layer shows: the column of its figures, the key columns, and a function that computes the figures from rides.
 FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict[Any, float]]]] = {
     ("ride-count", "rides"): ("count", [], lambda rides: {(): len(rides)}),
     ("average-distance", "rides"): ("average_distance", [], lambda rides: means(grouped(rides), "distance_km")),
@@ -159,8 +159,8 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
         lambda rides: means(grouped(rides, minute), "distance_km"),
     ),
     ("average-price-per-minute", "all"): (
-        "average_price",
-        ["minute"],
+        "all_average_price",
+        ["all_minute"],
         lambda rides: means(grouped(rides, minute), "price_total"),
     ),
     ("average-price-per-minute", "by-comfort"): (
@@ -177,14 +177,14 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
 
 
 @pytest.mark.parametrize(("name", "layer"), LENS)
-def test_figures_of_a_lens_layer(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
+def test_a_lens_layer_shows_the_figures_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
     value, keys, figures = FIGURES[name, layer]
-    found = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
-    # Buckets without rides are looked at below.
-    assert {key: figure for key, figure in found.items() if figure} == exactly(figures(rides))
+    actual = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
+    # Buckets without rides are tested below.
+    assert {key: figure for key, figure in actual.items() if figure} == exactly(figures(rides))
 
 
-def test_the_time_axis_shows_minutes_without_rides(shown: Rides) -> None:
+def test_the_time_axis_includes_minutes_without_rides(shown: Rides) -> None:
     rows = shown.of_lens(OBJECTS["lens", "rides-per-minute"], "by-comfort")
     minutes = [row["minute"] for row in rows if row["comfort"] == "low"]
     first = round(datetime(2026, 1, 5, 8, 1, tzinfo=UTC).timestamp() * 1_000)
@@ -192,7 +192,7 @@ def test_the_time_axis_shows_minutes_without_rides(shown: Rides) -> None:
     assert 0 in [row["rides_per_minute"] for row in rows]
 
 
-def test_nothing_has_no_average(shown: Rides) -> None:
+def test_a_minute_without_rides_has_no_average(shown: Rides) -> None:
     rows = shown.of_lens(OBJECTS["lens", "average-distance-per-minute"], "all")
     assert len(rows) == 90
     empty = [row["average_distance"] for row in rows if not row["average_distance"]]
@@ -201,7 +201,7 @@ def test_nothing_has_no_average(shown: Rides) -> None:
 
 
 @pytest.mark.parametrize("name", ["rides-per-minute", "average-price-per-minute", "revenue-by-comfort"])
-def test_comforts_keep_their_order_and_so_their_colours(shown: Rides, name: str) -> None:
+def test_comforts_keep_their_order_and_colours(shown: Rides, name: str) -> None:
     rows = shown.of_lens(OBJECTS["lens", name], "by-comfort")
     assert list(dict.fromkeys(row["comfort"] for row in rows)) == ["high", "low", "medium"]
 
@@ -218,7 +218,7 @@ def test_bars_add_up_to_the_revenue(shown: Rides) -> None:
 
 
 @pytest.mark.parametrize(("name", "layer_id"), MAPS)
-def test_points_of_a_map(shown: Rides, rides: list[Ride], name: str, layer_id: str) -> None:
+def test_a_map_shows_the_places_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer_id: str) -> None:
     field = {"origins": "origin", "destinations": "destination"}[name]
     panel = OBJECTS["map", name]
     layer = next(layer for layer in map_layers(panel) if layer["id"] == layer_id)
@@ -230,7 +230,9 @@ def check_cells(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict
     cells = {cell["key"]: cell for cell in shown.of_cells(panel, layer, ZOOM)}
     expected = {key: inside for (key,), inside in grouped(rides, lambda ride: tile(ride[field], ZOOM + 4)).items()}
     assert len(expected) > 20
-    assert {key: cell["doc_count"] for key, cell in cells.items()} == {key: len(it) for key, it in expected.items()}
+    assert {key: cell["doc_count"] for key, cell in cells.items()} == {
+        key: len(inside) for key, inside in expected.items()
+    }
     prices = {key: cell["avg_of_price_total"] for key, cell in cells.items()}
     assert prices == exactly(means(expected, "price_total"))
     for key, inside in expected.items():
@@ -240,17 +242,17 @@ def check_cells(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict
 
 
 def check_documents(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict[str, Any], field: str) -> None:
-    found = {row["ride_id"]: row for row in shown.of_documents(panel, layer)}
-    assert found.keys() == {ride["ride_id"] for ride in rides}
+    actual = {row["ride_id"]: row for row in shown.of_documents(panel, layer)}
+    assert actual.keys() == {ride["ride_id"] for ride in rides}
     for ride in rides:
-        row = found[ride["ride_id"]]
+        row = actual[ride["ride_id"]]
         assert row[field] == {"type": "Point", "coordinates": [ride[field]["lon"], ride[field]["lat"]]}
         assert datetime.fromisoformat(row["ts"]) == ride["ts"]
         for name in ("comfort", "distance_km", "price_total"):
             assert row[name] == ride[name]
 
 
-def test_the_latest_rides(shown: Rides, rides: list[Ride]) -> None:
+def test_the_search_shows_the_latest_rides(shown: Rides, rides: list[Ride]) -> None:
     rows = shown.of_search(OBJECTS["search", "latest-rides"])
     latest = sorted(rides, key=milliseconds, reverse=True)
     assert [row["ride_id"] for row in rows] == [ride["ride_id"] for ride in latest]

@@ -23,10 +23,10 @@ from jobs.rides.ops import reindex as module
 from jobs.rides.ops.reindex import Reindexed, reindex
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP
 from jobs.settings import ROOT
-from tests.conftest import Stack
 from tests.testkit.flow import Exporting, Sinking
 from tests.testkit.kafka import delete_all_records, produce
 from tests.testkit.rides import keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,7 +51,7 @@ class Sinks:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "rides_index": self.sinking.index,
             "raw_topic": self.raw_topic,
@@ -90,7 +90,7 @@ def sinks(stack: Stack, sinking: Sinking, exporting: Exporting, topic_factory: C
     return Sinks(stack, *flows, topic_factory("raw"))
 
 
-def test_a_lost_index_comes_back_as_it_was(sinks: Sinks) -> None:
+def test_a_lost_index_is_rebuilt_unchanged(sinks: Sinks) -> None:
     sinks.fill()
     indices = sinks.stack.elasticsearch.indices
     before, mapping = sinks.sinking.documents(), indices.get_mapping(index=sinks.sinking.index).body
@@ -108,7 +108,7 @@ def test_a_lost_index_comes_back_as_it_was(sinks: Sinks) -> None:
     assert sinks.sinking.documents() == before
 
 
-def test_what_waits_for_its_export_comes_back_too(sinks: Sinks) -> None:
+def test_rides_waiting_for_their_export_are_reindexed_too(sinks: Sinks) -> None:
     sinks.fill()
     more = [result() for _ in range(30)]
     sinks.send(more)
@@ -123,7 +123,7 @@ def test_what_waits_for_its_export_comes_back_too(sinks: Sinks) -> None:
     assert sinks.sinking.documents() == before
 
 
-def test_what_is_newer_in_the_index_stays(sinks: Sinks) -> None:
+def test_newer_documents_in_the_index_are_kept(sinks: Sinks) -> None:
     """dag_index_and_export is ahead of what a reindex reads."""
     ride = result()
     sinks.send([ride])
@@ -135,11 +135,11 @@ def test_what_is_newer_in_the_index_stays(sinks: Sinks) -> None:
     assert document["price_total"] == 99.25
 
 
-def test_rides_beyond_the_retention_stay_away(sinks: Sinks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_rides_are_not_reindexed(sinks: Sinks, monkeypatch: pytest.MonkeyPatch) -> None:
     sinks.fill()
     sinks.lose_index()
     latest = max(row["agent_timestamp"] for row in rows_of(sinks.exporting.objects()))
-    monkeypatch.setattr(module, "expiry", lambda _: latest)
+    monkeypatch.setattr(module, "compute_expiry", lambda _: latest)
     done = sinks.reindex()
     assert (done.rows, done.expired, done.documents) == (95, 0, 60), "Kafka holds them: the ledger would call them lost"
     sinks.lose_index()
@@ -151,7 +151,7 @@ def test_rides_beyond_the_retention_stay_away(sinks: Sinks, monkeypatch: pytest.
     assert {document["agent_timestamp"] for document in documents} == {stamp(latest)}
 
 
-def test_rows_that_elasticsearch_refuses_are_counted(sinks: Sinks) -> None:
+def test_rows_rejected_by_elasticsearch_are_counted(sinks: Sinks) -> None:
     sinks.send(result(price_base=price) for price in (2.0, 2.0, 5000.0))
     sinks.run()
     sinks.lose_index()
@@ -171,7 +171,7 @@ def of_others() -> bytes:
 @pytest.mark.parametrize(
     ("content", "fault"), [(b"no parquet", "is no Parquet file"), (of_others(), "its columns are others")]
 )
-def test_an_object_of_others_is_named(sinks: Sinks, content: bytes, fault: str) -> None:
+def test_a_foreign_object_is_reported_by_name(sinks: Sinks, content: bytes, fault: str) -> None:
     name = f"{sinks.exporting.prefix}mine.parquet"
     sinks.stack.gcs.bucket(sinks.exporting.bucket).blob(name).upload_from_string(content)
     with pytest.raises(ConfigurationError, match=rf"gs://{sinks.exporting.bucket}/{name} .*{fault}"):
@@ -199,7 +199,7 @@ KILLED = """
 """
 
 
-def test_killed_in_the_middle_and_run_again(sinks: Sinks, tmp_path: Path) -> None:
+def test_a_killed_reindex_can_be_run_again(sinks: Sinks, tmp_path: Path) -> None:
     sinks.fill()
     before = sinks.sinking.documents()
     sinks.lose_index()

@@ -88,7 +88,7 @@ def read_points(trace: dict[str, Any]) -> dict[float, float]:
     return {x: y for x, y in zip(trace["x"], trace["y"], strict=True) if y}
 
 
-def test_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path) -> None:
+def test_the_page_shows_the_indexed_rides(stack: Any, index: str, tmp_path: Path) -> None:
     rides = make_rides()
     index_rides(stack.elasticsearch, index, rides)
     path = write_report(stack.elasticsearch, index, tmp_path / "new" / "report.html")
@@ -150,7 +150,7 @@ def test_page_shows_what_was_indexed(stack: Any, index: str, tmp_path: Path) -> 
     assert mean_lat == pytest.approx(fmean(ride["origin"]["lat"] for ride in rides), abs=1e-5)
 
 
-def test_page_shows_zones_in_the_same_directory(stack: Any, index: str, tmp_path: Path) -> None:
+def test_the_page_shows_zones_from_the_same_folder(stack: Any, index: str, tmp_path: Path) -> None:
     index_rides(stack.elasticsearch, index, make_rides())
     path = tmp_path / "report.html"
     assert "Zones" not in read_figures(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
@@ -165,7 +165,7 @@ def test_page_shows_zones_in_the_same_directory(stack: Any, index: str, tmp_path
     assert "Zones" not in read_figures(write_report(stack.elasticsearch, index, path).read_text(encoding="utf-8"))
 
 
-def test_one_ride_is_enough(stack: Any, index: str, tmp_path: Path) -> None:
+def test_a_report_of_one_ride_is_written(stack: Any, index: str, tmp_path: Path) -> None:
     index_rides(stack.elasticsearch, index, make_rides()[:1])
     html = write_report(stack.elasticsearch, index, tmp_path / "report.html").read_text(encoding="utf-8")
     assert read_headlines(html)["Rides"] == "1"
@@ -183,7 +183,7 @@ def test_extreme_rides_do_not_break_the_page(stack: Any, index: str, tmp_path: P
     assert sum(sum(map(bool, trace["y"])) for trace in read_figures(html)["Rides per minute"].values()) == 3
 
 
-def test_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) -> None:
+def test_the_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     index_rides(stack.elasticsearch, index, make_rides()[:3])
@@ -191,7 +191,7 @@ def test_report_replaces_an_older_one(stack: Any, index: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["missing", "empty"])
-def test_error_without_rides_names_the_remedy(stack: Any, index: str, tmp_path: Path, exists: bool) -> None:
+def test_a_report_without_rides_names_the_remedy(stack: Any, index: str, tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     if exists:
@@ -204,7 +204,7 @@ def test_error_without_rides_names_the_remedy(stack: Any, index: str, tmp_path: 
     assert path.read_text() == "old"
 
 
-def test_error_without_elasticsearch_names_the_address(tmp_path: Path) -> None:
+def test_a_report_without_elasticsearch_names_the_address(tmp_path: Path) -> None:
     client = Elasticsearch("http://127.0.0.1:9", max_retries=0)
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9\b.*`make local-status`"):
         write_report(client, "rides", tmp_path / "report.html")

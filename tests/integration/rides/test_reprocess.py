@@ -1,4 +1,4 @@
-"""A wrong price is mended end to end: at Kafka, Elasticsearch and Parquet, once, wherever it is killed."""
+"""Reprocessing corrects a wrong price in Kafka, Elasticsearch and Parquet once, after any kill."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import msgspec
@@ -24,6 +21,7 @@ from typer.testing import CliRunner
 
 from jobs import __main__ as command_line
 from jobs import airflow_api
+from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.kafka import lag
 from jobs.kafka.offsets import metadata_text
@@ -31,13 +29,13 @@ from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
 from jobs.rides.ops.reindex import reindex
-from jobs.rides.ops.reprocess import Reprocessed, Systems, Window, look, reprocess, window
+from jobs.rides.ops.reprocess import Reprocessed, Window, parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.settings import ROOT
 from jobs.zones import playbook
 from jobs.zones.local import LocalEngine
 from tests.testkit import flow
-from tests.testkit.flow import Books
+from tests.testkit.flow import Pipeline, run_continuously
 from tests.testkit.kafka import Raw, delete_all_records, produce
 from tests.testkit.rides import encode, keyed, ride
 from tests.testkit.wait import until
@@ -48,7 +46,7 @@ FROM, TO = "2026-01-05T08:30:00Z", "2026-01-05T10:00:00Z"
 BEFORE = ["2026-01-05T08:00:00Z", "2026-01-05T08:29:59.999999Z", "2026-01-04T10:00:00+00:00"]
 INSIDE = ["2026-01-05T08:30:00Z", "2026-01-05T11:15:00.5+02:00", "2026-01-05T09:59:59.999999Z"]
 AFTER = ["2026-01-05T10:00:00Z", "2026-01-05T10:30:00Z"]
-WINDOW = window(FROM, TO)
+WINDOW = parse_window(FROM, TO)
 
 
 def wrong(*degrees: Any) -> Any:
@@ -56,66 +54,78 @@ def wrong(*degrees: Any) -> Any:
 
 
 def price_of(raw: dict[str, Any]) -> float:
-    """The right price of a ride, by the contract's formula."""
+    """The correct price of a ride, by the contract's formula."""
     ends = [np.array([raw[end][axis]]) for end in ("origin", "destination") for axis in ("lat", "lon")]
     km = float(haversine(*ends)[0])
     return float(raw["price_base"] + km * raw["price_per_km"] + raw["duration_min"] * raw["price_per_min"])
 
 
 class Rides:
-    """What was sent, priced wrongly, and looked at then."""
+    """The rides that were sent and priced wrongly, and the content of the systems then."""
 
-    def __init__(self, books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.books = books
+    def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pipeline = pipeline
         self.inside = [ride(ts=ts) for ts in INSIDE for _ in range(10)]
         self.outside = [ride(ts=ts) for ts in [*BEFORE, *AFTER] for _ in range(5)]
         trace = [("trace", b"\x00\xff")]
-        sent = [keyed(it) for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])]
+        sent = [keyed(sent_ride) for sent_ride in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])]
         bad = [Raw(encode(ride(ts=FROM, comfort="none")), b"bad"), Raw(b"bad", b"k")]
         with monkeypatch.context() as patch:
             patch.setattr(flow, "haversine", wrong)
-            produce(books.stack.kafka, books.pricing.source, [it._replace(headers=trace) for it in (*sent, *bad)])
-            books.run()
-        self.raw = flow.read_all(books.stack.kafka, books.pricing.source)
-        self.documents = books.sinking.documents()
-        self.objects = books.exporting.objects()
-        assert books.ledger().exit_code == 0
+            produce(
+                pipeline.stack.kafka,
+                pipeline.pricing.source,
+                [message._replace(headers=trace) for message in (*sent, *bad)],
+            )
+            pipeline.run()
+        self.raw = flow.read_all(pipeline.stack.kafka, pipeline.pricing.source)
+        self.documents = pipeline.sinking.documents()
+        self.objects = pipeline.exporting.objects()
+        assert pipeline.ledger().exit_code == 0
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             row
-            for content in self.books.exporting.objects().values()
+            for content in self.pipeline.exporting.objects().values()
             for row in pq.read_table(io.BytesIO(content)).to_pylist()
         ]
 
     def check(self, copies: int = 34) -> None:
-        """Everything inside of the window is right, everything else is as it was, and the books are balanced."""
-        found = self.books.ledger()
-        assert (found.faults, found.exit_code) == ([], 0)
-        assert (found.reprocessed, found.to_purge, found.dlq, found.duplicates) == (copies, 0, 2, 6)
+        """Rides in the window are correct, all others are unchanged, and the ledger is balanced."""
+        ledger = self.pipeline.ledger()
+        assert (ledger.faults, ledger.exit_code) == ([], 0)
+        assert (ledger.reprocessed, ledger.to_purge, ledger.dlq, ledger.duplicates) == (copies, 0, 2, 6)
 
-        raw = flow.read_all(self.books.stack.kafka, self.books.pricing.source)
+        raw = flow.read_all(self.pipeline.stack.kafka, self.pipeline.pricing.source)
         assert len(raw) == len(self.raw) + copies
         known = {(record.partition, record.offset) for record in self.raw}
         for copy in (record for record in raw if (record.partition, record.offset) not in known):
             marks = dict(copy.headers or [])
-            of = next(it for it in raw if f"{it.partition}:{it.offset}".encode() == marks["datastream.reprocessed"])
-            assert (copy.key, copy.value, copy.partition) == (of.key, of.value, of.partition), "byte for byte"
-            assert (copy.headers or [])[:1] == (of.headers or [])[:1] == [("trace", b"\x00\xff")]
+            source = next(
+                record
+                for record in raw
+                if f"{record.partition}:{record.offset}".encode() == marks["datastream.reprocessed"]
+            )
+            assert (copy.key, copy.value, copy.partition) == (source.key, source.value, source.partition), (
+                "byte for byte"
+            )
+            assert (copy.headers or [])[:1] == (source.headers or [])[:1] == [("trace", b"\x00\xff")]
 
-        documents, rows = self.books.sinking.documents(), self.rows()
+        documents, rows = self.pipeline.sinking.documents(), self.rows()
         assert Counter(row["ride_id"] for row in rows) == Counter(
-            it["ride_id"] for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
+            sent_ride["ride_id"] for sent_ride in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
         )
-        prices = {it["ride_id"]: price_of(it) for it in self.inside}
+        prices = {sent_ride["ride_id"]: price_of(sent_ride) for sent_ride in self.inside}
         for row in rows:
             if row["ride_id"] in prices:
                 assert row["price_total"] == prices[row["ride_id"]]
         assert {key: documents[key]["price_total"] for key in prices} == prices
-        for it in self.outside:
-            assert documents[it["ride_id"]] == self.documents[it["ride_id"]]
-            assert documents[it["ride_id"]]["price_total"] > price_of(it), "nobody asked to mend these"
-        objects = self.books.exporting.objects()
+        for sent_ride in self.outside:
+            assert documents[sent_ride["ride_id"]] == self.documents[sent_ride["ride_id"]]
+            assert documents[sent_ride["ride_id"]]["price_total"] > price_of(sent_ride), (
+                "these are outside of the window"
+            )
+        objects = self.pipeline.exporting.objects()
         untouched = [name for name in self.objects if "/05/09/" not in name and "/05/08/" not in name]
         assert len(untouched) > 5
         assert {name: objects[name] for name in untouched} == {name: self.objects[name] for name in untouched}
@@ -127,210 +137,187 @@ class Rides:
 
 
 @pytest.fixture
-def rides(books: Books, monkeypatch: pytest.MonkeyPatch) -> Rides:
+def rides(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Rides:
     monkeypatch.setattr(lag, "_POLL_S", 0.05)
-    return Rides(books, monkeypatch)
+    return Rides(pipeline, monkeypatch)
 
 
-@contextmanager
-def dags(books: Books, is_export_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Both DAGs at work, as in Airflow: each flow whenever there is something to do."""
-    ended = Event()
-
-    def work() -> None:
-        while not ended.is_set():
-            for each in (books.pricing, books.sinking, books.exporting):
-                if (each is not books.exporting or is_export_due()) and each.stage() is not None:
-                    each.run()
-            ended.wait(0.05)
-
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(work)
-        try:
-            yield
-        finally:
-            ended.set()
-        working.result()
+def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
+    with run_continuously(pipeline):
+        return reprocess(pipeline.systems, plan_work(pipeline.systems, wanted), lambda: None)
 
 
-def systems(books: Books) -> Systems:
-    return Systems(books.settings, may_write=True)
+# --- Without failures -----------------------------------------------------------------------------
 
 
-def run(books: Books, wanted: Window = WINDOW) -> Reprocessed:
-    with dags(books):
-        return reprocess(systems(books), look(systems(books), wanted), lambda: None)
-
-
-# --- The plain way -----------------------------------------------------------------------------
-
-
-def test_a_wrong_price_is_mended_everywhere(rides: Rides) -> None:
-    found = look(systems(rides.books), WINDOW)
-    assert (len(found.rides), found.is_begun) == (30, False)
-    done = run(rides.books)
+def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
+    work = plan_work(rides.pipeline.systems, WINDOW)
+    assert (len(work.rides), work.is_begun) == (30, False)
+    done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected, done.untouched) == (30, 34, 34, 0, 0)
     rides.check()
 
 
-def test_the_command_asks_and_tells(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in rides.books.names.items():
+def test_the_reprocess_command_asks_and_reports(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rides.pipeline.names.items():
         monkeypatch.setenv(name.upper(), value)
     asked: list[Any] = []
     monkeypatch.setattr(airflow_api, "trigger", lambda *arguments: asked.append(arguments))  # there is no Airflow here
     command = ["reprocess", FROM, TO]
     refused = CliRunner().invoke(command_line.app, command, input="n\n")
     assert refused.exit_code == 1
-    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z anew" in refused.output
-    assert not is_reprocessing(rides.books.stack.kafka, rides.books.pricing.source)
-    with dags(rides.books, is_export_due=lambda: bool(asked)):
+    assert "Price 30 rides of FROM=2026-01-05T08:30:00.000000Z TO=2026-01-05T10:00:00.000000Z again" in refused.output
+    assert not is_reprocessing(rides.pipeline.stack.kafka, rides.pipeline.pricing.source)
+    with run_continuously(rides.pipeline, is_export_due=lambda: bool(asked)):
         done = CliRunner().invoke(command_line.app, [*command, "--yes"])
     assert (done.exit_code, done.exception) == (0, None)
-    assert "30 rides are priced anew (34 messages). 34 rows of old results are out of Parquet" in done.output
+    assert "Priced 30 rides again (34 messages). Deleted 34 rows of old results from Parquet" in done.output
     assert asked
     rides.check()
     nothing = CliRunner().invoke(command_line.app, ["reprocess", "2020-01-01", "2020-01-02"])
     assert "holds no priced ride" in nothing.output
 
 
-def test_once_more_takes_the_copies_only(rides: Rides) -> None:
-    run(rides.books)
-    done = run(rides.books)
+def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
+    run(rides.pipeline)
+    done = run(rides.pipeline)
     assert (done.rides, done.copies, done.rows) == (30, 34, 34)
     rides.check(copies=68)
-    part = run(rides.books, window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
+    part = run(rides.pipeline, parse_window("2026-01-05T09:00:00Z", "2026-01-05T09:30:00Z"))
     assert (part.rides, part.copies, part.rows) == (10, 10, 10)
     rides.check(copies=78)
 
 
 def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
-    """In the native table too, which held the wrong prices already."""
+    """The native table held the wrong prices before."""
     names = {"01_dataset", "02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"}
-    steps = [step for step in playbook.steps("dataset", "setup", "score") if step.name in names]
+    steps = [step for step in playbook.read_steps("dataset", "setup", "score") if step.name in names]
     assert len(steps) == len(names)
-    values = playbook.parameters(rides.books.settings)
+    values = playbook.build_parameters(rides.pipeline.settings)
 
     def revenue(engine: LocalEngine) -> float:
         for step in steps:
-            for statement in step.statements(values):
+            for statement in step.build_statements(values):
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
-        inside = {it["ride_id"] for it in rides.inside}
-        found = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
-        assert len(found) == len(rides.inside) + len(rides.outside)
-        return float(sum(price for ride_id, price in found.items() if ride_id in inside))
+        inside = {sent_ride["ride_id"] for sent_ride in rides.inside}
+        prices = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
+        assert len(prices) == len(rides.inside) + len(rides.outside)
+        return float(sum(price for ride_id, price in prices.items() if ride_id in inside))
 
     right = sum(map(price_of, rides.inside))
-    with LocalEngine(rides.books.exporting.gcs) as engine:
+    with LocalEngine(rides.pipeline.exporting.gcs) as engine:
         assert revenue(engine) > 1.2 * right
-        run(rides.books)
+        run(rides.pipeline)
         assert revenue(engine) == pytest.approx(right)
 
 
-def test_a_ride_that_is_rejected_by_now_leaves_the_sinks(
-    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+def test_a_ride_that_is_now_rejected_is_deleted_from_the_sinks(
+    pipeline: Pipeline, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = [ride(ts=FROM, origin={"lat": 1.5, "lon": 0}) for _ in range(5)]
-    produce(books.stack.kafka, books.pricing.source, map(keyed, more))
-    books.run()
-    # From now on a ride that starts there is priced with a number that is too large.
+    produce(pipeline.stack.kafka, pipeline.pricing.source, map(keyed, more))
+    pipeline.run()
+    # From now on, the price of a ride that starts there is too large.
     monkeypatch.setattr(flow, "haversine", lambda lat, *rest: np.where(lat == 1.5, np.inf, haversine(lat, *rest)))
-    done = run(books)
+    done = run(pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected) == (35, 39, 39, 5)
-    gone = {it["ride_id"] for it in more}
-    assert not gone & set(books.sinking.documents())
+    gone = {sent_ride["ride_id"] for sent_ride in more}
+    assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
-    found = books.ledger()
-    assert (found.faults, found.exit_code, found.dlq) == ([], 0, 7)
-    run(books)
-    assert (books.ledger().exit_code, books.ledger().dlq) == (0, 7), "what is rejected is not sent again"
-    rebuild_sinks(books)
-    assert books.ledger().exit_code == 1, "its old results are in the sinks again"
-    done = run(books)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code, ledger.dlq) == ([], 0, 7)
+    run(pipeline)
+    assert (pipeline.ledger().exit_code, pipeline.ledger().dlq) == (0, 7), "what is rejected is not sent again"
+    rebuild_sinks(pipeline)
+    assert pipeline.ledger().exit_code == 1, "its old results are in the sinks again"
+    done = run(pipeline)
     assert (done.rejected, done.untouched) == (5, 0)
-    assert not gone & set(books.sinking.documents())
+    assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
-    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
+    assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
 
 
-def test_a_window_whose_rides_are_all_rejected_by_now_is_purged_again(
-    books: Books, rides: Rides, monkeypatch: pytest.MonkeyPatch
+def test_a_window_of_only_rejected_rides_is_purged_again(
+    pipeline: Pipeline, rides: Rides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "haversine", lambda lat, *_: np.full(len(lat), np.inf))
-    assert run(books).rejected == 30
-    rebuild_sinks(books)
-    found = look(systems(books), WINDOW)
-    assert (found.rides, len(found.earlier.rides)) == (set(), 30)
-    done = run(books)
+    assert run(pipeline).rejected == 30
+    rebuild_sinks(pipeline)
+    work = plan_work(pipeline.systems, WINDOW)
+    assert (work.rides, len(work.earlier.rides)) == (set(), 30)
+    done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
-    assert (books.ledger().faults, books.ledger().exit_code) == ([], 0)
-    assert not {it["ride_id"] for it in rides.inside} & set(books.sinking.documents())
+    assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
+    assert not {sent_ride["ride_id"] for sent_ride in rides.inside} & set(pipeline.sinking.documents())
 
 
-def test_the_latest_message_of_a_ride_stays_the_latest(books: Books, rides: Rides) -> None:
-    """One that was sent later with a ts outside of the window, and one that nobody has priced yet."""
+def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides: Rides) -> None:
+    """One ride was sent again with a ts outside of the window, and one has not been priced yet."""
     moved, late = rides.inside[0] | {"ts": AFTER[0], "price_base": 70}, rides.inside[1] | {"price_base": 80}
-    produce(books.stack.kafka, books.pricing.source, [keyed(moved)])
-    books.run()
-    produce(books.stack.kafka, books.pricing.source, [keyed(late)])
-    run(books)
-    documents = books.sinking.documents()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(moved)])
+    pipeline.run()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(late)])
+    run(pipeline)
+    documents = pipeline.sinking.documents()
     assert documents[moved["ride_id"]]["price_base"] == 70
     assert documents[late["ride_id"]]["price_base"] == 80
-    assert books.ledger().exit_code == 0
+    assert pipeline.ledger().exit_code == 0
 
 
-def test_what_retention_has_taken_is_left_and_counted(books: Books, rides: Rides) -> None:
-    delete_all_records(books.stack.kafka, books.pricing.source)
-    assert look(systems(books), WINDOW).rides == set()
-    produce(books.stack.kafka, books.pricing.source, [keyed(it) for it in rides.inside[:3]])
-    books.run()
-    done = run(books)
+def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(pipeline: Pipeline, rides: Rides) -> None:
+    delete_all_records(pipeline.stack.kafka, pipeline.pricing.source)
+    assert plan_work(pipeline.systems, WINDOW).rides == set()
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(sent_ride) for sent_ride in rides.inside[:3]])
+    pipeline.run()
+    done = run(pipeline)
     assert (done.rides, done.untouched) == (3, 27)
-    documents = books.sinking.documents()
-    assert all(documents[it["ride_id"]] == rides.documents[it["ride_id"]] for it in rides.inside[3:])
-    assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside[:3])
+    documents = pipeline.sinking.documents()
+    assert all(
+        documents[sent_ride["ride_id"]] == rides.documents[sent_ride["ride_id"]] for sent_ride in rides.inside[3:]
+    )
+    assert all(documents[sent_ride["ride_id"]]["price_total"] == price_of(sent_ride) for sent_ride in rides.inside[:3])
 
 
-def test_a_lost_index_comes_back_with_the_right_prices(books: Books, rides: Rides) -> None:
-    run(books)
-    before = books.sinking.documents()
-    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    reindex(systems(books))
-    assert books.sinking.documents() == before
+def test_a_lost_index_is_rebuilt_with_the_right_prices(pipeline: Pipeline, rides: Rides) -> None:
+    run(pipeline)
+    before = pipeline.sinking.documents()
+    pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
+    reindex(pipeline.systems)
+    assert pipeline.sinking.documents() == before
 
 
-def rebuild_sinks(books: Books) -> None:
-    """As docs/runbook_kafka.md does it."""
-    books.stack.elasticsearch.indices.delete(index=books.sinking.index)
-    for blob in books.stack.gcs.list_blobs(books.stack.bucket, prefix=books.exporting.prefix):
+def rebuild_sinks(pipeline: Pipeline) -> None:
+    """As in docs/runbook_kafka.md."""
+    pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
+    for blob in pipeline.stack.gcs.list_blobs(pipeline.stack.bucket, prefix=pipeline.exporting.prefix):
         blob.delete()
-    for sink in (books.sinking, books.exporting):
+    for sink in (pipeline.sinking, pipeline.exporting):
         sink.set_offsets("beginning")
         sink.run()
 
 
-def test_sinks_that_are_rebuilt_afterwards_need_it_once_more(books: Books, rides: Rides) -> None:
+def test_rebuilt_sinks_need_another_reprocessing(pipeline: Pipeline, rides: Rides) -> None:
     """docs/runbook_kafka.md, "Rebuild the sinks"."""
-    run(books)
-    rebuild_sinks(books)
-    found = books.ledger()
-    assert found.exit_code == 1
-    assert any("a reprocessing has replaced" in fault for fault in found.faults), found.faults
-    assert run(books).copies == 34
-    found = books.ledger()
-    assert (found.faults, found.exit_code) == ([], 0)
+    run(pipeline)
+    rebuild_sinks(pipeline)
+    ledger = pipeline.ledger()
+    assert ledger.exit_code == 1
+    assert any("a reprocessing has replaced" in fault for fault in ledger.faults), ledger.faults
+    assert run(pipeline).copies == 34
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code) == ([], 0)
     sent = (*rides.inside, *rides.outside, *rides.inside[:4], *rides.outside[:2])
-    assert Counter(row["ride_id"] for row in rides.rows()) == Counter(it["ride_id"] for it in sent)
-    documents = books.sinking.documents()
-    assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside)
+    assert Counter(row["ride_id"] for row in rides.rows()) == Counter(sent_ride["ride_id"] for sent_ride in sent)
+    documents = pipeline.sinking.documents()
+    assert all(documents[sent_ride["ride_id"]]["price_total"] == price_of(sent_ride) for sent_ride in rides.inside)
 
 
-# --- Killed ------------------------------------------------------------------------------------
+# --- Killed ---------------------------------------------------------------------------------------
 
 
 def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
-    """The function, failing at its n-th call, before or after its work."""
+    """The function, which fails at its n-th call, before or after its work."""
     calls = count(1)
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -353,34 +340,36 @@ def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
         pytest.param("_commit", 5, False, id="some-are-sent"),
         pytest.param("_send", 1, True, id="all-is-sent"),
         pytest.param("_wait_for", 2, True, id="indexed"),
-        pytest.param("_sent", 1, True, id="exported"),
+        pytest.param("_read_copies", 1, True, id="exported"),
         pytest.param("delete_rows", 3, True, id="some-objects-are-purged"),
         pytest.param("_purge_parquet", 1, True, id="all-objects-are-purged"),
         pytest.param("delete_where", 1, True, id="all-is-purged"),
     ],
 )
-def test_ended_anywhere_and_done_again(
+def test_a_reprocessing_that_fails_anywhere_can_be_resumed(
     rides: Rides, monkeypatch: pytest.MonkeyPatch, name: str, call: int, after: bool
 ) -> None:
-    books = rides.books
+    pipeline = rides.pipeline
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail_at(call, getattr(module, name), after=after))
         with pytest.raises(OSError, match="killed"):
-            run(books)
-    found = books.ledger()
-    assert (found.faults, found.exit_code, found.is_reprocessing) == ([], 2, True)
-    with pytest.raises(ConfigurationError, match=r"not done.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"):
-        look(systems(books), window("2026-01-05", "2026-01-06"))
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(systems(books))
-    done = run(books)
+            run(pipeline)
+    ledger = pipeline.ledger()
+    assert (ledger.faults, ledger.exit_code, ledger.is_reprocessing) == ([], 2, True)
+    with pytest.raises(
+        ConfigurationError, match=r"unfinished.*make reprocess FROM=2026-01-05T08:30:00.000000Z TO=2026"
+    ):
+        plan_work(pipeline.systems, parse_window("2026-01-05", "2026-01-06"))
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
+        reindex(pipeline.systems)
+    done = run(pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
-    assert not look(systems(books), WINDOW).is_begun
+    assert not plan_work(pipeline.systems, WINDOW).is_begun
 
 
-def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    books = rides.books
+def test_a_reindex_fails_when_a_reprocessing_begins(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = rides.pipeline
     begun = False
 
     def begin(*_: Any) -> None:
@@ -390,21 +379,23 @@ def test_a_reindex_during_which_one_begins(rides: Rides, monkeypatch: pytest.Mon
             with monkeypatch.context() as patch:
                 patch.setattr(module, "_commit", fail_at(1, module._commit, after=True))
                 with pytest.raises(OSError, match="killed"):
-                    run(books)
+                    run(pipeline)
 
-    with pytest.raises(ConfigurationError, match="A reprocessing is not done"):
-        reindex(Systems(books.settings, begin, may_write=True))
+    with pytest.raises(ConfigurationError, match="A reprocessing is unfinished"):
+        reindex(Systems(pipeline.settings, begin, may_write=True))
     assert begun
-    run(books)
+    run(pipeline)
     rides.check()
 
 
-def test_ended_within_a_transaction(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reprocessing_that_fails_in_a_transaction_can_be_resumed(
+    rides: Rides, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(GroupWriter, "send", fail_at(17, GroupWriter.send, after=True))
         with pytest.raises(OSError, match="killed"):
-            reprocess(systems(rides.books), look(systems(rides.books), WINDOW), lambda: None)
-    run(rides.books)
+            reprocess(rides.pipeline.systems, plan_work(rides.pipeline.systems, WINDOW), lambda: None)
+    run(rides.pipeline)
     rides.check()
 
 
@@ -430,9 +421,9 @@ KILLED = """
 """
 
 
-def test_sigkill_within_a_transaction(rides: Rides, tmp_path: Path) -> None:
+def test_a_reprocessing_killed_in_a_transaction_can_be_resumed(rides: Rides, tmp_path: Path) -> None:
     mark = tmp_path / "blocked"
-    names = {name.upper(): value for name, value in rides.books.names.items()}
+    names = {name.upper(): value for name, value in rides.pipeline.names.items()}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(mark), FROM, TO], cwd=ROOT, env={**os.environ, **names}
     )
@@ -442,31 +433,31 @@ def test_sigkill_within_a_transaction(rides: Rides, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert rides.books.ledger().exit_code == 2
-    done = run(rides.books)
+    assert rides.pipeline.ledger().exit_code == 2
+    done = run(rides.pipeline)
     assert (done.rides, done.copies) == (30, 34)
     rides.check()
 
 
 def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is asleep with copies sent and not committed; meanwhile the second does all the work."""
+    """The first sleeps with sent, uncommitted copies; meanwhile the second does all the work."""
     from jobs.errors import ServiceUnavailableError
 
-    books, send = rides.books, GroupWriter.send
+    pipeline, send = rides.pipeline, GroupWriter.send
 
     def asleep(writer: GroupWriter, *arguments: Any) -> None:
         monkeypatch.setattr(GroupWriter, "send", send)
-        assert run(books).copies == 34
+        assert run(pipeline).copies == 34
         send(writer, *arguments)
 
     monkeypatch.setattr(GroupWriter, "send", asleep)
     with pytest.raises(ServiceUnavailableError, match="a newer worker has taken over"):
-        reprocess(systems(books), look(systems(books), WINDOW), lambda: None)
+        reprocess(pipeline.systems, plan_work(pipeline.systems, WINDOW), lambda: None)
     rides.check()
 
 
-def test_plans_are_small_enough_for_an_offset() -> None:
+def test_plans_fit_the_offset_metadata() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
-    ends = module.positions_text(dict.fromkeys(range(200), 10**12))
+    ends = module.format_positions(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
     assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096

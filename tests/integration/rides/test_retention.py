@@ -1,4 +1,4 @@
-"""Rides leave the index when they are old enough and Kafka has let go of their results; nothing else does."""
+"""Only rides that are old enough and whose results Kafka has deleted are deleted from the index."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jobs.errors import ConfigurationError
 from jobs.rides.ops.retention import Expired, delete_expired
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where
-from tests.conftest import Stack
 from tests.testkit.flow import Sinking
 from tests.testkit.kafka import delete_all_records, produce
 from tests.testkit.rides import keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,52 +31,54 @@ def expire(stack: Stack, sinking: Sinking, *, dry_run: bool = False, **changes: 
 
 
 def ingested(sinking: Sinking, ids: list[str], days: float) -> None:
-    """As if these rides had been ingested so long ago."""
+    """Set the time of ingestion of these rides to some days ago."""
     moment = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     for ride_id in ids:
         sinking.elasticsearch.update(index=sinking.index, id=ride_id, doc={"agent_timestamp": moment}, refresh=True)
 
 
-def test_old_rides_go_once_kafka_has_let_go_of_them(stack: Stack, sinking: Sinking) -> None:
+def test_expired_rides_are_deleted_after_their_kafka_records(stack: Stack, sinking: Sinking) -> None:
     produce(sinking.config, sinking.source, [keyed(result()) for _ in range(30)])
     sinking.run()
     before = sinking.documents()
     old = list(before)[:20]
     ingested(sinking, old, days=9)
 
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 20), "the ledger would call them lost"
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 20), "the ledger would call them lost"
     assert set(sinking.documents()) == set(before)
 
     delete_all_records(sinking.config, sinking.source)
-    found = expire(stack, sinking, dry_run=True)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (20, 0)
+    expired = expire(stack, sinking, dry_run=True)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (20, 0)
     assert set(sinking.documents()) == set(before)
 
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (20, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (20, 0)
     assert set(sinking.documents()) == set(before) - set(old)
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 0)
 
 
-def test_no_retention_keeps_all_and_no_index_is_no_fault(stack: Stack, sinking: Sinking) -> None:
+def test_without_retention_or_index_nothing_is_deleted(stack: Stack, sinking: Sinking) -> None:
     assert expire(stack, sinking, rides_index_retention_days=0) is None
-    found = expire(stack, sinking)
-    assert found is not None
-    assert (found.deleted, found.waiting) == (0, 0)
+    expired = expire(stack, sinking)
+    assert expired is not None
+    assert (expired.deleted, expired.waiting) == (0, 0)
 
 
-def test_a_retention_shorter_than_the_topics_is_refused(stack: Stack, sinking: Sinking) -> None:
-    with pytest.raises(ConfigurationError, match=rf"RETENTION_DAYS=7: {sinking.source} keeps results 7 days.*lost"):
+def test_a_retention_shorter_than_that_of_the_topics_is_rejected(stack: Stack, sinking: Sinking) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"RETENTION_DAYS=7 .*{sinking.source} keeps results for 7 days.*lost"
+    ):
         expire(stack, sinking, rides_index_retention_days=7)
 
 
-def test_what_changes_while_it_is_deleted_stays(
+def test_a_document_that_changes_during_the_deletion_is_kept(
     stack: Stack, sinking: Sinking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ride is sent again between the search and its deletion."""

@@ -1,4 +1,4 @@
-"""rides_result → Elasticsearch and Parquet: the same thing at every try; what cannot go on is a dead letter."""
+"""rides_result → Elasticsearch and Parquet: retries write the same content; rejected results are dead letters."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import io
 import itertools
 import json
 import random
+import re
+import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 from elasticsearch import Elasticsearch
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.kafka.claim import Limits
@@ -30,10 +31,10 @@ from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
 from jobs.sinks.elasticsearch import actions, apply_template, bulk
 from jobs.sinks.parquet import holds_objects
-from tests.conftest import Stack
-from tests.testkit.flow import Exporting, Flow, Pricing, Sinking, held_when_forgotten
+from tests.testkit.flow import Exporting, Flow, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
 from tests.testkit.rides import encode, keyed, result
+from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,7 +52,7 @@ def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
     return [row for content in objects.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
-# --- The plain way -----------------------------------------------------------------------------
+# --- Without failures -----------------------------------------------------------------------------
 
 
 def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> None:
@@ -85,20 +86,7 @@ def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> N
     assert exporting.stage() is None
 
 
-def test_what_dag_compute_cost_publishes_arrives(pricing: Pricing, sinking: Sinking, exporting: Exporting) -> None:
-    from tests.testkit.rides import ride
-
-    rides = [ride(comfort="eco") for _ in range(30)]
-    produce(pricing.config, pricing.source, map(keyed, rides))
-    pricing.run()
-    sinking.source = exporting.source = pricing.result
-    assert sinking.run() == {}
-    exporting.run()
-    assert set(sinking.documents()) == {content["ride_id"] for content in rides}
-    assert {row["comfort"] for row in rows_of(exporting.objects())} == {"low"}
-
-
-def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
+def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:
     near, far = result(), result(origin={"lat": 48.85, "lon": 2.35})
     send(sinking, [near, far])
     sinking.run()
@@ -111,16 +99,18 @@ def test_origins_can_be_searched_as_places(sinking: Sinking) -> None:
     assert mapping["properties"]["price_total"] == {"type": "double"}
 
 
-# --- The same thing again ----------------------------------------------------------------------
+# --- Replays --------------------------------------------------------------------------------------
 
 
-def test_ids_that_need_escaping(sinking: Sinking) -> None:
+def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
-    lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
+    lines = pa.array([json.dumps({"ride_id": name}) for name in ids], pa.string())
     batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
     assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
-    found = sinking.documents()
-    assert {key: (it["ride_id"], it["_version"]) for key, it in found.items()} == {it: (it, 7) for it in ids}
+    documents = sinking.documents()
+    assert {key: (document["ride_id"], document["_version"]) for key, document in documents.items()} == {
+        name: (name, 7) for name in ids
+    }
 
 
 def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:
@@ -151,17 +141,17 @@ def test_a_replay_writes_the_same_objects(exporting: Exporting) -> None:
 def test_the_export_waits_for_size_or_age(exporting: Exporting) -> None:
     assert not exporting.backlog(max_age_s=0).is_due(1)
     send(exporting, results(20))
-    found = exporting.backlog()
-    assert (found.offsets, found.is_begun, found.is_old) == (20, False, False)
-    assert found.is_due(20)
-    assert not found.is_due(21)
+    backlog = exporting.backlog()
+    assert (backlog.offsets, backlog.is_begun, backlog.is_old) == (20, False, False)
+    assert backlog.is_due(20)
+    assert not backlog.is_due(21)
     until(lambda: exporting.backlog(max_age_s=0.5).is_due(21), "the first ride has waited for half a second")
     exporting.staged()
     assert exporting.backlog().is_due(21), "what is begun is brought to its end"
     exporting.run()
-    found = exporting.backlog(max_age_s=0)
-    assert (found.offsets, found.is_begun, found.is_old) == (0, False, False)
-    # The age is that of the first ride that waits, in whichever partition.
+    backlog = exporting.backlog(max_age_s=0)
+    assert (backlog.offsets, backlog.is_begun, backlog.is_old) == (0, False, False)
+    # The age is that of the first waiting ride of all partitions.
     send(exporting, results(1))
     until(lambda: exporting.backlog(max_age_s=0.5).is_old, "one ride has waited for half a second")
     send(exporting, results(30))
@@ -196,7 +186,7 @@ def test_the_newest_offset_wins_in_any_order(sinking: Sinking, order: tuple[int,
     assert (document["price_total"], document["_version"]) == (2.0, 2)
 
 
-def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting) -> None:
+def test_concurrent_workers_write_the_same_content(sinking: Sinking, exporting: Exporting) -> None:
     send(sinking, results(200))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
@@ -208,11 +198,11 @@ def test_many_workers_at_once_do_no_harm(sinking: Sinking, exporting: Exporting)
     assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 200
 
 
-# --- What cannot go on -------------------------------------------------------------------------
+# --- Rejected results -----------------------------------------------------------------------------
 
 
-def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting: Exporting) -> None:
-    # What does not fit the small field is refused; the mapping takes the template's all the same.
+def test_documents_rejected_by_elasticsearch_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
+    # Elasticsearch rejects values that do not fit the small field; the mapping still accepts the template's fields.
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
     good, bad = results(15, price_base=2.0), results(7, price_base=5000.0)
@@ -240,7 +230,7 @@ def test_what_elasticsearch_refuses_is_a_dead_letter(sinking: Sinking, exporting
     assert len(rows_of(exporting.objects())) == 22, "Parquet holds them all"
 
 
-def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Sinking) -> None:
+def test_an_index_with_another_mapping_fails_before_writing(sinking: Sinking) -> None:
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": {"comfort": {"type": "long"}}})
     send(sinking, results(3))
     staged = sinking.staged()
@@ -250,8 +240,10 @@ def test_an_index_with_another_mapping_fails_before_it_is_written_to(sinking: Si
     assert sinking.documents() == {}
 
 
-def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
-    """The mapping of before a field was added: applied to the index that is there, not only to new ones."""
+def test_apply_template_adds_new_fields_to_an_existing_index(
+    sinking: Sinking, fresh_name: Callable[[str], str]
+) -> None:
+    """The mapping is from before a field was added. The template is applied to the existing index, too."""
     sinking.index = fresh_name("rides")
     properties = {"ride_id": {"type": "keyword"}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"dynamic": "strict", "properties": properties})
@@ -263,7 +255,7 @@ def test_an_older_index_gets_new_fields(sinking: Sinking, fresh_name: Callable[[
     assert len(sinking.documents()) == 3
 
 
-def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
+def test_no_index_is_created_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
     sinking.index = fresh_name("rides")
     send(sinking, results(3))
     with pytest.raises(ConfigurationError, match=rf"{sinking.index} has no template.*make template"):
@@ -271,7 +263,7 @@ def test_no_index_is_made_without_a_template(sinking: Sinking, fresh_name: Calla
     assert not sinking.elasticsearch.indices.exists(index=sinking.index)
 
 
-def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
+def test_a_changed_template_is_reported(sinking: Sinking) -> None:
     template = json.loads(TEMPLATE.read_text())
     template["template"]["mappings"] |= {"dynamic": True}
     sinking.elasticsearch.indices.put_index_template(
@@ -282,7 +274,7 @@ def test_a_template_that_someone_changed_is_named(sinking: Sinking) -> None:
         sinking.write()
 
 
-def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
+def test_invalid_results_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
     good = results(5)
     bad = [None, b"", b"\xff", b"{}", encode(result(price_total=-1)), encode(result(comfort="eco"))]
     produce(sinking.config, sinking.source, [*map(keyed, good), *(Raw(value, b"k") for value in bad)])
@@ -300,7 +292,7 @@ def test_values_that_are_no_result_are_dead_letters(sinking: Sinking, exporting:
     assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 5
 
 
-def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acknowledged_dead_letters_are_freed(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     held = held_when_forgotten(monkeypatch)
     monkeypatch.setattr("jobs.kafka.commit.PIECE_RECORDS", 4)
     bad = [b"%d" % number for number in range(10)]
@@ -310,7 +302,7 @@ def test_dead_letters_are_forgotten_once_delivered(sinking: Sinking, monkeypatch
     assert Counter(letter.value for letter in sinking.dead_letters()) == Counter(bad)
 
 
-def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting) -> None:
+def test_a_missing_bucket_stops_before_writing(exporting: Exporting) -> None:
     send(exporting, results(5))
     staged = exporting.staged()
     exporting.bucket = "no-such-bucket"
@@ -321,7 +313,7 @@ def test_a_missing_bucket_stops_before_anything_is_written(exporting: Exporting)
     assert "no-such-bucket" not in {bucket.name for bucket in exporting.gcs.list_buckets()}
 
 
-def test_whether_a_prefix_holds_objects(exporting: Exporting) -> None:
+def test_objects_under_a_prefix_are_found(exporting: Exporting) -> None:
     assert not holds_objects(exporting.gcs, exporting.bucket, exporting.prefix)
     neighbour = exporting.prefix.rstrip("/") + "-other/x.parquet"
     exporting.gcs.bucket(exporting.bucket).blob(neighbour).upload_from_string(b"x")
@@ -332,136 +324,114 @@ def test_whether_a_prefix_holds_objects(exporting: Exporting) -> None:
     assert holds_objects(exporting.gcs, exporting.bucket, f"/{exporting.prefix}/")
 
 
-# --- Elasticsearch away for a while (a fake stands in front of the real one) -------------------
+# --- Temporary errors of Elasticsearch (a fake gateway in front of the real node) -----------------
 
 
-class FakeGateway(ThreadingHTTPServer):
-    """Passes requests on to the real Elasticsearch, after refusing as many bulk requests as it was told to."""
+class FakeGateway:
+    """Forwards requests to Elasticsearch after failing the next bulk requests as `failures` says."""
 
-    refusals: list[int | str]
-    asked = 0
-    target = ""
+    def __init__(self, server: HTTPServer, target: str) -> None:
+        self.url = f"http://{server.host}:{server.port}"
+        self.failures: list[int | str] = []
+        self.bulk_requests = 0
+        self._target = target
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
 
+    def respond(self, request: Request) -> Response:
+        if not request.path.endswith("/_bulk"):
+            return self.forward(request)
+        self.bulk_requests += 1
+        match self.failures.pop(0) if self.failures else None:
+            case None:
+                return self.forward(request)
+            case "hang up":
+                request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                return Response()
+            case "first document":
+                return self.reject_first_document(request)
+            case status:
+                return self.reply(int(status), {"error": {"type": "fake", "reason": "not now"}, "status": status})
 
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeGateway
-    protocol_version = "HTTP/1.1"
+    def reject_first_document(self, request: Request) -> Response:
+        if request.args.get("filter_path") == "errors":  # the client asks again for the items
+            self.failures.insert(0, "first document")
+            return self.reply(200, {"errors": True})
+        rest = b"".join(request.get_data().splitlines(keepends=True)[2:])
+        accepted = json.loads(self.forward(request, rest).get_data())["items"] if rest else []
+        error = {"type": "es_rejected_execution_exception", "reason": "-"}
+        return self.reply(200, {"items": [{"index": {"status": 429, "error": error}}, *accepted]})
 
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
-        first: dict[str, Any] | None = None
-        if "_bulk" in self.path:
-            self.server.asked += 1
-            refusal = self.server.refusals.pop(0) if self.server.refusals else None
-            if refusal == "hang up":
-                self.close_connection = True
-                return None
-            if refusal == "first document":
-                first = {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "-"}}}
-                body = b"".join(body.splitlines(keepends=True)[2:])
-                if "filter_path=errors" in self.path:  # which one will be asked next
-                    self.server.refusals.insert(0, refusal)
-                    return self._reply(200, b'{"errors":true}')
-            elif refusal is not None:
-                return self._reply(int(refusal), b'{"error":{"type":"fake","reason":"not now"},"status":%d}' % refusal)
-        request = Request(self.server.target + self.path, body or None, headers, method=self.command)  # noqa: S310
-        try:
-            with urlopen(request, timeout=30) as response:  # noqa: S310
-                status, content = response.status, response.read()
-        except HTTPError as error:
-            status, content = error.code, error.read()
-        if first:
-            content = json.dumps({"items": [first, *json.loads(content)["items"]]}).encode()
-        return self._reply(status, content)
+    def forward(self, request: Request, body: bytes | None = None) -> Response:
+        headers = {name: value for name, value in request.headers if name.lower() not in ("host", "content-length")}
+        url = self._target + request.full_path
+        answer = requests.request(request.method, url, data=body or request.get_data(), headers=headers, timeout=30)
+        return self.reply(answer.status_code, answer.content)
 
-    def _reply(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/vnd.elasticsearch+json;compatible-with=9")
-        self.send_header("x-elastic-product", "Elasticsearch")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_HEAD = _answer
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    @staticmethod
+    def reply(status: int, content: Any) -> Response:
+        body = content if isinstance(content, bytes) else json.dumps(content)
+        kind = "application/vnd.elasticsearch+json;compatible-with=9"
+        return Response(body, status, {"x-elastic-product": "Elasticsearch"}, content_type=kind)
 
 
 @pytest.fixture
-def gateway(stack: Stack) -> Iterator[FakeGateway]:
-    server = FakeGateway(("127.0.0.1", 0), _Handler)
-    server.refusals, server.target = [], stack.settings.es_url
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def _through(sinking: Sinking, server: FakeGateway) -> str:
-    host, port = server.server_address[:2]
-    address = f"http://{host}:{port}"
-    sinking.elasticsearch = Elasticsearch(address)
-    return address
+def gateway(httpserver: HTTPServer, stack: Stack) -> FakeGateway:
+    return FakeGateway(httpserver, stack.settings.es_url)
 
 
 @pytest.mark.parametrize(
-    "refusals", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
+    "failures", [[429], [503, 502], ["hang up"], ["first document"], [429, "first document", "hang up"]], ids=str
 )
-def test_fake_gateway_refuses_for_now_and_nothing_is_lost(
-    sinking: Sinking, gateway: FakeGateway, refusals: list[int | str]
+def test_temporary_errors_of_a_fake_gateway_are_retried(
+    sinking: Sinking, gateway: FakeGateway, failures: list[int | str]
 ) -> None:
     contents = results(25)
     send(sinking, contents)
     real = sinking.elasticsearch
-    _through(sinking, gateway)
-    gateway.refusals = list(refusals)
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = list(failures)
     sinking.limits = Limits(run_records=100, chunk_records=100, chunk_bytes=2**20)
     assert sinking.run() == {}
-    assert gateway.refusals == []
+    assert gateway.failures == []
     sinking.elasticsearch = real
     assert set(sinking.documents()) == {content["ride_id"] for content in contents}
 
 
-@pytest.mark.parametrize("refusal", [401, 429, 503, "first document"])
-def test_fake_gateway_refuses_too_long(
-    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, refusal: int | str
+@pytest.mark.parametrize("failure", [401, 429, 503, "first document"])
+def test_lasting_errors_of_a_fake_gateway_fail_the_task(
+    sinking: Sinking, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, failure: int | str
 ) -> None:
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     produce(sinking.config, sinking.source, [keyed(content)._replace(partition=0) for content in results(5)])
     staged = sinking.staged()
     transformed = sinking.transform(staged)
     real = sinking.elasticsearch
-    address = _through(sinking, gateway)
-    gateway.refusals = [refusal] * 1000
-    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {address}.*make local-status"):
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = [failure] * 1000
+    with pytest.raises(ServiceUnavailableError, match=f"Elasticsearch at {gateway.url}.*make local-status"):
         sinking.index_rides(staged, transformed)
-    assert gateway.asked > 1
+    assert gateway.bulk_requests > 1
     assert sinking.offsets()[0] is None, "nothing is committed"
-    gateway.refusals = []
+    gateway.failures = []
     indexed = sinking.index_rides(staged, transformed)
     sinking.commit(transformed, indexed)
     sinking.elasticsearch = real
     assert len(sinking.documents()) == 5
 
 
-def test_fake_gateway_forbids_and_the_task_fails_at_once(sinking: Sinking, gateway: FakeGateway) -> None:
+def test_a_forbidden_response_of_a_fake_gateway_fails_the_task_at_once(sinking: Sinking, gateway: FakeGateway) -> None:
     send(sinking, results(1))
     staged = sinking.staged()
     transformed = sinking.transform(staged)
-    _through(sinking, gateway)
-    gateway.refusals = [403] * 1000
+    sinking.elasticsearch = Elasticsearch(gateway.url)
+    gateway.failures = [403] * 1000
     with pytest.raises(ConfigurationError, match="Elasticsearch at"):
         sinking.index_rides(staged, transformed)
-    assert gateway.asked == 1
+    assert gateway.bulk_requests == 1
 
 
-def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a full disk does to an index, but it stays so: retried, then a failed task, and no dead letters."""
+def test_a_write_block_on_the_index_is_retried(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lasting write block, as on a full disk, is retried, then fails the task without dead letters."""
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -476,10 +446,10 @@ def test_an_index_that_is_blocked_for_writing_comes_back(sinking: Sinking, monke
     assert len(sinking.documents()) == 5
 
 
-def test_an_alias_without_a_write_index_makes_no_dead_letters(
+def test_an_alias_without_a_write_index_writes_no_dead_letters(
     sinking: Sinking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elasticsearch names it by the type that it has for bad documents, too."""
+    """Elasticsearch reports it with the same error type as invalid documents."""
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -500,7 +470,7 @@ def test_an_alias_without_a_write_index_makes_no_dead_letters(
     assert len(sinking.documents()) == 5
 
 
-# --- Services that are away --------------------------------------------------------------------
+# --- Unreachable services -------------------------------------------------------------------------
 
 
 def _closed_port() -> int:
@@ -511,7 +481,7 @@ def _closed_port() -> int:
         return port
 
 
-def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_elasticsearch_is_reported(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -522,7 +492,7 @@ def test_elasticsearch_is_away(sinking: Sinking, monkeypatch: pytest.MonkeyPatch
         sinking.index_rides(staged, transformed)
 
 
-def test_cloud_storage_is_away(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cloud_storage_is_reported(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 

@@ -1,4 +1,4 @@
-"""The playbook on the local engine, over Parquet objects that PutGCP's code wrote to the real emulator."""
+"""The playbook on the local engine, with Parquet objects that PutGCP's code wrote to the emulator."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from jobs.zones import run as work
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.local import LocalEngine
 from jobs.zones.playbook import Parameters, Step
-from tests.conftest import Stack
 from tests.testkit.parquet import put, ride_rows
+from tests.testkit.stack import Stack
 
 RIDES = 1_500
 ZONES = (
@@ -42,7 +42,7 @@ def quiet(step: Step, statement: str, answer: Answer) -> None:
 
 @pytest.fixture
 def bucket(stack: Stack, fresh_name: Callable[[str], str]) -> str:
-    """A bucket of its own: the reference file lies beside the rides."""
+    """A new bucket: the reference file is in the same bucket as the rides."""
     name = fresh_name("zones")
     stack.gcs.create_bucket(name)
     return name
@@ -55,16 +55,16 @@ def settings(stack: Stack, bucket: str) -> Settings:
 
 @pytest.fixture
 def values(settings: Settings) -> Parameters:
-    return playbook.parameters(settings)
+    return playbook.build_parameters(settings)
 
 
 @pytest.fixture
 def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
-    """Rides in the bucket, some of them twice: the later message has another price."""
+    """Rides in the bucket, some of them twice with another price in the later message."""
     rides = ride_rows(RIDES)
     again = [
-        ride | {"kafka_offset": RIDES + at, "price_total": ride["price_total"] + 1, "comfort": "high"}
-        for at, ride in enumerate(rides[:40])
+        ride | {"kafka_offset": RIDES + number, "price_total": ride["price_total"] + 1, "comfort": "high"}
+        for number, ride in enumerate(rides[:40])
     ]
     put(stack.gcs, bucket, "rides/processed/", rides)
     put(stack.gcs, bucket, "rides/processed/", again)
@@ -73,14 +73,14 @@ def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def engine(stack: Stack) -> Iterator[LocalEngine]:
-    with LocalEngine(stack.gcs) as found:
-        yield found
+    with LocalEngine(stack.gcs) as made:
+        yield made
 
 
 def whole(engine: LocalEngine, settings: Settings, *roles: playbook.Role) -> tuple[work.Answers, Zones]:
-    values = playbook.parameters(settings)
+    values = playbook.build_parameters(settings)
     report = work.prepare(settings, engine._client, values)
-    answers = work.run(engine, playbook.steps(*(roles or playbook.USUAL)), values, quiet)
+    answers = work.run(engine, playbook.read_steps(*(roles or playbook.USUAL)), values, quiet)
     return answers, work.collect(answers, engine.title, str(report))
 
 
@@ -88,27 +88,27 @@ def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
     return engine.run(sql, "test").to_records()
 
 
-# --- The whole playbook ------------------------------------------------------------------------
+# --- The whole playbook ---------------------------------------------------------------------------
 
 
-def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
+def test_every_step_runs_and_the_revenue_matches_the_rides(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    answers, found = whole(engine, settings, *playbook.USUAL)
-    assert list(answers) == [step.name for step in playbook.steps(*playbook.USUAL)]
+    answers, result = whole(engine, settings, *playbook.USUAL)
+    assert list(answers) == [step.name for step in playbook.read_steps(*playbook.USUAL)]
 
-    # What Parquet itself holds, by the plainest reading of it.
+    # The content of Parquet, read directly.
     objects = [blob.download_as_bytes() for blob in stack.gcs.list_blobs(bucket, prefix="rides/processed/")]
     held = [row for content in objects for row in pq.read_table(io.BytesIO(content)).to_pylist()]
     assert len(held) == RIDES + 40
     latest = {row["ride_id"]: row for row in sorted(held, key=lambda row: row["kafka_offset"])}
     assert len(latest) == RIDES == len(rows)
     expected = math.fsum(row["price_total"] for row in latest.values())
-    assert sum(part.revenue for part in found.revenue) == pytest.approx(expected, rel=1e-9)
-    assert found.rides == RIDES
+    assert sum(part.revenue for part in result.revenue) == pytest.approx(expected, rel=1e-9)
+    assert result.rides == RIDES
 
     by_comfort: dict[str, float] = defaultdict(float)
-    for part in found.revenue:
+    for part in result.revenue:
         by_comfort[part.comfort] += part.revenue
     for comfort, revenue in by_comfort.items():
         prices = [row["price_total"] for row in latest.values() if row["comfort"] == comfort]
@@ -122,19 +122,19 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
     }
     assert sum(row["revenue"] for row in hours) == pytest.approx(expected, rel=1e-9)
 
-    # Zones are named, each by another name; ids are 1 to 8.
-    assert sorted(zone.centroid_id for zone in found.zones) == list(range(1, 9))
-    assert len({zone.label for zone in found.zones}) == 8
-    assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in found.zones}
-    assert all(zone.reference_points > 50 for zone in found.zones)
-    assert "GENERATED" in found.reference
+    # Zones have different names, and ids from 1 to 8.
+    assert sorted(zone.centroid_id for zone in result.zones) == list(range(1, 9))
+    assert len({zone.label for zone in result.zones}) == 8
+    assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in result.zones}
+    assert all(zone.reference_points > 50 for zone in result.zones)
+    assert "GENERATED" in result.reference
 
-    # Each ride is in the zone whose centre is nearest in the model's space; all its columns passed through.
+    # Each ride is in the zone with the nearest centre in the model's space, and keeps all its columns.
     model = engine._models["rides.kmeans8"]
     learnt = select(engine, "SELECT longitude, latitude FROM rides.reference_uber")
     points = (np.array([[row["longitude"], row["latitude"]] for row in learnt]) - model.mean) / model.scale
     reach = np.linalg.norm(points[:, None] - np.array(model.centroids), axis=2)
-    for zone in found.zones:
+    for zone in result.zones:
         own = reach.min(axis=1)[reach.argmin(axis=1) == zone.centroid_id - 1]
         assert (zone.reference_points, zone.radius) == (len(own), pytest.approx(own.max(), rel=1e-9))
     placed = {row["ride_id"]: row for row in select(engine, "SELECT * FROM rides.ride_zones")}
@@ -145,13 +145,13 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
         distances = np.linalg.norm(np.array(model.centroids) - point, axis=1)
         assert place["cluster_id"] == distances.argmin() + 1
         assert place["distance"] == pytest.approx(distances.min(), rel=1e-9, abs=1e-12)
-        radius = next(zone.radius for zone in found.zones if zone.centroid_id == place["cluster_id"])
+        radius = next(zone.radius for zone in result.zones if zone.centroid_id == place["cluster_id"])
         assert place["is_outside"] == (place["distance"] > radius)
-    assert found.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
+    assert result.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
 
-    # The reference file: SQL and loader count alike.
+    # SQL and loader count the same points of the reference file.
     report = reference.inspect(
-        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.parameters(settings)
+        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.build_parameters(settings)
     )
     (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
@@ -159,7 +159,7 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
         **{name: getattr(report, name) for name in ("unreadable", "duplicates", "outside", "used", "made_up")},
     }
     assert report.duplicates > 0 < report.outside
-    assert sum(zone.reference_points for zone in found.zones) == report.used
+    assert sum(zone.reference_points for zone in result.zones) == report.used
 
     scan = [answer.to_records()[0] for answer in answers["43_scan_of_k"][1::2]]
     assert [row["k"] for row in scan] == list(range(4, 13))
@@ -169,21 +169,23 @@ def test_every_step_runs_and_the_revenue_is_that_of_the_rides(
     assert (costs["external, all"], costs["native, all"]) == (RIDES + 40, RIDES)
 
 
-def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
+def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
+    (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
     everything = "SELECT * FROM rides.rides_processed ORDER BY ride_id"
 
     def merged() -> int | None:
-        return work.run(engine, [*playbook.steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][0].rows
+        return work.run(engine, [*playbook.read_steps("dataset", "setup"), merge], values, quiet)["30_merge_rides"][
+            0
+        ].rows
 
     assert merged() == RIDES
     before = select(engine, everything)
     assert {row["ride_id"]: row for row in before} == {row["ride_id"]: row for row in rows}
     assert merged() == 0
     assert select(engine, everything) == before
-    # A ride sent again later: its row changes; and a new one comes.
+    # A ride that is sent again changes its row; a new one adds a row.
     later = rows[0] | {"kafka_offset": 10_000, "price_total": 77.0}
     new = ride_rows(1, seed=99, first_offset=10_001)
     put(stack.gcs, bucket, "rides/processed/", [later, *new])
@@ -194,13 +196,13 @@ def test_merge_twice_changes_nothing(  # noqa: PLR0917 (fixtures)
     assert len(after) == RIDES + 1
 
 
-def test_a_merge_from_duplicates_would_double_rides(
+def test_a_merge_without_the_distinct_view_doubles_rides(
     engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
-    """Why the view stands under it."""
-    (merge,) = [step for step in playbook.steps("score") if step.name == "30_merge_rides"]
-    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
-    (statement,) = merge.statements(values)
+    """The reason for the view."""
+    (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
+    work.run(engine, playbook.read_steps("dataset", "setup"), values, quiet)
+    (statement,) = merge.build_statements(values)
     engine.run(statement.replace("rides.rides_distinct", "rides.rides_processed_ext"), "test")
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed") == [{"n": RIDES + 40}]
 
@@ -211,7 +213,7 @@ def test_only_rides_under_the_prefix_are_read(
     for prefix in ("rides/processed-other/", "staging/", "models/"):
         put(stack.gcs, bucket, prefix, ride_rows(5, seed=7))
     stack.gcs.bucket(bucket).blob("rides/processed/2026/01/05/22/notes.txt").upload_from_string("no ride")
-    work.run(engine, playbook.steps("dataset", "setup"), values, quiet)
+    work.run(engine, playbook.read_steps("dataset", "setup"), values, quiet)
     assert select(engine, "SELECT COUNT(*) AS n FROM rides.rides_processed_ext") == [{"n": RIDES + 40}]
     by_file = select(engine, "SELECT DISTINCT _FILE_NAME AS name FROM rides.rides_processed_ext ORDER BY name")
     assert len(by_file) > 3
@@ -224,10 +226,10 @@ def test_only_rides_under_the_prefix_are_read(
     assert 0 < today[0]["n"] < RIDES
 
 
-# --- Another city ------------------------------------------------------------------------------
+# --- Another city ---------------------------------------------------------------------------------
 
 
-def test_rides_of_another_city_are_refused_with_the_remedy(
+def test_rides_of_another_city_are_rejected_with_the_remedy(
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
 ) -> None:
     put(stack.gcs, bucket, "rides/processed/", ride_rows(200, city="paris"))
@@ -241,20 +243,20 @@ def test_rides_of_another_city_are_refused_with_the_remedy(
         select(engine, "SELECT * FROM rides.revenue_by_zone")
 
 
-@pytest.mark.parametrize(("strangers", "is_refused"), [(100, False), (101, True)])
-def test_half_of_them_is_the_limit(  # noqa: PLR0917 (fixtures)
-    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, strangers: int, is_refused: bool
+@pytest.mark.parametrize(("far_rides", "is_rejected"), [(100, False), (101, True)])
+def test_more_than_half_of_the_rides_outside_is_rejected(  # noqa: PLR0917 (fixtures)
+    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, far_rides: int, is_rejected: bool
 ) -> None:
     home = [ride | {"origin_lat": 40.7549, "origin_lon": -73.984} for ride in ride_rows(100)]
-    put(stack.gcs, bucket, "rides/processed/", home + ride_rows(strangers, city="paris", first_offset=100))
-    if is_refused:
+    put(stack.gcs, bucket, "rides/processed/", home + ride_rows(far_rides, city="paris", first_offset=100))
+    if is_rejected:
         with pytest.raises(RefusedError):
             whole(engine, settings)
     else:
-        assert whole(engine, settings)[1].outside == strangers
+        assert whole(engine, settings)[1].outside == far_rides
 
 
-def test_a_reference_file_of_the_same_city_serves_any_city(
+def test_a_reference_file_of_the_same_city_works_for_any_city(
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str
 ) -> None:
     rides = ride_rows(400, city="paris")
@@ -263,24 +265,24 @@ def test_a_reference_file_of_the_same_city_serves_any_city(
         f"2014-08-01,{ride['origin_lat']},{ride['origin_lon']},B1" for ride in ride_rows(2_000, city="paris", seed=5)
     ]
     stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string("\n".join(lines))
-    _, found = whole(engine, settings.model_copy(update={"service_area": "48.6,2.0,49.1,2.7"}))
-    assert "GENERATED" not in found.reference
-    assert found.outside < 40
-    assert "Roissy" in {zone.label for zone in found.zones}
+    _, result = whole(engine, settings.model_copy(update={"service_area": "48.6,2.0,49.1,2.7"}))
+    assert "GENERATED" not in result.reference
+    assert result.outside < 40
+    assert "Roissy" in {zone.label for zone in result.zones}
 
 
-# --- The reference file ------------------------------------------------------------------------
+# --- The reference file ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
 @pytest.mark.parametrize("is_faulty", [True, False])
-def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
+def test_all_three_forms_of_the_reference_file_are_loaded(  # noqa: PLR0917 (fixtures)
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], form: Any, is_faulty: bool
 ) -> None:
     content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)
     stack.gcs.bucket(settings.bucket).blob(reference.OBJECT).upload_from_string(content)
-    values = playbook.parameters(settings)
-    answers = work.run(engine, playbook.steps("dataset", "setup", "train", "look")[:8], values, quiet)
+    values = playbook.build_parameters(settings)
+    answers = work.run(engine, playbook.read_steps("dataset", "setup", "train", "look")[:8], values, quiet)
     (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
         "line_count": 2_000 + (form != "no header"),
@@ -293,7 +295,7 @@ def test_all_three_forms_are_loaded_alike(  # noqa: PLR0917 (fixtures)
     assert answers["13_reference_uber"][0].rows == 1_960
 
 
-def test_a_made_up_file_goes_into_the_emulator_only(
+def test_a_generated_reference_file_is_written_only_to_the_emulator(
     stack: Stack, settings: Settings, values: Parameters, bucket: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"no gs://.*uber-split2\.csv.*docs/bqml_playbook\.md"):
@@ -304,21 +306,21 @@ def test_a_made_up_file_goes_into_the_emulator_only(
     assert reference.ensure(stack.gcs, values, may_generate=False) == made
 
 
-def test_a_file_of_another_kind_is_named(stack: Stack, values: Parameters, bucket: str) -> None:
+def test_a_reference_file_in_another_format_is_rejected(stack: Stack, values: Parameters, bucket: str) -> None:
     stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(b"lat,lon\n40.7,-73.9\n")
     with pytest.raises(ConfigurationError, match=r"no point inside SERVICE_AREA.*date, latitude, longitude, base"):
         reference.ensure(stack.gcs, values, may_generate=True)
 
 
-def test_without_rides_the_remedy_is_named(engine: LocalEngine, settings: Settings) -> None:
+def test_a_playbook_run_without_rides_names_the_remedy(engine: LocalEngine, settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=r"No object matches gs://.*rides/processed/.*make demo"):
         whole(engine, settings)
 
 
-# --- Train and score apart, as Airflow runs them -------------------------------------------------
+# --- Training and scoring separately, as in Airflow -----------------------------------------------
 
 
-def test_a_kept_model_scores_as_the_one_that_was_trained(
+def test_a_stored_model_scores_like_the_trained_one(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     with pytest.raises(ConfigurationError, match="dag_zones_train"):
@@ -341,7 +343,7 @@ def test_a_kept_model_scores_as_the_one_that_was_trained(
     assert sum(part.revenue for part in apart.revenue) == pytest.approx(sum(p.revenue for p in together.revenue))
 
 
-def test_a_result_is_written_whole_and_read_again(tmp_path: Path) -> None:
+def test_a_result_is_written_atomically_and_read_back(tmp_path: Path) -> None:
     zones = Zones("2026-01-05T00:00:00+00:00", "here", "a file", [], [], [(1.0, 2.0, 3)])
     write(zones, tmp_path / "new" / "zones.json")
     assert read(tmp_path / "new" / "zones.json") == zones
@@ -351,7 +353,7 @@ def test_a_result_is_written_whole_and_read_again(tmp_path: Path) -> None:
     assert read(tmp_path / "old.json") is None
 
 
-# --- Teardown and the command line ---------------------------------------------------------------
+# --- Teardown and the command line ----------------------------------------------------------------
 
 
 def test_teardown_leaves_nothing_and_can_be_repeated(
@@ -360,29 +362,29 @@ def test_teardown_leaves_nothing_and_can_be_repeated(
     whole(engine, settings)
     assert engine._query_value("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'rides'") > 10
     for _ in range(2):
-        work.run(engine, playbook.steps("teardown"), values, quiet)
+        work.run(engine, playbook.read_steps("teardown"), values, quiet)
         assert engine._query_value("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'rides'") == 0
     assert engine._models == {}
 
 
-def test_teardown_leaves_what_others_keep_in_the_dataset(
+def test_teardown_keeps_foreign_tables_in_the_dataset(
     engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
     whole(engine, settings)
     engine.run("CREATE TABLE rides.somebodys AS SELECT 1 AS x", "test")
     with pytest.raises(StatementError, match="90_teardown"):
-        work.run(engine, playbook.steps("teardown"), values, quiet)
+        work.run(engine, playbook.read_steps("teardown"), values, quiet)
     assert engine._query_value("SELECT x FROM rides.somebodys") == 1
 
 
-def test_a_bucket_that_is_away_is_named(stack: Stack, settings: Settings) -> None:
+def test_an_unreachable_bucket_is_reported_by_name(stack: Stack, settings: Settings) -> None:
     away = settings.model_copy(update={"gcs_bucket": "no-such-bucket"})
     with pytest.raises(DatastreamError, match=r"no-such-bucket.*GCS_BUCKET"):
         work.train_locally(away, stack.gcs, quiet)
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run: figures, the widths of columns, paths, which zone comes first."""
+    """A line without the parts that differ between runs: figures, column widths, paths, and the order of zones."""
     line = re.sub(r"\S*/(report\.html|zones\.json)|gs://\S+", r"\1", line)
     line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐├┤┼╈╀┬]+", " ", line)
     line = re.sub(r"\bNone\b|-?\d[\d,.:/-]*", "#", line)
@@ -398,20 +400,20 @@ def command(settings: Settings, state: Path, *options: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-def test_the_command_prints_steps_and_ends_with_the_revenue(
+def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
     settings: Settings, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     done = command(settings, tmp_path)
     assert done.returncode == 0, done.stderr
-    positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.steps(*playbook.USUAL)]
+    positions = [done.stdout.index(f"\n{step.name}  ") for step in playbook.read_steps(*playbook.USUAL)]
     assert positions == sorted(positions)
-    found = read(tmp_path / "zones.json")
-    assert found is not None
+    result = read(tmp_path / "zones.json")
+    assert result is not None
     table = done.stdout[done.stdout.index("┃ zone") :]
-    assert f"{sum(part.revenue for part in found.revenue):,.2f} │ {RIDES:,}" in table
-    for zone in found.zones:
+    assert f"{sum(part.revenue for part in result.revenue):,.2f} │ {RIDES:,}" in table
+    for zone in result.zones:
         assert zone.label in table
-    # The page of the playbook shows what is printed, but for the figures.
+    # The page of the playbook shows the printed lines, except for figures.
     page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
     block = re.search(r"```text\n(.*?)```", page, re.DOTALL)
     assert block is not None
@@ -426,7 +428,7 @@ def test_the_command_prints_steps_and_ends_with_the_revenue(
     assert not (tmp_path / "dry" / "zones.json").exists()
 
 
-def test_the_command_refuses_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
+def test_the_bqml_command_rejects_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
     put(stack.gcs, settings.bucket, "rides/processed/", ride_rows(50, city="paris"))
     done = command(settings, tmp_path, "--no-scan")
     assert done.returncode == 1

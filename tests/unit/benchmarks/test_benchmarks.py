@@ -1,4 +1,4 @@
-"""What the benchmarks say is what happened: counts, seconds, memory, percentiles."""
+"""The benchmarks report correct counts, seconds, memory and percentiles."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from benchmarks.freshness import Percentiles
 from benchmarks.layouts import LAYOUTS, rewritten
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
+from benchmarks.poison import Poison
 from benchmarks.scale import Scale
-from infra.local import lock
+from infra.local.java import lock
 from jobs.rides.contract import parse_ride
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
@@ -56,35 +57,35 @@ def module(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
 
 
-def test_work_is_measured_with_all_that_it_starts(tmp_path: Path, module: dict[str, str]) -> None:
+def test_child_processes_are_measured(tmp_path: Path, module: dict[str, str]) -> None:
     (tmp_path / "busy.py").write_text(BUSY)
-    found = run("busy", "mine", environment=module)
-    assert found.answer == {"of": "mine"}
-    assert found.cpu_seconds > 0.9, "the child's processor time counts"
-    assert found.seconds >= found.cpu_seconds * 0.9
-    assert found.peak_mib > 200, "the child's memory counts"
+    measured = run("busy", "mine", environment=module)
+    assert measured.answer == {"of": "mine"}
+    assert measured.cpu_seconds > 0.9, "the child's processor time counts"
+    assert measured.seconds >= measured.cpu_seconds * 0.9
+    assert measured.peak_mib > 200, "the child's memory counts"
 
 
-def test_what_comes_before_the_work_is_not_measured(tmp_path: Path, module: dict[str, str]) -> None:
+def test_time_before_the_work_is_not_measured(tmp_path: Path, module: dict[str, str]) -> None:
     (tmp_path / "idle.py").write_text(BUSY.replace('subprocess.run([sys.executable, "-c", CHILD], check=True)', "pass"))
-    found = run("idle", "mine", environment=module)
-    assert found.seconds < 0.5
-    assert found.cpu_seconds < 0.5
+    measured = run("idle", "mine", environment=module)
+    assert measured.seconds < 0.5
+    assert measured.cpu_seconds < 0.5
 
 
-def test_the_memory_of_who_measures_does_not_count(tmp_path: Path, module: dict[str, str]) -> None:
+def test_memory_of_the_measuring_process_is_not_counted(tmp_path: Path, module: dict[str, str]) -> None:
     """Linux hands the parent's peak on to a child's ru_maxrss."""
     (tmp_path / "small.py").write_text("from benchmarks.measured import measured\nwith measured():\n    pass\n")
     held = bytearray(b"x") * (300 * 2**20)
-    found = run("small", environment=module)
-    assert len(held) > found.peak_mib * 2**20 > 0
-    assert found.peak_mib < 200
+    measured = run("small", environment=module)
+    assert len(held) > measured.peak_mib * 2**20 > 0
+    assert measured.peak_mib < 200
 
 
 @pytest.mark.parametrize(
     ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
 )
-def test_work_that_fails_or_measures_nothing_is_no_figure(
+def test_failed_or_empty_measurements_are_rejected(
     tmp_path: Path, module: dict[str, str], text: str, said: str
 ) -> None:
     (tmp_path / "broken.py").write_text(text)
@@ -96,7 +97,7 @@ def result(name: str, rate: int, messages: int = 1000, part: str = "price") -> R
     return Result(part, name, "", 1000, [Pass(messages, messages / rate, 1, 1, {})])
 
 
-def test_a_ratio_is_the_median_of_the_rounds_in_the_same_part() -> None:
+def test_a_ratio_is_the_median_over_the_rounds_of_one_part() -> None:
     ours, peer = result("ours", 300), result("peer", 100)
     ours.passes += result("ours", 600).passes + result("ours", 50).passes
     peer.passes += result("peer", 300).passes + result("peer", 25).passes
@@ -105,18 +106,18 @@ def test_a_ratio_is_the_median_of_the_rounds_in_the_same_part() -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(1000, 999), (999, 1000), (1000, 1001)])
-def test_there_is_no_ratio_of_different_counts(ours: int, theirs: int) -> None:
+def test_runs_with_different_counts_have_no_ratio(ours: int, theirs: int) -> None:
     results = [result("ours", 300, ours), result("peer", 100, theirs)]
     assert ratio(results[1], results) is None
 
 
-def test_one_pass_with_another_count_forbids_the_ratio() -> None:
+def test_one_run_with_a_different_count_prevents_the_ratio() -> None:
     ours, peer = result("ours", 300), result("peer", 100)
     peer.passes.append(result("peer", 100, 999).passes[0])
     assert ratio(peer, [ours, peer]) is None
 
 
-def test_there_is_no_ratio_with_who_is_left_out() -> None:
+def test_a_skipped_peer_has_no_ratio() -> None:
     ours, peer = result("ours", 300), Result("price", "peer", "", 1000)
     assert ratio(peer, [ours, peer]) is None
 
@@ -128,25 +129,25 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
         result("datastream", 60_000),
         result("relay", 80_000),
     ]
-    for it, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
-        it.layout = layout
-    assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
-    found = {it.name: it.found for it in Found(results).aims}
-    assert found == {
+    for each, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
+        each.layout = layout
+    assert [ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
+    figures = {aim.name: aim.found for aim in Found(results).aims}
+    assert figures == {
         "price: rides a second": 120_000,
         "price, compact: times relay": pytest.approx(0.6),
         "price, foreign: times relay": pytest.approx(0.75),
     }
-    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [aim.name for aim in Found(results[2:]).aims] == ["price, foreign: times relay"]
 
 
-def test_other_peers_price_the_producers_layout_only() -> None:
+def test_most_peers_price_only_the_producer_layout() -> None:
     candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
-    assert [it.name for it in competing(candidates, "compact")] == [OURS, "relay", "quix"]
-    assert [it.name for it in competing(candidates, "spaced")] == [OURS, "relay"]
+    assert [candidate.name for candidate in competing(candidates, "compact")] == [OURS, "relay", "quix"]
+    assert [candidate.name for candidate in competing(candidates, "spaced")] == [OURS, "relay"]
 
 
-def test_a_ride_is_the_same_in_every_layout() -> None:
+def test_every_layout_encodes_the_same_ride() -> None:
     compact = rewritten(json.dumps(ride(), separators=(",", ":")).encode(), "compact")
     assert compact
     values = {name: rewritten(compact, name) or b"" for name in LAYOUTS}
@@ -158,7 +159,7 @@ def test_a_ride_is_the_same_in_every_layout() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_fault_stays_the_same_in_every_layout(layout: str) -> None:
+def test_every_layout_keeps_the_fault(layout: str) -> None:
     values = [fault(ride()) for _, fault in islice(every_fault(random.Random(1)), 200)]
     written = [rewritten(value, layout) for value in values]
     reasons, expected = (price(messages(part), haversine).column("reason") for part in (written, values))
@@ -166,10 +167,10 @@ def test_every_fault_stays_the_same_in_every_layout(layout: str) -> None:
     assert reasons.equals(expected)
 
 
-def test_aims_are_held_against_what_was_found() -> None:
+def test_aims_are_compared_with_the_results() -> None:
     results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
-    found = Found([msgspec.structs.replace(it, layout="compact") for it in results])
-    reached = {it.name: it.reached for it in found.aims}
+    measured = Found([msgspec.structs.replace(result, layout="compact") for result in results])
+    reached = {aim.name: aim.reached for aim in measured.aims}
     assert reached == {
         "price: rides a second": pytest.approx(0.8),
         "price, compact: times relay": pytest.approx(0.6 / 0.5),
@@ -177,22 +178,33 @@ def test_aims_are_held_against_what_was_found() -> None:
     assert not Found([result("datastream", 120_000, 999)]).aims
 
 
-def test_scale_is_held_against_a_million_without_what_a_run_costs() -> None:
+def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
-    found = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
-    assert found["time for a ride, most apart from a million's"].found == pytest.approx(2)
-    assert found["peak MiB"].found == 420
-    assert found["memory of the largest"].found == pytest.approx(1.05)
-    assert found["memory of the largest"].reached > 1
+    aims = {aim.name.partition(": ")[2]: aim for aim in Found(scale=Scale(0.1, passes)).aims}
+    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    assert aims["peak MiB"].found == 420
+    assert aims["memory of the largest"].found == pytest.approx(1.05)
+    assert aims["memory of the largest"].reached > 1
 
 
-def test_percentiles_are_those_of_every_ride() -> None:
+def test_bad_messages_are_compared_with_good_ones_round_by_round() -> None:
+    good, bad = ([Pass(100, seconds, 0, 0, {}) for seconds in times] for times in ((1.0, 2.0, 1.0), (2.0, 5.0, 4.0)))
+    (aim,) = Found(poison=Poison(good, bad)).aims
+    assert (aim.found, aim.reached) == (0.4, 1.0)
+
+
+def test_percentiles_are_computed_over_all_rides() -> None:
     rng = random.Random(1)
     values = [round(rng.expovariate(1), 1) for _ in range(5000)]
-    found = Percentiles.of(Counter(values))
+    percentiles = Percentiles.of(Counter(values))
     ordered = sorted(values)
-    assert (found.p50, found.p95, found.p99, found.most) == (ordered[2499], ordered[4749], ordered[4949], ordered[-1])
+    assert (percentiles.p50, percentiles.p95, percentiles.p99, percentiles.most) == (
+        ordered[2499],
+        ordered[4749],
+        ordered[4949],
+        ordered[-1],
+    )
     assert Percentiles.of(Counter({7.0: 1})) == Percentiles(7.0, 7.0, 7.0, 7.0)
 
 
@@ -208,7 +220,7 @@ def test_peers_use_our_formula() -> None:
     assert priced["comfort"] == "low"
 
 
-def test_a_tasks_log_tells_its_phases(tmp_path: Path) -> None:
+def test_task_phases_are_read_from_the_log(tmp_path: Path) -> None:
     start = datetime(2026, 1, 5, tzinfo=UTC)
     events = {
         0.0: {"event": "::group::Pre Execute"},
@@ -218,19 +230,20 @@ def test_a_tasks_log_tells_its_phases(tmp_path: Path) -> None:
         2.1: {"event": "::endgroup::"},
     }
     lines = [
-        json.dumps({"timestamp": (start + timedelta(seconds=at)).isoformat(), **event}) for at, event in events.items()
+        json.dumps({"timestamp": (start + timedelta(seconds=second)).isoformat(), **event})
+        for second, event in events.items()
     ]
     log = tmp_path / "attempt=1.log"
     log.write_text("\n".join(lines))
-    found = phases_of(log)
-    assert found is not None
-    assert [(moment - start).total_seconds() for moment in (found.began, found.ended)] == [0.5, 2.0]
-    assert found.parse_s == 0.17
+    phases = phases_of(log)
+    assert phases is not None
+    assert [(moment - start).total_seconds() for moment in (phases.began, phases.ended)] == [0.5, 2.0]
+    assert phases.parse_s == 0.17
     log.write_text("\n".join(lines[:3]))
     assert phases_of(log) is None, "the task was killed at work"
 
 
-def test_tasks_at_work_at_the_same_time_count_once() -> None:
+def test_overlapping_tasks_count_once() -> None:
     start = datetime(2026, 1, 5, tzinfo=UTC)
 
     def at(began: int, ended: int) -> Phases:
@@ -240,11 +253,11 @@ def test_tasks_at_work_at_the_same_time_count_once() -> None:
     assert busy_seconds([at(10, 12), at(0, 3), at(1, 2), at(2, 5)]) == 7
 
 
-def test_spark_and_its_connector_have_one_version() -> None:
+def test_spark_and_its_connector_have_the_same_version() -> None:
     (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / "bench.txt").read_text())
     assert version == lock.SPARK
 
 
-def test_peers_stay_out_of_what_users_install() -> None:
+def test_benchmark_peers_are_in_no_requirement_set_for_users() -> None:
     for name in ("tools", "local", "dev", "image"):
         assert not re.search(r"(?m)^(pyspark|quixstreams)\b", (ROOT / "requirements" / f"{name}.txt").read_text())

@@ -1,4 +1,4 @@
-"""The page on sizing shows what its script prints, and the script does the arithmetic that the page tells."""
+"""The sizing page shows the output of its script, and the script computes as the page explains."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jobs.settings import ROOT
 PAGE = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
 
 
-def test_the_page_shows_what_the_script_prints() -> None:
+def test_the_sizing_page_shows_the_output_of_the_script() -> None:
     assert f"```text\n{tables(Assumptions())}```" in PAGE
 
 
-def test_the_command_takes_other_figures() -> None:
+def test_the_sizing_command_takes_options() -> None:
     command = [sys.executable, "-m", "benchmarks.sizing", "--rates", "1000", "--replication", "2"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert found == tables(Assumptions(rates=[1000], replication=2))
-    assert "1,000 msg/s" in found
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == tables(Assumptions(rates=[1000], replication=2))
+    assert "1,000 msg/s" in printed
 
 
-def test_kafka_by_hand() -> None:
+def test_kafka_sizing_matches_a_manual_calculation() -> None:
     a = Assumptions(
         raw_bytes=100, result_bytes=200, dead_letter_bytes=300, bad_share=0.1, mean_share=0.5,
         retention_days=7, dead_letter_days=14, broker_disk_tb=1, fill=0.5,
@@ -43,7 +43,7 @@ def test_kafka_by_hand() -> None:
     assert sizing.brokers(a, 20_000) == sizing.brokers_by(a, 20_000)["disk space"] + 1
 
 
-def test_a_run_takes_its_overhead_and_what_arrives_meanwhile() -> None:
+def test_run_time_includes_overhead_and_new_arrivals() -> None:
     a = Assumptions(compute_rate=100_000, compute_overhead_s=6, max_records_per_run=1_000_000, outage_h=2)
     assert sizing.run_seconds(a, 40_000) == pytest.approx(10)
     assert sizing.run_records(a, 40_000) == pytest.approx(400_000)
@@ -55,7 +55,7 @@ def test_a_run_takes_its_overhead_and_what_arrives_meanwhile() -> None:
     assert not sizing.fits_one_process(a, 50_000)
 
 
-def test_elasticsearch_by_hand() -> None:
+def test_elasticsearch_sizing_matches_a_manual_calculation() -> None:
     a = Assumptions(
         days_in_index=1, mean_share=1, bad_share=0, document_bytes=400, replicas=1, node_disk_tb=1, index_rate=20_000
     )
@@ -67,7 +67,7 @@ def test_elasticsearch_by_hand() -> None:
     assert sizing.nodes(a, 10_000) == 3
 
 
-def test_objects_by_hand() -> None:
+def test_object_counts_match_a_manual_calculation() -> None:
     a = Assumptions(mean_share=1, export_target_records=600_000, export_max_age_s=300, chunk_records=50_000)
     assert sizing.export_seconds(a, 1000) == 300
     assert sizing.export_seconds(a, 10_000) == 60
@@ -76,18 +76,18 @@ def test_objects_by_hand() -> None:
     assert sizing.write_dollars(a, 1000) == pytest.approx(6 * (288 + 24) * 30 * 0.01 / 1000)
 
 
-def test_more_of_everything_never_needs_less() -> None:
+def test_higher_rates_never_need_less() -> None:
     a = Assumptions()
     for figure in (sizing.brokers, sizing.topic_partitions, sizing.shards, sizing.nodes, sizing.objects_per_day):
-        found = [figure(a, rate) for rate in range(1000, 1_000_000, 9000)]
-        assert found == sorted(found), figure.__name__
+        figures = [figure(a, rate) for rate in range(1000, 1_000_000, 9000)]
+        assert figures == sorted(figures), figure.__name__
 
 
-def test_rates_of_the_last_bench_count(tmp_path: Path) -> None:
+def test_rates_of_the_last_benchmark_are_used(tmp_path: Path) -> None:
     passes = [{"messages": 1000, "seconds": seconds} for seconds in (1, 2, 4)]
     results = [{"part": "price", "name": "datastream", "passes": passes}]
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({"results": results}))
-    found = with_bench(Assumptions(), path)
-    assert found.compute_rate == 500
-    assert found.export_rate == Assumptions().export_rate
+    assumptions = with_bench(Assumptions(), path)
+    assert assumptions.compute_rate == 500
+    assert assumptions.export_rate == Assumptions().export_rate

@@ -1,4 +1,4 @@
-"""What cleaning up does to log files, and that one failure stops nothing else."""
+"""Cleanup deletes old logs, and one failure does not stop the other steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = RidesSettings(_env_file=None, airflow_retention_days=7)
 
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of eight days ago, one that began then and is at work, one of today."""
+    """Logs of a run of eight days ago, of one that began then and still runs, and of one of today."""
     monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
     for run, tasks in {"old": [8, 8], "long": [8, 0], "new": [0]}.items():
         for number, days in enumerate(tasks):
@@ -37,7 +37,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.log")}
 
 
-def test_old_logs_go_with_their_folders(logs: Path) -> None:
+def test_old_logs_are_deleted_with_their_folders(logs: Path) -> None:
     assert "deleted 3 files" in cleanup.clean_logs(SETTINGS, False)
     assert files(logs) == {
         "dag_id=a/run_id=long/task_id=1/attempt=1.log",
@@ -47,7 +47,7 @@ def test_old_logs_go_with_their_folders(logs: Path) -> None:
     assert "deleted 0 files" in cleanup.clean_logs(SETTINGS, False)
 
 
-def test_nothing_goes_in_a_dry_run_or_without_a_retention(logs: Path) -> None:
+def test_dry_run_or_no_retention_deletes_nothing(logs: Path) -> None:
     before = files(logs)
     assert "would delete 3 files" in cleanup.clean_logs(SETTINGS, True)
     keep_all = SETTINGS.model_copy(update={"airflow_retention_days": 0})
@@ -57,7 +57,7 @@ def test_nothing_goes_in_a_dry_run_or_without_a_retention(logs: Path) -> None:
     assert files(logs) == before
 
 
-def test_one_failure_does_not_stop_the_others(
+def test_one_failed_cleanup_does_not_stop_the_others(
     logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def away(settings: Settings, dry_run: bool) -> str:

@@ -1,4 +1,4 @@
-"""The check before the Docker stack starts, and what a failed start tells; a fake stands in for the engine."""
+"""The check before the Docker stack starts, and the error of a failed start, with a fake engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB = 2**30
 
 @pytest.fixture
 def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    """Puts a `docker` on the PATH that prints what it is told to, by the start of its arguments; else it fails."""
+    """Puts a `docker` on the PATH that prints given answers by the start of its arguments, or fails."""
 
     def make(**answers: str) -> None:
         cases = [
@@ -42,19 +42,19 @@ def settings(**changes: object) -> Settings:
     return Settings(_env_file=None, **changes)  # type: ignore[arg-type]
 
 
-def finding(name: str, found: list[Finding]) -> Finding:
-    (one,) = [it for it in found if it.check == name]
+def finding(name: str, findings: list[Finding]) -> Finding:
+    (one,) = [finding for finding in findings if finding.check == name]
     return one
 
 
-def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_docker_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = preflight.run_checks(settings())
-    assert "make demo" in finding("Docker", found).text
-    assert not finding("Docker", found).fits
-    assert not finding("Compose", found).fits
+    findings = preflight.run_checks(settings())
+    assert "make demo" in finding("Docker", findings).text
+    assert not finding("Docker", findings).fits
+    assert not finding("Compose", findings).fits
     with pytest.raises(PreflightError, match="No Docker engine answers"):
-        demand(found)
+        demand(findings)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,17 @@ def test_a_machine_without_docker_is_told_what_to_do(tmp_path: Path, monkeypatch
         ("28.2.2", "2.39.4", 2 * GIB, ["Memory"]),
     ],
 )
-def test_versions_and_memory(fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]) -> None:
+def test_old_versions_and_too_little_memory_are_rejected(
+    fake_docker: FakeDocker, engine: str, plugin: str, memory: int, faults: list[str]
+) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
-    found = preflight.run_checks(settings())
-    assert [it.check for it in found if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+    findings = preflight.run_checks(settings())
+    assert [
+        finding.check for finding in findings if not finding.fits and finding.check in {"Docker", "Compose", "Memory"}
+    ] == faults
 
 
-def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_docker(version="28.2.2", **{"info --format {{.DockerRootDir}}": str(tmp_path)})
     assert finding("Disk", preflight.run_checks(settings())).fits
     monkeypatch.setattr(preflight, "DISK_GB", 10**6)
@@ -84,7 +88,7 @@ def test_a_full_disk(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="not Linux")
-def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_low_max_map_count_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 1)
     assert not finding("vm.max_map_count", preflight.run_checks(settings())).is_advice
     monkeypatch.setattr(preflight, "MAX_MAP_COUNT", 10**12)
@@ -95,14 +99,14 @@ def test_few_memory_maps_are_no_fault_but_told(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("version", "fits"), [("9.5.3", True), ("9.9.0", True), ("8.14.3", False), ("10.0.0", False)])
-def test_the_client_speaks_to_one_major_version(version: str, fits: bool) -> None:
-    found = finding("Elasticsearch", preflight.run_checks(settings(es_version=version)))
-    assert found.fits == fits
+def test_another_elasticsearch_major_version_is_rejected(version: str, fits: bool) -> None:
+    fault = finding("Elasticsearch", preflight.run_checks(settings(es_version=version)))
+    assert fault.fits == fits
     if not fits:
-        assert f"ES_VERSION={version}" in found.text
+        assert f"ES_VERSION={version}" in fault.text
 
 
-def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> None:
+def test_a_taken_port_is_reported_with_its_owner(fake_docker: FakeDocker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         fault = finding("KIBANA_PORT", preflight.run_checks(settings(kibana_port=port)))
@@ -127,12 +131,12 @@ def test_a_taken_port_is_named_with_who_holds_it(fake_docker: FakeDocker) -> Non
         assert "COMPOSE_PROJECT_NAME" in fault.text
 
 
-def test_two_settings_with_one_port() -> None:
+def test_two_settings_with_the_same_port_are_rejected() -> None:
     fault = finding("Ports", preflight.run_checks(settings(kibana_port=8080, kafka_ui_port=8080)))
     assert "KAFKA_UI_PORT and KIBANA_PORT are both 8080" in fault.text
 
 
-def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
+def test_the_target_of_objects_is_reported(tmp_path: Path) -> None:
     def storage(**changes: object) -> Finding:
         return finding("Cloud Storage", preflight.run_checks(settings(**changes)))
 
@@ -148,7 +152,7 @@ def test_where_objects_will_go_is_told(tmp_path: Path) -> None:
     assert not storage(google_application_credentials=str(key), cloud_storage="google").fits, "no bucket"
 
 
-def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(environment, "FILE", tmp_path / ".env")
     monkeypatch.setattr(environment, "LINK", tmp_path / "link")
@@ -157,25 +161,25 @@ def test_nothing_is_written_when_the_check_fails(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compose_files_that_cannot_be_read(fake_docker: FakeDocker) -> None:
+def test_unreadable_compose_files_are_reported(fake_docker: FakeDocker) -> None:
     fake_docker(version="28.2.2", compose_version="2.39.4")
     assert "docker compose config" in finding("Compose files", preflight.run_checks(settings())).text
 
 
-def test_findings_are_shown_with_their_weight() -> None:
+def test_findings_are_shown_with_their_severity() -> None:
     console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123 (as long as the test)
     show([Finding("a", True, "b"), Finding("c", True, "d", is_advice=True), Finding("e", False, "[f]")], console)
     assert console.export_text() == "✓ a: b\n! c: d\n✗ e: [f]\n"
 
 
-# --- A failed start -----------------------------------------------------------------------------
+# --- A failed start -------------------------------------------------------------------------------
 
 
 def container(service: str, state: str, health: str = "", exit_code: int = 0) -> str:
     return json.dumps({"Service": service, "State": state, "Health": health, "ExitCode": exit_code})
 
 
-def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
+def test_a_failed_start_shows_the_log_of_the_failed_service(fake_docker: FakeDocker) -> None:
     containers = [
         container("kafka", "running", "healthy"),
         container("elasticsearch", "running", "starting"),
@@ -197,7 +201,7 @@ def test_a_failed_start_shows_the_culprits_log(fake_docker: FakeDocker) -> None:
     assert "elasticsearch" not in text, "it was only still starting"
 
 
-def test_what_is_not_well(fake_docker: FakeDocker) -> None:
+def test_unhealthy_services_are_reported(fake_docker: FakeDocker) -> None:
     containers = [
         container("kafka", "running", "healthy"),
         container("kafka-init", "exited"),
@@ -213,7 +217,7 @@ def test_what_is_not_well(fake_docker: FakeDocker) -> None:
     }
 
 
-def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDocker) -> None:
+def test_a_service_that_never_gets_healthy_is_shown(fake_docker: FakeDocker) -> None:
     fake_docker(
         **{
             "compose build": "",
@@ -225,7 +229,7 @@ def test_what_never_got_healthy_is_shown_when_nothing_failed(fake_docker: FakeDo
         compose.up()
 
 
-def test_an_image_that_cannot_be_built(fake_docker: FakeDocker) -> None:
+def test_a_failed_image_build_is_reported(fake_docker: FakeDocker) -> None:
     fake_docker()
     with pytest.raises(ServiceUnavailableError, match="did not build the images"):
         compose.up()

@@ -1,80 +1,67 @@
-"""Signing in to set Elasticsearch up; a fake stands in for it, because the node without Docker has no security."""
+"""The init service signs in to Elasticsearch. A fake server stands in: the node without Docker has no security."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+import re
 
 import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from infra.elasticsearch import __main__ as users
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import Settings
 
 
-class FakeElasticsearch(ThreadingHTTPServer):
-    """Knows one password of `elastic`, and answers 401 to that one too, as often as it is told to."""
+class FakeElasticsearch:
+    """Accepts one password of `elastic`, after rejecting it `rejections` times with 401."""
 
-    password = "changeme"  # noqa: S105 (not a real one)
-    refusals = 0
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = f"http://{server.host}:{server.port}"
+        self.password = "changeme"  # noqa: S105 (a development default)
+        self.rejections = 0
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeElasticsearch
-
-    def do_GET(self) -> None:
-        given = base64.b64decode(self.headers["authorization"].removeprefix("Basic ")).decode()
-        is_right = given == f"elastic:{self.server.password}"
-        if is_right and self.server.refusals:
-            self.server.refusals -= 1
-            is_right = False
-        body = json.dumps({"username": "elastic"} if is_right else {"error": "unable to authenticate"}).encode()
-        self.send_response(200 if is_right else 401)
-        self.send_header("x-elastic-product", "Elasticsearch")
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def respond(self, request: Request) -> Response:
+        login = request.authorization
+        is_accepted = login is not None and (login.username, login.password) == ("elastic", self.password)
+        if is_accepted and self.rejections:
+            self.rejections -= 1
+            is_accepted = False
+        body = '{"username": "elastic"}' if is_accepted else '{"error": "unable to authenticate"}'
+        headers = {"x-elastic-product": "Elasticsearch"}
+        return Response(body, 200 if is_accepted else 401, headers, content_type="application/json")
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeElasticsearch]:
-    with FakeElasticsearch(("127.0.0.1", 0), _Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def fake(httpserver: HTTPServer) -> FakeElasticsearch:
+    return FakeElasticsearch(httpserver)
 
 
 def settings(fake: FakeElasticsearch, password: str) -> Settings:
-    return Settings(_env_file=None, elasticsearch_url=f"http://127.0.0.1:{fake.server_port}", elastic_password=password)  # type: ignore[call-arg]
+    return Settings(_env_file=None, elasticsearch_url=fake.url, elastic_password=password)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("held", ["wanted", "changeme"])
-def test_the_wanted_password_and_the_development_one_are_tried(fake: FakeElasticsearch, held: str) -> None:
+def test_the_configured_and_the_development_password_are_tried(fake: FakeElasticsearch, held: str) -> None:
     fake.password = held
     assert users.sign_in(settings(fake, "wanted")).security.authenticate()["username"] == "elastic"
 
 
-def test_a_node_that_has_just_started_is_asked_again(fake: FakeElasticsearch) -> None:
-    fake.refusals = 2
+def test_a_node_that_has_just_started_is_retried(fake: FakeElasticsearch) -> None:
+    fake.rejections = 2
     assert users.sign_in(settings(fake, "wanted")).security.authenticate()["username"] == "elastic"
-    assert fake.refusals == 0
+    assert fake.rejections == 0
 
 
-def test_another_password_is_told_with_the_remedy(fake: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_reported_with_the_remedy(fake: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "READY_S", 0.1)
     fake.password = "lost"  # noqa: S105
     with pytest.raises(ConfigurationError, match=r"ELASTIC_PASSWORD .*elasticsearch-reset-password.*make clean"):
         users.sign_in(settings(fake, "wanted"))
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_elasticsearch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "READY_S", 0.1)
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9: not ready"):
         users.sign_in(Settings(_env_file=None, elasticsearch_url="http://127.0.0.1:9"))  # type: ignore[call-arg]

@@ -1,27 +1,25 @@
-"""Kibana's saved objects: their structure, their references, and their way into Kibana and back.
+"""Kibana's saved objects: structure, references, import and export.
 
-There is no Kibana to test with: the rules are those that Kibana 8.8 to 9.x checks on import or trips over afterwards,
-and the HTTP API is played by a small server that says so in its name.
+No Kibana is available here. The rules are those that Kibana 8.8 to 9.x checks on import or fails on later. A fake
+server stands in for the HTTP API.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from copy import deepcopy
-from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from infra.kibana import saved_objects
-from infra.kibana.queries import lens_layers, map_layers
 from infra.kibana.saved_objects import (
     Key,
     Kibana,
@@ -38,6 +36,7 @@ from infra.kibana.saved_objects import (
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import Settings
+from tests.testkit.dashboard.queries import lens_layers, map_layers
 
 OBJECTS = saved_objects.objects_folder("rides")
 NDJSON = saved_objects.ndjson("rides")
@@ -48,8 +47,8 @@ FIELDS = {
 }
 NUMBERS = {"double", "integer", "long"}
 COLUMNS = 48
-# What every Kibana from 8.8 on takes; above the one that it knows, Kibana refuses an object. An export carries those of
-# its Kibana: raise these then, and with them the oldest Kibana that can import the files.
+# Versions that every Kibana since 8.8 accepts; Kibana rejects objects of newer ones. An export has the versions of its
+# Kibana: raise these then, and the oldest Kibana that can import the files.
 SAFE = {"index-pattern": "8.0.0", "lens": "8.9.0", "map": "8.4.0", "search": "7.9.3", "dashboard": "8.9.0"}
 EXPECTED = {
     "index-pattern": {"rides"},
@@ -73,13 +72,13 @@ def version(text: str) -> tuple[int, ...]:
 
 def references(saved: SavedObject) -> dict[str, Key]:
     """The object's references by name."""
-    found = {reference["name"]: key(reference) for reference in saved["references"]}
-    assert len(found) == len(saved["references"]), "a name is used twice"
-    return found
+    by_name = {reference["name"]: key(reference) for reference in saved["references"]}
+    assert len(by_name) == len(saved["references"]), "a name is used twice"
+    return by_name
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every member of a JSON value, at any depth."""
+    """Every member of a JSON value at any depth."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield name, item
@@ -92,23 +91,23 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 # The files
 
 
-def test_the_objects_are_those_of_the_dashboard() -> None:
+def test_the_folder_holds_exactly_the_objects_of_the_dashboard() -> None:
     assert {kind: {saved["id"] for saved in ALL if saved["type"] == kind} for kind in EXPECTED} == EXPECTED
     assert len(BY_KEY) == len(ALL) == sum(map(len, EXPECTED.values()))
 
 
-def test_the_ndjson_is_that_of_the_objects() -> None:
+def test_the_ndjson_file_holds_the_same_objects() -> None:
     assert NDJSON.read_text(encoding="utf-8") == to_ndjson(ALL), "run: python -m infra.kibana build"
 
 
 @pytest.mark.parametrize("path", sorted(OBJECTS.glob("*")), ids=lambda path: path.name)
-def test_files_are_as_an_export_writes_them(path: Path) -> None:
-    """So that an export after a change in Kibana is a difference of what was changed, and of nothing else."""
+def test_object_files_are_written_as_by_an_export(path: Path) -> None:
+    """An export after a change in Kibana then shows only that change as a difference."""
     assert path.read_text(encoding="utf-8") == pretty(json.loads(path.read_text(encoding="utf-8"))) + "\n"
 
 
 @pytest.mark.parametrize("saved", ALL, ids=lambda saved: str(key(saved)))
-def test_objects_are_decoded_and_encoding_is_undone_by_decoding(saved: SavedObject) -> None:
+def test_decoding_reverses_encoding(saved: SavedObject) -> None:
     before = deepcopy(saved)
     assert decode(saved) == saved
     assert decode(encode(saved)) == saved
@@ -116,7 +115,7 @@ def test_objects_are_decoded_and_encoding_is_undone_by_decoding(saved: SavedObje
     assert saved == before, "nothing was changed in place"
 
 
-def test_encoded_objects_hold_strings_where_kibana_wants_them() -> None:
+def test_encoded_objects_hold_json_as_strings() -> None:
     for line in from_ndjson(NDJSON.read_text(encoding="utf-8")):
         strings = {name: value for name, value in walk(line["attributes"]) if name.endswith("JSON")}
         assert all(isinstance(value, str) and json.loads(value) is not None for value in strings.values())
@@ -134,7 +133,7 @@ def test_encoded_objects_hold_strings_where_kibana_wants_them() -> None:
             assert isinstance(line["attributes"]["state"], dict)
 
 
-def test_json_within_json_is_decoded_too_and_other_strings_are_not() -> None:
+def test_nested_json_is_decoded_and_other_strings_are_not() -> None:
     inner = {"layerListJSON": '[{"label":"Zürich"}]', "note": "[1]"}
     saved = {
         "type": "dashboard",
@@ -150,7 +149,7 @@ def test_json_within_json_is_decoded_too_and_other_strings_are_not() -> None:
     assert encode(decoded) == saved
 
 
-def test_fields_of_a_data_view_only_are_decoded_in_data_views_only() -> None:
+def test_data_view_fields_are_decoded_only_in_data_views() -> None:
     for kind, expected in (("index-pattern", []), ("search", "[]")):
         saved = {"type": kind, "id": "a", "attributes": {"fields": "[]"}, "references": []}
         assert decode(saved)["attributes"]["fields"] == expected
@@ -161,7 +160,7 @@ def test_fields_of_a_data_view_only_are_decoded_in_data_views_only() -> None:
 
 
 @pytest.mark.parametrize("saved", ALL, ids=lambda saved: str(key(saved)))
-def test_envelope(saved: SavedObject) -> None:
+def test_saved_objects_have_a_valid_envelope(saved: SavedObject) -> None:
     assert set(saved) == {
         *("attributes", "coreMigrationVersion", "id", "managed", "references", "type", "typeMigrationVersion")
     }
@@ -173,7 +172,7 @@ def test_envelope(saved: SavedObject) -> None:
         assert key(reference) in BY_KEY, reference
 
 
-def test_the_data_view() -> None:
+def test_the_data_view_matches_the_template() -> None:
     (view,) = (saved for saved in ALL if saved["type"] == "index-pattern")
     attributes = view["attributes"]
     assert (attributes["title"], attributes["timeFieldName"]) == ("rides*", "ts")
@@ -184,7 +183,7 @@ def test_the_data_view() -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("lens"))
-def test_lens_columns(saved: SavedObject) -> None:
+def test_lens_columns_are_consistent_and_use_mapped_fields(saved: SavedObject) -> None:
     attributes = saved["attributes"]
     assert set(attributes) <= {"title", "description", "visualizationType", "state", "version"}
     for layer_id, layer in lens_layers(saved).items():
@@ -215,7 +214,7 @@ def test_lens_columns(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("lens"))
-def test_lens_visualizations(saved: SavedObject) -> None:
+def test_lens_visualizations_use_existing_columns(saved: SavedObject) -> None:
     state = saved["attributes"]["state"]
     kind, visualization = saved["attributes"]["visualizationType"], state["visualization"]
     buckets, metrics = {
@@ -243,7 +242,7 @@ def test_lens_visualizations(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("map"))
-def test_maps(saved: SavedObject) -> None:
+def test_maps_use_mapped_fields_and_the_dashboard_time(saved: SavedObject) -> None:
     layers, state = saved["attributes"]["layerListJSON"], saved["attributes"]["mapStateJSON"]
     assert layers[0]["sourceDescriptor"]["type"] == "EMS_TMS"
     assert len({layer["id"] for layer in layers}) == len(layers) == len(map_layers(saved)) + 1
@@ -274,7 +273,7 @@ def test_maps(saved: SavedObject) -> None:
 
 
 @pytest.mark.parametrize("saved", of_type("search"))
-def test_searches(saved: SavedObject) -> None:
+def test_searches_show_mapped_fields(saved: SavedObject) -> None:
     attributes = saved["attributes"]
     source = attributes["kibanaSavedObjectMeta"]["searchSourceJSON"]
     assert references(saved) == {source["indexRefName"]: Key("index-pattern", "rides")}
@@ -287,7 +286,7 @@ def dashboard() -> SavedObject:
     return BY_KEY[Key("dashboard", "rides")]
 
 
-def test_the_dashboard_opens_on_the_latest_hours(dashboard: SavedObject) -> None:
+def test_the_dashboard_opens_on_the_last_hours_and_refreshes(dashboard: SavedObject) -> None:
     attributes = dashboard["attributes"]
     assert attributes["title"] == "Rides"
     assert attributes["timeRestore"] is True
@@ -319,148 +318,124 @@ def test_panels_and_references_match(dashboard: SavedObject) -> None:
 def test_panels_fill_the_grid_without_overlap(dashboard: SavedObject) -> None:
     grids = [panel["gridData"] for panel in dashboard["attributes"]["panelsJSON"]]
     cells = [
-        {(column, row) for column in range(it["x"], it["x"] + it["w"]) for row in range(it["y"], it["y"] + it["h"])}
-        for it in grids
+        {
+            (column, row)
+            for column in range(grid["x"], grid["x"] + grid["w"])
+            for row in range(grid["y"], grid["y"] + grid["h"])
+        }
+        for grid in grids
     ]
     assert all(one.isdisjoint(other) for one, other in combinations(cells, 2))
-    height = max(it["y"] + it["h"] for it in grids)
+    height = max(grid["y"] + grid["h"] for grid in grids)
     assert set().union(*cells) == {(column, row) for column in range(COLUMNS) for row in range(height)}
 
 
 # To Kibana and back
 
 
-class NotKibana:
-    """Stands for Kibana, which cannot be had here: what its HTTP API says, as its documentation describes it."""
+class FakeKibana:
+    """Responds as the documentation of Kibana's HTTP API describes; no Kibana is available here."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = server.url_for("/")
         self.stored: dict[Key, SavedObject] = {}
-        self.calls: list[tuple[str, str]] = []
-        self.failures: list[tuple[int, Any]] = []  # what the next calls are answered with
+        self.requests: list[Request] = []
+        self.failures: list[tuple[int, Any]] = []  # responses to the next requests
         self.errors: list[dict[str, Any]] = []  # of the next import
         self.default: str | None = None
-        self.headers: list[dict[str, str]] = []
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
 
-    def answer(self, call: str, query: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
-        self.calls.append((call, query))
-        self.headers.append(headers)
-        if self.failures:
-            return self.failures.pop(0)
-        if call == "GET /api/status":
-            return 200, {"status": {"overall": {"level": "available", "summary": "All services are available"}}}
-        if call == "POST /api/saved_objects/_export":
-            return self.export(json.loads(body))
-        if call == "POST /api/saved_objects/_import":
-            return self.import_(query, headers, body)
-        if call == "POST /api/data_views/default":
-            asked = json.loads(body)
-            self.default = asked["data_view_id"] if asked["force"] or self.default is None else self.default
-            return 200, {"acknowledged": True}
+    def respond(self, request: Request) -> Response:
+        self.requests.append(request)
+        status, content = self.failures.pop(0) if self.failures else self.answer(request)
+        return Response(content if isinstance(content, str) else json.dumps(content), status)
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        match request.method, request.path:
+            case "GET", "/api/status":
+                return 200, {"status": {"overall": {"level": "available", "summary": "All services are available"}}}
+            case "POST", "/api/saved_objects/_export":
+                return 200, self.export(request.get_json())
+            case "POST", "/api/saved_objects/_import":
+                return 200, self.import_(request)
+            case "POST", "/api/data_views/default":
+                body = request.get_json()
+                self.default = body["data_view_id"] if body["force"] or self.default is None else self.default
+                return 200, {"acknowledged": True}
         return 404, {"statusCode": 404, "error": "Not Found", "message": "Not Found"}
 
-    def export(self, asked: dict[str, Any]) -> tuple[int, str]:
-        names = {name for name in self.stored if name.type in asked.get("type", [])}
-        left = [Key(**it) for it in asked.get("objects", [])]
+    def export(self, body: dict[str, Any]) -> str:
+        names = {name for name in self.stored if name.type in body.get("type", [])}
+        left = [Key(**name) for name in body.get("objects", [])]
         while left:
             name = left.pop()
             if name in self.stored and name not in names:
                 names.add(name)
-                left += map(key, self.stored[name]["references"]) if asked["includeReferencesDeep"] else []
+                left += map(key, self.stored[name]["references"]) if body["includeReferencesDeep"] else []
         lines = [self.stored[name] | {"updated_at": "2026-01-05T08:00:00Z", "version": "WzEsMV0="} for name in names]
-        return 200, "\n".join(map(json.dumps, [*lines, {"exportedCount": len(lines), "missingRefCount": 0}]))
+        return "\n".join(map(json.dumps, [*lines, {"exportedCount": len(lines), "missingRefCount": 0}]))
 
-    def import_(self, query: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
-        message = BytesParser().parsebytes(b"content-type: " + headers["content-type"].encode() + b"\r\n\r\n" + body)
-        (part,) = message.get_payload()
-        assert part.get_filename() == "objects.ndjson"
-        objects = from_ndjson(part.get_payload(decode=True).decode())
-        conflicts = [saved for saved in objects if key(saved) in self.stored and query != "overwrite=true"]
-        errors = self.errors + [{**key(it)._asdict(), "error": {"type": "conflict"}} for it in conflicts]
+    def import_(self, request: Request) -> dict[str, Any]:
+        file = request.files["file"]
+        assert file.filename == "objects.ndjson"
+        objects = from_ndjson(file.read().decode())
+        is_overwriting = request.args.to_dict() == {"overwrite": "true"}
+        conflicts = [saved for saved in objects if key(saved) in self.stored and not is_overwriting]
+        errors = self.errors + [{**key(saved)._asdict(), "error": {"type": "conflict"}} for saved in conflicts]
         done = [saved for saved in objects if saved not in conflicts]
         self.stored |= {key(saved): saved for saved in done}
         results = [key(saved)._asdict() for saved in done]
-        return 200, {"success": not errors, "successCount": len(done), "successResults": results, "errors": errors}
+        return {"success": not errors, "successCount": len(done), "successResults": results, "errors": errors}
 
 
 @pytest.fixture
-def not_kibana() -> Iterator[tuple[NotKibana, Kibana]]:
-    """What stands for Kibana, and ours to talk to it."""
-    played = NotKibana()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"] or 0))
-            path, _, query = self.path.partition("?")
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, content = played.answer(f"{self.command} {path}", query, headers, body)
-            data = (content if isinstance(content, str) else json.dumps(content)).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_POST = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    try:
-        yield played, Kibana(Settings(_env_file=None, kibana_url=address, elastic_password="secret"))  # noqa: S106
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def fake(httpserver: HTTPServer) -> FakeKibana:
+    return FakeKibana(httpserver)
 
 
-Played = tuple[NotKibana, Kibana]
+@pytest.fixture
+def kibana(fake: FakeKibana) -> Kibana:
+    return Kibana(Settings(_env_file=None, kibana_url=fake.url, elastic_password="secret"))  # noqa: S106
 
 
-def test_import_into_an_empty_stand_in_for_kibana(not_kibana: Played) -> None:
-    played, kibana = not_kibana
+def test_import_into_an_empty_fake_kibana_stores_all_objects(fake: FakeKibana, kibana: Kibana) -> None:
     kibana.wait(5)
     done = import_objects(kibana, ALL)
     kibana.default_data_view("rides")
     assert (done.imported, done.left) == ([key(saved) for saved in ALL], [])
-    assert played.stored == {key(saved): encode(saved) for saved in ALL}
-    assert played.default == "rides"
+    assert fake.stored == {key(saved): encode(saved) for saved in ALL}
+    assert fake.default == "rides"
     login = f"Basic {b64encode(b'elastic:secret').decode()}"
-    assert all(it["kbn-xsrf"] and it["authorization"] == login for it in played.headers)
+    assert all(request.headers["kbn-xsrf"] and request.headers["authorization"] == login for request in fake.requests)
 
 
-def test_import_leaves_what_a_user_changed_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
-    played, kibana = not_kibana
+def test_import_keeps_user_changes_in_a_fake_kibana(fake: FakeKibana, kibana: Kibana) -> None:
     import_objects(kibana, ALL)
     changed = Key("lens", "revenue")
-    played.stored[changed]["attributes"]["title"] = "Umsatz"
+    fake.stored[changed]["attributes"]["title"] = "Umsatz"
     done = import_objects(kibana, ALL)
     assert (done.imported, done.left) == ([], [key(saved) for saved in ALL])
-    assert played.stored[changed]["attributes"]["title"] == "Umsatz"
+    assert fake.stored[changed]["attributes"]["title"] == "Umsatz"
 
     done = import_objects(kibana, ALL, overwrite=True)
     assert (len(done.imported), done.left) == (len(ALL), [])
-    assert played.stored[changed]["attributes"]["title"] == "Revenue"
+    assert fake.stored[changed]["attributes"]["title"] == "Revenue"
 
 
-def test_import_brings_back_what_is_missing_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
-    played, kibana = not_kibana
+def test_import_restores_missing_objects_in_a_fake_kibana(fake: FakeKibana, kibana: Kibana) -> None:
     import_objects(kibana, ALL)
     dashboard, changed, lost = Key("dashboard", "rides"), Key("lens", "revenue"), Key("map", "origins")
-    played.stored[changed]["attributes"]["title"] = "Umsatz"
-    del played.stored[dashboard], played.stored[lost]
-    before = deepcopy(played.stored)
+    fake.stored[changed]["attributes"]["title"] = "Umsatz"
+    del fake.stored[dashboard], fake.stored[lost]
+    before = deepcopy(fake.stored)
     done = import_objects(kibana, ALL)
     assert (done.imported, len(done.left)) == ([lost, dashboard], len(ALL) - 2)
-    assert played.stored == before | {name: encode(BY_KEY[name]) for name in (dashboard, lost)}
+    assert fake.stored == before | {name: encode(BY_KEY[name]) for name in (dashboard, lost)}
 
 
-def test_every_error_that_the_stand_in_for_kibana_names_is_told(not_kibana: Played) -> None:
-    played, kibana = not_kibana
+def test_all_import_errors_of_a_fake_kibana_are_reported(fake: FakeKibana, kibana: Kibana) -> None:
     missing = [{"type": "index-pattern", "id": "gone"}]
-    played.errors = [
+    fake.errors = [
         {"type": "lens", "id": "revenue", "error": {"type": "missing_references", "references": missing}},
         {"type": "map", "id": "origins", "error": {"type": "unknown", "message": "it is odd", "statusCode": 400}},
     ]
@@ -471,28 +446,28 @@ def test_every_error_that_the_stand_in_for_kibana_names_is_told(not_kibana: Play
     assert kibana.address in str(raised.value)
 
 
-def test_a_default_data_view_stays_the_default_in_the_stand_in_for_kibana(not_kibana: Played) -> None:
-    played, kibana = not_kibana
-    played.default = "theirs"
+def test_an_existing_default_data_view_of_a_fake_kibana_is_kept(fake: FakeKibana, kibana: Kibana) -> None:
+    fake.default = "theirs"
     kibana.default_data_view("rides")
-    assert played.default == "theirs"
+    assert fake.default == "theirs"
 
 
-def test_waiting_for_the_stand_in_for_kibana(not_kibana: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_returns_when_a_fake_kibana_is_available(
+    fake: FakeKibana, kibana: Kibana, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saved_objects, "_POLL_S", 0.01)
-    played, kibana = not_kibana
     level = {"status": {"overall": {"level": "critical", "summary": "migrating"}}}
     degraded = {"status": {"overall": {"level": "degraded", "summary": "a plugin is slow"}}}
-    played.failures = [(503, "Kibana server is not ready yet"), (200, level), (200, degraded)]
+    fake.failures = [(503, "Kibana server is not ready yet"), (200, level), (200, degraded)]
     kibana.wait(5)
-    assert len(played.calls) == 3
+    assert len(fake.requests) == 3
 
-    played.failures = [(200, level)] * 100
+    fake.failures = [(200, level)] * 100
     with pytest.raises(ServiceUnavailableError, match=r"critical \(migrating\).*KIBANA_URL.*Gave up after 0\.05 s"):
         kibana.wait(0.05)
 
 
-def test_nobody_answers() -> None:
+def test_an_unreachable_kibana_is_reported() -> None:
     kibana = Kibana(Settings(_env_file=None, kibana_url="http://127.0.0.1:9"))
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9 does not answer.*docker compose ps kibana"):
         kibana.wait(0)
@@ -506,17 +481,19 @@ def test_nobody_answers() -> None:
         (400, DatastreamError, "400"),
     ],
 )
-def test_refusals_of_the_stand_in_for_kibana(not_kibana: Played, status: int, kind: type[Exception], text: str) -> None:
-    played, kibana = not_kibana
-    played.failures = [(status, {"message": "no"})]
+def test_refused_requests_to_a_fake_kibana_raise_the_matching_error(
+    fake: FakeKibana, kibana: Kibana, status: int, kind: type[Exception], text: str
+) -> None:
+    fake.failures = [(status, {"message": "no"})]
     with pytest.raises(DatastreamError, match=rf"{text}") as raised:
         import_objects(kibana, ALL)
     assert type(raised.value) is kind
     assert '"message": "no"' in str(raised.value)
 
 
-def test_an_export_is_a_readable_difference_of_what_was_changed(not_kibana: Played, tmp_path: Path) -> None:
-    played, kibana = not_kibana
+def test_an_export_from_a_fake_kibana_changes_only_edited_files(
+    fake: FakeKibana, kibana: Kibana, tmp_path: Path
+) -> None:
     import_objects(kibana, ALL)
     folder, target = tmp_path / "objects", tmp_path / "rides.ndjson"
     saved_objects.write(kibana.with_references(Key("dashboard", "rides")).values(), folder, target)
@@ -524,11 +501,11 @@ def test_an_export_is_a_readable_difference_of_what_was_changed(not_kibana: Play
     assert {path.name: path.read_text() for path in folder.iterdir()} == files
     assert target.read_text() == NDJSON.read_text()
 
-    dashboard = played.stored[Key("dashboard", "rides")]
+    dashboard = fake.stored[Key("dashboard", "rides")]
     panels = json.loads(dashboard["attributes"]["panelsJSON"])
-    dashboard["attributes"]["panelsJSON"] = json.dumps([it for it in panels if it["panelIndex"] != "origins"])
-    dashboard["references"] = [it for it in dashboard["references"] if it["id"] != "origins"]
-    played.stored[Key("lens", "revenue")]["attributes"]["title"] = "Umsatz in Zürich"
+    dashboard["attributes"]["panelsJSON"] = json.dumps([panel for panel in panels if panel["panelIndex"] != "origins"])
+    dashboard["references"] = [reference for reference in dashboard["references"] if reference["id"] != "origins"]
+    fake.stored[Key("lens", "revenue")]["attributes"]["title"] = "Umsatz in Zürich"
     removed = saved_objects.write(kibana.with_references(Key("dashboard", "rides")).values(), folder, target)
     assert removed == ["map.origins.json"]
     written = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
@@ -537,8 +514,7 @@ def test_an_export_is_a_readable_difference_of_what_was_changed(not_kibana: Play
     assert '"title": "Umsatz in Zürich"' in written["lens.revenue.json"]
 
 
-def test_an_export_without_the_dashboard_names_the_remedy(not_kibana: Played) -> None:
-    _, kibana = not_kibana
+def test_an_export_from_a_fake_kibana_without_the_dashboard_names_the_remedy(fake: FakeKibana, kibana: Kibana) -> None:
     with pytest.raises(DatastreamError, match=r"has no dashboard:rides.*python -m infra\.kibana import"):
         kibana.with_references(Key("dashboard", "rides"))
 
@@ -552,7 +528,7 @@ def test_an_export_without_the_dashboard_names_the_remedy(not_kibana: Played) ->
         ("readme.txt", "", "no saved objects"),
     ],
 )
-def test_wrong_files_are_named(tmp_path: Path, name: str, content: str, fault: str) -> None:
+def test_invalid_object_files_are_rejected_by_name(tmp_path: Path, name: str, content: str, fault: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigurationError, match=re.escape(fault)) as raised:
         read(tmp_path)

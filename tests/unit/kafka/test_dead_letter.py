@@ -1,4 +1,4 @@
-"""Headers of dead letters: Kafka Connect's names, caps, and the mark of a replay."""
+"""Headers of dead letters: Kafka Connect's names, length limits, and the replay count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def error(reason: str, message: str, stacktrace: str | None = None) -> Headers:
     return headers
 
 
-def test_names_of_kip_298() -> None:
+def test_headers_have_the_names_of_kip_298() -> None:
     origin = Origin("rides_raw", 3, "dag_compute_cost", "ComputeCostTravel", "TRANSFORMATION")
     assert origin.headers == [
         (P + "topic", b"rides_raw"),
@@ -39,7 +39,7 @@ def test_names_of_kip_298() -> None:
     ]
 
 
-def test_each_row_has_its_own_and_a_stack_trace_only_where_there_is_one() -> None:
+def test_each_row_has_its_own_error_headers() -> None:
     first, second, third = errors((7, "empty_value", "a", None), (8, "unexpected", "b", "trace"), (9, "x", "c", None))
     assert [headers[0] for headers in (first, second, third)] == [(P + "offset", b"%d" % n) for n in (7, 8, 9)]
     assert second[-1] == (P + "exception.stacktrace", b"trace")
@@ -47,14 +47,14 @@ def test_each_row_has_its_own_and_a_stack_trace_only_where_there_is_one() -> Non
     assert errors() == []
 
 
-def test_long_texts_are_cut_where_they_say_least() -> None:
+def test_long_messages_lose_their_end_and_stack_traces_their_start() -> None:
     headers = dict(error("unexpected", "first" + "é" * 100_000, "é" * 100_000 + "last line"))
     message, trace = ((headers[P + f"exception.{name}"] or b"").decode() for name in ("message", "stacktrace"))
     assert (len(message), message[:6]) == (1000, "firsté")
     assert (len(trace), trace[-10:]) == (8000, "élast line")
 
 
-def test_the_latest_error_counts() -> None:
+def test_the_latest_error_is_read() -> None:
     headers = [*error("wrong_type", "then"), *error("missing_field", "now")]
     assert error_text(headers, "exception.class.name") == "missing_field"
     assert error_text(headers, "exception.message") == "now"
@@ -64,7 +64,7 @@ def test_the_latest_error_counts() -> None:
     assert error_text([(P + "stage", b"\xff")], "stage") == "�"
 
 
-def test_a_replay_takes_the_error_away_and_leaves_a_mark() -> None:
+def test_a_replay_replaces_error_headers_with_a_replay_count() -> None:
     own = [("trace", b"1"), ("trace", b"2"), ("empty", b""), ("null", None)]
     once = replay_headers([*own, *error("wrong_type", "why", "trace")])
     assert once == [*own, (REPLAYED, b"1")]
@@ -86,5 +86,5 @@ def test_a_replay_takes_the_error_away_and_leaves_a_mark() -> None:
         ([(REPLAYED, b"-1")], 1),
     ],
 )
-def test_how_often_a_message_was_replayed(headers: list[tuple[str, bytes | None]] | None, times: int) -> None:
+def test_the_replay_count_is_read_from_headers(headers: list[tuple[str, bytes | None]] | None, times: int) -> None:
     assert times_replayed(headers) == times

@@ -1,4 +1,4 @@
-"""What is published together, and what of a chunk: the rest of it, whatever the batches of its file."""
+"""Which chunks share a transaction, and which outcomes of a chunk are published."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def chunk(tmp_path: Path, rows: list[dict[str, Any]], cuts: list[int]) -> Chunk:
 
 @pytest.mark.parametrize("cuts", [[], [3], [1, 4], [1, 2, 3, 6]])
 @pytest.mark.parametrize("committed", [None, 3, 4, 6, 7, 10, 11])
-def test_the_rest_of_a_chunk(tmp_path: Path, cuts: list[int], committed: int | None) -> None:
+def test_only_uncommitted_outcomes_of_a_chunk_are_published(
+    tmp_path: Path, cuts: list[int], committed: int | None
+) -> None:
     pieces = _uncovered(chunk(tmp_path, ROWS, cuts), committed).to_batches(2)
     left = [row for row in ROWS if committed is None or row["offset"] >= committed]
     results = [result for piece in pieces for result in _results(piece)]
@@ -48,7 +50,7 @@ def test_the_rest_of_a_chunk(tmp_path: Path, cuts: list[int], committed: int | N
     assert rejects == [empty | row for row in left if "reason" in row]
 
 
-def test_an_outcome_that_is_neither_result_nor_reject_is_refused(tmp_path: Path) -> None:
+def test_an_outcome_without_value_and_reason_is_rejected(tmp_path: Path) -> None:
     broken = chunk(tmp_path, [*ROWS, {"offset": 11, "key": b"a"}], [])
     with pytest.raises(ValueError, match="neither a value nor a reason"):
         _uncovered(broken, None)
@@ -57,15 +59,15 @@ def test_an_outcome_that_is_neither_result_nor_reject_is_refused(tmp_path: Path)
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.integers(0, 120)), max_size=20), st.integers(1, 20), st.integers(1, 200)
 )
-def test_chunks_share_a_transaction_within_the_limits_of_one(
+def test_chunks_share_a_transaction_up_to_the_limits_of_one_chunk(
     sizes: list[tuple[int, int]], max_records: int, max_bytes: int
 ) -> None:
     chunks = [Chunk(number, 0, records, records, size, "") for number, (records, size) in enumerate(sizes)]
     groups = list(grouped(chunks, max_records, max_bytes))
 
     def fits(group: list[Chunk]) -> bool:
-        within = sum(chunk.records for chunk in group) <= max_records
-        return within and sum(chunk.size for chunk in group) <= max_bytes
+        has_room = sum(chunk.records for chunk in group) <= max_records
+        return has_room and sum(chunk.size for chunk in group) <= max_bytes
 
     assert [chunk for group in groups for chunk in group] == chunks
     assert all(fits(group) or len(group) == 1 for group in groups)

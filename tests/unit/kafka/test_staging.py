@@ -1,4 +1,4 @@
-"""Claim checks: manifests, staged files, and what becomes of them."""
+"""Claim checks: manifests and staged files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> set[str]:
     return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_table_comes_back_as_it_was(folder: Folder) -> None:
+def test_a_staged_table_is_read_back_unchanged(folder: Folder) -> None:
     batches = [messages([b"a", None, b""]), messages([b"\x00\xff"], first=3)]
     url = folder.child("dag", "run", "1").write_table("00001-5", batches, MESSAGE_SCHEMA)
     assert url.endswith("/staging/dag/run/1/00001-5.arrow")
@@ -48,8 +48,8 @@ def test_a_table_comes_back_as_it_was(folder: Folder) -> None:
     assert read_chunk(url).column("value").to_pylist() == [b"a", None, b"", b"\x00\xff"]
 
 
-def test_a_file_that_is_gone_is_read_to_its_end(folder: Folder) -> None:
-    batches = [messages([b"%d" % at] * 3, first=3 * at) for at in range(3)]
+def test_a_deleted_file_can_be_read_to_its_end_once_opened(folder: Folder) -> None:
+    batches = [messages([b"%d" % number] * 3, first=3 * number) for number in range(3)]
     staged = folder.child("run")
     reading = read_batches(staged.write_table("a", batches, MESSAGE_SCHEMA))
     first = next(reading)
@@ -58,18 +58,18 @@ def test_a_file_that_is_gone_is_read_to_its_end(folder: Folder) -> None:
     assert [first, *reading] == batches
 
 
-def test_a_table_without_rows(folder: Folder) -> None:
+def test_an_empty_table_can_be_staged(folder: Folder) -> None:
     url = folder.write_table("rejects", [], REJECT_SCHEMA)
     assert list(read_batches(url)) == []
 
 
-def test_a_manifest_comes_back_as_it_was(folder: Folder) -> None:
+def test_a_manifest_is_read_back_unchanged(folder: Folder) -> None:
     assert read_manifest(folder.write_manifest(MANIFEST)) == MANIFEST
     assert MANIFEST.records == 3
     assert MANIFEST.ends == {0: 3, 1: 10}
 
 
-def test_ends_that_are_not_behind_are_committed() -> None:
+def test_only_ends_at_or_after_the_committed_offset_are_committed() -> None:
     assert MANIFEST.ends_behind({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
     assert MANIFEST.ends_behind({0: None, 1: 10}) == {0: 3, 1: 10}
     assert MANIFEST.ends_behind({0: 4, 1: 11}) == {}
@@ -77,7 +77,7 @@ def test_ends_that_are_not_behind_are_committed() -> None:
         MANIFEST.ends_behind({0: 3, 1: 4})
 
 
-def test_what_has_its_name_is_whole(folder: Folder, tmp_path: Path) -> None:
+def test_a_file_gets_its_final_name_when_complete(folder: Folder, tmp_path: Path) -> None:
     def broken() -> Iterator[pa.RecordBatch]:
         yield messages([b"a"])
         assert not any(name.endswith(".arrow") for name in files(tmp_path)), "half a file already has its name"
@@ -91,7 +91,7 @@ def test_what_has_its_name_is_whole(folder: Folder, tmp_path: Path) -> None:
     assert files(tmp_path) == {"staging/chunk.arrow"}
 
 
-def test_writing_again_replaces(folder: Folder) -> None:
+def test_writing_a_table_again_replaces_it(folder: Folder) -> None:
     folder.write_table("chunk", [messages([b"old", b"old"])], MESSAGE_SCHEMA)
     url = folder.write_table("chunk", [messages([b"new"])], MESSAGE_SCHEMA)
     assert read_chunk(url).column("value").to_pylist() == [b"new"]
@@ -112,13 +112,13 @@ def test_names_are_made_safe_for_a_path(folder: Folder, tmp_path: Path, name: st
     assert files(tmp_path) == {f"staging/{safe}/manifest.json"}
 
 
-def test_no_name_leads_out_of_the_folder(folder: Folder, tmp_path: Path) -> None:
+def test_no_name_escapes_from_the_folder(folder: Folder, tmp_path: Path) -> None:
     folder.child("dag").child("..").child("..").write_manifest(MANIFEST)
     assert all(name.startswith("staging/dag/") for name in files(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["plus+", "with space", "ünï", "a#b", "q?", "per%20cent"])
-def test_any_state_folder_can_stage(tmp_path: Path, name: str) -> None:
+def test_special_characters_in_the_state_folder_are_supported(tmp_path: Path, name: str) -> None:
     state = tmp_path / name
     folder = Folder(Settings(_env_file=None, datastream_state=state, staging_url="").staging).child("run")
     url = folder.write_table("chunk", [messages([b"a"])], MESSAGE_SCHEMA)
@@ -138,11 +138,11 @@ def test_any_state_folder_can_stage(tmp_path: Path, name: str) -> None:
         ({}, False),
     ],
 )
-def test_a_claim_is_passed_when_all_its_partitions_are(offsets: dict[int, int | None], passed: bool) -> None:
+def test_a_claim_is_passed_when_all_its_partitions_are_passed(offsets: dict[int, int | None], passed: bool) -> None:
     assert MANIFEST.is_passed_by(offsets) is passed
 
 
-def test_a_manifest_that_is_gone_says_so(tmp_path: Path) -> None:
+def test_a_missing_manifest_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json is gone.*clear the run from ConsumeKafka"):
         read_manifest(f"file://{tmp_path}/gone/manifest.json")
 
@@ -155,7 +155,7 @@ def _populate(folder: Folder, *runs: str) -> None:
             place.write_manifest(MANIFEST)
 
 
-def test_a_run_that_is_done_leaves_nothing(folder: Folder, tmp_path: Path) -> None:
+def test_deleting_a_run_removes_all_its_files(folder: Folder, tmp_path: Path) -> None:
     _populate(folder, "run", "other")
     folder.child("run").delete()
     assert {path.name for path in (tmp_path / "staging").iterdir()} == {"other"}
@@ -164,7 +164,7 @@ def test_a_run_that_is_done_leaves_nothing(folder: Folder, tmp_path: Path) -> No
     assert len(files(tmp_path)) == 4
 
 
-def test_only_the_run_at_work_is_kept(folder: Folder, tmp_path: Path) -> None:
+def test_only_the_current_run_is_kept(folder: Folder, tmp_path: Path) -> None:
     _populate(folder.child("dag"), "run", "older", "oldest")
     _populate(folder.child("another dag"), "run")
     folder.child("dag").delete_all_but(folder.child("dag", "run"))
@@ -176,7 +176,7 @@ def test_only_the_run_at_work_is_kept(folder: Folder, tmp_path: Path) -> None:
     folder.child("never made").delete_all_but(folder.child("never made", "run"))
 
 
-def test_an_outcome_is_a_result_or_its_message_with_a_reason() -> None:
+def test_an_outcome_is_a_result_or_the_message_with_a_reason() -> None:
     headers = [{"key": "trace", "value": b"\x00"}]
     batch = messages([b"a", None, b"c"], first=7)
     batch = batch.set_column(4, MESSAGE_SCHEMA.field("headers"), pa.array([headers] * 3, batch.schema.types[4]))
@@ -208,7 +208,7 @@ def test_rejects_keep_the_message() -> None:
     ]  # fmt: skip
 
 
-def test_chunks_are_loaded_one_ahead_and_in_order() -> None:
+def test_chunks_are_prefetched_one_ahead_and_in_order() -> None:
     chunks = [msgspec.structs.replace(CHUNK, first=number) for number in range(5)]
     loaded: list[int] = []
 
@@ -225,7 +225,7 @@ def test_chunks_are_loaded_one_ahead_and_in_order() -> None:
     assert list(prefetched(load, [])) == []
 
 
-def test_a_fault_while_loading_is_raised() -> None:
+def test_an_error_while_prefetching_is_raised() -> None:
     def load(chunk: Chunk) -> int:
         raise OSError(f"chunk {chunk.first}")
 

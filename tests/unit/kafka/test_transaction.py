@@ -1,4 +1,4 @@
-"""Calls of Kafka's client that do not come back."""
+"""Calls of Kafka's client that do not return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.errors import ServiceUnavailableError
 from jobs.kafka import transaction
 
 
-def test_a_call_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_call_that_never_returns_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "_GRACE_S", 0.1)
     released = threading.Event()
 
@@ -26,7 +26,7 @@ def test_a_call_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     released.set()
 
 
-def test_the_error_of_a_call_is_its_own() -> None:
+def test_the_error_of_a_client_call_is_raised_unchanged() -> None:
     def commit_transaction(_seconds: float) -> None:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 

@@ -1,4 +1,4 @@
-"""The producer: its rides, its faults, and its command line against librdkafka's own mock of a broker."""
+"""The producer: its rides, its faults, and its command line with librdkafka's mock broker."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ import producer
 from ride_faults import FAULTS, encode, every_fault
 from ride_generator import CITIES, NEW_YORK, PARIS, City, Ride, make_rides, now, spread
 from ride_messages import mixed, replayed
+from tests.testkit.wait import until
 
 SCRIPT = Path(producer.__file__)
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -50,11 +51,11 @@ def ride_km(ride: Ride) -> float:
     return great_circle(*ends).km
 
 
-# --- An independent reading of the contract ---------------------------------------------------
+# --- A second implementation of the contract ------------------------------------------------------
 
 
 def fault_of(value: bytes | None) -> str | None:  # noqa: PLR0911, PLR0912
-    """The first thing wrong with a message of rides_raw, from the outside in; None if nothing is."""
+    """The first fault of a message of rides_raw in order of precedence; None if it is valid."""
     if not value:
         return "empty_value"
     if value[:3] == b"\xef\xbb\xbf":
@@ -116,11 +117,11 @@ def fault_of(value: bytes | None) -> str | None:  # noqa: PLR0911, PLR0912
     return None
 
 
-# --- Rides ------------------------------------------------------------------------------------
+# --- Rides ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("city", CITIES.values(), ids=CITIES)
-def test_rides_look_like_rides(city: City) -> None:
+def test_generated_rides_are_plausible(city: City) -> None:
     made = rides(city, count=10_000)
 
     assert {fault_of(encode(ride)) for ride in made} == {None}
@@ -141,16 +142,18 @@ def test_rides_look_like_rides(city: City) -> None:
         assert all(round(amount, 2) == amount > 0 for amount in amounts)
 
 
-def test_origins_gather_at_hot_spots() -> None:
+def test_origins_cluster_around_hot_spots() -> None:
     def near_a_place(ride: Ride) -> bool:
-        at = (ride["origin"]["lat"], ride["origin"]["lon"])
-        return any(great_circle(at, (place.lat, place.lon)).km < 2.5 * place.scatter_km for place in NEW_YORK.places)
+        origin = (ride["origin"]["lat"], ride["origin"]["lon"])
+        return any(
+            great_circle(origin, (place.lat, place.lon)).km < 2.5 * place.scatter_km for place in NEW_YORK.places
+        )
 
     made = rides(count=2000)
     assert sum(map(near_a_place, made)) > 0.93 * len(made)
 
 
-def test_comforts_and_their_prices() -> None:
+def test_comforts_have_plausible_shares_and_prices() -> None:
     made = rides(count=10_000)
     comforts = Counter(ride["comfort"] for ride in made)
     assert comforts["low"] > comforts["medium"] > comforts["high"] > 500
@@ -162,7 +165,7 @@ def test_comforts_and_their_prices() -> None:
     assert 0.05 < surged / comforts["low"] < 0.35
 
 
-def test_a_seed_makes_the_same_rides_whatever_the_time() -> None:
+def test_a_seed_gives_the_same_rides_at_any_time() -> None:
     at_night = list(islice(make_rides(NEW_YORK, 7, lambda: START), 500))
     at_noon = list(islice(make_rides(NEW_YORK, 7, lambda: START + timedelta(hours=12, microseconds=5)), 500))
     assert [{**ride, "ts": ""} for ride in at_night] == [{**ride, "ts": ""} for ride in at_noon]
@@ -174,7 +177,7 @@ def test_seeds_and_cities_share_no_ride_id() -> None:
     assert len({ride["ride_id"] for run in runs for ride in run}) == 3000
 
 
-def test_a_fixed_start_fixes_everything() -> None:
+def test_a_fixed_start_makes_runs_identical() -> None:
     def run() -> list[Ride]:
         clock = spread(START, timedelta(days=1), 5000, NEW_YORK, 7)
         return list(islice(make_rides(NEW_YORK, 7, clock, fixed_start=True), 5000))
@@ -210,15 +213,15 @@ def test_spread_within_one_hour_is_even() -> None:
     assert all(98 <= n <= 102 for n in minutes.values())
 
 
-# --- Faults, duplicates, replay ---------------------------------------------------------------
+# --- Faults, duplicates, replay -------------------------------------------------------------------
 
 
-def test_the_labels_are_the_contracts() -> None:
+def test_fault_labels_match_the_contract() -> None:
     assert set(FAULTS) == LABELS
 
 
 @pytest.mark.parametrize("label", FAULTS)
-def test_every_fault_is_the_one_it_is_labelled_with(label: str) -> None:
+def test_every_fault_matches_its_label(label: str) -> None:
     for ride in rides(count=50):
         before = encode(ride)
         values = [fault(ride) for fault in FAULTS[label]]
@@ -233,7 +236,7 @@ def test_a_round_of_faults_has_every_label() -> None:
         assert {label for label, _ in islice(faults, len(LABELS))} == LABELS
 
 
-def test_shares_of_faults_and_duplicates() -> None:
+def test_faults_and_duplicates_have_the_requested_shares() -> None:
     messages = list(islice(mixed(make_rides(NEW_YORK, 7, now), 7, 0.2, 0.1), 10_000))
     faulty = Counter(message.fault for message in messages if message.fault)
     assert 1850 < faulty.total() < 2150
@@ -262,7 +265,7 @@ def test_shares_do_not_change_the_rides() -> None:
     assert plain == with_faults
 
 
-def test_all_faulty_and_all_duplicates() -> None:
+def test_shares_of_one_make_all_messages_faulty_or_duplicates() -> None:
     assert all(message.fault for message in islice(mixed(make_rides(NEW_YORK, 7, now), 7, 1, 0), 200))
     copies = list(islice(mixed(make_rides(NEW_YORK, 7, now), 7, 0, 1), 200))
     assert len({message.value for message in copies}) == 1
@@ -281,7 +284,7 @@ def test_replay_leaves_bytes_untouched(tmp_path: Path, end: bytes) -> None:
     assert [message.key for message in messages] == [b"a", *[None] * 6]
 
 
-def test_replay_of_lines_larger_than_a_read(tmp_path: Path) -> None:
+def test_lines_larger_than_one_read_are_replayed_whole(tmp_path: Path) -> None:
     lines = [b"x" * 3_000_000, b"y", b"z" * 1_500_000]
     file = tmp_path / "rides.jsonl"
     file.write_bytes(b"\n".join(lines))
@@ -289,7 +292,7 @@ def test_replay_of_lines_larger_than_a_read(tmp_path: Path) -> None:
         assert [message.value for message in replayed(source.fileno(), lambda: False)] == lines
 
 
-# --- The command line -------------------------------------------------------------------------
+# --- The command line -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -403,12 +406,12 @@ def test_replay_sends_a_file_and_the_standard_input(mock_broker: str, topic: str
     assert sent == {(b"a", LINES[0]), *keyless, (b"b", b'{"ride_id":"b"}'), (None, b"last")}
 
 
-def test_a_signal_ends_a_run_with_nothing_lost(mock_broker: str) -> None:
+def test_a_signal_ends_a_run_without_losing_messages(mock_broker: str) -> None:
     cases = [
         ((), signal.SIGINT, 0),
         ((), signal.SIGTERM, 0),
         (("--count=1000000",), signal.SIGINT, 130),
-        (("--replay=-",), signal.SIGTERM, 143),  # nothing comes through the pipe
+        (("--replay=-",), signal.SIGTERM, 143),  # the pipe stays empty
     ]
     create = topics(mock_broker)
     names = [create() for _ in cases]
@@ -419,19 +422,20 @@ def test_a_signal_ends_a_run_with_nothing_lost(mock_broker: str) -> None:
     for process in processes:
         assert process.stderr
         assert select.select([process.stderr], [], [], 20)[0], "nothing was said"
-    time.sleep(0.3)
+    sending = names[:3]
+    until(lambda: all(read(mock_broker, name) for name in sending), "messages of every run that sends")
     for process, (_, number, _) in zip(processes, cases, strict=True):
         process.send_signal(number)
     for process, name, (_, _, expected) in zip(processes, names, cases, strict=True):
         process.wait(5)
         code, out, err = finish(process)
         assert code == expected, err
-        found = re.match(r"sent (\d+) \(.*\), delivered (\d+), failed 0, ", out)
-        assert found, out
-        assert found[1] == found[2] == str(len(read(mock_broker, name)))
+        counts = re.match(r"sent (\d+) \(.*\), delivered (\d+), failed 0, ", out)
+        assert counts, out
+        assert counts[1] == counts[2] == str(len(read(mock_broker, name)))
 
 
-def test_a_broker_that_is_not_there() -> None:
+def test_an_unreachable_broker_is_reported() -> None:
     with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -447,7 +451,7 @@ def test_a_broker_that_is_not_there() -> None:
     assert "Traceback" not in err
 
 
-def test_a_topic_that_does_not_exist(mock_broker: str) -> None:
+def test_a_missing_topic_is_reported(mock_broker: str) -> None:
     code, _, err = finish(start("--topic=rides_rwa", "--bootstrap-servers", mock_broker))
     assert code == 1
     assert f"topic rides_rwa does not exist at {mock_broker}" in err
@@ -473,7 +477,7 @@ def test_a_topic_that_does_not_exist(mock_broker: str) -> None:
         (("--city=atlantis",), "paris"),
     ],
 )
-def test_wrong_options(options: tuple[str, ...], complaint: str) -> None:
+def test_invalid_options_are_rejected(options: tuple[str, ...], complaint: str) -> None:
     from typer.testing import CliRunner
 
     result = CliRunner().invoke(producer.app, options, env={"COLUMNS": "200"})
@@ -481,7 +485,7 @@ def test_wrong_options(options: tuple[str, ...], complaint: str) -> None:
     assert complaint in " ".join(result.output.split())
 
 
-def test_help_names_options_and_environment() -> None:
+def test_help_lists_options_and_environment_variables() -> None:
     from typer.testing import CliRunner
 
     text = CliRunner().invoke(producer.app, ["--help"], env={"COLUMNS": "200"}).output
@@ -489,5 +493,5 @@ def test_help_names_options_and_environment() -> None:
         assert word in text
 
 
-def test_the_cities_to_choose_from_are_those_there_are() -> None:
+def test_the_city_option_offers_all_cities() -> None:
     assert set(get_args(get_type_hints(producer.main)["city"])) == set(CITIES)

@@ -1,4 +1,4 @@
-"""Rides as columns, and the forms of what is normalised."""
+"""Rides as columns, and the patterns of normalised fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.rides.contract import parse_ride
 from tests.testkit.rides import encode, ride
 
 
-def test_columns_hold_what_the_rides_hold() -> None:
+def test_columns_hold_the_values_of_the_rides() -> None:
     contents = [ride(duration_min=number) for number in (0, 0.1, 1e-7, 123456789012345.6, 5e98, -0.0)]
     made = columns([parse_ride(encode(content)) for content in contents], RIDES_SCHEMA)
     assert made.schema == RIDES_SCHEMA
@@ -24,11 +24,11 @@ def test_columns_hold_what_the_rides_hold() -> None:
         assert row == {name: flat[name] for name in RIDES_SCHEMA.names}
 
 
-def test_no_rides_are_no_rows() -> None:
+def test_no_rides_give_an_empty_batch() -> None:
     assert columns([], RIDES_SCHEMA).equals(pa.RecordBatch.from_pylist([], RIDES_SCHEMA))
 
 
-def test_every_year_has_its_own_february() -> None:
+def test_leap_days_are_valid_only_in_leap_years() -> None:
     times = [f"{year:04d}-02-29T12:00:00.000000Z" for year in range(10_000)]
     expected = [year > 0 and calendar.isleap(year) for year in range(10_000)]
     assert pc.match_substring_regex(pa.array(times), IS_TIMESTAMP).to_pylist() == expected
@@ -41,7 +41,7 @@ def test_every_year_has_its_own_february() -> None:
         (IS_RIDE_ID, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
     ],
 )
-def test_a_form_is_that_of_the_whole_text(expression: str, text: str) -> None:
+def test_patterns_match_the_whole_text(expression: str, text: str) -> None:
     texts = [text, f" {text}", f"{text}\n", f"{text}0", text.upper(), text[1:], ""]
-    found = pc.match_substring_regex(pa.array(texts), expression).to_pylist()
-    assert found == [True, False, False, False, text.upper() == text, False, False]
+    matches = pc.match_substring_regex(pa.array(texts), expression).to_pylist()
+    assert matches == [True, False, False, False, text.upper() == text, False, False]

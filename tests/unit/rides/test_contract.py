@@ -1,4 +1,4 @@
-"""The contract of rides_raw: every field's every fault, every form of what is accepted."""
+"""The contract of rides_raw: every fault of every field, and every accepted form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reason_of(value: bytes | None) -> Reason:
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A good ride with another value at a path."""
+    """A valid ride with another value at a path."""
     content = deepcopy(ride())
     *above, name = path
     place = content
@@ -42,7 +42,7 @@ def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 
 def literal(path: tuple[str, ...], text: str) -> bytes:
-    """A good ride with JSON text at a path as no encoder would write it."""
+    """A valid ride with raw JSON text at a path, which no encoder would write."""
     return encode(changed(path, "LITERAL")).replace(b'"LITERAL"', text.encode())
 
 
@@ -50,10 +50,10 @@ def named(path: tuple[str, ...]) -> str:
     return ".".join(path)
 
 
-# --- What is accepted --------------------------------------------------------------------------
+# --- Accepted messages ----------------------------------------------------------------------------
 
 
-def test_a_good_ride_is_taken_as_it_is() -> None:
+def test_a_valid_ride_is_parsed_unchanged() -> None:
     content = ride()
     parsed = parse_ride(encode(content))
     assert isinstance(parsed, Ride)
@@ -75,13 +75,13 @@ def test_a_good_ride_is_taken_as_it_is() -> None:
         ("business", "high"),
     ],
 )
-def test_comforts_and_their_aliases(written: str, meant: str) -> None:
+def test_comfort_aliases_are_normalised(written: str, meant: str) -> None:
     assert parse_ride(encode(ride(comfort=written))).comfort == meant
     assert set(COMFORTS) == {"low", "medium", "high", "eco", "comfort", "business"}
 
 
 @pytest.mark.parametrize("comfort", ["", "Low", "LOW", "low ", " low", "luxury", "écо", "medium\n"])
-def test_comfort_as_written_only(comfort: str) -> None:
+def test_comforts_with_other_spelling_are_rejected(comfort: str) -> None:
     assert reason_of(encode(ride(comfort=comfort))) is Reason.UNKNOWN_COMFORT
 
 
@@ -106,19 +106,19 @@ def test_upper_case_uuids_become_lower_case() -> None:
         "６ba7b810-9dad-11d1-80b4-00c04fd430c8",
     ],
 )
-def test_ride_ids_that_are_none(ride_id: str) -> None:
+def test_invalid_ride_ids_are_rejected(ride_id: str) -> None:
     assert reason_of(encode(ride(ride_id=ride_id))) is Reason.INVALID_RIDE_ID
 
 
 @pytest.mark.parametrize("edge", [-90, 90, -90.0, 0, -0.0, 1e-320])
 @pytest.mark.parametrize("point", POINTS)
-def test_edges_of_latitude(point: str, edge: float) -> None:
+def test_latitudes_at_the_limits_are_accepted(point: str, edge: float) -> None:
     assert getattr(parse_ride(encode(changed((point, "lat"), edge))), point).lat == edge
 
 
 @pytest.mark.parametrize("edge", [-180, 180, 179.99999999999997])
 @pytest.mark.parametrize("point", POINTS)
-def test_edges_of_longitude(point: str, edge: float) -> None:
+def test_longitudes_at_the_limits_are_accepted(point: str, edge: float) -> None:
     assert getattr(parse_ride(encode(changed((point, "lon"), edge))), point).lon == edge
 
 
@@ -126,7 +126,7 @@ def test_edges_of_longitude(point: str, edge: float) -> None:
 @pytest.mark.parametrize(
     "text", ["0", "-0", "-0.0", "0e5", "1E2", "1e-400", "5e-324", "1.7976931348623157e308", "1.0e+308"]
 )
-def test_amounts_in_all_their_forms(amount: str, text: str) -> None:
+def test_all_json_notations_of_amounts_are_accepted(amount: str, text: str) -> None:
     assert getattr(parse_ride(literal((amount,), text)), amount) == float(text)
 
 
@@ -149,13 +149,13 @@ def test_white_space_and_the_order_of_keys_do_not_matter() -> None:
     assert parse_ride(f" \t\r\n{text}\n ".encode()) == parse_ride(encode(content))
 
 
-def test_escapes_mean_what_they_stand_for() -> None:
+def test_json_escapes_are_decoded() -> None:
     content = ride()
     escaped = encode(content).replace(b'"comfort"', b'"\\u0063omfort"').replace(b'"medium"', b'"\\u006Dedium"')
     assert parse_ride(escaped) == parse_ride(encode(content))
 
 
-# --- Times -------------------------------------------------------------------------------------
+# --- Times ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_escapes_mean_what_they_stand_for() -> None:
         ("9999-12-31T22:59:59-01:00", "9999-12-31T23:59:59.000000Z"),
     ],
 )
-def test_times_in_utc_with_microseconds(written: str, canonical: str) -> None:
+def test_timestamps_are_normalised_to_utc_with_microseconds(written: str, canonical: str) -> None:
     assert normalise_timestamp(written) == canonical
     assert parse_ride(encode(ride(ts=written))).ts == canonical
     assert datetime.fromisoformat(canonical).utcoffset() == datetime.now(UTC).utcoffset()
@@ -229,11 +229,11 @@ def test_times_in_utc_with_microseconds(written: str, canonical: str) -> None:
         "1767600930",
     ],
 )
-def test_times_that_are_none(written: str) -> None:
+def test_invalid_timestamps_are_rejected(written: str) -> None:
     assert reason_of(encode(ride(ts=written))) is Reason.INVALID_TIMESTAMP
 
 
-# --- What is rejected --------------------------------------------------------------------------
+# --- Rejected messages ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS, ids=named)
@@ -258,7 +258,7 @@ def test_types_are_strict(path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", COORDINATES, ids=named)
-def test_coordinates_out_of_range(path: tuple[str, ...]) -> None:
+def test_coordinates_out_of_range_are_rejected(path: tuple[str, ...]) -> None:
     limit = 90 if path[-1] == "lat" else 180
     for sign in (-1, 1):
         for beyond in (limit + 1e-9, limit + 1, 1e300):
@@ -267,28 +267,28 @@ def test_coordinates_out_of_range(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("amount", AMOUNTS)
 @pytest.mark.parametrize("value", [-1, -0.01, -5e-324, -1e308])
-def test_negative_amounts(amount: str, value: float) -> None:
+def test_negative_amounts_are_rejected(amount: str, value: float) -> None:
     assert reason_of(encode(ride(**{amount: value}))) is Reason.NEGATIVE_AMOUNT
 
 
 @pytest.mark.parametrize("path", NUMBERS, ids=named)
 @pytest.mark.parametrize("text", ["1e999", "-1e999", HUGE, f"-{HUGE}", f"{HUGE}.5"], ids=lambda text: text[:6])
-def test_numbers_too_large_for_a_double(path: tuple[str, ...], text: str) -> None:
+def test_numbers_too_large_for_a_double_are_rejected(path: tuple[str, ...], text: str) -> None:
     assert reason_of(literal(path, text)) is Reason.NOT_FINITE
 
 
 @pytest.mark.parametrize("path", NUMBERS, ids=named)
 @pytest.mark.parametrize("text", ["NaN", "-NaN", "Infinity", "-Infinity", "01", "+1", ".5", "5.", "0x1", "1_0", "١"])
-def test_numbers_that_are_not_json(path: tuple[str, ...], text: str) -> None:
+def test_numbers_that_are_not_json_are_rejected(path: tuple[str, ...], text: str) -> None:
     assert reason_of(literal(path, text)) is Reason.INVALID_JSON
 
 
-def test_a_constant_is_turned_away_in_an_unknown_field_too() -> None:
+def test_nan_is_rejected_in_an_unknown_field_too() -> None:
     assert reason_of(literal(("driver",), "NaN")) is Reason.INVALID_JSON
 
 
 @pytest.mark.parametrize("value", [None, b""], ids=["null", "empty"])
-def test_messages_without_value(value: bytes | None) -> None:
+def test_messages_without_value_are_rejected(value: bytes | None) -> None:
     assert reason_of(value) is Reason.EMPTY_VALUE
 
 
@@ -303,11 +303,11 @@ def test_messages_without_value(value: bytes | None) -> None:
         json.dumps(ride()).encode("utf-16"),
     ],
 )
-def test_bytes_that_are_not_utf8(value: bytes) -> None:
+def test_bytes_that_are_not_utf8_are_rejected(value: bytes) -> None:
     assert reason_of(value) is Reason.INVALID_UTF8
 
 
-def test_a_byte_order_mark() -> None:
+def test_a_byte_order_mark_is_rejected() -> None:
     assert reason_of(b"\xef\xbb\xbf" + encode(ride())) is Reason.BYTE_ORDER_MARK
 
 
@@ -334,12 +334,12 @@ def test_a_byte_order_mark() -> None:
     ],
     ids=range(17),
 )
-def test_text_that_is_not_json(value: bytes) -> None:
+def test_text_that_is_not_json_is_rejected(value: bytes) -> None:
     assert reason_of(value) is Reason.INVALID_JSON
 
 
 @pytest.mark.parametrize("value", [b"null", b"true", b"1", b'"text"', b"[]", b"[{}]", b"-0"])
-def test_json_that_is_no_object(value: bytes) -> None:
+def test_json_that_is_not_an_object_is_rejected(value: bytes) -> None:
     assert reason_of(value) is Reason.NOT_AN_OBJECT
 
 
@@ -358,7 +358,7 @@ def test_json_that_is_no_object(value: bytes) -> None:
         (b'"comfort":', b'"price_base": 1.0e+308, "comfort":'),
     ],
 )
-def test_keys_that_occur_twice(before: bytes, after: bytes) -> None:
+def test_duplicate_keys_are_rejected(before: bytes, after: bytes) -> None:
     value = encode(ride())
     assert value.count(before) == 1
     assert reason_of(value.replace(before, after)) is Reason.DUPLICATE_KEY
@@ -373,19 +373,19 @@ def test_keys_that_occur_twice(before: bytes, after: bytes) -> None:
         ("comfort", Reason.UNKNOWN_COMFORT),
     ],
 )
-def test_lone_surrogates_in_known_fields(field: str, reason: Reason, escape: str) -> None:
+def test_lone_surrogates_in_known_fields_are_rejected(field: str, reason: Reason, escape: str) -> None:
     assert reason_of(literal((field,), f'"{escape}"')) is reason
 
 
 @pytest.mark.parametrize("text", [r'"\ud800"', r'{"\udfff": 1}'])
-def test_lone_surrogates_in_unknown_fields_are_dropped_with_them(text: str) -> None:
+def test_lone_surrogates_in_unknown_fields_are_ignored(text: str) -> None:
     content = literal(("driver",), text)
     assert parse_ride(content).comfort == "medium"
 
 
-# --- Which reason counts -----------------------------------------------------------------------
+# --- Precedence of reasons ------------------------------------------------------------------------
 
-# One fault of each reason that can stand beside another one in the same message, in the order of the fields.
+# One fault of each reason that can occur with others in a message, in the order of the fields.
 FAULT = {
     Reason.INVALID_RIDE_ID: lambda content: content.update(ride_id="ride-42"),
     Reason.INVALID_TIMESTAMP: lambda content: content.update(ts="yesterday"),
@@ -398,7 +398,7 @@ FAULT = {
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(FAULT, 2))
-def test_the_first_faulty_field_counts(first: Reason, second: Reason) -> None:
+def test_the_first_invalid_field_gives_the_reason(first: Reason, second: Reason) -> None:
     content = ride()
     FAULT[second](content)
     FAULT[first](content)
@@ -417,11 +417,11 @@ def test_the_first_faulty_field_counts(first: Reason, second: Reason) -> None:
         (b'{"a":1,"a":2}', Reason.DUPLICATE_KEY),
     ],
 )
-def test_faults_of_the_text_count_before_those_of_fields(value: bytes, reason: Reason) -> None:
+def test_faults_of_the_text_take_precedence_over_faults_of_fields(value: bytes, reason: Reason) -> None:
     assert reason_of(value) is reason
 
 
-def test_reasons_from_the_outside_in() -> None:
+def test_reasons_are_ordered_by_precedence() -> None:
     assert [str(reason) for reason in Reason] == [
         *("empty_value", "invalid_utf8", "byte_order_mark", "invalid_json", "duplicate_key", "not_an_object"),
         *("missing_field", "wrong_type", "invalid_ride_id", "invalid_timestamp", "out_of_range", "unknown_comfort"),
@@ -430,7 +430,7 @@ def test_reasons_from_the_outside_in() -> None:
 
 
 @pytest.mark.parametrize("length", [1_000, 900_000])
-def test_messages_for_people_stay_short(length: int) -> None:
+def test_reject_messages_are_short(length: int) -> None:
     for field in ("ride_id", "ts", "comfort"):
         with pytest.raises(RejectedError) as caught:
             parse_ride(encode(ride(**{field: "x" * length})))

@@ -1,4 +1,4 @@
-"""Distances against geopy."""
+"""Distances agree with geopy."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ places = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 
 def kilometres(distance: Distance, pairs: list[tuple[Place, Place]]) -> list[float]:
     flat = np.array([[*origin, *destination] for origin, destination in pairs], dtype=np.float64)
-    found: list[float] = distance(*(np.ascontiguousarray(column) for column in flat.T)).tolist()
-    return found
+    distances: list[float] = distance(*(np.ascontiguousarray(column) for column in flat.T)).tolist()
+    return distances
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-def test_haversine_is_the_great_circle(pair: tuple[Place, Place]) -> None:
-    (found,) = kilometres(haversine, [pair])
-    # Near the antipodes the formula's derivative goes to infinity: metres, not more.
-    assert found == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-7, abs=1e-9)
+def test_haversine_matches_the_great_circle_of_geopy(pair: tuple[Place, Place]) -> None:
+    (km,) = kilometres(haversine, [pair])
+    # Near antipodes the formula's derivative goes to infinity; the error stays within metres.
+    assert km == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-def test_geodesic_is_geopys(pair: tuple[Place, Place]) -> None:
-    (found,) = kilometres(geodesic, [pair])
-    assert found == pytest.approx(geopy.distance.geodesic(*pair).km, rel=1e-9, abs=1e-9)
+def test_geodesic_matches_geopy(pair: tuple[Place, Place]) -> None:
+    (km,) = kilometres(geodesic, [pair])
+    assert km == pytest.approx(geopy.distance.geodesic(*pair).km, rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(places, places), min_size=1, max_size=5))
-def test_any_places(pairs: list[tuple[Place, Place]]) -> None:
+def test_both_distances_match_geopy_for_any_places(pairs: list[tuple[Place, Place]]) -> None:
     for pair, circle, ellipsoid in zip(pairs, kilometres(haversine, pairs), kilometres(geodesic, pairs), strict=True):
         assert circle == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-6, abs=1e-6)
         assert ellipsoid == pytest.approx(geopy.distance.geodesic(*pair).km, rel=1e-9, abs=1e-9)
@@ -69,7 +69,7 @@ def test_any_places(pairs: list[tuple[Place, Place]]) -> None:
 
 
 @pytest.mark.parametrize("distance", [haversine, geodesic])
-def test_rides_in_a_city_to_the_millimetre(distance: Distance) -> None:
+def test_distances_in_a_city_match_geopy_to_the_millimetre(distance: Distance) -> None:
     rng = random.Random(7)
     pairs = [
         ((rng.uniform(40.5, 41), rng.uniform(-74.3, -73.6)), (rng.uniform(40.5, 41), rng.uniform(-74.3, -73.6)))
@@ -77,12 +77,12 @@ def test_rides_in_a_city_to_the_millimetre(distance: Distance) -> None:
     ]
     theirs: Any = geopy.distance.great_circle if distance is haversine else geopy.distance.geodesic
     scale = RADII if distance is haversine else 1
-    for pair, found in zip(pairs, kilometres(distance, pairs), strict=True):
-        assert found == pytest.approx(theirs(*pair).km * scale, rel=1e-9, abs=1e-6)
+    for pair, km in zip(pairs, kilometres(distance, pairs), strict=True):
+        assert km == pytest.approx(theirs(*pair).km * scale, rel=1e-9, abs=1e-6)
 
 
 @pytest.mark.parametrize("distance", [haversine, geodesic])
-def test_there_and_back_and_nowhere(distance: Distance) -> None:
+def test_distances_are_symmetric_and_zero_at_the_same_place(distance: Distance) -> None:
     pairs = list(PAIRS.values())
     back = [(destination, origin) for origin, destination in pairs]
     assert kilometres(distance, pairs) == pytest.approx(kilometres(distance, back), rel=1e-12, abs=1e-9)
@@ -91,12 +91,12 @@ def test_there_and_back_and_nowhere(distance: Distance) -> None:
 
 
 @pytest.mark.parametrize("distance", [haversine, geodesic])
-def test_no_rows(distance: Distance) -> None:
+def test_no_rows_give_no_distances(distance: Distance) -> None:
     empty = np.array([], dtype=np.float64)
     assert distance(empty, empty, empty, empty).shape == (0,)
 
 
-def test_the_method_is_chosen_by_setting() -> None:
+def test_the_setting_selects_the_distance_method() -> None:
     assert distance_function("haversine") is haversine
     assert distance_function("geodesic") is geodesic
     with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is none of haversine, geodesic.*\.env"):

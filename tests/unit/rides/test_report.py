@@ -1,4 +1,4 @@
-"""The report from handwritten answers: intervals, bins, figures, and a page that loads nothing."""
+"""The report from handwritten answers: intervals, bins, figures, and a page that loads no other file."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def map_traces(figure: go.Figure) -> dict[str, Any]:
     ("length_s", "expected"),
     [(0, 1), (54, 1), (119, 1), (120, 2), (600, 10), (3_600, 60), (6 * 3_600, 300), (86_400, 900), (7 * 86_400, 7_200)],
 )
-def test_interval_fits_the_time_span(length_s: int, expected: int) -> None:
+def test_the_interval_fits_the_time_span(length_s: int, expected: int) -> None:
     assert choose_interval(START, START + 1_000 * length_s) == expected
 
 
 @given(st.tuples(*2 * [st.integers(-62_135_596_800_000, 253_402_300_799_999)]).map(sorted))
-def test_bucket_count_is_limited(span: list[int]) -> None:
+def test_the_number_of_buckets_is_limited(span: list[int]) -> None:
     width_ms = 1_000 * choose_interval(*map(float, span))
     assert 1 <= span[1] // width_ms - span[0] // width_ms + 1 <= MAX_BUCKETS
 
@@ -126,7 +126,7 @@ def test_price_bins_are_limited_and_contain_the_percentile(highest: float) -> No
     assert f"{width:.0e}"[0] in "125"
 
 
-def test_price_bins_for_typical_prices() -> None:
+def test_typical_prices_have_round_bins() -> None:
     assert choose_price_bins(74.6) == (2.0, 76.0)
     assert choose_price_bins(0.0) == (0.01, 0.01)
 
@@ -143,11 +143,11 @@ def test_price_bins_for_typical_prices() -> None:
         (1.5e20, "1.5e+20"),
     ],
 )
-def test_format_number(value: float | None, expected: str) -> None:
+def test_numbers_are_formatted(value: float | None, expected: str) -> None:
     assert format_number(value) == expected
 
 
-def test_format_duration_and_interval() -> None:
+def test_durations_and_intervals_are_formatted() -> None:
     assert [format_duration(seconds) for seconds in (0, 54.2, 5_025, 86_400, 90_061)] == [
         *("0 s", "54 s", "1 h 23 min", "1 d", "1 d 1 h")
     ]
@@ -160,7 +160,7 @@ def test_format_duration_and_interval() -> None:
     ]
 
 
-def test_format_headlines() -> None:
+def test_headlines_are_formatted() -> None:
     assert format_headlines(build_answers()) == [
         ("Rides", "200", "40 per minute"),
         ("Revenue", "4,000", "sum of all prices"),
@@ -193,7 +193,7 @@ def test_averages_have_gaps_where_rides_are_missing() -> None:
     assert list(prices["high"].y) == [None, None, 20.0]
 
 
-def test_average_axis_is_cut_at_an_outlier() -> None:
+def test_the_average_axis_is_cut_at_an_outlier() -> None:
     charts = build_answers().charts
     charts["time"]["buckets"] = [
         build_bucket(2 * position, km, 20.0, {"low": 1}) for position, km in enumerate((5.0, 5.0, 5.0, 19_000.0))
@@ -203,7 +203,7 @@ def test_average_axis_is_cut_at_an_outlier() -> None:
     assert axis.title.text == "average distance (km), cut"
 
 
-def test_overflowed_sum_is_omitted() -> None:
+def test_an_overflowed_sum_is_omitted() -> None:
     summary = build_answers().summary
     summary["revenue"] = {"value": "Infinity"}
     summary["comfort"]["buckets"][1]["revenue"] = {"value": "Infinity"}
@@ -212,7 +212,7 @@ def test_overflowed_sum_is_omitted() -> None:
     assert list(map_traces(draw(answers)["Rides and revenue by comfort"])["revenue"].x) == [None, 1_200, 400]
 
 
-def test_rides_and_revenue_by_comfort() -> None:
+def test_rides_and_revenue_are_shown_by_comfort() -> None:
     bars = map_traces(draw()["Rides and revenue by comfort"])
     assert list(bars["rides"].y) == ["low", "medium", "high"]
     assert list(bars["rides"].x) == [120, 60, 20]
@@ -229,7 +229,7 @@ def test_each_comfort_has_one_colour() -> None:
     assert list(figures["Rides and revenue by comfort"].data[0].marker.color) == list(COMFORT_COLOURS.values())
 
 
-def test_unknown_comfort_comes_last() -> None:
+def test_an_unknown_comfort_comes_last() -> None:
     summary = build_answers().summary
     summary["comfort"]["buckets"].insert(0, build_terms({"luxury": 1})["buckets"][0])
     assert list(map_traces(draw(build_answers(summary=summary))["Rides per minute"])) == [
@@ -249,7 +249,7 @@ def test_prices_above_the_percentile_are_only_counted() -> None:
     assert "not shown: 1 ride above, the highest at 10,000" in figure.layout.xaxis.title.text
 
 
-def test_map_covers_99_percent_of_origins() -> None:
+def test_the_map_covers_99_percent_of_origins() -> None:
     cells = [build_cell(40.75, -73.98, 1_500), build_cell(40.65, -73.78, 490), build_cell(0.0, 0.0, 1)]
     figure = draw(build_answers(rides=2_000, charts=build_answers().charts | {"origins": {"buckets": cells}}))[
         "Origins of rides"
@@ -287,7 +287,7 @@ def test_zones_are_optional() -> None:
     assert not {"Zones", "Revenue by zone and comfort"} & draw().keys()
 
 
-def test_map_of_zones() -> None:
+def test_zones_are_shown_on_a_map() -> None:
     figure = dict(draw_figures(build_answers(), build_zones()))["Zones"]
     centres = map_traces(figure)["zones"]
     assert list(centres.x) == [-73.98, -73.78]
@@ -305,7 +305,7 @@ def test_map_of_zones() -> None:
     assert "made-up" in made_up.layout.xaxis.title.text
 
 
-def test_revenue_by_zone_and_comfort() -> None:
+def test_revenue_is_shown_by_zone_and_comfort() -> None:
     figure = dict(draw_figures(build_answers(), build_zones()))["Revenue by zone and comfort"]
     bars = map_traces(figure)
     assert list(bars) == ["low", "high"]
@@ -345,7 +345,7 @@ class ResourceParser(HTMLParser):
             self.styles.append(data)
 
 
-def test_page_loads_no_other_file() -> None:
+def test_the_page_loads_no_other_file() -> None:
     answers = build_answers()
     html = render_page(answers, draw_figures(answers), NOW)
     parser = ResourceParser()
@@ -359,7 +359,7 @@ def test_page_loads_no_other_file() -> None:
     assert not [script for script in ours if re.search(r"\bimport\b|https?://(?!plot\.ly\b)", script)]
 
 
-def test_page_names_its_source_and_escapes_text() -> None:
+def test_the_page_names_its_source_and_escapes_text() -> None:
     answers = build_answers(index="<rides>")
     html = render_page(answers, [*draw_figures(answers), ("Zones & more", go.Figure())], NOW)
     assert "2026-01-05 08:00:00 to 2026-01-05 08:05:00 UTC" in html

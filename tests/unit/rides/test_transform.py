@@ -1,4 +1,4 @@
-"""TransformJSON's work: rows of the sinks out of rides_result, and documents out of rows."""
+"""TransformJSON: rows of the sinks from rides_result, and documents from rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def flat(values: list[bytes | None], first: int = 0) -> tuple[list[dict[str, Any
     return rows.to_pylist(), rejects.to_pylist()
 
 
-def test_what_each_sink_holds() -> None:
+def test_the_sink_schema_has_the_documented_columns() -> None:
     assert SINK_SCHEMA.names == [
         *("ride_id", "ts", "agent_timestamp", "comfort", "origin_lat", "origin_lon"),
         *("destination_lat", "destination_lon", "duration_min", "price_base", "price_per_km", "price_per_min"),
@@ -110,7 +110,7 @@ def test_a_later_version_may_add_fields() -> None:
     ],
     ids=range(25),
 )
-def test_what_is_no_result_is_set_aside(value: bytes | None) -> None:
+def test_invalid_results_are_rejected(value: bytes | None) -> None:
     good = [encode(result()), encode(result())]
     rows, rejects = flat([good[0], value, good[1]], first=10)
     assert [row["kafka_offset"] for row in rows] == [10, 12]
@@ -121,14 +121,14 @@ def test_what_is_no_result_is_set_aside(value: bytes | None) -> None:
     assert reject["stacktrace"] is None
 
 
-def test_nothing_but_rejects_and_nothing_at_all() -> None:
+def test_batches_of_rejects_and_empty_batches_are_flattened() -> None:
     rows, rejects = flat([b"a", b"b"])
     assert (rows, len(rejects)) == ([], 2)
     assert flat([]) == ([], [])
 
 
-def test_what_pricing_makes_flattens_whole() -> None:
-    """Down to the last digit, at the edges of every field."""
+def test_priced_rides_are_flattened_without_loss() -> None:
+    """Exact to the last digit, at the limits of every field."""
     rides = [
         ride(ts="0001-01-01T00:00:00Z", duration_min=5e-324, price_base=1.7e308, price_per_min=0),
         ride(ts="9999-12-31T23:59:59.999999Z", origin={"lat": -90, "lon": 180}, destination={"lat": 90, "lon": -180}),
@@ -147,7 +147,7 @@ def test_what_pricing_makes_flattens_whole() -> None:
             assert {axis: row[f"{point}_{axis}"] for axis in ("lat", "lon")} == content[point]
 
 
-# --- Documents ---------------------------------------------------------------------------------
+# --- Documents ------------------------------------------------------------------------------------
 
 numbers = st.floats(0, allow_infinity=False)
 points = st.fixed_dictionaries({"lat": st.floats(-90, 90), "lon": st.floats(-180, 180)})
@@ -177,7 +177,7 @@ def test_a_document_is_its_row_in_json(contents: list[dict[str, Any]]) -> None:
     ]
 
 
-def test_documents_fit_the_template() -> None:
+def test_documents_match_the_index_template() -> None:
     rows, _ = flatten(messages([encode(result())]), 4)
     (document,) = map(json.loads, documents(rows).to_pylist())
     mapping = TEMPLATE["template"]["mappings"]
@@ -190,7 +190,7 @@ def test_documents_fit_the_template() -> None:
     assert set(document) == flat_names | {"origin", "destination"}
 
 
-# --- Chunks ------------------------------------------------------------------------------------
+# --- Chunks ---------------------------------------------------------------------------------------
 
 
 def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:
@@ -222,7 +222,7 @@ def test_transform_keeps_chunks_and_counts(tmp_path: Path) -> None:
     assert [len(read_chunk(chunk.url)) for chunk in transformed.chunks] == [1, 0, 3]
 
 
-def test_the_same_plan_gives_the_same_rows(tmp_path: Path) -> None:
+def test_the_same_plan_gives_identical_rows(tmp_path: Path) -> None:
     folder = Folder(f"file://{tmp_path}")
     manifest = staged(folder.child("in"), [[encode(result()) for _ in range(50)]])
     rows = [read_chunk(transform(manifest, folder.child(name))[1].chunks[0].url) for name in ("1", "2")]

@@ -1,4 +1,4 @@
-"""Names and contents of Parquet objects, and lines of bulk requests. What services do with them is in integration."""
+"""Names and contents of Parquet objects, and lines of bulk requests. tests/integration has the tests with services."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_prefix_is_joined_with_exactly_one_slash(prefix: str, joined: str) -> 
     assert join(prefix, "x") == joined
 
 
-def test_the_name_of_an_object() -> None:
+def test_an_object_name_holds_hour_topic_partition_and_offsets() -> None:
     assert object_name("rides/processed/", "rides_result", CHUNK, "2026/01/05/08") == (
         "rides/processed/2026/01/05/08/rides_result-00003-00000000000000001200-00000000000000001299.parquet"
     )
 
 
-def test_names_differ_where_contents_do() -> None:
+def test_different_contents_have_different_names() -> None:
     chunks = [
         Chunk(partition, first, last, 1, 200, "")
         for partition, first, last in product((0, 1, 10), (0, 1, 100), (100, 101, 2**60))
@@ -51,7 +51,7 @@ def test_names_differ_where_contents_do() -> None:
     assert len(names) == 2 * len(chunks) * 2
 
 
-def test_names_sort_as_offsets_do() -> None:
+def test_names_sort_like_offsets() -> None:
     firsts = [0, 9, 10, 99, 100, 12345, 2**62]
     names = [object_name("p", "t", Chunk(0, first, first, 1, 200, ""), "2026/01/05/08") for first in firsts]
     assert names == sorted(names)
@@ -76,9 +76,9 @@ def rows(times: list[datetime]) -> pa.RecordBatch:
         (datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), "9999/12/31/23"),
     ],
 )
-def test_the_hour_of_a_ride(ts: datetime, path: str) -> None:
-    ((found, part),) = by_hour(rows([ts]))
-    assert found == path
+def test_the_path_is_the_hour_of_the_ride(ts: datetime, path: str) -> None:
+    ((folder, part),) = by_hour(rows([ts]))
+    assert folder == path
     assert part.column("ts").to_pylist() == [ts]
 
 
@@ -87,7 +87,7 @@ def test_the_hour_of_a_ride(ts: datetime, path: str) -> None:
     st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
     st.lists(st.integers(-3 * 3_600_000_000, 3 * 3_600_000_000), max_size=20),
 )
-def test_each_ride_is_in_its_hour_once(start: datetime, shifts: list[int]) -> None:
+def test_each_ride_is_in_one_object_of_its_hour(start: datetime, shifts: list[int]) -> None:
     times = [start.replace(tzinfo=UTC) + timedelta(microseconds=shift) for shift in shifts]
     parts = list(by_hour(rows(times)))
     assert len({path for path, _ in parts}) == len(parts)
@@ -101,18 +101,18 @@ def test_each_ride_is_in_its_hour_once(start: datetime, shifts: list[int]) -> No
     assert sorted(seen) == list(range(len(times)))
 
 
-def test_two_lines_for_each_document() -> None:
-    found = actions(pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])).to_pylist()
-    lines = "".join(found).splitlines()
+def test_each_document_has_two_bulk_lines() -> None:
+    texts = actions(pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])).to_pylist()
+    lines = "".join(texts).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"index": {"_id": "a", "version": 7, "version_type": "external_gte"}},
         {"x": 1},
         {"index": {"_id": "b", "version": 2**60, "version_type": "external_gte"}},
         {},
     ]
-    assert all(text.endswith("\n") for text in found)
+    assert all(text.endswith("\n") for text in texts)
 
 
-def test_no_documents() -> None:
+def test_no_documents_give_no_bulk_lines() -> None:
     none = pa.array([], pa.string())
     assert actions(none, pa.array([], pa.int64()), none).to_pylist() == []

@@ -1,4 +1,4 @@
-"""The playbook's files, k-means, the reference file, and what is sent to BigQuery: no service is needed."""
+"""The playbook's files, k-means, the reference file, and SQL for BigQuery, without services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from jobs.zones.vertical import ZonesSettings
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")
-STATEMENTS = [(step.name, it) for step in playbook.steps(*ALL) for it in step.statements(VALUES)]
+STATEMENTS = [
+    (step.name, statement) for step in playbook.read_steps(*ALL) for statement in step.build_statements(VALUES)
+]
 
 
 def settings(**changes: Any) -> ZonesSettings:
@@ -36,31 +38,33 @@ def settings(**changes: Any) -> ZonesSettings:
 
 @pytest.fixture
 def engine() -> Any:
-    """Statements that need no bucket."""
-    with LocalEngine(SimpleNamespace()) as found:  # type: ignore[arg-type]
-        found.run("CREATE SCHEMA rides", "test")
-        yield found
+    """An engine for statements without a bucket."""
+    with LocalEngine(SimpleNamespace()) as made:  # type: ignore[arg-type]
+        made.run("CREATE SCHEMA rides", "test")
+        yield made
 
 
-# --- Files -------------------------------------------------------------------------------------
+# --- Files ----------------------------------------------------------------------------------------
 
 
-def test_every_file_is_a_step_with_a_number_of_its_own() -> None:
+def test_every_file_is_a_step_with_a_unique_number() -> None:
     files = sorted(path.stem for path in playbook.FOLDER.iterdir())
-    assert [step.name for step in playbook.steps(*ALL)] == files
+    assert [step.name for step in playbook.read_steps(*ALL)] == files
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in files)
     assert len({name[:2] for name in files}) == len(files) > 20
-    assert set(RESULT_STEPS) <= {step.name for step in playbook.steps("look")}
+    assert set(RESULT_STEPS) <= {step.name for step in playbook.read_steps("look")}
 
 
-def test_nothing_is_deleted_unless_it_is_asked_for() -> None:
+def test_nothing_is_deleted_without_teardown() -> None:
     assert "teardown" not in playbook.USUAL
-    usual = " ".join(it for step in playbook.steps(*playbook.USUAL) for it in step.statements(VALUES))
+    usual = " ".join(
+        statement for step in playbook.read_steps(*playbook.USUAL) for statement in step.build_statements(VALUES)
+    )
     assert not re.search(r"(?i)\b(DROP|DELETE|TRUNCATE)\b", usual)
-    assert {step.name for step in playbook.steps("teardown")} == {"90_teardown"}
+    assert {step.name for step in playbook.read_steps("teardown")} == {"90_teardown"}
 
 
-def test_what_the_playbook_makes_it_also_deletes() -> None:
+def test_teardown_deletes_everything_that_the_playbook_creates() -> None:
     creates = re.compile(r"(?:CREATE [A-Z ]*(?:TABLE|VIEW|MODEL)(?: IF NOT EXISTS)?|LOAD DATA OVERWRITE) (rides\.\w+)")
     made = {match[1] for _, text in STATEMENTS if (match := creates.match(text))}
     dropped = {match[1] for _, text in STATEMENTS if (match := re.match(r"DROP .* (rides\.\w+)$", text))}
@@ -68,25 +72,25 @@ def test_what_the_playbook_makes_it_also_deletes() -> None:
     assert len(made) == 13
 
 
-def test_scoring_needs_nothing_of_training_but_model_and_zones() -> None:
-    """Airflow runs train and score apart."""
-    score = " ".join(it for step in playbook.steps("score") for it in step.statements(VALUES))
+def test_scoring_uses_only_model_and_zones_of_the_training() -> None:
+    """Airflow runs training and scoring separately."""
+    score = " ".join(statement for step in playbook.read_steps("score") for statement in step.build_statements(VALUES))
     made = set(re.findall(r"(?:TABLE|MERGE) (rides\.\w+)", score))
     used = set(re.findall(r"\b(rides\.[a-z]\w+)", score)) - made
     assert used == {"rides.kmeans8", "rides.zones", "rides.rides_distinct"}
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"), STATEMENTS, ids=[f"{name}-{at}" for at, (name, _) in enumerate(STATEMENTS)]
+    ("name", "statement"), STATEMENTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(STATEMENTS)]
 )
 def test_every_statement_parses(engine: LocalEngine, name: str, statement: str) -> None:
     assert "$" not in statement
     assert "parsed" in engine.estimate(statement)
 
 
-def test_the_documents_statements_are_there() -> None:
-    """datastream-v2.md, 6.1 to 6.3: as they are, where they are right."""
-    texts = {step.name: " ".join(" ".join(step.statements(VALUES)).split()) for step in playbook.steps(*ALL)}
+def test_the_statements_of_the_specification_are_used() -> None:
+    """The correct statements of datastream-v2.md, 6.1 to 6.3, unchanged."""
+    texts = {step.name: " ".join(" ".join(step.build_statements(VALUES)).split()) for step in playbook.read_steps(*ALL)}
     model = texts["20_kmeans8"]
     assert model.startswith("CREATE OR REPLACE MODEL rides.kmeans8 OPTIONS ( MODEL_TYPE = 'KMEANS', NUM_CLUSTERS = 8,")
     assert model.endswith("AS SELECT longitude, latitude FROM rides.reference_uber")
@@ -96,17 +100,17 @@ def test_the_documents_statements_are_there() -> None:
     assert "gs://a-bucket/reference/uber-split2.csv" in texts["10_reference_raw"]
 
 
-def test_bigquery_partitions_no_window_by_a_float() -> None:
-    """sqlglot does not know that BigQuery refuses it."""
+def test_no_window_is_partitioned_by_a_float() -> None:
+    """sqlglot does not reject it, but BigQuery does."""
     floats = {"latitude", "longitude", "price_total", "distance", "km", "revenue"}
     for name, text in STATEMENTS:
-        for found in re.findall(r"OVER \(PARTITION BY (.*?)(?: ORDER BY .*?)?\)\s", text):
-            assert not floats & set(re.findall(r"\w+", found)), name
+        for keys in re.findall(r"OVER \(PARTITION BY (.*?)(?: ORDER BY .*?)?\)\s", text):
+            assert not floats & set(re.findall(r"\w+", keys)), name
 
 
 def test_a_step_is_repeated_for_each_k() -> None:
-    (scan,) = playbook.steps("scan")
-    texts = scan.statements(VALUES)
+    (scan,) = playbook.read_steps("scan")
+    texts = scan.build_statements(VALUES)
     assert [re.search(r"NUM_CLUSTERS = (\d+)", text)[1] for text in texts[::2]] == [str(k) for k in range(4, 13)]  # type: ignore[index]
 
 
@@ -120,33 +124,33 @@ def test_a_step_is_repeated_for_each_k() -> None:
         ("-- nothing\n", []),
     ],
 )
-def test_statements_are_told_apart(text: str, parts: list[str]) -> None:
+def test_statements_are_split(text: str, parts: list[str]) -> None:
     assert split_statements(text) == parts
 
 
 @pytest.mark.parametrize("text", ["SELECT 1;\n", "-- what\nSELECT 1;\n", "-- what\n-- role: cook\nSELECT 1;\n"])
-def test_a_file_without_a_header_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_header_is_rejected_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_x.sql").write_text(text)
     with pytest.raises(ConfigurationError, match=r"01_x\.sql.*role"):
-        playbook.steps("look", folder=tmp_path)
+        playbook.read_steps("look", folder=tmp_path)
 
 
-def test_a_folder_without_files_and_an_unknown_placeholder_are_named(tmp_path: Path) -> None:
+def test_an_empty_folder_and_an_unknown_placeholder_are_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path))):
-        playbook.steps("look", folder=tmp_path)
+        playbook.read_steps("look", folder=tmp_path)
     (tmp_path / "01_x.sql").write_text("-- what\n-- role: look\nSELECT ${nothing};\n")
-    (step,) = playbook.steps("look", folder=tmp_path)
+    (step,) = playbook.read_steps("look", folder=tmp_path)
     with pytest.raises(ConfigurationError, match=r"01_x\.sql.*nothing"):
-        step.statements(VALUES)
+        step.build_statements(VALUES)
 
 
 @pytest.mark.parametrize(
     ("prefix", "expected"), [("rides/processed/", "rides/processed/"), ("/rides", "rides/"), ("a//", "a/")]
 )
 def test_parameters_come_from_the_settings(prefix: str, expected: str) -> None:
-    found = playbook.parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
-    assert (found.prefix, found.bucket, found.project) == (expected, "mine", "my-project")
-    assert (found.south, found.west, found.north, found.east) == (40.45, -74.3, 41.0, -73.6)
+    values = playbook.build_parameters(settings(gcs_prefix=prefix, gcs_bucket="mine", bigquery_project="my-project"))
+    assert (values.prefix, values.bucket, values.project) == (expected, "mine", "my-project")
+    assert (values.south, values.west, values.north, values.east) == (40.45, -74.3, 41.0, -73.6)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +166,12 @@ def test_parameters_come_from_the_settings(prefix: str, expected: str) -> None:
         ("BIGQUERY_PROJECT", {"bigquery_project": "-"}),
     ],
 )
-def test_what_cannot_be_part_of_a_statement_is_refused(name: str, changes: dict[str, Any]) -> None:
+def test_settings_that_could_break_a_statement_are_rejected(name: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        playbook.parameters(settings(**changes))
+        playbook.build_parameters(settings(**changes))
 
 
-# --- SQL on the local engine -------------------------------------------------------------------
+# --- SQL on the local engine ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_what_cannot_be_part_of_a_statement_is_refused(name: str, changes: dict[
         (
             "SELECT * FROM ML.PREDICT(rides.kmeans8, SELECT longitude, latitude FROM t)",
             "must be MODEL",
-        ),  # the document's
+        ),  # from the specification
         ("SELECT * FROM ML.PREDICT(rides.kmeans8, (SELECT longitude FROM t))", "must be MODEL"),
         ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, SELECT longitude FROM t)", "must be in parentheses"),
         ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, (SELECT 1), (SELECT 2))", "must be in parentheses"),
@@ -189,14 +193,14 @@ def test_what_cannot_be_part_of_a_statement_is_refused(name: str, changes: dict[
         ("SELECT * FROM ML.CENTROIDS(MODEL rides.kmeans8", "never closed"),
     ],
 )
-def test_forms_that_bigquery_refuses_are_refused(engine: LocalEngine, statement: str, why: str) -> None:
+def test_ml_forms_that_bigquery_rejects_are_rejected(engine: LocalEngine, statement: str, why: str) -> None:
     for work in (engine.estimate, lambda text: engine.run(text, "a step")):
         with pytest.raises(StatementError, match=why):
             work(statement)
 
 
-def test_the_parser_alone_would_not_have_told() -> None:
-    """Why ML functions are handled before it: remove that when these two no longer hold."""
+def test_sqlglot_alone_does_not_check_ml_functions() -> None:
+    """ML functions are therefore handled before sqlglot: remove that when these two no longer hold."""
     sqlglot.parse_one("SELECT * FROM ML.PREDICT(rides.kmeans8, SELECT longitude, latitude FROM t)", read="bigquery")
     with pytest.raises(sqlglot.ParseError):
         sqlglot.parse_one("SELECT * FROM ML.EVALUATE(MODEL rides.kmeans8)", read="bigquery")
@@ -222,7 +226,7 @@ def test_statements_that_cannot_run_name_step_and_reason(engine: LocalEngine, st
     assert str(raised.value).startswith("the step: ")
 
 
-def test_an_assertion_that_does_not_hold_shows_its_text(engine: LocalEngine) -> None:
+def test_a_failed_assertion_shows_its_text(engine: LocalEngine) -> None:
     assert engine.run("ASSERT (SELECT COUNT(*) = 2 FROM UNNEST([1, 2]) AS x) AS 'fine'", "step").rows is None
     with pytest.raises(RefusedError, match=r"^it isn't so$"):
         engine.run(
@@ -236,20 +240,20 @@ def test_sums_of_integers_are_integers(engine: LocalEngine) -> None:
     assert {type(value) for value in answer.values[0]} == {int}
 
 
-def test_ml_functions_nest_and_stand_beside_each_other(engine: LocalEngine) -> None:
+def test_ml_functions_can_be_nested_and_joined(engine: LocalEngine) -> None:
     points = ", ".join(f"STRUCT({x}.0 AS x)" for x in (1, 2, 11, 12, 13))
     engine.run(
         "CREATE MODEL rides.m OPTIONS (MODEL_TYPE = 'KMEANS', NUM_CLUSTERS = 2, "  # noqa: S608
         f"STANDARDIZE_FEATURES = FALSE) AS SELECT x FROM UNNEST([{points}])",
         "step",
     )
-    found = engine.run(
+    joined = engine.run(
         "SELECT c.numerical_value AS centre, COUNT(*) AS n, MAX(p.name) AS name "  # noqa: S608
         f"FROM ML.PREDICT(MODEL `rides.m`, (SELECT x, 'kept' AS name FROM UNNEST([{points}]))) AS p "
         "JOIN ML.CENTROIDS(MODEL rides.m) AS c ON c.centroid_id = p.CENTROID_ID GROUP BY 1 ORDER BY 1",
         "step",
     )
-    assert found.to_records() == [
+    assert joined.to_records() == [
         {"centre": 1.5, "n": 2, "name": "kept"},
         {"centre": 12.0, "n": 3, "name": "kept"},
     ]
@@ -261,11 +265,11 @@ def test_ml_functions_nest_and_stand_beside_each_other(engine: LocalEngine) -> N
     assert nested.to_records() == [{"n": 2}]
 
 
-# --- k-means -----------------------------------------------------------------------------------
+# --- k-means --------------------------------------------------------------------------------------
 
 
 def lloyd(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Lloyd's algorithm until nothing moves, in the plainest way."""
+    """Lloyd's algorithm until the centroids are stable."""
     for _ in range(1_000):
         labels = np.array([np.argmin([np.sum((point - centroid) ** 2) for centroid in centroids]) for point in points])
         moved = np.array([points[labels == k].mean(axis=0) for k in range(len(centroids))])
@@ -276,13 +280,13 @@ def lloyd(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def distance_up_to_permutation(some: np.ndarray, others: np.ndarray) -> float:
-    """The largest distance of partners, for the best way to pair two sets of points."""
+    """The largest distance within pairs, for the best pairing of two sets of points."""
     return min(float(np.abs(some - others[list(order)]).max()) for order in itertools.permutations(range(len(others))))
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("standardised", [True, False])
-def test_kmeans_agrees_with_an_independent_one(seed: int, standardised: bool) -> None:
+def test_kmeans_agrees_with_an_independent_implementation(seed: int, standardised: bool) -> None:
     rng = np.random.default_rng(seed)
     points = np.vstack([rng.normal(rng.uniform(-1, 1, 2) * (3, 1), (0.5, 0.2), (60, 2)) for _ in range(5)])
     points += (-73.9, 40.7)
@@ -304,7 +308,9 @@ def test_kmeans_agrees_with_an_independent_one(seed: int, standardised: bool) ->
     assert model.mean_squared_distance == pytest.approx(float((nearest**2).mean()), rel=1e-9)
     predicted = kmeans.predict(model, table)
     assert predicted.column_names[2:] == table.column_names, "all columns pass through"
-    distances = [[it["DISTANCE"] for it in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()]
+    distances = [
+        [neighbour["DISTANCE"] for neighbour in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()
+    ]
     assert np.array(distances)[:, 0] == pytest.approx(nearest, abs=1e-6)
     assert all(row == sorted(row) for row in distances)
     ids = predicted["CENTROID_ID"].to_pylist()
@@ -313,7 +319,7 @@ def test_kmeans_agrees_with_an_independent_one(seed: int, standardised: bool) ->
         assert np.abs(points[row] - model.unscale_centroids()[ids[row] - 1]).max() <= 3
 
 
-def test_the_evaluation_is_that_of_its_definition() -> None:
+def test_the_davies_bouldin_index_matches_its_definition() -> None:
     """D. L. Davies, D. W. Bouldin, "A Cluster Separation Measure", IEEE PAMI 1 (1979)."""
     rng = np.random.default_rng(1)
     points = np.vstack([rng.normal(centre, 0.3, (40, 2)) for centre in ((0, 0), (3, 1), (1, 4))])
@@ -329,7 +335,7 @@ def test_the_evaluation_is_that_of_its_definition() -> None:
     assert model.davies_bouldin_index == pytest.approx(float(np.mean(worst)))
 
 
-def test_the_same_points_in_any_order_give_the_same_model() -> None:
+def test_the_order_of_points_does_not_change_the_model() -> None:
     rng = np.random.default_rng(2)
     table = pa.table({"x": rng.normal(size=2_000), "y": rng.normal(size=2_000)})
     options = {"MODEL_TYPE": "KMEANS", "NUM_CLUSTERS": 8, "KMEANS_INIT_METHOD": "KMEANS++"}
@@ -337,7 +343,7 @@ def test_the_same_points_in_any_order_give_the_same_model() -> None:
     assert kmeans.train(table, options).centroids == kmeans.train(shuffled, options).centroids
 
 
-def test_a_missing_feature_and_a_null_are_named() -> None:
+def test_missing_features_and_nulls_are_rejected_by_name() -> None:
     model = kmeans.train(pa.table({"x": [1.0, 2.0, 8.0]}), {"MODEL_TYPE": "KMEANS", "NUM_CLUSTERS": 2})
     with pytest.raises(StatementError, match="no column x"):
         kmeans.predict(model, pa.table({"y": [1.0]}))
@@ -345,13 +351,13 @@ def test_a_missing_feature_and_a_null_are_named() -> None:
         kmeans.predict(model, pa.table({"x": [1.0, None]}))
 
 
-# --- The reference file ------------------------------------------------------------------------
+# --- The reference file ---------------------------------------------------------------------------
 
 LINES = [
     "8/1/2014 0:03:00,40.7366,-73.9906,B02512",
     "8/1/2014 0:09:00,40.7260,-73.9918,B02512",
     "8/1/2014 0:03:00,40.7366,-73.9906,B02512",  # an exact duplicate
-    "8/1/2014 0:03:00,40.7366,-73.9906,B02617",  # the same place and time, another base: none
+    "8/1/2014 0:03:00,40.7366,-73.9906,B02617",  # same place and time, but another base: not a duplicate
     "8/1/2014 0:12:00,39.9526,-75.1652,B02512",  # Philadelphia
     "8/1/2014 0:12:00,nan,-73.99,B02512",
     "8/1/2014 0:15:00,unknown,-73.99,B02512",
@@ -363,7 +369,9 @@ LINES = [
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("is_ended", [True, False], ids=["ended", "unended"])
 @pytest.mark.parametrize("start", ["", "\ufeff", "quoted"])
-def test_every_form_is_read_and_its_faults_counted(header: str | None, end: str, is_ended: bool, start: str) -> None:
+def test_every_form_is_read_and_its_invalid_lines_are_counted(
+    header: str | None, end: str, is_ended: bool, start: str
+) -> None:
     lines = ([header] if header else []) + LINES
     if start == "quoted":
         lines = [",".join(f'"{field}"' for field in line.split(",")) for line in lines]
@@ -385,7 +393,7 @@ def test_every_form_is_read_and_its_faults_counted(header: str | None, end: str,
 
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
-def test_the_generated_file_has_the_forms_and_faults_and_says_what_it_is(form: Any) -> None:
+def test_the_generated_file_is_labelled_and_has_the_same_forms_and_faults(form: Any) -> None:
     content = reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
     assert content == reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
     report = reference.inspect(content, VALUES)
@@ -400,14 +408,14 @@ def test_an_empty_file_has_no_points() -> None:
     assert reference.inspect(b"", VALUES).used == 0
 
 
-# --- The document ------------------------------------------------------------------------------
+# --- The document ---------------------------------------------------------------------------------
 
 
-def test_the_playbooks_page_shows_the_files_as_they_are() -> None:
+def test_the_playbook_page_shows_the_sql_files() -> None:
     page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"<!-- infra/bigquery/(\w+)\.sql -->\n```sql\n(.*?)```\n", page, re.DOTALL))
     assert list(shown) == ["02_rides_processed_ext", "20_kmeans8", "31_ride_zones", "34_revenue_by_zone"]
-    steps = playbook.steps(*ALL)
+    steps = playbook.read_steps(*ALL)
     assert shown == {step.name: step.text for step in steps if step.name in shown}
     # Every file is a step of the page: by its first line in the output, by its number in the table of roles.
     titles = [f"{step.name}  {step.title}" for step in steps if step.role != "teardown"]

@@ -1,43 +1,69 @@
-"""What the BigQuery engine sends and how it takes answers, against a FAKE endpoint: no line of this ran on BigQuery."""
+"""Requests and responses of the BigQuery engine, with a fake server: nothing here has run on BigQuery."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+import re
 from typing import Any
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
-from jobs.zones.playbook import parameters, steps
-from jobs.zones.run import engine_of
+from jobs.zones.playbook import build_parameters, read_steps
+from jobs.zones.run import open_engine
 from jobs.zones.vertical import ZonesSettings
 
 LIMIT = 1_000_000
+DESTINATION = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
 
 
-class FakeBigQuery(ThreadingHTTPServer):
-    """Takes jobs, and answers as it was told to."""
+class FakeBigQuery:
+    """Accepts jobs, and responds with the statistics and rows that a test sets."""
 
-    jobs: list[dict[str, Any]]
-    statistics: dict[str, Any]
-    rows: list[list[str]]
-    fault: tuple[int, str, str] | None = None
-    has_dataset = False
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = f"http://{server.host}:{server.port}"
+        self.jobs: list[dict[str, Any]] = []
+        self.statistics: dict[str, Any] = {}
+        self.rows: list[list[str]] = []
+        self.fault: tuple[int, str, str] | None = None
+        self.has_dataset = False
+        self.destination: dict[str, str] | None = None
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
 
-    @property
-    def address(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
+    def respond(self, request: Request) -> Response:
+        if request.method == "POST":
+            self.jobs.append(request.get_json())
+        status, content = self.error(*self.fault) if self.fault else self.answer(request.method, request.path)
+        return Response(json.dumps(content), status, content_type="application/json")
+
+    def answer(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+        if method == "GET" and ("/queries/" in path or path.endswith("/data")):
+            return 200, {
+                "jobComplete": True,
+                "jobReference": {"projectId": "a-project", "jobId": "j", "location": "EU"},
+                "schema": {"fields": [{"name": "zone", "type": "STRING"}, {"name": "n", "type": "INTEGER"}]},
+                "totalRows": str(len(self.rows)),
+                "rows": [{"f": [{"v": value} for value in row]} for row in self.rows],
+                "numDmlAffectedRows": self.statistics.get("numDmlAffectedRows"),
+            }
+        if method == "GET" and path.endswith("/datasets/rides"):
+            if not self.has_dataset:
+                return self.error(404, "notFound", "Not found")
+            return 200, {"datasetReference": {"projectId": "a-project", "datasetId": "rides"}}
+        if method == "GET" and "/tables/" in path:
+            return 200, {"tableReference": DESTINATION, "numRows": "8"}
+        return 200, self.job(self.jobs[-1])
 
     def job(self, resource: dict[str, Any]) -> dict[str, Any]:
         query = {"totalBytesProcessed": "3407872", "totalBytesBilled": "10485760", **self.statistics}
+        if self.destination:
+            resource["configuration"]["query"]["destinationTable"] = self.destination
         return {
             **resource,
             "jobReference": {"projectId": "a-project", "location": "EU", **resource.get("jobReference", {})},
@@ -45,86 +71,36 @@ class FakeBigQuery(ThreadingHTTPServer):
             "statistics": {"totalBytesProcessed": "3407872", "query": query},
         }
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeBigQuery
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.jobs.append(body)
-        self._reply(self.server.job(body))
-
-    def do_GET(self) -> None:
-        if "/queries/" in self.path or self.path.split("?")[0].endswith("/data"):
-            fields = [{"name": "zone", "type": "STRING"}, {"name": "n", "type": "INTEGER"}]
-            self._reply(
-                {
-                    "jobComplete": True,
-                    "jobReference": {"projectId": "a-project", "jobId": "j", "location": "EU"},
-                    "schema": {"fields": fields},
-                    "totalRows": str(len(self.server.rows)),
-                    "rows": [{"f": [{"v": value} for value in row]} for row in self.server.rows],
-                    "numDmlAffectedRows": self.server.statistics.get("numDmlAffectedRows"),
-                }
-            )
-        elif self.path.split("?")[0].endswith("/datasets/rides"):
-            found = {"datasetReference": {"projectId": "a-project", "datasetId": "rides"}}
-            missing = {"error": {"code": 404, "message": "Not found", "errors": [{"reason": "notFound"}]}}
-            self._reply(found if self.server.has_dataset else missing, 200 if self.server.has_dataset else 404)
-        elif "/tables/" in self.path:
-            reference = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
-            self._reply({"tableReference": reference, "numRows": "8"})
-        else:
-            self._reply(self.server.job(self.server.jobs[-1]))
-
-    def _reply(self, content: dict[str, Any], status: int = 200) -> None:
-        if self.server.fault:
-            status, reason, message = self.server.fault
-            content = {
-                "error": {"code": status, "message": message, "errors": [{"reason": reason, "message": message}]}
-            }
-        answer = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    @staticmethod
+    def error(status: int, reason: str, message: str) -> tuple[int, dict[str, Any]]:
+        errors = [{"reason": reason, "message": message}]
+        return status, {"error": {"code": status, "message": message, "errors": errors}}
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeBigQuery]:
-    server = FakeBigQuery(("127.0.0.1", 0), _Handler)
-    server.jobs, server.statistics, server.rows = [], {}, []
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def fake(httpserver: HTTPServer) -> FakeBigQuery:
+    return FakeBigQuery(httpserver)
 
 
-def engine(address: str) -> BigQueryEngine:
-    options = {"api_endpoint": address}
+def engine(url: str) -> BigQueryEngine:
+    options = {"api_endpoint": url}
     client = bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
     return BigQueryEngine(client, LIMIT)
 
 
 @pytest.mark.parametrize("has_dataset", [True, False])
-def test_fake_bigquery_is_asked_for_a_dataset_only_if_it_is_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
-    """An account that may fill a dataset may not create any."""
+def test_a_dataset_is_created_in_fake_bigquery_only_if_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
+    """An account that may fill a dataset may not be allowed to create one."""
     fake.has_dataset = has_dataset
-    (step,) = steps("dataset")
-    values = parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))
-    (statement,) = step.statements(values)
-    engine(fake.address).run(statement, step.name)
+    (step,) = read_steps("dataset")
+    values = build_parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))
+    (statement,) = step.build_statements(values)
+    engine(fake.url).run(statement, step.name)
     assert len(fake.jobs) == (0 if has_dataset else 1)
 
 
-def test_fake_bigquery_is_asked_for_a_dry_run(fake: FakeBigQuery) -> None:
-    assert engine(fake.address).estimate("SELECT 1") == "3.25 MiB to read"
+def test_an_estimate_is_a_dry_run_on_fake_bigquery(fake: FakeBigQuery) -> None:
+    assert engine(fake.url).estimate("SELECT 1") == "3.25 MiB to read"
     (job,) = fake.jobs
     configuration = job["configuration"]
     assert configuration["dryRun"] is True
@@ -133,10 +109,10 @@ def test_fake_bigquery_is_asked_for_a_dry_run(fake: FakeBigQuery) -> None:
     assert job["jobReference"]["location"] == "EU"
 
 
-def test_fake_bigquery_answers_a_query(fake: FakeBigQuery) -> None:
+def test_rows_of_fake_bigquery_are_read(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "SELECT"}
     fake.rows = [["Midtown", "3"], ["Harlem", "2"]]
-    answer = engine(fake.address).run("SELECT zone, n FROM rides.x", "36_revenue")
+    answer = engine(fake.url).run("SELECT zone, n FROM rides.x", "36_revenue")
     assert answer.to_records() == [{"zone": "Midtown", "n": 3}, {"zone": "Harlem", "n": 2}]
     assert (answer.rows, answer.note) == (2, "10 MiB billed")
     (job,) = fake.jobs
@@ -145,24 +121,16 @@ def test_fake_bigquery_answers_a_query(fake: FakeBigQuery) -> None:
     assert "dryRun" not in job["configuration"]
 
 
-def test_fake_bigquery_counts_what_a_merge_changed(fake: FakeBigQuery) -> None:
+def test_rows_changed_by_a_merge_on_fake_bigquery_are_counted(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "MERGE", "numDmlAffectedRows": "17"}
-    answer = engine(fake.address).run("MERGE …", "30_merge_rides")
+    answer = engine(fake.url).run("MERGE …", "30_merge_rides")
     assert (answer.rows, answer.columns) == (17, ())
 
 
-def test_fake_bigquery_counts_the_rows_of_a_table_that_was_made(fake: FakeBigQuery) -> None:
-    destination = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
+def test_rows_of_a_table_created_on_fake_bigquery_are_counted(fake: FakeBigQuery) -> None:
     fake.statistics = {"statementType": "CREATE_TABLE_AS_SELECT"}
-    original = fake.job
-
-    def with_destination(resource: dict[str, Any]) -> dict[str, Any]:
-        found = original(resource)
-        found["configuration"]["query"]["destinationTable"] = destination
-        return found
-
-    fake.job = with_destination  # type: ignore[method-assign]
-    assert engine(fake.address).run("CREATE TABLE …", "25_zones").rows == 8
+    fake.destination = DESTINATION
+    assert engine(fake.url).run("CREATE TABLE …", "25_zones").rows == 8
 
 
 @pytest.mark.parametrize(
@@ -176,32 +144,32 @@ def test_fake_bigquery_counts_the_rows_of_a_table_that_was_made(fake: FakeBigQue
         ((501, "notImplemented", "not today"), ServiceUnavailableError, "safe to run it again"),
     ],
 )
-def test_fake_bigquery_refuses_and_the_remedy_is_named(
+def test_errors_of_fake_bigquery_name_the_remedy(
     fake: FakeBigQuery, fault: tuple[int, str, str], kind: type[Exception], text: str
 ) -> None:
     fake.fault = fault
     with pytest.raises(kind, match=text):
-        engine(fake.address).run("SELECT 1", "a_step")
+        engine(fake.url).run("SELECT 1", "a_step")
 
 
-def test_fake_bigquery_cannot_tell_bytes_of_what_is_not_made_yet(fake: FakeBigQuery) -> None:
+def test_an_estimate_of_a_missing_table_on_fake_bigquery_is_unknown(fake: FakeBigQuery) -> None:
     fake.fault = (404, "notFound", "Not found: Table rides.zones")
-    assert "unknown until the earlier steps have run" in engine(fake.address).estimate("SELECT * FROM rides.zones")
+    assert "unknown until the earlier steps have run" in engine(fake.url).estimate("SELECT * FROM rides.zones")
     fake.fault = (400, "invalidQuery", "Syntax error")
     with pytest.raises(StatementError, match="Syntax error"):
-        engine(fake.address).estimate("SELECT FROM")
+        engine(fake.url).estimate("SELECT FROM")
 
 
-def test_bigquery_does_not_read_the_emulator() -> None:
+def test_bigquery_with_the_emulator_is_rejected() -> None:
     settings = ZonesSettings(_env_file=None, bigquery_project="a-project", cloud_storage="emulator")
     with (
         pytest.raises(ConfigurationError, match=r"cannot read the emulator.*GCS_BUCKET"),
-        engine_of(settings, None),  # type: ignore[arg-type]
+        open_engine(settings, None),  # type: ignore[arg-type]
     ):
         pass
 
 
-def test_a_key_that_is_not_there_is_named() -> None:
+def test_a_missing_key_file_is_reported_by_name() -> None:
     settings = ZonesSettings(
         _env_file=None, bigquery_project="a-project", google_application_credentials="/nowhere/key.json"
     )
@@ -210,5 +178,5 @@ def test_a_key_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1,023 B"), (3_407_872, "3.25 MiB"), (2**41, "2 TiB")])
-def test_bytes_for_people(count: int, text: str) -> None:
+def test_bytes_are_formatted(count: int, text: str) -> None:
     assert format_bytes(count) == text

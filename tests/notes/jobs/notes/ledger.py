@@ -13,7 +13,7 @@ from jobs.notes.vertical import SCORE_DAG, NotesSettings
 
 
 class Ledger(verdict.Ledger, kw_only=True):
-    """What the topics hold."""
+    """Messages on the topics."""
 
     raw: int
     result: int
@@ -22,7 +22,7 @@ class Ledger(verdict.Ledger, kw_only=True):
     pending: int
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_in_progress(self) -> bool:
         return self.pending > 0
 
     @property
@@ -36,13 +36,13 @@ def take_ledger(systems: Systems[NotesSettings]) -> Ledger:
     settings, config = systems.settings, systems.config
     raw_topic, result_topic, dlq_topic = (getattr(settings, name) for name in settings.topic_settings)
     with broker_errors(config, "counting the notes"), consumer(config, "notes-ledger") as client:
-        within = {
+        offset_bounds = {
             topic: bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S)
             for topic in (raw_topic, result_topic, dlq_topic)
         }
         messages = {
-            topic: [message for batch in scan(client, topic, whole(found), systems.progress) for message in batch]
-            for topic, found in within.items()
+            topic: [message for batch in scan(client, topic, whole(limits), systems.progress) for message in batch]
+            for topic, limits in offset_bounds.items()
         }
     done = group_offsets(config, raw_topic, SCORE_DAG)
     pending = sum(message.offset() >= (done[message.partition()] or 0) for message in messages[raw_topic])
@@ -54,7 +54,7 @@ def take_ledger(systems: Systems[NotesSettings]) -> Ledger:
     return Ledger(
         balanced=not faults,
         faults=faults,
-        held_back=[it for topic, found in within.items() for it in held_back(topic, found)],
+        held_back=[part for topic, limits in offset_bounds.items() for part in held_back(topic, limits)],
         raw=raw,
         result=result,
         dlq=dlq,

@@ -1,0 +1,85 @@
+"""Resolve the jars again and write `jars.lock`: `python -m infra.local.java.lock`. For maintainers; needs Maven.
+
+jgo 3.2 resolves other versions than Maven: kafka-clients 3.8.0 for Kafka 4.3.1. So Maven does it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from infra.local.java.jars import LOCK, digest_file
+
+KAFKA = "4.3.1"
+ELASTICSEARCH = "9.5.3"
+SPARK = "4.0.0"
+ROOTS = {
+    "kafka": [
+        f"org.apache.kafka:kafka_2.13:{KAFKA}",
+        # Kafka logs through slf4j 1.7 and brings log4j-core without a binding in its own POM.
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
+    ],
+    # kafka-transactions, for tests; its other dependencies are in the set "kafka".
+    "kafka-tools": [f"org.apache.kafka:kafka-tools:{KAFKA}", "net.sourceforge.argparse4j:argparse4j:0.7.0"],
+    "elasticsearch": [
+        f"org.elasticsearch:elasticsearch:{ELASTICSEARCH}",
+        f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",
+    ],
+    "compiler": ["org.eclipse.jdt:ecj:3.43.0"],
+    # For benchmarks/peers/spark.py; pyproject.toml names the same version of pyspark.
+    "spark": [f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}"],
+}
+# Groups of jars that pyspark includes.
+PROVIDED = {
+    "spark": (
+        "com.google.code.findbugs", "org.apache.hadoop", "org.lz4", "org.scala-lang", "org.scala-lang.modules",
+        "org.slf4j", "org.xerial.snappy",
+    ),
+}  # fmt: skip
+WITHOUT_DEPENDENCIES = ("kafka-tools",)
+HEADER = """\
+# Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
+# Written by `python -m infra.local.java.lock`, which has the versions.
+"""
+
+
+def main() -> None:
+    lines = [f"{name} {line}\n" for name in ROOTS for line in _resolve(name)]
+    LOCK.write_text(HEADER + "".join(lines), encoding="utf-8")
+
+
+def _resolve(name: str) -> list[str]:
+    """`coordinate sha256` of each jar that a set needs at run time, without those of the provided groups."""
+    dependencies = "".join(
+        "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
+            *root.split(":")
+        )
+        for root in ROOTS[name]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "pom.xml").write_text(
+            "<project><modelVersion>4.0.0</modelVersion><groupId>datastream</groupId><artifactId>jars</artifactId>"
+            f"<version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>",
+            encoding="utf-8",
+        )
+        jars = Path(folder, "jars")
+        # In a repository's layout, the path of a jar is its coordinate.
+        subprocess.run(
+            [
+                "mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime",
+                "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={jars}",
+                f"-DexcludeGroupIds={','.join(PROVIDED.get(name, ()))}",
+                f"-DexcludeTransitive={str(name in WITHOUT_DEPENDENCIES).lower()}",
+            ],
+            cwd=folder, check=True,
+        )  # fmt: skip
+        lines = []
+        for path in sorted(jars.rglob("*.jar")):
+            *group, artifact, version, _ = path.relative_to(jars).parts
+            lines.append(f"{'.'.join(group)}:{artifact}:{version} {digest_file(path)}")
+        return lines
+
+
+if __name__ == "__main__":
+    main()

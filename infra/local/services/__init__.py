@@ -1,0 +1,1 @@
+"""A module for each service without Docker, and the list of them in `catalog`."""

@@ -1,0 +1,21 @@
+"""The list of services without Docker. To add a service, write its module and add its line here."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from infra.local.runner.stack import QUIET, Stack
+from infra.local.services import airflow, elasticsearch, gcs, kafka
+from jobs.settings import Settings
+
+SERVICES = (
+    kafka.SERVICE,
+    elasticsearch.SERVICE,
+    gcs.SERVICE,
+    airflow.SERVICE,
+)
+
+
+def local_stack(settings: Settings, console: Console = QUIET) -> Stack:
+    """The stack of these services with these settings."""
+    return Stack(settings, SERVICES, console)

@@ -1,0 +1,72 @@
+"""Clients of the running services, topics, and a guardian that stops services when the tests are killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jobs.settings import ROOT, Settings, load
+from jobs.verticals import declared_topics, stack_settings
+from tests.testkit.wait import until
+
+# Waits until this process ends in any way (pytest-timeout ends it at once), then stops the services that it left.
+GUARDIAN = """
+import shutil, sys
+from infra.local.services.catalog import local_stack
+from jobs.settings import Settings
+
+sys.stdin.read()
+local_stack(Settings(datastream_state=sys.argv[1])).down()
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
+def start_guardian(state: Path) -> subprocess.Popen[bytes]:
+    """Start a process that stops the services of a state folder, and deletes it, when its standard input closes."""
+    command = [sys.executable, "-c", GUARDIAN, str(state)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Running services, and clients of them."""
+
+    settings: Settings
+    kafka: dict[str, Any]
+    elasticsearch: Any
+    gcs: Any
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.settings.bootstrap_servers
+
+    @property
+    def bucket(self) -> str:
+        return self.settings.bucket
+
+
+def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
+    """A function that creates topics with new names and the declared settings of rides_raw, rides_result or rides_dlq.
+
+    The prefix of the name selects the settings: raw, result or dlq; others have those of rides_raw.
+    """
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient({**config, "log_level": 2})  # silent when its broker stops
+    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
+
+    def make(prefix: str, partitions: int = 6) -> str:
+        name = f"{prefix}-{uuid4().hex[:8]}"
+        setting = next((name for name in settings if name.split("_")[0].lower() in prefix), "RAW_TOPIC")
+        config = {key: str(value) for key, value in settings[setting].config.items()}
+        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        # The controller knows it; the broker learns of it a moment later.
+        until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
+        return name
+
+    return make
