@@ -56,7 +56,7 @@ def main(
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("[0-9]*.json"))]
-    summary = {"machine": machine(), "rounds": [it.seed for it in played], "targets": summaries(played)}
+    summary = {"machine": machine(), "rounds": [each.seed for each in played], "targets": summaries(played)}
     (folder / "campaign.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
     (folder / "table.md").write_text(markdown(played))
     console.print(table(played))

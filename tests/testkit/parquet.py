@@ -48,7 +48,7 @@ def ride_rows(count: int, *, city: str = "new-york", seed: int = 1, first_offset
 
 
 def put(client: Any, bucket: str, prefix: str, rows: list[dict[str, Any]], topic: str = "rides_result") -> list[str]:
-    """Write rows as PutGCP does; the objects' names."""
+    """Write rows as PutGCP does; returns the names of the objects."""
     batch = pa.RecordBatch.from_pylist(rows, SINK_SCHEMA)
     offsets = [row["kafka_offset"] for row in rows]
     chunk = Chunk(0, min(offsets), max(offsets), len(rows), 0, "")

@@ -1,4 +1,4 @@
-"""What the benchmarks say is what happened: counts, seconds, memory, percentiles."""
+"""The benchmarks report correct counts, seconds, memory and percentiles."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_memory_of_the_measuring_process_is_not_counted(tmp_path: Path, module: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
+    ("text", "said"),
+    [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with exit code 0")],
 )
 def test_failed_or_empty_measurements_are_rejected(
     tmp_path: Path, module: dict[str, str], text: str, said: str
@@ -129,22 +130,22 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
         result("datastream", 60_000),
         result("relay", 80_000),
     ]
-    for it, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
-        it.layout = layout
-    assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
-    figures = {it.name: it.found for it in Found(results).aims}
+    for each, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
+        each.layout = layout
+    assert [ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
+    figures = {aim.name: aim.found for aim in Found(results).aims}
     assert figures == {
-        "price: rides a second": 120_000,
-        "price, compact: times relay": pytest.approx(0.6),
-        "price, foreign: times relay": pytest.approx(0.75),
+        "price: rides per second": 120_000,
+        "price, compact: speed relative to relay": pytest.approx(0.6),
+        "price, foreign: speed relative to relay": pytest.approx(0.75),
     }
-    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [aim.name for aim in Found(results[2:]).aims] == ["price, foreign: speed relative to relay"]
 
 
 def test_most_peers_price_only_the_producer_layout() -> None:
     candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
-    assert [it.name for it in competing(candidates, "compact")] == [OURS, "relay", "quix"]
-    assert [it.name for it in competing(candidates, "spaced")] == [OURS, "relay"]
+    assert [candidate.name for candidate in competing(candidates, "compact")] == [OURS, "relay", "quix"]
+    assert [candidate.name for candidate in competing(candidates, "spaced")] == [OURS, "relay"]
 
 
 def test_every_layout_encodes_the_same_ride() -> None:
@@ -169,11 +170,11 @@ def test_every_layout_keeps_the_fault(layout: str) -> None:
 
 def test_aims_are_compared_with_the_results() -> None:
     results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
-    measured = Found([msgspec.structs.replace(it, layout="compact") for it in results])
-    reached = {it.name: it.reached for it in measured.aims}
+    measured = Found([msgspec.structs.replace(result, layout="compact") for result in results])
+    reached = {aim.name: aim.reached for aim in measured.aims}
     assert reached == {
-        "price: rides a second": pytest.approx(0.8),
-        "price, compact: times relay": pytest.approx(0.6 / 0.5),
+        "price: rides per second": pytest.approx(0.8),
+        "price, compact: speed relative to relay": pytest.approx(0.6 / 0.5),
     }, "there is no aim without a ratio"
     assert not Found([result("datastream", 120_000, 999)]).aims
 
@@ -181,11 +182,11 @@ def test_aims_are_compared_with_the_results() -> None:
 def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
-    aims = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
-    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    aims = {aim.name.partition(": ")[2]: aim for aim in Found(scale=Scale(0.1, passes)).aims}
+    assert aims["time per ride, largest ratio to 1,000,000 rides"].found == pytest.approx(2)
     assert aims["peak MiB"].found == 420
-    assert aims["memory of the largest"].found == pytest.approx(1.05)
-    assert aims["memory of the largest"].reached > 1
+    assert aims["peak memory, ratio of the largest to 1,000,000 rides"].found == pytest.approx(1.05)
+    assert aims["peak memory, ratio of the largest to 1,000,000 rides"].reached > 1
 
 
 def test_bad_messages_are_compared_with_good_ones_round_by_round() -> None:

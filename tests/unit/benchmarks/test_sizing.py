@@ -1,4 +1,4 @@
-"""The page on sizing shows what its script prints, and the script does the arithmetic that the page tells."""
+"""The sizing page shows the output of its script, and the script computes as the page explains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rides as columns, and the forms of what is normalised."""
+"""Rides as columns, and the patterns of normalised fields."""
 
 from __future__ import annotations
 

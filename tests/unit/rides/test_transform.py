@@ -1,4 +1,4 @@
-"""TransformJSON's work: rows of the sinks out of rides_result, and documents out of rows."""
+"""TransformJSON: rows of the sinks from rides_result, and documents from rows."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_batches_of_rejects_and_empty_batches_are_flattened() -> None:
 
 
 def test_priced_rides_are_flattened_without_loss() -> None:
-    """Down to the last digit, at the edges of every field."""
+    """Exact to the last digit, at the limits of every field."""
     rides = [
         ride(ts="0001-01-01T00:00:00Z", duration_min=5e-324, price_base=1.7e308, price_per_min=0),
         ride(ts="9999-12-31T23:59:59.999999Z", origin={"lat": -90, "lon": 180}, destination={"lat": 90, "lon": -180}),
@@ -147,7 +147,7 @@ def test_priced_rides_are_flattened_without_loss() -> None:
             assert {axis: row[f"{point}_{axis}"] for axis in ("lat", "lon")} == content[point]
 
 
-# --- Documents ---------------------------------------------------------------------------------
+# --- Documents ------------------------------------------------------------------------------------
 
 numbers = st.floats(0, allow_infinity=False)
 points = st.fixed_dictionaries({"lat": st.floats(-90, 90), "lon": st.floats(-180, 180)})
@@ -190,7 +190,7 @@ def test_documents_match_the_index_template() -> None:
     assert set(document) == flat_names | {"origin", "destination"}
 
 
-# --- Chunks ------------------------------------------------------------------------------------
+# --- Chunks ---------------------------------------------------------------------------------------
 
 
 def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:

@@ -1,4 +1,4 @@
-"""Names and contents of Parquet objects, and lines of bulk requests. What services do with them is in integration."""
+"""Names and contents of Parquet objects, and lines of bulk requests. tests/integration has the tests with services."""
 
 from __future__ import annotations
 
