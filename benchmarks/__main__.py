@@ -1,4 +1,4 @@
-"""Measures how fast rides move, and what they move beside: `make bench`."""
+"""Measures the pipeline and its peers: `make bench`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = ("price", *SINKS, "scale", "poison", "freshness")
 
 
 class Found(msgspec.Struct):
-    """All that was measured, and why a part or peer is missing."""
+    """All measurements, and why parts or peers were left out."""
 
     results: list[Result] = msgspec.field(default_factory=list)
     scale: scale.Scale | None = None
@@ -54,35 +54,35 @@ class Found(msgspec.Struct):
 def main(
     *,
     rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
-    rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 3,
-    faulty: Annotated[float, typer.Option(help="Share of bad messages.", min=0, max=1)] = 0.01,
+    rounds: Annotated[int, typer.Option(help="Passes of each candidate, in turn.", min=1)] = 3,
+    faulty: Annotated[float, typer.Option(help="Share of invalid messages.", min=0, max=1)] = 0.01,
     part: Annotated[
-        list[str] | None, typer.Option(help=f"What to measure; repeat for several: {', '.join(PARTS)}.")
+        list[str] | None, typer.Option(help=f"Part to measure, repeatable: {', '.join(PARTS)}. Default: all.")
     ] = None,
     peer: Annotated[
-        list[str] | None, typer.Option(help=f"Who competes in pricing; repeat for several: {', '.join(CANDIDATES)}.")
+        list[str] | None, typer.Option(help=f"Peer in pricing, repeatable: {', '.join(CANDIDATES)}. Default: all.")
     ] = None,
     layout: Annotated[
         list[str] | None,
-        typer.Option(help=f"Of pricing: how rides are written; repeat for several: {', '.join(LAYOUTS)}."),
+        typer.Option(help=f"JSON layout of the rides to price, repeatable: {', '.join(LAYOUTS)}. Default: all."),
     ] = None,
-    largest: Annotated[int, typer.Option(help="Of scale: the largest size.", min=scale.SIZES[0])] = scale.SIZES[-1],
-    seconds: Annotated[int, typer.Option(help="Of freshness: how long rides are measured.", min=10)] = 180,
-    rate: Annotated[int, typer.Option(help="Of freshness: rides a second.", min=1)] = 1000,
-    warm_up: Annotated[int, typer.Option(help="Of freshness: seconds before that do not count.", min=0)] = 60,
+    largest: Annotated[int, typer.Option(help="scale: largest number of rides.", min=scale.SIZES[0])] = scale.SIZES[-1],
+    seconds: Annotated[int, typer.Option(help="freshness: seconds to measure.", min=10)] = 180,
+    rate: Annotated[int, typer.Option(help="freshness: rides per second.", min=1)] = 1000,
+    warm_up: Annotated[int, typer.Option(help="freshness: seconds of warm-up, not measured.", min=0)] = 60,
 ) -> None:
-    """Measure, print tables, write .local/bench.json.
+    """Measure, print tables and write .local/bench.json.
 
-    All parts but freshness share one broker and its rides; freshness has a stack of its own, with Airflow.
+    All parts except freshness share one broker and its rides. freshness starts its own stack with Airflow.
     """
     parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
     for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
         if unknown := sorted(set(names) - set(known)):
-            raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
+            raise typer.BadParameter(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
     found = Found()
     conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": machine()}
     if {*parts} - {"freshness"}:
-        # For the sinks alone, the results of one layout are enough.
+        # The sinks need the results of one layout only.
         layouts = [it for it in LAYOUTS if it in layouts] if "price" in parts else [COMPACT]
         _on_one_broker(found, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
         path = _write(found, conditions)
@@ -93,7 +93,9 @@ def main(
             found.left_out["freshness"] = str(error)
         path = _write(found, conditions)
     _print(found)
-    console.print(f"{faulty:.0%} of {rides:,} rides are bad; medians of {rounds}. Wrote {path}", soft_wrap=True)
+    console.print(
+        f"{faulty:.0%} of {rides:,} messages are invalid; medians of {rounds} passes. Wrote {path}", soft_wrap=True
+    )
     if {*found.left_out} & {*PARTS} or not all(it.is_whole for it in found.results if it.name not in found.left_out):
         raise typer.Exit(1)
 
@@ -109,7 +111,7 @@ def _on_one_broker(
     faulty: float,
     largest: int,
 ) -> None:
-    # Ours is what all are compared with, and what the sinks work on.
+    # Datastream always runs: the others are compared with it, and the sinks read its results.
     candidates = [it for name, it in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     sinks = [it for it in SINKS if it in parts]
@@ -158,12 +160,12 @@ def _print(found: Found) -> None:
         freshness.show(found.freshness, console)
     aims.show(found.aims, console)
     for name, why in found.left_out.items():
-        console.print(f"{name} is left out: {escape(why)}", soft_wrap=True)
+        console.print(f"Left out {name}: {escape(why)}", soft_wrap=True)
 
 
 def _print_results(results: list[Result]) -> None:
-    right = ("messages", "a second", "CPU s per million", "peak MiB", "ours is")
-    table = Table("", "", "layout", "guarantee", *(Column(name, justify="right") for name in right))
+    right = ("messages", "per second", "CPU s per million", "peak MiB", "datastream is")
+    table = Table("part", "candidate", "layout", "guarantee", *(Column(name, justify="right") for name in right))
     last = results[0].part, results[0].layout
     for result in results:
         if (result.part, result.layout) != last:
@@ -183,7 +185,7 @@ def _print_results(results: list[Result]) -> None:
             f"{result.rate:,.0f}",
             f"{result.median(lambda it: it.cpu_seconds / it.messages * 1e6):.1f}",
             f"{result.median(lambda it: it.peak_mib):,.0f}",
-            f"{found:.2f} ×" if found else f"no ratio: {result.expected:,} expected",
+            f"{found:.2f} × as fast" if found else f"no ratio: {result.expected:,} expected",
         )
     console.print(table)
     for ours in (it for it in results if it.name == OURS and it.passes):

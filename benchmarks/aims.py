@@ -1,4 +1,4 @@
-"""What `make bench` aims at, and what was found."""
+"""The aims of `make bench`, compared with the measured figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 
-# Ours beside each, by part, layout and peer: how many times faster it is to be.
+# Part, layout and peer, with the least speed of Datastream relative to it.
 Peer = tuple[str, str, str]
 _BESIDE: dict[Peer, float] = {
     **{("price", layout, "relay"): 0.5 for layout in LAYOUTS},
@@ -35,7 +35,7 @@ _SPEED_OF_BAD_MESSAGES = 0.4
 
 
 class Aim(msgspec.Struct, frozen=True):
-    """A figure that is to be at least `aim`, or at most where `is_most`."""
+    """A figure and its least value, or its greatest one if `is_most`."""
 
     name: str
     aim: float
@@ -44,7 +44,7 @@ class Aim(msgspec.Struct, frozen=True):
 
     @property
     def reached(self) -> float:
-        """The part of the aim that is reached; 1 or more is all of it."""
+        """The figure as a share of the aim; 1 or more means reached."""
         return self.aim / self.found if self.is_most else self.found / self.aim
 
 
@@ -52,14 +52,14 @@ def of_results(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[
     """Aims of the parts that have peers.
 
     Args:
-        rate: rides priced a second, in the producer's layout; None if that was not measured.
-        ratios: how many times faster ours is, by part, layout and peer; None where there is no ratio.
+        rate: rides priced per second in the producer's layout; None if not measured.
+        ratios: speed of Datastream relative to each peer, by part, layout and peer; None without a ratio.
     """
-    found = [Aim("price: rides a second", _PRICE_PER_S, rate)] if rate else []
+    found = [Aim("price: rides per second", _PRICE_PER_S, rate)] if rate else []
     for peer, aim in _BESIDE.items():
         part, layout, name = peer
         if ratio := ratios.get(peer):
-            found.append(Aim(f"{part}{layout and f', {layout}'}: times {name}", aim, ratio))
+            found.append(Aim(f"{part}{layout and f', {layout}'}: speed relative to {name}", aim, ratio))
     return found
 
 
@@ -67,10 +67,16 @@ def of_scale(found: Scale) -> list[Aim]:
     shares = [found.us_more(size) / found.us_more(found.reference) for size in found.passes]
     peaks = {size: found.peak_mib(size) for size in found.passes}
     apart = max(*shares, 1 / min(shares))
+    reference = f"{found.reference:,} rides"
     return [
-        Aim("scale: time for a ride, most apart from a million's", _TIME_BETWEEN_SIZES, apart, is_most=True),
+        Aim(f"scale: time per ride, largest ratio to {reference}", _TIME_BETWEEN_SIZES, apart, is_most=True),
         Aim("scale: peak MiB", _PEAK_MIB, max(peaks.values()), is_most=True),
-        Aim("scale: memory of the largest", _MEMORY_OF_MORE, peaks[max(peaks)] / peaks[found.reference], is_most=True),
+        Aim(
+            f"scale: peak memory, ratio of the largest to {reference}",
+            _MEMORY_OF_MORE,
+            peaks[max(peaks)] / peaks[found.reference],
+            is_most=True,
+        ),
     ]
 
 
@@ -83,7 +89,7 @@ def of_freshness(found: Found) -> list[Aim]:
 
 
 def show(aims: list[Aim], console: Console) -> None:
-    table = Table("aim", *(Column(name, justify="right") for name in ("at least", "at most", "found", "reached")))
+    table = Table("aim", *(Column(name, justify="right") for name in ("at least", "at most", "measured", "reached")))
     for it in aims:
         bounds = ("", f"{it.aim:,g}") if it.is_most else (f"{it.aim:,g}", "")
         found = f"{it.found:,.0f}" if it.found >= 100 else f"{it.found:.2f}"

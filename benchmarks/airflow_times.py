@@ -1,4 +1,4 @@
-"""What Airflow did with the time of its runs and tasks, from its REST API and the tasks' logs."""
+"""Durations of Airflow's runs and tasks, from its REST API and the tasks' logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 import requests
 
 from infra.local.runner.paths import Paths
-from jobs.airflow_api import signed_in
+from jobs.airflow_api import sign_in
 from jobs.settings import Settings
 
 _PAGE = 100
@@ -25,10 +25,12 @@ T = TypeVar("T")
 
 
 class RunTimes(msgspec.Struct, frozen=True):
-    """Runs of a DAG in which a task was at work. Seconds; medians, and the 95th percentile of the duration.
+    """Durations of a DAG's runs that were not skipped. Medians in seconds, and the 95th percentile of the duration.
 
-    `overhead` is the part of a run's duration in which none of its tasks was at work, `pause` from the end of a run to
-    the start of the next, `cycle` from the start of a run to the start of the next.
+    Attributes:
+        overhead: time in which no task of the run was working.
+        pause: time from the end of a run to the start of the next one.
+        cycle: time from the start of a run to the start of the next one.
     """
 
     dag_id: str
@@ -43,11 +45,14 @@ class RunTimes(msgspec.Struct, frozen=True):
 
 
 class TaskTimes(msgspec.Struct, frozen=True):
-    """Successful tries of a task; median seconds of each phase.
+    """Successful tries of a task. Median seconds of each phase.
 
-    `wait` is from the end of what the task waited for (for a first task: from when its run was queued) until its
-    process is started, `start_up` until its work begins (`parse` of that: parsing the DAG's file), `work` is the
-    operator's, `finish` until Airflow has noted the end.
+    Attributes:
+        wait: from the end of the upstream tasks (for a first task: from queueing the run) until its process starts.
+        start_up: until the operator starts.
+        parse: the part of start_up that parses the DAG's file.
+        work: until the operator ends.
+        finish: until Airflow has recorded the end.
     """
 
     dag_id: str
@@ -63,7 +68,7 @@ class TaskTimes(msgspec.Struct, frozen=True):
 
 
 class Phases(msgspec.Struct, frozen=True):
-    """When a try's work began and ended, and how long parsing the DAG's file took, as its log tells."""
+    """When the operator of a try began and ended, and the seconds to parse the DAG's file, from the task's log."""
 
     began: datetime
     ended: datetime
@@ -71,7 +76,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class _Run(msgspec.Struct, frozen=True):
-    """A DAG run, as Airflow's API has it."""
+    """A DAG run in Airflow's API."""
 
     dag_run_id: str
     state: str
@@ -81,7 +86,7 @@ class _Run(msgspec.Struct, frozen=True):
 
 
 class _TaskInstance(msgspec.Struct, frozen=True):
-    """A task's last try in a run, as Airflow's API has it."""
+    """The last try of a task in a run in Airflow's API."""
 
     dag_id: str
     dag_run_id: str
@@ -93,7 +98,7 @@ class _TaskInstance(msgspec.Struct, frozen=True):
 
 
 class _Try(msgspec.Struct, frozen=True):
-    """A try that ended well, its moments in their order; `ready` is the end of what it waited for."""
+    """A successful try, with its times in order; `ready` is the end of the upstream tasks."""
 
     task_id: str
     ready: datetime
@@ -103,7 +108,7 @@ class _Try(msgspec.Struct, frozen=True):
 
 
 class _Work(msgspec.Struct, frozen=True):
-    """A run in which a task was at work."""
+    """A run that was not skipped."""
 
     started: datetime
     ended: datetime
@@ -116,16 +121,16 @@ class _Work(msgspec.Struct, frozen=True):
 
     @property
     def overhead(self) -> float:
-        """Seconds in which no task was at work."""
+        """Seconds in which no task was working."""
         return self.seconds - busy_seconds(it.phases for it in self.tries)
 
 
 def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
-    """How the runs that began after a moment, and their tasks, spent their time."""
+    """Read the durations of the runs that began after a moment, and of their tasks."""
     logs = Paths(settings.datastream_state).logs
     runs, tasks = [], []
     for dag_id in dag_ids:
-        with signed_in(settings) as (session, url):
+        with sign_in(settings) as (session, url):
             found = _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
             instances = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
         ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]
@@ -146,7 +151,7 @@ def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[
 
 
 def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
-    """Every entry of a collection, page by page."""
+    """Read all entries of a collection, page by page."""
     entries: list[T] = []
     while True:
         answer = session.get(url, params={"limit": _PAGE, "offset": len(entries)}, timeout=_TIMEOUT_S)
@@ -158,7 +163,7 @@ def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> lis
 
 
 def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
-    """The run with its tries; None where all of it was skipped."""
+    """The run with its tries; None if all its tasks were skipped."""
     if run.start_date is None or run.end_date is None or all(task.state == "skipped" for task in tasks):
         return None
     tries = []
@@ -206,7 +211,7 @@ def _task_times(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> T
 
 
 def busy_seconds(phases: Iterable[Phases]) -> float:
-    """Seconds in which at least one was at work."""
+    """The seconds in which at least one task was working."""
     busy, until = 0.0, datetime.min.replace(tzinfo=UTC)
     for at in sorted(phases, key=lambda at: at.began):
         busy += max(0.0, _seconds(max(at.began, until), at.ended))
@@ -215,7 +220,7 @@ def busy_seconds(phases: Iterable[Phases]) -> float:
 
 
 def phases_of(log: Path) -> Phases | None:
-    """The phases of a try by its log; None where it did not end well."""
+    """Read the phases of a try from its log; None if it did not succeed."""
     began = ended = None
     parse_s = 0.0
     with log.open(encoding="utf-8") as lines:

@@ -1,4 +1,4 @@
-"""What moves rides beside its peers, on one broker and the same data: pricing, indexing, exporting."""
+"""Measures pricing, indexing and exporting against their peers, on one broker and with the same rides."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from benchmarks.candidates import (
 from benchmarks.data import drop, rewrite
 from benchmarks.layouts import COMPACT
 from benchmarks.measure import FailedError, Measured, run
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import apply_template
 
 _WARM_UPS = 2
-# What each part is compared with, ours first.
+# The candidates of each part, Datastream first: function of benchmarks.sinks, name in the tables.
 SINKS = {
     "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
     "export": {
-        "write_rows": "rows to Parquet, without a storage",
-        "export_to_nowhere": "PutGCP, without a storage",
+        "write_rows": "rows to Parquet, without storage",
+        "export_to_nowhere": "PutGCP, without storage",
         "export": "PutGCP, emulator",
         "write_table": "pyarrow, our options, local file",
         "write_table_with_defaults": "pyarrow, its defaults, local file",
@@ -46,9 +46,9 @@ SINKS = {
 
 
 class Result(msgspec.Struct):
-    """All passes of one candidate, each of which should have moved `expected` messages.
+    """All passes of one candidate. Each should move `expected` messages.
 
-    `layout` is that of the rides that were priced; empty in other parts.
+    `layout` is the layout of the priced rides; empty in other parts.
     """
 
     part: str
@@ -64,7 +64,7 @@ class Result(msgspec.Struct):
 
     @property
     def rate(self) -> float:
-        """Messages a second: the median."""
+        """Messages per second, the median of all passes."""
         return self.median(lambda it: it.rate)
 
     def median(self, figure: Callable[[Pass], float]) -> float:
@@ -72,7 +72,7 @@ class Result(msgspec.Struct):
 
 
 class Bench:
-    """One run on one stack."""
+    """One benchmark run on one stack."""
 
     def __init__(self, settings: RidesSettings, progress: Progress, rounds: int) -> None:
         self.settings = settings
@@ -82,17 +82,17 @@ class Bench:
         self._progress = progress
 
     def price(self, candidates: list[Candidate], rides: int, layouts: list[str]) -> str:
-        """Price rides_raw in each layout by each candidate; the topic with our results of the first layout.
+        """Price rides_raw in each layout with each candidate. Returns the topic with Datastream's first results.
 
         Peers other than the relay price the producer's layout only.
         """
-        # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
+        # A new broker creates its internal topics and compiles its code: the third pass takes half of its CPU time.
         for number in range(_WARM_UPS):
             for name in (RELAY, OURS):
                 target = f"warm-up-{name}-{number}"
                 compete(self.settings, CANDIDATES[name], self.settings.raw_topic, rides, target, keep=False)
         kept = [self._price_layout(layout, competing(candidates, layout), rides) for layout in layouts]
-        drop(kafka_config(self.settings), [topic for topic in kept[1:] if topic])
+        drop(make_kafka_config(self.settings), [topic for topic in kept[1:] if topic])
         return kept[0]
 
     def _price_layout(self, layout: str, candidates: list[Candidate], rides: int) -> str:
@@ -115,19 +115,19 @@ class Bench:
                         found = self._price(candidate, source, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
-                        self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
+                        self._progress.console.print(f"Left out {candidate.name}: {escape(str(error))}")
                     else:
                         self._note(results[candidate.name], found, number)
                         if candidate.name == OURS:
-                            drop(kafka_config(self.settings), [kept] if kept else [])
+                            drop(make_kafka_config(self.settings), [kept] if kept else [])
                             kept = target
                 self._progress.advance(bar)
         if source != self.settings.raw_topic:
-            drop(kafka_config(self.settings), [source])
+            drop(make_kafka_config(self.settings), [source])
         return kept
 
     def _price(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
-        # Our results are what the sinks are measured with.
+        # The sinks read Datastream's results.
         return compete(self.settings, candidate, source, rides, target, keep=candidate.name == OURS)
 
     def sinks(self, topic: str, parts: list[str]) -> None:
@@ -143,7 +143,7 @@ class Bench:
             self.results += results.values()
             bar = self._progress.add_task(part, total=self.rounds * len(works))
             if part == "index":
-                self._sink_pass("put_bare", job, 0)  # a new node's JVM has code to compile
+                self._sink_pass("put_bare", job, 0)  # warm up: the JVM of a new node compiles its code
             for number in range(1, self.rounds + 1):
                 for work in works:
                     self._progress.update(bar, description=f"{part}: {works[work]}")
@@ -153,7 +153,7 @@ class Bench:
     def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
         name = f"bench-{work.replace('_', '-')}-{number}"
         if work in SINKS["index"]:
-            apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
+            apply_template(make_elasticsearch_admin(self.settings), name, TEMPLATE)
         measured = self._sink(work, job | {"name": name})
         return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
 
@@ -162,16 +162,16 @@ class Bench:
         return run("benchmarks.sinks", work, json.dumps(job), environment=environment)
 
     def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
-        """How many rows the target holds; what is counted is deleted."""
+        """Count the rows in the target, and delete it."""
         if work in SINKS["index"]:
-            client = elasticsearch_admin(self.settings)
+            client = make_elasticsearch_admin(self.settings)
             client.indices.refresh(index=name)
             documents: int = client.count(index=name)["count"]
             client.indices.delete(index=name)
             client.indices.delete_index_template(name=name)
             return documents
         if work == "export":
-            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
+            blobs = make_storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
             return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
         if work.startswith("write_table"):
             file = folder / f"{name}.parquet"
@@ -190,14 +190,14 @@ class Bench:
 
 
 def competing(candidates: list[Candidate], layout: str) -> list[Candidate]:
-    """Who prices rides in a layout: all of them in the producer's, ours and the relay in any other."""
+    """The candidates that price a layout: all for the producer's, only Datastream and the relay for others."""
     return [it for it in candidates if layout == COMPACT or it.name in (OURS, RELAY)]
 
 
 def ratio(result: Result, results: list[Result]) -> float | None:
-    """How many times faster ours is in the same part and layout; None unless both moved all that they were given.
+    """Datastream's speed relative to a candidate's in the same part and layout; None unless both moved all messages.
 
-    The median of the ratios round by round: a machine whose speed drifts slows both of a round down.
+    It is the median of the ratios of each round, because a change in the machine's speed affects both in a round.
     """
     ours = next(it for it in results if (it.part, it.layout) == (result.part, result.layout))
     if not (ours.is_whole and result.is_whole):

@@ -1,4 +1,4 @@
-"""Who competes in pricing rides: the path of dag_compute_cost, a relay that only copies, and the peers."""
+"""The candidates in pricing rides: the tasks of dag_compute_cost, a relay that only copies, and the peers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks import data
 from benchmarks.measure import Measured, run
 from benchmarks.route import Route, dead_letters
 from infra.local.java import jars
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.settings import ROOT, Settings
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
@@ -24,11 +24,11 @@ Tasks = list[tuple[str, Measured]]
 
 
 class UnavailableError(Exception):
-    """A peer cannot be had here; the text says why."""
+    """A peer cannot run on this machine. The text says why."""
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One pass of one candidate: `messages` were found where they should be; memory is that of its largest task."""
+    """One pass of one candidate. `messages` are those in its target topics; memory is that of its largest task."""
 
     messages: int
     seconds: float
@@ -38,7 +38,7 @@ class Pass(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
+        """Messages per second."""
         return self.messages / self.seconds
 
     @classmethod
@@ -52,12 +52,13 @@ class Pass(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Moves the messages of a route; the tasks that it took, each a process of its own.
+    """A program that moves the messages of a route.
 
     Args:
-        at_most: a slow one is given so many messages, so that the whole stays within minutes.
-        targets: the topics that together hold what was moved to a route's target.
-        scratch: topics that it needs besides.
+        work: runs it; returns its tasks, each a separate process.
+        at_most: the most messages for a slow candidate, so that a pass takes minutes at most.
+        targets: the topics for the messages of a route's target.
+        scratch: other topics that it needs.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Candidate:
 
 
 def datastream(route: Route) -> Tasks:
-    """dag_compute_cost's three tasks, run after run, until ConsumeKafka finds nothing."""
+    """Run the three tasks of dag_compute_cost again and again until ConsumeKafka finds no message."""
     tasks: Tasks = []
     number = 0
     while True:
@@ -135,7 +136,7 @@ def _demand_peers() -> None:
 
 
 def airflow_environment(folder: Path) -> dict[str, str]:
-    """Airflow as its tasks' processes have it, except that importing it leaves nothing in the user's home."""
+    """The environment of Airflow's tasks, except that AIRFLOW_HOME is not in the user's home."""
     return {
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -160,12 +161,12 @@ CANDIDATES = {
 
 
 def compete(settings: Settings, candidate: Candidate, source: str, rides: int, target: str, *, keep: bool) -> Pass:
-    """Let a candidate price the first rides of a topic, and count what arrived; the topics are made for it.
+    """Price the first rides of a topic with a candidate, in new topics, and count the messages that arrived.
 
     Raises:
-        FailedError, UnavailableError: it could not.
+        FailedError, UnavailableError: the candidate failed or cannot run here.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     held = candidate.targets(target)
     every = [*held, *candidate.scratch(target)]
     data.create(config, every)

@@ -1,10 +1,10 @@
-"""How soon a ride is searchable.
+"""Measures freshness: the time from sending a ride until Elasticsearch finds it.
 
-Rides arrive steadily on a stack with Airflow, both DAGs on. A ride's ts is the moment at which the producer handed it
-to its Kafka client, by the producer's clock. Elasticsearch is asked every POLL_S seconds how many rides of each tenth
-of a second it finds; a ride's freshness is the time from the beginning of its tenth of a second until the first answer
-that counts it. So every ride is measured, none sampled, and the figures err by up to 0.1 s + POLL_S upwards. A poll
-asks for the number of documents first, which costs next to nothing, and for the rest only when that has changed.
+Rides arrive at a constant rate on a stack with Airflow and both DAGs. A ride's ts is the time when the producer passed
+it to its Kafka client. Every POLL_S seconds, a query counts the rides of each tenth of a second. A ride's freshness is
+the time from the start of its tenth until the first answer that counts it. So all rides are measured, and the figures
+are up to 0.1 s + POLL_S too high. A poll first reads the number of documents, which is cheap, and counts by tenth only
+if it has changed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from benchmarks.measure import FailedError
 from benchmarks.stacks import own_stack
 from infra.local.services.catalog import local_stack
 from jobs import airflow_api
-from jobs.clients import elasticsearch_admin, elasticsearch_client, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_elasticsearch_client, make_kafka_config
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 
 POLL_S = 0.2
 TICK_MS = 100
-# Without a further ride for so long after the last was sent, something is wrong that waiting does not mend.
+# Give up after this time without a new ride once the producer has ended.
 STALLED_S = 120
 
 
@@ -51,7 +51,7 @@ class Percentiles(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, counts: Counter[float]) -> Percentiles:
-        """Of values and how often each was seen."""
+        """The percentiles of values, given how often each was seen."""
         ordered = sorted(counts.items())
         totals = list(accumulate(count for _, count in ordered))
 
@@ -62,7 +62,7 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class Census:
-    """What Elasticsearch finds, poll by poll."""
+    """Counts the rides that Elasticsearch finds at each poll."""
 
     def __init__(self, client: Elasticsearch, index: str, since: datetime) -> None:
         self._client = client
@@ -96,7 +96,7 @@ class Census:
         self.rides = self._counted.total()
 
     def until_stamped(self, since: datetime) -> Counter[float]:
-        """Seconds from ts to agent_timestamp, to a tenth, of all rides sent since a moment."""
+        """Seconds from ts to agent_timestamp, in tenths, of all rides sent since a moment."""
         tick = {"fixed_interval": f"{TICK_MS}ms", "min_doc_count": 1}
         answer = self._client.search(
             index=self._index,
@@ -117,7 +117,7 @@ class Census:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One measurement."""
+    """The result of a freshness measurement."""
 
     seconds: int
     rate: int
@@ -132,7 +132,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
-    """Start a stack of its own and let rides arrive, `rate` a second; the first `warm_up` seconds do not count.
+    """Start a separate stack and send `rate` rides per second. The first `warm_up` seconds do not count.
 
     Raises:
         FailedError: not every ride became searchable.
@@ -143,24 +143,24 @@ def measure(console: Console, seconds: int, rate: int, warm_up: int) -> Found:
 
 
 def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int, warm_up: int) -> Found:
-    # While its shard is being made, searches fail.
-    elasticsearch_admin(settings).indices.create(index=settings.rides_index)
+    # Create the index now: searches fail while its shard is created.
+    make_elasticsearch_admin(settings).indices.create(index=settings.rides_index)
     started = datetime.now(UTC)
     counted_from = started + timedelta(seconds=warm_up)
     measured_from = counted_from.timestamp()
-    census = Census(elasticsearch_client(settings), settings.rides_index, started)
+    census = Census(make_elasticsearch_client(settings), settings.rides_index, started)
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--seed", "1", "--rate", str(rate)]
     command += ["--duration", str(warm_up + seconds), "--bootstrap-servers", settings.bootstrap_servers]
     command += ["--topic", settings.raw_topic]
     columns = (
-        TextColumn("rides searchable: {task.completed:,.0f}"),
+        TextColumn("searchable rides: {task.completed:,.0f}"),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
     )
     producer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with Progress(*columns, console=console) as progress:
-            bar = progress.add_task(f"at {rate:,} a second", total=None)
+            bar = progress.add_task(f"at {rate:,} per second", total=None)
             cpu: dict[str, float] = {}
             while producer.poll() is None:
                 census.poll()
@@ -170,8 +170,8 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
                 time.sleep(POLL_S)
             cores_used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu_seconds(settings).items()}
             if producer.returncode:
-                raise FailedError(f"The producer ended with {producer.returncode}: not every ride was delivered.")
-            sent = messages_in(kafka_config(settings), settings.raw_topic)
+                raise FailedError(f"The producer ended with exit code {producer.returncode}: rides were not delivered.")
+            sent = messages_in(make_kafka_config(settings), settings.raw_topic)
             deadline = time.monotonic() + STALLED_S
             while census.rides < sent:
                 before = census.rides
@@ -180,13 +180,14 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
                     deadline = time.monotonic() + STALLED_S
                 progress.update(bar, completed=census.rides)
                 if time.monotonic() > deadline:
-                    raise FailedError(f"{sent - census.rides} of {sent} rides are not searchable {STALLED_S} s later.")
+                    missing = sent - census.rides
+                    raise FailedError(f"{missing} of {sent} rides are not searchable: no progress for {STALLED_S} s.")
                 time.sleep(POLL_S)
     finally:
         producer.terminate()
         producer.wait()
     if census.rides != sent:
-        raise FailedError(f"{sent} rides were sent, {census.rides} are in Elasticsearch.")
+        raise FailedError(f"{sent} rides were sent, but {census.rides} are in Elasticsearch.")
     freshness: Counter[float] = Counter()
     for (sent_ms, seen_after), count in census.seen.items():
         if sent_ms / 1000 >= measured_from:
@@ -207,7 +208,7 @@ def _measure(settings: RidesSettings, console: Console, seconds: int, rate: int,
 
 
 def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
-    """Processor seconds of each service so far, with all that its processes have started and seen end."""
+    """The CPU seconds of each service so far, including its child processes."""
     spent: defaultdict[str, float] = defaultdict(float)
     for entry in local_stack(settings).status():
         if entry.state.pid:
@@ -221,7 +222,7 @@ def _cpu_seconds(settings: RidesSettings) -> dict[str, float]:
 
 
 def show(found: Found, console: Console) -> None:
-    table = _figures("seconds", "p50", "p95", "p99", "most")
+    table = _figures("seconds", "p50", "p95", "p99", "max")
     for name, it in (("sent → searchable", found.freshness), ("sent → agent_timestamp", found.until_stamped)):
         table.add_row(name, *(f"{value:.1f}" for value in (it.p50, it.p95, it.p99, it.most)))
     console.print(table)
@@ -231,16 +232,16 @@ def show(found: Found, console: Console) -> None:
         spans = (run.duration, run.duration_p95, run.overhead, run.pause, run.cycle)
         table.add_row(run.dag_id, *map(str, counts), *map(_two, spans))
     console.print(table)
-    table = _figures("task", "tries", "retried", "wait", "start-up", "of it parsing", "work", "work p95", "finish")
+    table = _figures("task", "tries", "retried", "wait", "start-up", "parsing in it", "work", "work p95", "finish")
     for task in found.tasks:
         phases = (task.wait, task.start_up, task.parse, task.work, task.work_p95, task.finish)
         table.add_row(f"{task.dag_id}.{task.task_id}", str(task.tries), str(task.retried), *map(_two, phases))
     console.print(table)
     used = ", ".join(f"{name} {cores:.2f}" for name, cores in found.cores_used.items())
     console.print(
-        f"{found.rides:,} rides, {found.rate:,} a second, {found.seconds} s. Medians of seconds, where not said "
-        f"otherwise. Cores used: {used}; together {sum(found.cores_used.values()):.2f} of {psutil.cpu_count()}. "
-        f"The polls took Elasticsearch {found.polls_ms_per_s:.0f} ms a second."
+        f"{found.rides:,} rides, {found.rate:,} per second, {found.seconds} s. Medians in seconds, except p95. "
+        f"Cores used: {used}; in all {sum(found.cores_used.values()):.2f} of {psutil.cpu_count()}. "
+        f"The polls took {found.polls_ms_per_s:.0f} ms per second in Elasticsearch."
     )
 
 

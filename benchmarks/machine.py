@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""Describes the machine on which the benchmark runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("apache-airflow-core", "confluent-kafka", "elasticsearch", "msgspec
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, cores, memory in GiB, operating system, versions, and the commit that was measured."""
+    """CPU, cores, memory in GiB, operating system, versions, and the measured commit."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 0,
@@ -39,7 +39,7 @@ def _cpu_model() -> str:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; `unknown` where it cannot be had."""
+    """The output of a command; `unknown` if it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,7 +1,6 @@
-"""The compute-and-publish path as dag_compute_cost runs it: one process per task, claim checks in between.
+"""Runs one task of dag_compute_cost, as Airflow does: `python -m benchmarks.path TASK ROUTE RUN URL`.
 
-`python -m benchmarks.path TASK ROUTE RUN URL` is one task; its answer is the URL of its manifest and how many messages
-there are.
+Its answer is the URL of its manifest and the number of messages.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
+# Not used here, but every task imports it: it is part of the memory, and it imports airflow/config.
 import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured
 from benchmarks.route import Route, dead_letters
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.publish import Outlet, publish
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import read_manifest
@@ -30,7 +29,7 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ConsumeKafka")
     config = {"bootstrap.servers": route.bootstrap_servers}
     limits = Limits.from_settings(Settings.model_construct())
-    with group_reader(config, route.source, route.target) as reader:
+    with open_group_reader(config, route.source, route.target) as reader:
         claimed = claim(config, reader, limits, topic_ids=TopicIds(_folder(route)), has_output=lambda _: False)
         if claimed.is_empty:
             return "", 0

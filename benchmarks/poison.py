@@ -11,7 +11,7 @@ from rich.progress import Progress
 from benchmarks.candidates import CANDIDATES, OURS, Pass, compete
 from benchmarks.data import create, drop, fill
 from benchmarks.measure import FailedError
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.rides.vertical import RidesSettings
 
 # One chunk: all messages are in one partition.
@@ -37,7 +37,7 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int) -> Poison:
     Raises:
         FailedError: the number of results and dead letters differs from the number of messages.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     passes: dict[str, list[Pass]] = {"good": [], "bad": []}
     sources = {kind: f"poison-{kind}" for kind in passes}
     create(config, [*sources.values()], partition_count=1)

@@ -1,7 +1,7 @@
-"""Messages that the contract of `rides_raw` forbids: one good ride, broken in one way.
+"""Invalid messages of `rides_raw`: a valid ride with one fault.
 
-The labels are the project's one enumeration of reasons (dead-letter headers and the ledger use the same strings).
-Where the text could be read as more than one fault, it is not here.
+The labels are the project's reasons: dead-letter headers and the ledger use the same strings. Each message has exactly
+one fault.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from ride_generator import Ride
 
-# Breaks a good ride; returns the message's value, None for a Kafka null. Leaves the ride as it is.
+# Returns the message value of a ride with a fault; None for a Kafka null. Does not change the ride.
 Fault = Callable[[Ride], bytes | None]
 
 AMOUNTS = ("duration_min", "price_base", "price_per_km", "price_per_min")
 POINTS = ("origin", "destination")
 FIELDS = ("ride_id", "ts", *POINTS, "comfort", *AMOUNTS)
 COORDINATES = tuple((point, axis) for point in POINTS for axis in ("lat", "lon"))
-# The path of every field of the contract, nested ones too.
+# The path of every field of the contract, including nested ones.
 PATHS: tuple[tuple[str, ...], ...] = (*((field,) for field in FIELDS), *COORDINATES)
 NUMBERS = (*((amount,) for amount in AMOUNTS), *COORDINATES)
 
@@ -33,7 +33,7 @@ def encode(ride: Ride) -> bytes:
 
 
 def every_fault(rng: random.Random) -> Iterator[tuple[str, Fault]]:
-    """Endless (label, fault): each round has every label once, in a new order, with one of its faults."""
+    """Endless pairs of label and fault: each round has every label once, in random order, with a random fault."""
     labels = list(FAULTS)
     while True:
         rng.shuffle(labels)
@@ -66,7 +66,7 @@ def _without(path: tuple[str, ...]) -> Fault:
 
 
 def _literal(path: tuple[str, ...], literal: str) -> Fault:
-    """The ride with a number written in a way that the encoder never writes."""
+    """The ride with a number in a form that the encoder never writes."""
     return lambda ride: encode(_with(ride, path, "LITERAL")).replace(b'"LITERAL"', literal.encode())
 
 
@@ -80,7 +80,7 @@ def _text(change: Callable[[str], str]) -> Fault:
 
 
 def _field_bytes(field: str, raw: bytes) -> Fault:
-    """The ride with raw bytes between the quotes of a field (one that the contract does not know, too)."""
+    """The ride with raw bytes between the quotes of a field, which may be unknown to the contract."""
     return lambda ride: encode({**ride, field: "RAW"}).replace(b'"RAW"', b'"' + raw + b'"')
 
 
@@ -97,7 +97,7 @@ def _negative(amount: str) -> Fault:
 
 
 def _overflowing(**amounts: float) -> Fault:
-    """Every amount finite, the price not."""
+    """The ride with finite amounts whose price is infinite."""
     return lambda ride: encode({**ride, **amounts})
 
 
@@ -109,7 +109,7 @@ FAULTS: dict[str, list[Fault]] = {
     "invalid_utf8": [
         _field_bytes("comfort", b"m\xe9dium"),  # Latin-1
         _field_bytes("comfort", b"medium\xe2\x82"),  # a character cut short
-        _field_bytes("driver", b"\xed\xa0\x80"),  # a surrogate, in a field that is going to be dropped
+        _field_bytes("driver", b"\xed\xa0\x80"),  # a surrogate, in an unknown field
         _field_bytes("driver", b"\xc0\xaf"),  # an overlong form
         lambda ride: b"\xff" + encode(ride),
     ],

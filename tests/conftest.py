@@ -15,7 +15,7 @@ from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 from tests.testkit.stack import Stack, make_topic_factory, start_guardian
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
@@ -44,7 +44,7 @@ def stack() -> Iterator[Stack]:
         guardian = start_guardian(state)
         try:
             local_stack(wanted).up(SERVICES)
-            settings = load(stack_settings())
+            settings = load(merge_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
                 settings=settings,

@@ -29,8 +29,8 @@ from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.services import airflow
 from infra.local.services.catalog import local_stack
-from jobs.airflow_api import signed_in
-from jobs.clients import elasticsearch_admin
+from jobs.airflow_api import sign_in
+from jobs.clients import make_elasticsearch_admin
 from jobs.errors import ServiceUnavailableError
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
@@ -85,7 +85,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
                     "gcs_prefix": f"round-{number}/",
                 }
             )
-            elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
+            make_elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
             with _load(os.cpu_count() or 1 if number % 2 else 0):
                 yield _round(here, rides)
 
@@ -136,7 +136,7 @@ def _stack() -> Iterator[Settings]:
 # Airflow on SQLite may let a writer wait for longer than the client does while its DAGs are parsed for the first time.
 @retry(retry=retry_if_exception_type(ServiceUnavailableError), stop=stop_after_delay(180), reraise=True)
 def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         where = f"{url.removesuffix('/dags')}/variables"
         for name in VARIABLES:
             body = {"key": name, "value": variables[name]}

@@ -1,4 +1,4 @@
-"""One ride at a time, as one writes it where no columns are at hand. No dependencies."""
+"""Prices one ride at a time, as straightforward code does. No dependencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def priced(ride: dict[str, Any], distance: Callable[[Point, Point], float] = hav
     """The ride with distance_km and price_total.
 
     Raises:
-        KeyError, TypeError, ValueError: it cannot be priced.
+        KeyError, TypeError, ValueError: the ride is invalid.
     """
     kilometres = distance(ride["origin"], ride["destination"])
     total = ride["price_base"] + kilometres * ride["price_per_km"] + ride["duration_min"] * ride["price_per_min"]

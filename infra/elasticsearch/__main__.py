@@ -22,7 +22,7 @@ from jobs.clients import ADMIN
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
 from jobs.sinks.elasticsearch import apply_template, explained
-from jobs.verticals import index_templates, stack_settings
+from jobs.verticals import list_index_templates, merge_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
 READY_S = 60
@@ -30,8 +30,8 @@ ROLES = Path(__file__).parent / "roles"
 
 
 def main() -> None:
-    settings = load(stack_settings())
-    templates = index_templates(settings)
+    settings = load(merge_settings())
+    templates = list_index_templates(settings)
     roles = read_roles(templates)
     client = sign_in(settings)
     with explained(client, "setting up users"):

@@ -28,12 +28,13 @@ from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
-from jobs.verticals import find_vertical, stack_settings
+from jobs.verticals import find_vertical, merge_settings
 
 NOT_RUNNING = 3
 
 app = typer.Typer(
-    help=f"{', '.join(service.title for service in SERVICES)} on this machine, without Docker, JDK or Maven. "
+    help="Run the services on this machine without Docker, JDK or Maven: "
+    f"{', '.join(service.title for service in SERVICES)}. "
     "Ports and the state folder come from .env (see .env.example).",
     no_args_is_help=True,
     add_completion=False,
@@ -58,7 +59,7 @@ def up(
     vertical: Vertical = "rides",
     timeout: Annotated[float, typer.Option(help="Seconds that each service has to become ready.", min=1)] = READY_S,
 ) -> None:
-    """Start services and wait until they are ready. Harmless to repeat; restarts what died."""
+    """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
     stack = local_stack(settings, console)
     names = _choose(stack, only, vertical)
@@ -97,7 +98,7 @@ def status() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop all services. Data stays. Harmless when nothing runs."""
+    """Stop all services. Data stays. Safe when nothing runs."""
     console.print("Stopped." if local_stack(_settings(), console).down() else "Nothing was running.")
 
 
@@ -156,7 +157,7 @@ def logs(
 
 
 def _settings() -> Settings:
-    return load(stack_settings())
+    return load(merge_settings())
 
 
 def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""The contract of a ride: what `rides_raw` may hold, and every reason for which a message is turned away.
+"""The contract of a ride: the valid messages of `rides_raw`, and the reasons to reject a message.
 
-`parse_ride` is the authority, one message at a time. `jobs.rides.pricing` decides the common cases column-wise
-and asks here for all others. The written form is infra/kafka/schemas/rides_raw.schema.json.
+`parse_ride` is the authority, one message at a time. `jobs.rides.pricing` handles the common cases column by column
+and calls it for all others. The JSON Schema is infra/kafka/schemas/rides_raw.schema.json.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COMFORTS = {
     "business": "high",
 }
 
-# RFC 3339 (section 5.6), with at most microseconds. Python's datetime knows no leap second, so :60 is turned away.
+# RFC 3339 (section 5.6) with at most microseconds. Python's datetime has no leap seconds, so :60 is rejected.
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
@@ -59,9 +59,9 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}
 
 
 class RejectedError(Exception):
-    """A message breaks the contract. Its arguments are a `Reason`, for machines, and a text for people.
+    """A message violates the contract. The arguments are a `Reason` for programs and a text for people.
 
-    What the text quotes of a message is written with !r: a lone surrogate could not be sent.
+    Parts of the message are quoted with !r, because a text with a lone surrogate cannot be sent.
     """
 
     @property
@@ -73,7 +73,7 @@ class RejectedError(Exception):
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A place: latitude in −90..90 and longitude in −180..180 degrees."""
+    """A point: latitude in −90..90 and longitude in −180..180 degrees."""
 
     lat: float
     lon: float
@@ -100,7 +100,7 @@ def parse_ride(value: bytes | None) -> Ride:
         The ride with ride_id in lower case, ts as `YYYY-MM-DDTHH:MM:SS.ffffffZ` and comfort without aliases.
 
     Raises:
-        RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
+        RejectedError: the first error in the bytes, in the JSON, or in the fields in the contract's order.
     """
     ride: dict[str, Any] = {}
     # Input and output objects by parent path; "" is the ride itself.
@@ -118,7 +118,8 @@ def normalise_timestamp(text: str) -> str:
     """Return an RFC 3339 time in UTC with six digits of a second.
 
     Raises:
-        RejectedError: not such a time, no offset, more than microseconds, or outside the years 0001–9999 in UTC.
+        RejectedError: not an RFC 3339 time, no offset, more than six digits of a second, or outside the years 0001–9999
+            in UTC.
     """
     if not _TIMESTAMP.fullmatch(text):
         raise RejectedError(
@@ -147,8 +148,8 @@ def _text(value: bytes | None) -> str:
 
 def _parse_object(text: str) -> dict[str, Any]:
     try:
-        # msgspec finds what is malformed in a fifth of the time. It rejects lone surrogates, and a number with a large
-        # exponent takes it 16 µs.
+        # msgspec detects malformed JSON five times as fast as json. Not used for escapes, because it rejects lone
+        # surrogates, and for large exponents, because each takes it 16 µs.
         if "\\" not in text and _LARGEST not in text:
             _decode_ride(text)
     except (msgspec.ValidationError, RecursionError):
@@ -178,11 +179,11 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _float(integer: str) -> float:
-    # Without the sum, -0 would be -0.0, which the fast decoder reads as 0.
+    # The sum turns -0.0 into 0.0, which is what msgspec returns for -0.
     return float(integer) + 0.0
 
 
-# How Python, JavaScript and C++ end the largest double, which some senders use for a missing value.
+# The end of the largest double as Python, JavaScript and C++ print it. Some senders use it for a missing value.
 _LARGEST = "e+308"
 _decode_ride = msgspec.json.Decoder(Ride).decode
 
@@ -191,7 +192,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Integers become floats at once: Python refuses to read very long ones as int.
+# Parse integers as floats: Python raises an error for very long ones.
 _decode = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
 ).decode
@@ -238,7 +239,7 @@ def _coordinate(degrees: float, path: str, limit: int) -> float:
 def _comfort(text: str, _: str) -> str:
     if comfort := COMFORTS.get(text):
         return comfort
-    raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
+    raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is not one of {', '.join(COMFORTS)}")
 
 
 def _amount(amount: float, path: str) -> float:

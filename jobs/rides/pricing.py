@@ -1,7 +1,7 @@
-"""Rides priced column-wise: messages of `rides_raw` in, outcomes out (`jobs.kafka.staged.OUTCOME_SCHEMA`).
+"""Price messages of `rides_raw` column by column; returns outcomes (`jobs.kafka.staged.OUTCOME_SCHEMA`).
 
-msgspec decodes each message, and its fields are checked one column at a time. A message with a fault, or that is not
-certain to be valid, goes to `parse_ride`: only it rejects messages and gives reasons.
+msgspec decodes each message, and its fields are checked one column at a time. A message that is not certain to be valid
+goes to `parse_ride`. Only `parse_ride` rejects messages and gives reasons.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.kafka.staged import outcome_batch
+from jobs.kafka.staged import make_outcome_batch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
 from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
 from jobs.rides.distance import Distance
@@ -48,14 +48,14 @@ class _Ride(Ride, frozen=True, gc=False, forbid_unknown_fields=False):
 
 
 _decode = msgspec.json.Decoder(_Ride).decode
-# Number of mandatory keys, nested ones included, and how many of them are equal to another.
+# The number of mandatory keys, including nested ones, and the number of those that repeat the name of another.
 _MANDATORY = [field.path for field in RAW_FIELDS if field.default is None]
 _KEYS = len({*_MANDATORY, *(path.partition(".")[0] for path in _MANDATORY)})
 _REPEATED_KEYS = len(_MANDATORY) - len({path.rpartition(".")[2] for path in _MANDATORY})
 
 
 class _Fault(NamedTuple):
-    """Why a message is rejected, with a stack trace for an unexpected error."""
+    """The reason to reject a message, with a stack trace for an unexpected error."""
 
     reason: Reason
     text: str
@@ -63,7 +63,7 @@ class _Fault(NamedTuple):
 
 
 class _Rides(NamedTuple):
-    """Good rides: the message of each, and its values (a batch of RIDES_SCHEMA)."""
+    """Valid rides: the row of each message, and its values (a batch of RIDES_SCHEMA)."""
 
     rows: Rows
     values: pa.RecordBatch
@@ -91,7 +91,7 @@ def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
         faults[row] = _Fault(Reason.NOT_FINITE, "price_total is too large a number")
     positions = _positions(count, np.flatnonzero(is_finite), rows[is_finite])
     row_faults = list(map(faults.get, range(count)))
-    return outcome_batch(
+    return make_outcome_batch(
         messages,
         keys=rides.column("ride_id").cast(pa.binary()).take(positions),
         values=_results(rides, distance_km, price_total).take(positions),
@@ -102,7 +102,7 @@ def price(messages: pa.RecordBatch, distance: Distance) -> pa.RecordBatch:
 
 
 def _read(messages: pa.BinaryArray) -> _Rides:
-    """Read the messages that `parse_ride` is certain to accept, and normalise them as it does."""
+    """Decode the messages that `parse_ride` is certain to accept, and normalise them as it does."""
     decoded = list(map(_try_decode, messages.to_pylist()))
     rows = np.flatnonzero([ride is not None for ride in decoded])
     repeats = _may_repeat_keys(messages if len(rows) == len(messages) else messages.take(pa.array(rows)))
@@ -131,11 +131,11 @@ def _try_decode(value: bytes | None) -> Ride | None:
 def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
     """Find decoded messages in which an object, at any level, may repeat a key.
 
-    msgspec keeps the last of repeated keys and does not compare the keys of unknown fields.
+    msgspec keeps the last of repeated keys and ignores the keys of unknown fields.
     """
     content, offsets = _buffers(messages)
-    # A key's colon follows its closing quote or white space; a colon in a string may, too. So the count is never below
-    # the number of keys. Each mandatory key is there at least once, so with no more than these none is repeated.
+    # The colon of a key follows its closing quote or white space, but so may a colon in a string. So the count is never
+    # below the number of keys. Each mandatory key occurs at least once, so a count of only these means no repetition.
     before, after = content[:-1], content[1:]
     keys = np.flatnonzero((after == ord(":")) & ((before == ord('"')) | (before <= ord(" "))))
     counts = np.diff(np.searchsorted(keys, offsets))
@@ -149,7 +149,7 @@ def _may_repeat_keys(messages: pa.BinaryArray) -> Mask:
 
 
 def _count_keys(message: bytes) -> int:
-    """Count the keys of all objects of a message, without repeated ones; 0 if it cannot be decoded."""
+    """Count the keys of all objects in a message, without repeated ones; 0 if it cannot be decoded."""
 
     def count(content: object) -> int:
         if isinstance(content, dict):
@@ -163,10 +163,10 @@ def _count_keys(message: bytes) -> int:
 
 
 def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
-    """Count keys of each message that certainly differ from all other keys in it.
+    """Count the keys of each message that certainly differ from all other keys in it.
 
-    A key's text is what stands between the quote before its colon and the quote before that one. Equal keys have equal
-    texts, unless one of the texts has a backslash: those are not counted.
+    The text of a key is between the quote before its colon and the quote before that one. Equal keys have equal texts,
+    unless a text has a backslash; those keys are not counted.
     """
     content, offsets = _buffers(messages)
     quotes = np.flatnonzero(content == ord('"')).astype(np.int32)
@@ -185,14 +185,14 @@ def _count_different_keys(messages: pa.BinaryArray) -> NDArray[np.uint8]:
 
 
 def _buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The bytes of all values, and the offsets in them: where each value begins, and where the last one ends."""
+    """The bytes of all values, and the offsets of their beginnings and of the last one's end."""
     _, offsets, content = values.buffers()
     edges = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     return np.frombuffer(content or b"", np.uint8)[edges[0] : edges[-1]], edges - edges[0]
 
 
 def _parse(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, _Fault]]:
-    """Parse each of `rows` with `parse_ride`; the good rides, and the faults of the others by row."""
+    """Parse each of `rows` with `parse_ride`; returns the valid rides, and the faults of the others by row."""
     parsed: dict[int, Ride] = {}
     faults: dict[int, _Fault] = {}
     for row, message in zip(rows.tolist(), messages.take(pa.array(rows)).to_pylist(), strict=True):
@@ -208,12 +208,12 @@ def _parse(messages: pa.BinaryArray, rows: Rows) -> tuple[_Rides, dict[int, _Fau
 
 
 def _utf8(text: str) -> str:
-    # A lone surrogate, which JSON may have as an escape, must not stop the batch that reports it.
+    # JSON can have a lone surrogate as an escape, which UTF-8 cannot encode.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def normalised_timestamps(ts: pa.StringArray) -> pa.StringArray:
-    """Times as `normalise_timestamp` returns them; null where it rejects."""
+    """Times as `normalise_timestamp` returns them; null for those that it rejects."""
     is_other = pc.invert(pc.match_substring_regex(ts, IS_TIMESTAMP))
     others = [_try_normalise_timestamp(text) for text in ts.filter(is_other).to_pylist()]
     return pc.replace_with_mask(ts, is_other, pa.array(others, pa.string())) if others else ts
@@ -242,7 +242,7 @@ def _fares(rides: pa.RecordBatch, distance: Distance) -> tuple[Numbers, Numbers]
 
 
 def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) -> pa.BinaryArray:
-    """Write rides as JSON, each number with the fewest digits that give the same double back.
+    """Write rides as JSON, each number with the fewest digits that parse to the same double.
 
     Normalised values need no escapes.
     """
@@ -253,7 +253,7 @@ def _results(rides: pa.RecordBatch, distance_km: Numbers, price_total: Numbers) 
 
 
 def _positions(count: int, positions: Rows, rows: Rows) -> pa.Int64Array:
-    """For each of `count` messages, the position of what belongs to it; null if it is not among `rows`."""
+    """For each of `count` messages, its position; null if the message is not in `rows`."""
     position = np.full(count, -1, dtype=np.int64)
     position[rows] = positions
     return pa.array(position, mask=position < 0)

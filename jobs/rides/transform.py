@@ -1,7 +1,7 @@
-"""TransformJSON's work: values of rides_result in, flat and stamped rows for the sinks out.
+"""TransformJSON's work: turn values of rides_result into flat rows with agent_timestamp for the sinks.
 
-`SINK_SCHEMA` is the one definition of what both sinks hold: Parquet as it is, Elasticsearch with each pair of
-coordinates joined to a geo_point (`documents`).
+`SINK_SCHEMA` is the one definition of a row in both sinks. Parquet has the same columns; in Elasticsearch, each pair of
+coordinates is a geo_point (`documents`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
-from jobs.parallel import prefetched
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
+from jobs.parallel import prefetch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
 from jobs.rides.contract import Reason
 from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, in_table_order, json_layout
@@ -38,7 +38,7 @@ SINK_SCHEMA = pa.schema(
 )
 # See `jobs.sinks.parquet.export`.
 REPETITIVE = tuple(field.column for field in SINK_FIELDS if field.is_repetitive)
-# The Z of a time is part of the layout.
+# The layout includes the Z of a time.
 _DOCUMENT, _DOCUMENT_END = json_layout(SINK_FIELDS, time_end='Z"')
 
 _LAST_MILLISECOND = 253_402_300_799_999
@@ -54,7 +54,7 @@ _MESSAGE_TYPES: dict[Kind, Any] = {
 
 
 def _define_result() -> type[msgspec.Struct]:
-    """A message of `rides_result`; unknown fields are ignored, so that a later version may add some."""
+    """Define the type of a message of `rides_result`. Unknown fields are ignored, so a later version may add some."""
     members: dict[str, Any] = {}
     for field in RESULT_FIELDS:
         place, _, name = field.path.rpartition(".")
@@ -76,7 +76,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     """Flatten and stamp every staged chunk.
 
     Returns:
-        URL and content of a manifest whose chunks hold rows of SINK_SCHEMA; its rejects are no rides_result.
+        URL and content of a manifest whose chunks hold rows of SINK_SCHEMA. Its rejects are invalid messages.
     """
     chunks: list[Chunk] = []
 
@@ -86,8 +86,8 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
         return msgspec.structs.replace(chunk, url=url, records=len(rows)), rejects
 
     def rejected() -> Iterator[pa.RecordBatch]:
-        # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
-        for _, (flat, rejects) in prefetched(flatten_chunk, manifest.chunks, ahead=2):
+        # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
+        for _, (flat, rejects) in prefetch(flatten_chunk, manifest.chunks, ahead=2):
             chunks.append(flat)
             yield rejects
 
@@ -100,8 +100,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
 def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Turn messages (MESSAGE_SCHEMA) of one partition into rows of SINK_SCHEMA and of REJECT_SCHEMA.
 
-    agent_timestamp is the time at which Kafka has the result from: whoever reads the message again, for either sink,
-    stamps the very same row.
+    agent_timestamp is the Kafka timestamp of the message, so every read, for either sink, gives the same row.
     """
     values = messages.column("value").fill_null(b"")
     results, is_result, faults = _read(values)
@@ -118,12 +117,12 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
         ],
         schema=SINK_SCHEMA,
     )
-    rejects = reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
+    rejects = make_reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
     return rows, rejects
 
 
 def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
-    """Decode values: the results (a batch of RESULTS_SCHEMA), which values they are, and the faults of the others."""
+    """Decode values; returns the results (RESULTS_SCHEMA), a mask of their values, and the faults of the others."""
     rides: list[msgspec.Struct] = []
     faults: list[str | None] = []
     for value in values.to_pylist():
@@ -139,25 +138,25 @@ def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list
     )
     decoded = np.flatnonzero([fault is None for fault in faults])
     for row in decoded[~is_canonical.to_numpy(zero_copy_only=False)].tolist():
-        faults[row] = "ride_id is not a UUID in lower case, or ts not a time in UTC with six digits of a second"
+        faults[row] = "ride_id is not a UUID in lower case, or ts is not a UTC time with six digits of a second"
     is_result = pa.array([fault is None for fault in faults], pa.bool_())
     return results.filter(is_canonical), is_result, [fault for fault in faults if fault is not None]
 
 
 def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
-    """Times of Kafka, held within the years 1970–9999: a foreign producer may have set any."""
+    """Kafka timestamps, clipped to the years 1970–9999: another producer may set any value."""
     kept = np.clip(milliseconds.to_numpy(), 0, _LAST_MILLISECOND)
     return pa.array(kept * 1000, pa.int64()).cast(_UTC)
 
 
 def documents(rows: pa.RecordBatch) -> pa.StringArray:
-    """Each row of SINK_SCHEMA as a JSON document for the index `rides`. Nothing in a row needs escaping."""
+    """Each row of SINK_SCHEMA as a JSON document for the index `rides`. No value needs escaping."""
     parts = [part for before, field in _DOCUMENT for part in (before, _text(rows.column(field.column)))]
     return pc.binary_join_element_wise(*parts, _DOCUMENT_END, "")
 
 
 def _text(column: pa.Array) -> pa.StringArray:
     if column.type == _UTC:
-        # Without its zone a time is printed as it is.
+        # Without a time zone, Arrow prints a time without an offset.
         return pc.replace_substring(pc.cast(column.cast(pa.timestamp("us")), pa.string()), " ", "T")
     return column if column.type == pa.string() else pc.cast(column, pa.string())

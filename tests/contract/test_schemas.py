@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, replay_headers
-from jobs.kafka.publish import error_headers
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, make_replay_headers
+from jobs.kafka.publish import make_error_headers
 from jobs.kafka.staged import REJECT_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
@@ -68,10 +68,10 @@ def test_dead_letter_headers_match_their_schema(reason: Reason, stage: str) -> N
 
     def letter(before: Headers, reason: str, stacktrace: str | None) -> dict[str, str]:
         row = {"offset": 0, "reason": reason, "message": text, "stacktrace": stacktrace}
-        (error,) = error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
+        (error,) = make_error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
         return {name: (value or b"").decode() for name, value in [*before, *origin.headers, *error]}
 
     validator.validate(letter([], reason, None))
-    validator.validate(letter(replay_headers(None), reason, text))
+    validator.validate(letter(make_replay_headers(None), reason, text))
     assert not validator.is_valid(letter([], "another", None))
     assert not validator.is_valid(letter([(REPLAYED, b"0")], reason, None))

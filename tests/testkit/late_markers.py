@@ -85,7 +85,7 @@ class DelayingProxy:
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
     """From the next commit on, hold markers until the end of the block or for `release_after_s` seconds."""
-    answered = transaction._answered
+    answered = transaction._call_with_timeout
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
         # Close it only now: before, the broker has to query the coordinator about the transaction.
@@ -98,7 +98,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
         answered(call, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "_answered", closing)
+        patch.setattr(transaction, "_call_with_timeout", closing)
         try:
             yield
         finally:
@@ -107,7 +107,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
-    """A Kafka whose markers the proxy can delay, and which checks for expired records and transactions twice a second."""
+    """A Kafka whose markers the proxy can delay. It checks for expired records and transactions twice a second."""
     wanted = isolated_settings()
     inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.settings import ROOT, Settings, load
-from jobs.verticals import declared_topics, stack_settings
+from jobs.verticals import load_declared_topics, merge_settings
 from tests.testkit.wait import until
 
 # Waits until this process ends in any way (pytest-timeout ends it at once), then stops the services that it left.
@@ -58,7 +58,7 @@ def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient({**config, "log_level": 2})  # silent when its broker stops
-    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
+    settings = {topic.setting: topic for topic in load_declared_topics(load(merge_settings()))}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"

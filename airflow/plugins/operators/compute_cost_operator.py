@@ -9,7 +9,7 @@ from operators.step_operator import StepOperator
 
 
 class ComputeCostOperator(StepOperator):
-    """Gives every staged ride its distance and its price, and every faulty message its reason."""
+    """Computes the distance and price of every staged ride, and the reason of every invalid message."""
 
     def step(self, manifest: Manifest, folder: Folder, settings: RidesSettings) -> tuple[str, Manifest]:
         from jobs.rides.compute import compute

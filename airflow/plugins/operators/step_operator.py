@@ -1,4 +1,4 @@
-"""A step between ConsumeKafka and what publishes or writes: staged messages in, staged outcomes out."""
+"""The base of the steps between ConsumeKafka and the tasks that publish or write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepOperator(DatastreamOperator):
 
     @abstractmethod
     def step(self, manifest: Manifest, folder: Folder, settings: Any) -> tuple[str, Manifest]:
-        """Do the work; URL and content of the manifest for the next task."""
+        """Process the chunks; returns URL and content of the manifest for the next task."""
 
     def work(self, context: Context, settings: Any) -> str:
         url, done = self.step(self.unfinished(self.staged), self.folder(context, settings), settings)

@@ -48,7 +48,7 @@ class Service:
         url: its address here.
         expected_at: the address that clients use. If it is not on this machine's port, nothing needs this service.
         build: makes its processes, and the secrets and private ports that they need. Called only for a start.
-        find_fault: why it is not ready, or None. A `requests.RequestException` that it raises is such a fault.
+        find_fault: why it is not ready, or None. A `requests.RequestException` counts as a fault.
         prepare: runs before the processes start: format a disk, migrate a database.
         finish: runs when the service is ready.
         check: findings for the preflight.

@@ -73,7 +73,7 @@ class Stack:
         return [service.name for service in self.choose(names) if service.is_expected_here(self._settings)]
 
     def up(self, names: Collection[str], ready_s: float = READY_S) -> None:
-        """Start services and wait until they are ready. Harmless to repeat.
+        """Start services and wait until they are ready. Safe to repeat.
 
         Leaves alone what runs with these settings, restarts what ended or runs with others. When it fails or is
         interrupted, it stops what it started.

@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
-from jobs.kafka.offsets import Bounds, bounds, partitions
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, open_consumer, translate_broker_errors
+from jobs.kafka.offsets import Bounds, list_partitions, read_bounds
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import delete_where, explained
 
@@ -53,8 +53,8 @@ def delete_expired(systems: Systems[RidesSettings], *, dry_run: bool) -> Expired
     if before is None:
         return None
     topic, index = settings.result_topic, settings.rides_index
-    with broker_errors(config, f"reading {topic}"), consumer(config, "retention") as client:
-        topic_bounds = bounds(config, client, topic, partitions(client, topic))
+    with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, "retention") as client:
+        topic_bounds = read_bounds(config, client, topic, list_partitions(client, topic))
         _check_longer_than_topic(settings, config)
     is_old: dict[str, Any] = {"range": {"agent_timestamp": {"lt": before.isoformat()}}}
     query = {"bool": {"filter": [is_old, _build_deleted_in_kafka_query(topic_bounds)]}}

@@ -22,7 +22,7 @@ import pytest
 
 from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
-from jobs.kafka.offsets import group_offsets
+from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
@@ -231,7 +231,7 @@ class Dags:
 
     def offsets(self, group: str) -> set[int | None]:
         topic = self.raw if group == "dag_compute_cost" else self.result
-        return set(group_offsets(self.stack.kafka, topic, group).values())
+        return set(read_group_offsets(self.stack.kafka, topic, group).values())
 
     def rows(self) -> list[tuple[int, int]]:
         """Partition and offset of each row in Parquet."""

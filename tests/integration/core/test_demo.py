@@ -17,7 +17,7 @@ import requests
 
 from infra.local.runner import ports
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,7 +55,7 @@ def run(state: Path) -> Iterator[Run]:
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
     # Nor must the .env of this checkout.
     defaults = {
-        name.upper(): str(field.default) for name, field in stack_settings().model_fields.items() if field.default
+        name.upper(): str(field.default) for name, field in merge_settings().model_fields.items() if field.default
     }
     environment = (
         inherited

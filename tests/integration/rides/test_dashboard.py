@@ -159,8 +159,8 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
         lambda rides: means(grouped(rides, minute), "distance_km"),
     ),
     ("average-price-per-minute", "all"): (
-        "average_price",
-        ["minute"],
+        "all_average_price",
+        ["all_minute"],
         lambda rides: means(grouped(rides, minute), "price_total"),
     ),
     ("average-price-per-minute", "by-comfort"): (

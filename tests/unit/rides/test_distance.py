@@ -99,5 +99,5 @@ def test_no_rows_give_no_distances(distance: Distance) -> None:
 def test_the_setting_selects_the_distance_method() -> None:
     assert distance_function("haversine") is haversine
     assert distance_function("geodesic") is geodesic
-    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is none of haversine, geodesic.*\.env"):
+    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is not one of haversine, geodesic.*\.env"):
         distance_function("crow")
