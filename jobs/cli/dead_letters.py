@@ -1,4 +1,4 @@
-"""Dead letters: the latest ones, and sending them back."""
+"""Dead letters: the read_latest ones, and sending them back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dlq(
     count: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the latest dead letters and the reason for each, newest first.
+    """Show the read_latest dead letters and the reason for each, newest first.
 
     JSON: topic; dead_letters: partition, offset, timestamp_ms, source, reason,
     message, replayed, key, value, headers. Bytes: text, or {"base64": …}.

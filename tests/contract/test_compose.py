@@ -386,7 +386,8 @@ def test_ports_are_published_on_the_loopback_and_configurable() -> None:
 
 
 def test_memory_is_limited_and_fits_the_budget() -> None:
-    limits = {name: mib(service["mem_limit"]) for name, service in services().items() if "profiles" not in service}
+    limits = {name: mib(service["mem_limit"]) for name, service in services().items()}
+    limits = {name: limit for name, limit in limits.items() if name in read_services(STACK)}
     staying = sum(limit for name, limit in limits.items() if name not in one_shots())
     assert staying + max(limits[name] for name in one_shots()) <= MAX_MIB, "one-shot services are gone soon"
     for name, variable in (("kafka", "KAFKA_HEAP_OPTS"), ("elasticsearch", "ES_JAVA_OPTS"), ("kafka-ui", "JAVA_OPTS")):

@@ -48,7 +48,7 @@ class Tail:
 
 
 def _headers(message: Message) -> Headers | None:
-    """None if a key is not UTF-8, which the client cannot read (see `jobs.kafka.dead_letter.headers_of_all`)."""
+    """None if a key is not UTF-8, which the client cannot read (see `jobs.kafka.dead_letter.read_all_headers`)."""
     try:
         (headers,) = map(Message.headers, [message])
     except (SystemError, UnicodeDecodeError):

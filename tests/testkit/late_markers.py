@@ -107,7 +107,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
-    """A Kafka whose markers the proxy can delay; it checks for expired records and transactions twice a second."""
+    """A Kafka whose markers the proxy can delay. It checks for expired records and transactions twice a second."""
     wanted = isolated_settings()
     inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties

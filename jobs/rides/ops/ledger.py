@@ -276,16 +276,16 @@ def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapsh
 
     topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
 
-    def read_all_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
+    def read_topic_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
         return [
             read_bounds(config, client, topic, list_partitions(client, topic), settle_s=settle_s) for topic in topics
         ]
 
-    read_all_bounds(SETTLE_S)
+    read_topic_bounds(SETTLE_S)
 
     def attempt() -> _Snapshot | None:
         before = read_groups()
-        topic_bounds = read_all_bounds()
+        topic_bounds = read_topic_bounds()
         return _Snapshot(*before, *topic_bounds) if read_groups() == before else None
 
     retry_until_equal = Retrying(
