@@ -107,7 +107,7 @@ def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
     except pa.ArrowInvalid as error:
         raise ConfigurationError(f"{url} is not a Parquet file ({error}). Move it elsewhere.") from error
     if not table.schema.equals(schema):
-        raise ConfigurationError(f"This pipeline did not write {url}: it has other columns. Move it elsewhere.")
+        raise ConfigurationError(f"{url} has other columns than this pipeline writes. Move it elsewhere.")
     return pa.concat_batches([pa.RecordBatch.from_pylist([], schema=schema), *table.to_batches()])
 
 

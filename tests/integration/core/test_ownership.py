@@ -131,7 +131,7 @@ def test_a_foreign_commit_of_the_same_offset_does_not_lose_the_plan(exporting: E
     first = exporting.staged()
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     commit_as_foreign_client(exporting, {1: 0})
-    with pytest.raises(OffsetsError, match=r"\[1\]: group .* is at 0, but not with the metadata"):
+    with pytest.raises(OffsetsError, match=r"\[1\]: group .* is at 0, but its metadata is not"):
         exporting.stage()
     exporting.set_offsets("kept")
     assert exporting.staged().claims == first.claims
@@ -201,7 +201,7 @@ def test_a_recreated_topic_is_distinguished_from_expired_offsets(pricing: Pricin
     pricing.has_output = True
     make_again(pricing, pricing.source)
     produce(pricing.config, pricing.source, rides(200))
-    remade = rf"{pricing.source} was deleted and recreated since group {pricing.group} worked on it"
+    remade = rf"{pricing.source} was deleted and recreated since group {pricing.group} read it"
     with pytest.raises(OffsetsError, match=rf"{remade}.*make offsets GROUP={pricing.group} TO=beginning"):
         pricing.stage()
     beginning, end = (
