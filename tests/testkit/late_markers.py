@@ -20,6 +20,7 @@ from infra.local.services import kafka
 from infra.local.services.catalog import local_stack
 from jobs.kafka import transaction
 from jobs.settings import LOOPBACK, Settings
+from tests.testkit.stack import guarded
 
 
 class DelayingProxy:
@@ -131,8 +132,6 @@ def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
 
     with pytest.MonkeyPatch.context() as patch, DelayingProxy(advertised, inter_broker) as proxy:
         patch.setattr(kafka, "_properties", with_proxy)
-        try:
+        with guarded(wanted.datastream_state):
             local_stack(wanted).up([kafka.NAME])
             yield wanted, proxy
-        finally:
-            local_stack(wanted).clean()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ def start_guardian(state: Path) -> subprocess.Popen[bytes]:
     """Start a process that stops the services of a state folder, and deletes it, when its standard input closes."""
     command = [sys.executable, "-c", GUARDIAN, str(state)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+
+
+@contextmanager
+def guarded(state: Path) -> Iterator[None]:
+    """Stop the services of a state folder and delete it afterwards, even if this process is killed meanwhile."""
+    guardian = start_guardian(state)
+    try:
+        yield
+    finally:
+        guardian.communicate(timeout=120)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import requests
 from infra.local.runner import ports
 from jobs.settings import ROOT
 from jobs.verticals import merge_settings
+from tests.testkit.stack import guarded
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -41,13 +41,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ds-demo-")).resolve()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with guarded(folder):
+        yield folder
 
 
 @pytest.fixture(scope="module")
-def run(state: Path) -> Iterator[Run]:
-    """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
+def run(state: Path) -> Run:
+    """Runs a command of the Makefile or of `python -m` on this stack."""
     kafka, elasticsearch, gcs, airflow = ports.find_free(4)
     # Variables that other tests set for their stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
@@ -81,10 +81,7 @@ def run(state: Path) -> Iterator[Run]:
         return done
 
     call.airflow_port = airflow  # type: ignore[attr-defined]
-    try:
-        yield call
-    finally:
-        call(sys.executable, "-m", "infra.local", "clean", "--yes", check=False)
+    return call
 
 
 @pytest.fixture(scope="module")
