@@ -15,8 +15,8 @@ from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import stack_settings
-from tests.testkit.stack import Stack, make_topic_factory, start_guardian
+from jobs.verticals import merge_settings
+from tests.testkit.stack import Stack, guarded, make_topic_factory
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
 
@@ -36,29 +36,23 @@ def stack() -> Iterator[Stack]:
     from google.cloud import storage
 
     wanted = isolated_settings(gcs_bucket="datastream-tests", poll_wait_s=1, chunk_records=100)
-    state = wanted.datastream_state
     variables = export_settings(wanted) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, guarded(wanted.datastream_state):
         for name, value in variables.items():
             patch.setenv(name, value)
-        guardian = start_guardian(state)
-        try:
-            local_stack(wanted).up(SERVICES)
-            settings = load(stack_settings())
-            assert settings.bootstrap_servers == wanted.bootstrap_servers
-            yield Stack(
-                settings=settings,
-                kafka={"bootstrap.servers": settings.bootstrap_servers},
-                elasticsearch=Elasticsearch(settings.es_url),
-                gcs=storage.Client(
-                    project="local",
-                    credentials=AnonymousCredentials(),
-                    client_options={"api_endpoint": settings.gcs_endpoint},
-                ),
-            )
-        finally:
-            local_stack(wanted).down()
-            guardian.communicate(timeout=60)
+        local_stack(wanted).up(SERVICES)
+        settings = load(merge_settings())
+        assert settings.bootstrap_servers == wanted.bootstrap_servers
+        yield Stack(
+            settings=settings,
+            kafka={"bootstrap.servers": settings.bootstrap_servers},
+            elasticsearch=Elasticsearch(settings.es_url),
+            gcs=storage.Client(
+                project="local",
+                credentials=AnonymousCredentials(),
+                client_options={"api_endpoint": settings.gcs_endpoint},
+            ),
+        )
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from benchmarks.stacks import own_stack
+from benchmarks.stacks import start_stack
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.services import airflow
 from infra.local.services.catalog import local_stack
-from jobs.airflow_api import signed_in
-from jobs.clients import elasticsearch_admin
+from jobs.airflow_api import sign_in
+from jobs.clients import make_elasticsearch_admin
 from jobs.errors import ServiceUnavailableError
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
@@ -85,7 +85,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
                     "gcs_prefix": f"round-{number}/",
                 }
             )
-            elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
+            make_elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
             with _load(os.cpu_count() or 1 if number % 2 else 0):
                 yield _round(here, rides)
 
@@ -126,7 +126,7 @@ def _stack() -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
         patch.setenv("POLL_WAIT_S", "1")
-        with own_stack(RIDES.services, console) as settings:
+        with start_stack(RIDES.services, console) as settings:
             variables = export_settings(settings)
             _set_variables(settings, variables)
             _jobs(variables, "unpause")
@@ -136,7 +136,7 @@ def _stack() -> Iterator[Settings]:
 # Airflow on SQLite may let a writer wait for longer than the client does while its DAGs are parsed for the first time.
 @retry(retry=retry_if_exception_type(ServiceUnavailableError), stop=stop_after_delay(180), reraise=True)
 def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         where = f"{url.removesuffix('/dags')}/variables"
         for name in VARIABLES:
             body = {"key": name, "value": variables[name]}

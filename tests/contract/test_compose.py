@@ -18,7 +18,7 @@ import yaml
 from infra.docker import environment
 from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
 BASE = ROOT / "infra" / "docker-base.yml"
@@ -231,7 +231,7 @@ def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() 
 
 
 def test_every_compose_variable_is_in_the_example_and_every_setting_is_used() -> None:
-    settings = {name.upper() for name in stack_settings().model_fields}
+    settings = {name.upper() for name in merge_settings().model_fields}
     assert used_variables() <= set(example())
     assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 
@@ -386,7 +386,8 @@ def test_ports_are_published_on_the_loopback_and_configurable() -> None:
 
 
 def test_memory_is_limited_and_fits_the_budget() -> None:
-    limits = {name: mib(service["mem_limit"]) for name, service in services().items() if "profiles" not in service}
+    limits = {name: mib(service["mem_limit"]) for name, service in services().items()}
+    limits = {name: limit for name, limit in limits.items() if name in read_services(STACK)}
     staying = sum(limit for name, limit in limits.items() if name not in one_shots())
     assert staying + max(limits[name] for name in one_shots()) <= MAX_MIB, "one-shot services are gone soon"
     for name, variable in (("kafka", "KAFKA_HEAP_OPTS"), ("elasticsearch", "ES_JAVA_OPTS"), ("kafka-ui", "JAVA_OPTS")):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from uuid import uuid4
 
 import pyarrow.parquet as pq
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import scan
 from google.cloud import storage
 
 from tests.faults.audit import Document, Row
-from tests.testkit.kafka import Config, Record, settle
+from tests.testkit.kafka import Config, Record, open_reader, read_to_end, settle
 from tests.testkit.wait import DEADLINE_S
 
 
@@ -32,47 +30,12 @@ class TopicReader:
             AssertionError: a transaction stays open, or a partition did not come to its end.
         """
         settle(self._config, self._topic)
-        consumer = Consumer(
-            {
-                **self._config,
-                "group.id": f"audit-{uuid4()}",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "auto.offset.reset": "error",
-                "log_level": 2,
-            }
-        )
-        records: list[Record] = []
-        try:
-            partitions = consumer.list_topics(self._topic, timeout=DEADLINE_S).topics[self._topic].partitions
-            starts = {partition: self._positions.get(partition, 0) for partition in partitions}
-            consumer.assign([TopicPartition(self._topic, partition, start) for partition, start in starts.items()])
-            left, deadline = set(partitions), time.monotonic() + DEADLINE_S
-            while left:
-                assert time.monotonic() < deadline, f"partitions {left} of {self._topic} did not end"
-                for message in consumer.consume(10_000, timeout=0.1):
-                    deadline = time.monotonic() + DEADLINE_S
-                    error = message.error()
-                    if error is None:
-                        records.append(
-                            Record(
-                                message.key(), message.value(), message.headers(), message.partition(), message.offset()
-                            )
-                        )
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        left.discard(message.partition())
-                    else:
-                        raise KafkaException(error)
-            self._positions = {
-                position.partition: position.offset for position in consumer.position(consumer.assignment())
-            }
-        finally:
-            consumer.close()
-        self._positions = {
-            partition: max(position, starts[partition]) for partition, position in self._positions.items()
-        }
-        return sorted(records, key=lambda record: (record.partition, record.offset))
+        with open_reader(self._config) as consumer:
+            if not self._positions:
+                partitions = consumer.list_topics(self._topic, timeout=DEADLINE_S).topics[self._topic].partitions
+                self._positions = dict.fromkeys(partitions, 0)
+            records, self._positions = read_to_end(consumer, self._topic, self._positions)
+        return records
 
 
 def documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> dict[str, Document]:

@@ -30,7 +30,7 @@ OUTCOMES = {
     "Wrote ": "wrote the same objects",
     "Indexed ": "wrote the same documents",
     "Staged ": "staged, for nobody",
-    "Transformed ": "transformed, for nobody",
+    "Processed ": "processed, for nobody",
     "Committed ": "committed",
     "Task killed!": "was ended by Airflow",
 }

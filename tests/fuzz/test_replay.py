@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.kafka.dead_letter import headers_of
-from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.dead_letter import read_headers
+from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.rides.vertical import REPLAY_GROUP
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
@@ -103,9 +103,9 @@ def test_dead_letters_with_unreadable_headers_are_kept(stack: Stack, topics: dic
     replayed = replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS)
     assert (replayed.sent.total(), replayed.foreign) == (0, 2)
     assert len(letters.new()) == 2
-    for message in latest(stack.kafka, dlq, 2):
-        assert headers_of(message) is None
-        assert headers_of(message) is None, "what the client keeps of them would crash the interpreter"
+    for message in read_latest(stack.kafka, dlq, 2):
+        assert read_headers(message) is None
+        assert read_headers(message) is None, "what the client keeps of them would crash the interpreter"
 
 
 def last_of(record: Record, name: str) -> str:

@@ -27,7 +27,7 @@ from infra.docker.preflight import PORTS
 from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 from tests.testkit.wait import until
 
 HEALTHY_WITHIN_S = 180
@@ -42,7 +42,7 @@ class Stack:
     def __init__(self) -> None:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
         # An empty value means the default and overrides the .env of this checkout. Other settings are set explicitly.
-        development = {name.upper(): str(field.default) for name, field in stack_settings().model_fields.items()}
+        development = {name.upper(): str(field.default) for name, field in merge_settings().model_fields.items()}
         ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {

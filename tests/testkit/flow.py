@@ -18,16 +18,16 @@ from jobs.clients import Systems
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.commit import Rejects, commit_offsets
-from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets, group_reader
+from jobs.kafka.offsets import SETTLE_S, Committed, open_group_reader, read_group_offsets
 from jobs.kafka.publish import Outlet, Published, publish
-from jobs.kafka.set_offsets import Move, look, set_offsets
+from jobs.kafka.set_offsets import Move, preview_moves, set_offsets
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
-from jobs.rides.export import Backlog, backlog, put_gcs
+from jobs.rides.export import Backlog, put_gcs, read_backlog
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
@@ -42,7 +42,7 @@ SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
 def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
     """Set a group's offsets as `make offsets` does, or to offsets by partition."""
-    wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
+    wanted = preview_moves(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
     if isinstance(to, dict):
         moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
         wanted = msgspec.structs.replace(wanted, moves=moves)
@@ -74,13 +74,13 @@ class Flow:
         move(self.config, self.source, self.group, to, self.topic_ids)
 
     def offsets(self) -> dict[int, int | None]:
-        return group_offsets(self.config, self.source, self.group)
+        return read_group_offsets(self.config, self.source, self.group)
 
     def dead_letters(self) -> list[Record]:
         return read_all(self.config, self.dlq)
 
     def stage(self, wait_s: float = 0, *, settle_s: float | None = None, is_planned: bool = False) -> Manifest | None:
-        with group_reader(self.config, self.source, self.group) as reader:
+        with open_group_reader(self.config, self.source, self.group) as reader:
             claimed = claim(
                 self.config,
                 reader,
@@ -102,18 +102,18 @@ class Flow:
 def held_when_forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of messages that the client holds each time before it frees acknowledged ones."""
     held: list[int] = []
-    forget_delivered = GroupWriter.forget_delivered
+    free_delivered = GroupWriter.free_delivered
 
     def counting(writer: GroupWriter) -> None:
         held.append(len(writer._producer))
 
         def is_empty() -> bool:
-            forget_delivered(writer)
+            free_delivered(writer)
             return len(writer._producer) == 0
 
         until(is_empty, "forgetting what was delivered")
 
-    monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
+    monkeypatch.setattr(GroupWriter, "free_delivered", counting)
     return held
 
 
@@ -168,7 +168,7 @@ class Exporting(Flow):
         self.commit(staged)
 
     def backlog(self, max_age_s: float = 300, *, settle_s: float = 0) -> Backlog:
-        return backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
+        return read_backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
 
     def objects(self) -> dict[str, bytes]:
         """The objects under the prefix by name."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.testkit.wait import DEADLINE_S, until
@@ -106,6 +115,14 @@ def read_all(config: Config, topic: str) -> list[Record]:
 
 def read_visible(config: Config, topic: str) -> list[Record]:
     """The messages of a topic before the first open transaction of each partition, by partition and offset."""
+    with open_reader(config) as consumer:
+        partitions = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
+        return read_to_end(consumer, topic, dict.fromkeys(partitions, OFFSET_BEGINNING))[0]
+
+
+@contextmanager
+def open_reader(config: Config) -> Iterator[Consumer]:
+    """A consumer of committed messages, for `read_to_end`."""
     consumer = Consumer(
         {
             **config,
@@ -115,32 +132,47 @@ def read_visible(config: Config, topic: str) -> list[Record]:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 10,
+            "receive.message.max.bytes": 1_000_000_000,
+            "log_level": 2,
         }
     )
     try:
-        left = set(consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions)
-        lows = {
-            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=DEADLINE_S)[0]
-            for partition in left
-        }
-        consumer.assign([TopicPartition(topic, partition, low) for partition, low in lows.items()])
-        records = []
-        deadline = time.monotonic() + DEADLINE_S
-        while left:
-            assert time.monotonic() < deadline, f"partitions {left} of {topic} did not end"
-            for message in consumer.consume(10_000, timeout=0.1):
-                error = message.error()
-                if error is None:
-                    records.append(
-                        Record(message.key(), message.value(), message.headers(), message.partition(), message.offset())
-                    )
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())
-                else:
-                    raise KafkaException(error)
+        yield consumer
     finally:
         consumer.close()
-    return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def read_to_end(consumer: Consumer, topic: str, starts: Mapping[int, int]) -> tuple[list[Record], dict[int, int]]:
+    """Read partitions from these offsets to their ends.
+
+    Returns:
+        The messages by partition and offset, and the end of each partition.
+    """
+    consumer.assign([TopicPartition(topic, *start) for start in starts.items()])
+    records: list[Record] = []
+    ends: dict[int, int] = {}
+    while len(ends) < len(starts):
+        message = consumer.poll(DEADLINE_S)
+        assert message is not None, f"{topic}: no message for {DEADLINE_S} s, and only {sorted(ends)} have ended"
+        error = message.error()
+        if error is None:
+            content = message.key(), message.value(), _read_headers(message)
+            records.append(Record(*content, message.partition(), message.offset()))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ends[message.partition()] = message.offset()
+        else:
+            raise KafkaException(error)
+    consumer.unassign()
+    return sorted(records, key=lambda record: (record.partition, record.offset)), ends
+
+
+def _read_headers(message: Message) -> Headers | None:
+    """None if a key is not UTF-8, which the client cannot read (see `jobs.kafka.dead_letter.read_all_headers`)."""
+    try:
+        (headers,) = map(Message.headers, [message])
+    except (SystemError, UnicodeDecodeError):
+        return None
+    return headers
 
 
 def commit(config: Config, group: str, topic: str, offsets: Mapping[int, int]) -> None:

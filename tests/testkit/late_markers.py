@@ -20,6 +20,7 @@ from infra.local.services import kafka
 from infra.local.services.catalog import local_stack
 from jobs.kafka import transaction
 from jobs.settings import LOOPBACK, Settings
+from tests.testkit.stack import guarded
 
 
 class DelayingProxy:
@@ -85,7 +86,7 @@ class DelayingProxy:
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
     """From the next commit on, hold markers until the end of the block or for `release_after_s` seconds."""
-    answered = transaction._answered
+    answered = transaction._call_with_timeout
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
         # Close it only now: before, the broker has to query the coordinator about the transaction.
@@ -98,7 +99,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
         answered(call, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "_answered", closing)
+        patch.setattr(transaction, "_call_with_timeout", closing)
         try:
             yield
         finally:
@@ -107,7 +108,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
-    """A Kafka whose markers the proxy can delay, which checks for expired records and transactions twice a second."""
+    """A Kafka whose markers the proxy can delay. It checks for expired records and transactions twice a second."""
     wanted = isolated_settings()
     inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties
@@ -131,8 +132,6 @@ def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
 
     with pytest.MonkeyPatch.context() as patch, DelayingProxy(advertised, inter_broker) as proxy:
         patch.setattr(kafka, "_properties", with_proxy)
-        try:
+        with guarded(wanted.datastream_state):
             local_stack(wanted).up([kafka.NAME])
             yield wanted, proxy
-        finally:
-            local_stack(wanted).clean()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from jobs.kafka.staged import Chunk
 from jobs.rides.distance import haversine
 from jobs.rides.transform import SINK_SCHEMA
-from jobs.sinks.parquet import export, object_name
+from jobs.sinks.parquet import export, name_object
 from ride_generator import CITIES, make_rides, spread
 
 START = datetime(2026, 1, 5, 22, tzinfo=UTC)
@@ -52,4 +52,4 @@ def put(client: Any, bucket: str, prefix: str, rows: list[dict[str, Any]], topic
     batch = pa.RecordBatch.from_pylist(rows, SINK_SCHEMA)
     offsets = [row["kafka_offset"] for row in rows]
     chunk = Chunk(0, min(offsets), max(offsets), len(rows), 0, "")
-    return export(client, bucket, batch, lambda hour: object_name(prefix, topic, chunk, hour))
+    return export(client, bucket, batch, lambda hour: name_object(prefix, topic, chunk, hour))

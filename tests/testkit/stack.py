@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from jobs.settings import ROOT, Settings, load
-from jobs.verticals import declared_topics, stack_settings
+from jobs.verticals import load_declared_topics, merge_settings
 from tests.testkit.wait import until
 
 # Waits until this process ends in any way (pytest-timeout ends it at once), then stops the services that it left.
@@ -30,6 +31,16 @@ def start_guardian(state: Path) -> subprocess.Popen[bytes]:
     """Start a process that stops the services of a state folder, and deletes it, when its standard input closes."""
     command = [sys.executable, "-c", GUARDIAN, str(state)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+
+
+@contextmanager
+def guarded(state: Path) -> Iterator[None]:
+    """Stop the services of a state folder and delete it afterwards, even if this process is killed meanwhile."""
+    guardian = start_guardian(state)
+    try:
+        yield
+    finally:
+        guardian.communicate(timeout=120)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient({**config, "log_level": 2})  # silent when its broker stops
-    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
+    settings = {topic.setting: topic for topic in load_declared_topics(load(merge_settings()))}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"

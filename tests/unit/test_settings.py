@@ -14,9 +14,9 @@ from jobs.cli import ledger as ledger_command
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, load
 from jobs.settings import Settings as CoreSettings
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
-Settings = stack_settings()
+Settings = merge_settings()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka import claim
 from jobs.kafka.claim import Limits, holds_dead_letters, holds_results
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.transaction import GroupWriter
 from tests.testkit.flow import Exporting, Pricing, Sinking
 from tests.testkit.kafka import Raw, aborted, produce
@@ -59,11 +59,11 @@ def test_output_is_not_checked_when_offsets_exist(pricing: Pricing) -> None:
 
 def test_results_and_dead_letters_count_as_output(pricing: Pricing) -> None:
     def holds(topic: str) -> bool:
-        with consumer(pricing.config, "looker") as client:
+        with open_consumer(pricing.config, "looker") as client:
             return holds_results(pricing.config, client, topic)
 
     def holds_dead(source: str, dag_id: str = "dag_compute_cost") -> bool:
-        with consumer(pricing.config, "looker") as client:
+        with open_consumer(pricing.config, "looker") as client:
             return holds_dead_letters(pricing.config, client, pricing.dlq, source, dag_id)
 
     assert not holds(pricing.result)
@@ -80,7 +80,7 @@ def test_results_and_dead_letters_count_as_output(pricing: Pricing) -> None:
 def test_aborted_messages_do_not_count_as_output(pricing: Pricing) -> None:
     """A killed first publish must not stop the next run with "its output exists"."""
     aborted(pricing.config, pricing.result, rides(5))
-    with consumer(pricing.config, "looker") as client:
+    with open_consumer(pricing.config, "looker") as client:
         assert not holds_results(pricing.config, client, pricing.result)
 
 
@@ -188,14 +188,14 @@ def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> Non
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
     """Let another worker act after a planner has read the topic and before it commits its plan."""
-    real = claim.group_writer
+    real = claim.open_group_writer
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(claim, "group_writer", real)
+        monkeypatch.setattr(claim, "open_group_writer", real)
         other()
         return real(*arguments)
 
-    monkeypatch.setattr(claim, "group_writer", late)
+    monkeypatch.setattr(claim, "open_group_writer", late)
 
 
 def test_a_zombie_planner_cannot_move_offsets_back(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,15 +223,15 @@ def test_a_zombie_planner_adopts_the_newer_plan(exporting: Exporting, monkeypatc
 
 def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     produce(exporting.config, exporting.source, results(40))
-    committed = GroupWriter.committed
+    committed = GroupWriter.read_committed
 
     def asleep(writer: GroupWriter) -> Any:
         offsets = committed(writer)
-        monkeypatch.setattr(GroupWriter, "committed", committed)
+        monkeypatch.setattr(GroupWriter, "read_committed", committed)
         exporting.run()
         return offsets
 
-    monkeypatch.setattr(GroupWriter, "committed", asleep)
+    monkeypatch.setattr(GroupWriter, "read_committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         exporting.stage()
     assert sum(offset or 0 for offset in exporting.offsets().values()) == 40

@@ -22,7 +22,7 @@ import pytest
 
 from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
-from jobs.kafka.offsets import group_offsets
+from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
@@ -231,7 +231,7 @@ class Dags:
 
     def offsets(self, group: str) -> set[int | None]:
         topic = self.raw if group == "dag_compute_cost" else self.result
-        return set(group_offsets(self.stack.kafka, topic, group).values())
+        return set(read_group_offsets(self.stack.kafka, topic, group).values())
 
     def rows(self) -> list[tuple[int, int]]:
         """Partition and offset of each row in Parquet."""
@@ -533,8 +533,8 @@ def test_hooks_read_their_connections(airflow: None, stack: Stack, monkeypatch: 
     extra = {"bootstrap.servers": "a:1", "group.id": "shared", "enable.auto.commit": False, "client.id": "me"}
     name = f"kafka_{uuid4().hex[:6]}"
     monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
-    assert KafkaHook(name).config() == {"bootstrap.servers": "a:1", "client.id": "me"}
-    assert KafkaHook("kafka_local").config()["bootstrap.servers"] == stack.bootstrap_servers
+    assert KafkaHook(name).read_config() == {"bootstrap.servers": "a:1", "client.id": "me"}
+    assert KafkaHook("kafka_local").read_config()["bootstrap.servers"] == stack.bootstrap_servers
     assert ElasticsearchHook("es_local").get_conn.info()["version"]["number"].startswith("9.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,8 @@ import requests
 
 from infra.local.runner import ports
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
+from tests.testkit.stack import guarded
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -41,13 +41,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ds-demo-")).resolve()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with guarded(folder):
+        yield folder
 
 
 @pytest.fixture(scope="module")
-def run(state: Path) -> Iterator[Run]:
-    """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
+def run(state: Path) -> Run:
+    """Runs a command of the Makefile or of `python -m` on this stack."""
     kafka, elasticsearch, gcs, airflow = ports.find_free(4)
     # Variables that other tests set for their stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
@@ -55,7 +55,7 @@ def run(state: Path) -> Iterator[Run]:
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
     # Nor must the .env of this checkout.
     defaults = {
-        name.upper(): str(field.default) for name, field in stack_settings().model_fields.items() if field.default
+        name.upper(): str(field.default) for name, field in merge_settings().model_fields.items() if field.default
     }
     environment = (
         inherited
@@ -81,10 +81,7 @@ def run(state: Path) -> Iterator[Run]:
         return done
 
     call.airflow_port = airflow  # type: ignore[attr-defined]
-    try:
-        yield call
-    finally:
-        call(sys.executable, "-m", "infra.local", "clean", "--yes", check=False)
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from jobs.errors import OffsetsError, ServiceUnavailableError
 from jobs.kafka.claim import Limits
 from jobs.kafka.scan import Claim
 from jobs.kafka.staged import Manifest
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import parse_ride
 from jobs.settings import ROOT
-from ride_faults import every_fault
+from ride_faults import draw_faults
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing, held_when_forgotten
 from tests.testkit.kafka import Raw, aborted, java_partition, produce, read_all, read_visible, send, transactional
@@ -66,7 +66,7 @@ def assert_once(pricing: Pricing, sent: list[Raw]) -> None:
 
 def test_valid_invalid_and_duplicate_messages_balance(pricing: Pricing) -> None:
     good = [encode(made) for made in islice(make_rides(NEW_YORK, 7, now), 200)]
-    faults = list(islice(every_fault(random.Random(7)), 140))
+    faults = list(islice(draw_faults(random.Random(7)), 140))
     broken = [(label, fault(made)) for (label, fault), made in zip(faults, make_rides(NEW_YORK, 8, now), strict=False)]
     sent = [Raw(value, json.loads(value)["ride_id"].encode()) for value in [*good, *good[:25]]]
     sent += [Raw(value, b"%d" % number, [("label", label.encode())]) for number, (label, value) in enumerate(broken)]
@@ -337,16 +337,16 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
     sent = rides(50)
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    committed = GroupWriter.committed
+    committed = GroupWriter.read_committed
 
     def asleep(writer: GroupWriter) -> Any:
         """The zombie has read the old offsets when it falls asleep."""
         offsets = committed(writer)
-        monkeypatch.setattr(GroupWriter, "committed", committed)
+        monkeypatch.setattr(GroupWriter, "read_committed", committed)
         assert pricing.publish(computed).results == 50
         return offsets
 
-    monkeypatch.setattr(GroupWriter, "committed", asleep)
+    monkeypatch.setattr(GroupWriter, "read_committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         pricing.publish(computed)
     assert_once(pricing, sent)
@@ -576,7 +576,7 @@ def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     sent = [raw._replace(partition=0) for raw in [*rides(5), *(Raw(b"bad", b"k") for _ in range(5))]]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
         with writer.transaction({0: 10}):
             writer.send_all(pricing.result, [{"key": b"k", "value": b"v"}])
             writer.send(pricing.dlq, b"k", b"v", [])

@@ -23,11 +23,11 @@ from infra.local.services import kafka
 from jobs.clients import Systems
 from jobs.kafka import offsets, transaction
 from jobs.kafka.claim import Limits
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import bounds, held_back
-from jobs.kafka.replay import count_replayable, latest, replay
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.offsets import list_held_back, read_bounds
+from jobs.kafka.replay import count_replayable, read_latest, replay
+from jobs.kafka.transaction import open_group_writer
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
@@ -87,8 +87,10 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
 
 def held(pipeline: Pipeline, topic: str) -> int:
     """How many offsets readers cannot see."""
-    with consumer(pipeline.stack.kafka, "looker") as client:
-        return sum(part.count for part in held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6))))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return sum(
+            part.count for part in list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6)))
+        )
 
 
 def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
@@ -163,7 +165,7 @@ def test_dead_letters_are_replayed_right_after_their_commit(pipeline: Pipeline, 
     pipeline.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
         pipeline.pricing.run()
-        sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+        sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
         arguments = pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1
         assert count_replayable(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 5
@@ -175,7 +177,7 @@ def test_dead_letters_and_traces_are_found_right_after_their_commit(pipeline: Pi
     produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
     pipeline.pricing.run()
     with ThreadPoolExecutor(1) as pool:
-        letters = pool.submit(latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
+        letters = pool.submit(read_latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
         traces = trace(Systems(pipeline.settings), sent["ride_id"])
         assert [place.place for place in traces] == [pipeline.pricing.source, pipeline.pricing.result]
         assert [letter.value() for letter in letters.result()] == [b"bad"]
@@ -228,7 +230,7 @@ def test_an_abandoned_transaction_is_aborted_after_its_timeout(pipeline: Pipelin
     assert transaction._TRANSACTION_TIMEOUT_S == 20
     assert not any("abort.timed.out" in name for name in kafka.BROKER), "Kafka's default is 10 s"
     config, pricing = pipeline.stack.kafka, pipeline.pricing
-    with group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
+    with open_group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
         writer._producer.begin_transaction()
         writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
         assert writer._producer.flush(DEADLINE_S) == 0
@@ -251,7 +253,7 @@ def old_records(config: dict[str, Any], topic: str, count: int) -> None:
 
 
 def low(config: dict[str, Any], topic: str) -> int:
-    with consumer(config, "looker") as client:
+    with open_consumer(config, "looker") as client:
         watermarks: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
         return watermarks[0]
 

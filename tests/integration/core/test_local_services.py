@@ -24,6 +24,7 @@ from infra.local.runner import ports, processes, supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
 from jobs.settings import ROOT, Settings
+from tests.testkit.stack import guarded
 from tests.testkit.wait import until
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
@@ -35,11 +36,9 @@ BACK_S = 45
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     # A path with a space.
     chosen = isolated_settings(tmp_path_factory.mktemp("local services"))
-    try:
+    with guarded(chosen.datastream_state):
         local_stack(chosen).up(SERVICES)
         yield chosen
-    finally:
-        local_stack(chosen).down()
 
 
 def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka import claim, offsets, publish, topics, transaction
-from jobs.kafka.topics import Topic, alter, apply, declared
+from jobs.kafka.topics import Topic, alter, apply, load_topics
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 from tests.testkit.flow import Pricing
@@ -36,7 +36,7 @@ def names(fresh_name: Callable[[str], str]) -> dict[str, str]:
 
 @pytest.fixture
 def wanted(names: dict[str, str]) -> list[Topic]:
-    return declared(
+    return load_topics(
         TOPICS,
         RidesSettings(**{setting.lower(): name for setting, name in names.items()}),
     )

@@ -18,6 +18,7 @@ from infra.local.isolation import isolated_settings
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.testkit.kafka import Raw, produce, read_all
 from tests.testkit.rides import encode
+from tests.testkit.stack import guarded
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -67,12 +68,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     subprocess.run(["make", ".venv-notes/.stamp"], cwd=root, check=True, timeout=120)
     settings = isolated_settings(gcs_bucket="datastream", poll_wait_s=1)
     made = Copy(root, settings)
-    try:
+    with guarded(settings.datastream_state):
         made.run("infra.local", "up", "--vertical", "notes")
         yield made
-    finally:
-        made.run("infra.local", "down")
-        shutil.rmtree(settings.datastream_state, ignore_errors=True)
 
 
 def test_commands_include_the_new_vertical(copy: Copy) -> None:

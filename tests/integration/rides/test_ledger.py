@@ -17,10 +17,10 @@ from confluent_kafka.admin import AdminClient
 from infra.local.environment import export_settings
 from infra.local.java import jars, runtime
 from jobs.clients import Systems
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import Lag, read_lag
-from jobs.kafka.offsets import HeldBack, bounds, held_back
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.offsets import HeldBack, list_held_back, read_bounds
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.kafka.replay import replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops import reprocess
@@ -121,7 +121,7 @@ def test_a_missing_or_extra_object_is_reported(pipeline: Pipeline, fault: str) -
 def test_replayed_dead_letters_are_counted_separately(pipeline: Pipeline) -> None:
     pipeline.send(good=5, bad=3)
     pipeline.run()
-    sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+    sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 3
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 0
     pipeline.pricing.run()
@@ -188,8 +188,8 @@ def open_transaction(pipeline: Pipeline, topic: str) -> Iterator[str]:
 
 
 def held(pipeline: Pipeline, topic: str) -> list[HeldBack]:
-    with consumer(pipeline.stack.kafka, "looker") as client:
-        return held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6)))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6)))
 
 
 @pytest.mark.parametrize("place", ["raw", "result", "dlq"])
@@ -207,7 +207,7 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
         (part,) = ledger.held_back
         assert (part.topic, part.partition, part.count) == (topic, 3, 1)
         assert part.first >= first
-        (line,) = explained(pipeline.stack.kafka, ledger.held_back)
+        (line,) = describe_held_back(pipeline.stack.kafka, ledger.held_back)
         assert line == f"{topic}[3]: 1 offsets from {part.first} on, by the transactional id {name}"
         if place != "dlq":
             group = pipeline.pricing.group if place == "raw" else pipeline.sinking.group
@@ -218,11 +218,11 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
 def test_without_the_kafka_tool_the_command_is_shown(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     parts = [HeldBack("rides_result", 3, 120, 7)]
-    held, who = explained(pipeline.stack.kafka, parts)
+    held, who = describe_held_back(pipeline.stack.kafka, parts)
     assert held == "rides_result[3]: 7 offsets from 120 on"
     assert "kafka-transactions.sh --bootstrap-server" in who
     assert "describe-producers --topic rides_result --partition 3" in who
-    assert explained(pipeline.stack.kafka, []) == []
+    assert describe_held_back(pipeline.stack.kafka, []) == []
 
 
 def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) 
     produce(pipeline.stack.kafka, pipeline.pricing.dlq, foreign)
     ledger = pipeline.ledger()
     assert (ledger.dlq, ledger.foreign, ledger.faults, ledger.exit_code) == (2, 3, [], 0)
-    sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+    sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
     done = replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
     window = reprocess.parse_window("2026-01-01", "2026-02-01")

@@ -169,7 +169,7 @@ def of_others() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [(b"no parquet", "is no Parquet file"), (of_others(), "its columns are others")]
+    ("content", "fault"), [(b"no parquet", "is not a Parquet file"), (of_others(), "has other columns")]
 )
 def test_a_foreign_object_is_reported_by_name(sinks: Sinks, content: bytes, fault: str) -> None:
     name = f"{sinks.exporting.prefix}mine.parquet"
@@ -184,7 +184,7 @@ KILLED = """
     from jobs import __main__ as command_line
     from jobs.rides.ops import reindex as module
 
-    calls, actions = 0, module.actions
+    calls, make_bulk_lines = 0, module.make_bulk_lines
 
     def blocking(*arguments):
         global calls
@@ -192,9 +192,9 @@ KILLED = """
         if calls == 4:  # now the first one is indexed
             Path(sys.argv[1]).touch()
             time.sleep(600)
-        return actions(*arguments)
+        return make_bulk_lines(*arguments)
 
-    module.actions, module._BULK_ROWS = blocking, 10
+    module.make_bulk_lines, module._BULK_ROWS = blocking, 10
     command_line.app(["reindex"])
 """
 

@@ -24,7 +24,7 @@ from jobs import airflow_api
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.kafka import lag
-from jobs.kafka.offsets import metadata_text
+from jobs.kafka.offsets import encode_metadata
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
@@ -460,4 +460,4 @@ def test_plans_fit_the_offset_metadata() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
     ends = module.format_positions(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
-    assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096
+    assert len(encode_metadata("zbwYara2T1+hraYqPqBAhg", plan)) < 4096

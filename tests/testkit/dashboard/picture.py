@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from infra.kibana.saved_objects import Key, SavedObject, key
 from jobs.errors import ConfigurationError, DatastreamError
-from jobs.sinks.elasticsearch import explained
+from jobs.sinks.elasticsearch import translate_errors
 from tests.testkit.dashboard.queries import Json, Rides, Row, lens_layers, map_layers
 
 WIDTH_PX, ROW_PX = 1_440, 20
@@ -63,7 +63,7 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
         raise ConfigurationError(
             f"The picture is drawn by a browser, and none of {', '.join(BROWSERS)} is on the PATH."
         )
-    with explained(client, f"reading {index} for the picture"):
+    with translate_errors(client, f"reading {index} for the picture"):
         content, height = page(latest(client, index), objects)
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder, "dashboard.html"), Path(folder, "dashboard.png")

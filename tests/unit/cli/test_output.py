@@ -154,7 +154,7 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> None:
         build(3, f'{{"note": "{NASTY}"}}'.encode() + b"\xff", **ours, exception_message=f"bad {NASTY}"),
         build(4, None, topic="theirs", partition="x", exception_class_name="Error"),
     ]
-    monkeypatch.setattr(replay, "latest", lambda config, topic, count: messages[:count])
+    monkeypatch.setattr(replay, "read_latest", lambda config, topic, count: messages[:count])
 
 
 @pytest.mark.usefixtures("dead")
@@ -252,7 +252,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Zones:
         printer(step, "", Answer(1, names, ((2, LABEL, 40.6459, -73.7886, 1_234_567, 0.25, 15_951_749.25),)))
         return {}
 
-    monkeypatch.setattr(zones, "storage_client", lambda settings: None)
+    monkeypatch.setattr(zones, "make_storage_client", lambda settings: None)
     monkeypatch.setattr(zones, "write_report_page", lambda console: console.print("Wrote the page"))
     monkeypatch.setattr(zones_run, "open_engine", lambda *_: nullcontext(SimpleNamespace(title="a fake engine")))
     monkeypatch.setattr(zones_run, "prepare", lambda *_: "a fake file")

@@ -27,7 +27,7 @@ from infra.local.runner.start import sort_into_waves
 from infra.local.services.catalog import SERVICES, local_stack
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, Settings
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
 from tests.testkit.wait import until
 
 NAMES = [service.name for service in SERVICES]
@@ -67,7 +67,7 @@ def test_services_start_after_those_that_they_depend_on() -> None:
 
 @pytest.mark.parametrize("declared", SERVICES, ids=NAMES)
 def test_a_service_names_settings_and_services_that_exist(declared: Service) -> None:
-    fields = stack_settings().model_fields
+    fields = merge_settings().model_fields
     assert {declared.setting.lower(), *declared.isolation} <= fields.keys()
     assert set(declared.after) < set(NAMES)
     assert f"{declared.setting}=" in (ROOT / ".env.example").read_text()
@@ -97,7 +97,7 @@ def test_verticals_need_services_that_exist() -> None:
     ],
 )
 def test_only_services_that_clients_expect_here_are_local(changes: dict[str, str], absent: set[str]) -> None:
-    settings = stack_settings().model_construct(**changes)
+    settings = merge_settings().model_construct(**changes)
     assert set(local_stack(settings).find_local(NAMES)) == set(NAMES) - absent
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import ConfigurationError
-from jobs.rides.distance import MEAN_EARTH_RADIUS_KM, Distance, distance_function, geodesic, haversine
+from jobs.rides.distance import MEAN_EARTH_RADIUS_KM, Distance, find_distance_function, geodesic, haversine
 
 Place = tuple[float, float]
 HALF_WAY_ROUND = math.pi * MEAN_EARTH_RADIUS_KM
@@ -97,7 +97,7 @@ def test_no_rows_give_no_distances(distance: Distance) -> None:
 
 
 def test_the_setting_selects_the_distance_method() -> None:
-    assert distance_function("haversine") is haversine
-    assert distance_function("geodesic") is geodesic
-    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is none of haversine, geodesic.*\.env"):
-        distance_function("crow")
+    assert find_distance_function("haversine") is haversine
+    assert find_distance_function("geodesic") is geodesic
+    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is not one of haversine, geodesic.*\.env"):
+        find_distance_function("crow")

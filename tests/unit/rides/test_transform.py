@@ -20,7 +20,7 @@ from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest
 from jobs.rides.contract import Reason
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
-from jobs.rides.transform import SINK_SCHEMA, documents, flatten, transform
+from jobs.rides.transform import SINK_SCHEMA, flatten, make_documents, transform
 from jobs.settings import ROOT
 from tests.testkit.rides import encode, messages, result, ride
 
@@ -170,7 +170,7 @@ results = st.fixed_dictionaries(
 def test_a_document_is_its_row_in_json(contents: list[dict[str, Any]]) -> None:
     rows, rejects = flatten(messages([encode(content) for content in contents], 5, SENT_AT), 4)
     assert len(rejects) == 0
-    made = [json.loads(document) for document in documents(rows).to_pylist()]
+    made = [json.loads(document) for document in make_documents(rows).to_pylist()]
     assert made == [
         {**content, "agent_timestamp": STAMP, "kafka_partition": 4, "kafka_offset": 5 + number}
         for number, content in enumerate(contents)
@@ -179,7 +179,7 @@ def test_a_document_is_its_row_in_json(contents: list[dict[str, Any]]) -> None:
 
 def test_documents_match_the_index_template() -> None:
     rows, _ = flatten(messages([encode(result())]), 4)
-    (document,) = map(json.loads, documents(rows).to_pylist())
+    (document,) = map(json.loads, make_documents(rows).to_pylist())
     mapping = TEMPLATE["template"]["mappings"]
     assert mapping["dynamic"] == "strict"
     assert set(document) == set(mapping["properties"])
