@@ -108,7 +108,7 @@ AS_JSON = $(if $(JSON),--json)
 topics: install-tools  ## Create the topics of infra/kafka/topics, report differences; APPLY=1 alters them
 	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
-template: install-tools  ## Apply the Elasticsearch index templates
+template: install-tools  ## Apply the Elasticsearch index templates, create missing indices
 	@$(PY) -m jobs template
 
 bucket: install-tools  ## Create the bucket in the emulator; on Google Cloud, check that it exists

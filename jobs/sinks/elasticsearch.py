@@ -82,6 +82,25 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
             ) from error
 
 
+def create_index(client: Elasticsearch, index: str) -> None:
+    """Create an empty index from its template, unless an index or an alias has that name.
+
+    Kibana shows an error for a data view that matches no index, but "No results" for an empty index. It is safe to run
+    in several processes at the same time.
+
+    Raises:
+        ServiceUnavailableError: it could not be created.
+    """
+    with explained(client, f"creating index {index}"):
+        if client.indices.exists(index=index):
+            return
+        try:
+            client.indices.create(index=index)
+        except BadRequestError as error:
+            if error.message != "resource_already_exists_exception":
+                raise
+
+
 def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
     """See that an index, or the template that will make it, has the mapping of a file. Needs no right to change either.
 

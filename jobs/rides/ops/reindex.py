@@ -24,7 +24,7 @@ from jobs.rides.ops.retention import compute_expiry
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, documents, flatten
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
-from jobs.sinks.elasticsearch import actions, apply_template, bulk, explained
+from jobs.sinks.elasticsearch import actions, apply_template, bulk, create_index, explained
 from jobs.sinks.parquet import check_bucket, objects, read_rows
 
 _READ_AHEAD = 8  # objects read in parallel
@@ -66,6 +66,7 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
     index, expiry = settings.rides_index, compute_expiry(settings)
     check_bucket(systems.gcs, settings.bucket)
     apply_template(elasticsearch, index, TEMPLATE)
+    create_index(elasticsearch, index)
     done = Reindexed()
     # Offsets are read before objects: a row that is exported in between is read twice, never missed.
     topic_bounds, claims = _find_unexported(systems)
