@@ -1,4 +1,4 @@
-"""Set up Elasticsearch's users, roles, index templates and indices: `python -m infra.elasticsearch`. Harmless to repeat.
+"""Set up Elasticsearch's users, roles, templates and indices: `python -m infra.elasticsearch`. Harmless to repeat.
 
 Each file in `roles/` is the body of Elasticsearch's role API. Two things are added to it: an entry of `indices` without
 `names` covers the indices of all verticals, and each role gets a user of the same name. The password of datastream_x
