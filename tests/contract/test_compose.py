@@ -385,7 +385,7 @@ def test_versions_match_the_packages_and_jars() -> None:
 
 def test_requirement_sets_pin_the_same_versions() -> None:
     versions: dict[str, set[str]] = defaultdict(set)
-    for name in ("tools", "image", "local", "dev"):
+    for name in ("tools", "image", "local", "ui", "dev"):
         for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
             if match := re.match(r"([a-z0-9._-]+)==([^ ;\\]+)( ; [^\\]+)?", line):
                 versions[match[1] + (match[3] or "").strip()].add(match[2])
