@@ -1,1 +1,1 @@
-"""How fast rides move, measured on this machine: `make bench`."""
+"""Benchmarks of the pipeline: `make bench`."""

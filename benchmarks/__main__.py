@@ -1,4 +1,4 @@
-"""Measures how fast rides move, and what they move beside: `make bench`."""
+"""Measures the pipeline and its peers: `make bench`."""
 
 from __future__ import annotations
 
@@ -15,91 +15,99 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from benchmarks import aims, freshness, poison, scale
-from benchmarks.bench import SINKS, Bench, Result, ratio
+from benchmarks.bench import SINKS, Bench, Result, compute_ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
 from benchmarks.layouts import COMPACT, LAYOUTS
-from benchmarks.machine import machine
+from benchmarks.machine import describe_machine
 from benchmarks.measure import FailedError
-from benchmarks.stacks import own_stack, wide_console
+from benchmarks.stacks import make_console, start_stack
 from jobs.settings import Settings, load
 
-console = wide_console()
+console = make_console()
 
 PARTS = ("price", *SINKS, "scale", "poison", "freshness")
 
 
-class Found(msgspec.Struct):
-    """All that was measured, and why a part or peer is missing."""
+class Measurements(msgspec.Struct):
+    """All measurements, and why parts or peers were left out."""
 
     results: list[Result] = msgspec.field(default_factory=list)
     scale: scale.Scale | None = None
     poison: poison.Poison | None = None
-    freshness: freshness.Found | None = None
+    freshness: freshness.Freshness | None = None
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[aims.Peer, float | None]:
-        return {(it.part, it.layout, it.name): ratio(it, self.results) for it in self.results}
+        results = self.results
+        return {(result.part, result.layout, result.name): compute_ratio(result, results) for result in results}
 
     @property
     def aims(self) -> list[aims.Aim]:
-        ours = next((it for it in self.results if it.name == OURS and it.layout == COMPACT and it.is_whole), None)
-        found = aims.of_results(ours.rate if ours else None, self.ratios)
-        found += aims.of_scale(self.scale) if self.scale else []
-        found += aims.of_poison(self.poison) if self.poison else []
-        return found + (aims.of_freshness(self.freshness) if self.freshness else [])
+        ours = [
+            result for result in self.results if (result.name, result.layout) == (OURS, COMPACT) and result.is_whole
+        ]
+        all_aims = aims.make_result_aims(ours[0].rate if ours else None, self.ratios)
+        all_aims += aims.make_scale_aims(self.scale) if self.scale else []
+        all_aims += aims.make_poison_aims(self.poison) if self.poison else []
+        return all_aims + (aims.make_freshness_aims(self.freshness) if self.freshness else [])
 
 
 def main(
     *,
     rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
-    rounds: Annotated[int, typer.Option(help="Passes of each, in turn.", min=1)] = 3,
-    faulty: Annotated[float, typer.Option(help="Share of bad messages.", min=0, max=1)] = 0.01,
+    rounds: Annotated[int, typer.Option(help="Passes of each candidate, in turn.", min=1)] = 3,
+    faulty: Annotated[float, typer.Option(help="Share of invalid messages.", min=0, max=1)] = 0.01,
     part: Annotated[
-        list[str] | None, typer.Option(help=f"What to measure; repeat for several: {', '.join(PARTS)}.")
+        list[str] | None, typer.Option(help=f"Part to measure, repeatable: {', '.join(PARTS)}. Default: all.")
     ] = None,
     peer: Annotated[
-        list[str] | None, typer.Option(help=f"Who competes in pricing; repeat for several: {', '.join(CANDIDATES)}.")
+        list[str] | None, typer.Option(help=f"Peer in pricing, repeatable: {', '.join(CANDIDATES)}. Default: all.")
     ] = None,
     layout: Annotated[
         list[str] | None,
-        typer.Option(help=f"Of pricing: how rides are written; repeat for several: {', '.join(LAYOUTS)}."),
+        typer.Option(help=f"JSON layout of the rides to price, repeatable: {', '.join(LAYOUTS)}. Default: all."),
     ] = None,
-    largest: Annotated[int, typer.Option(help="Of scale: the largest size.", min=scale.SIZES[0])] = scale.SIZES[-1],
-    seconds: Annotated[int, typer.Option(help="Of freshness: how long rides are measured.", min=10)] = 180,
-    rate: Annotated[int, typer.Option(help="Of freshness: rides a second.", min=1)] = 1000,
-    warm_up: Annotated[int, typer.Option(help="Of freshness: seconds before that do not count.", min=0)] = 60,
+    largest: Annotated[int, typer.Option(help="scale: largest number of rides.", min=scale.SIZES[0])] = scale.SIZES[-1],
+    seconds: Annotated[int, typer.Option(help="freshness: seconds to measure.", min=10)] = 180,
+    rate: Annotated[int, typer.Option(help="freshness: rides per second.", min=1)] = 1000,
+    warm_up: Annotated[int, typer.Option(help="freshness: seconds of warm-up, not measured.", min=0)] = 60,
 ) -> None:
-    """Measure, print tables, write .local/bench.json.
+    """Measure, print tables and write .local/bench.json.
 
-    All parts but freshness share one broker and its rides; freshness has a stack of its own, with Airflow.
+    All parts except freshness share one broker and its rides. freshness starts its own stack with Airflow.
     """
     parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
     for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
         if unknown := sorted(set(names) - set(known)):
-            raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
-    found = Found()
-    conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": machine()}
+            raise typer.BadParameter(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
+    measurements = Measurements()
+    conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": describe_machine()}
     if {*parts} - {"freshness"}:
-        # For the sinks alone, the results of one layout are enough.
-        layouts = [it for it in LAYOUTS if it in layouts] if "price" in parts else [COMPACT]
-        _on_one_broker(found, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest)
-        path = _write(found, conditions)
+        # The sinks need the results of one layout only.
+        layouts = [name for name in LAYOUTS if name in layouts] if "price" in parts else [COMPACT]
+        _measure_on_one_broker(
+            measurements, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest
+        )
+        path = _write(measurements, conditions)
     if "freshness" in parts:
         try:
-            found.freshness = freshness.measure(console, seconds, rate, warm_up)
+            measurements.freshness = freshness.measure(console, seconds, rate, warm_up)
         except FailedError as error:
-            found.left_out["freshness"] = str(error)
-        path = _write(found, conditions)
-    _print(found)
-    console.print(f"{faulty:.0%} of {rides:,} rides are bad; medians of {rounds}. Wrote {path}", soft_wrap=True)
-    if {*found.left_out} & {*PARTS} or not all(it.is_whole for it in found.results if it.name not in found.left_out):
+            measurements.left_out["freshness"] = str(error)
+        path = _write(measurements, conditions)
+    _print(measurements)
+    console.print(
+        f"{faulty:.0%} of {rides:,} messages are invalid; medians of {rounds} passes. Wrote {path}", soft_wrap=True
+    )
+    measured = [result for result in measurements.results if result.name not in measurements.left_out]
+    if {*measurements.left_out} & {*PARTS} or not all(result.is_whole for result in measured):
         raise typer.Exit(1)
 
 
-def _on_one_broker(
-    found: Found,
+def _measure_on_one_broker(
+    measurements: Measurements,
     parts: Collection[str],
     peers: Collection[str],
     layouts: list[str],
@@ -109,37 +117,42 @@ def _on_one_broker(
     faulty: float,
     largest: int,
 ) -> None:
-    # Ours is what all are compared with, and what the sinks work on.
-    candidates = [it for name, it in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)]
+    # Datastream always runs: the others are compared with it, and the sinks read its results.
+    candidates = [
+        candidate for name, candidate in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)
+    ]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    sinks = [it for it in SINKS if it in parts]
+    sinks = [name for name in SINKS if name in parts]
     services = ("kafka", "elasticsearch", "gcs") if sinks else ("kafka",)
-    with own_stack(services, console) as settings, Progress(*columns, console=console) as bars:
+    with start_stack(services, console) as settings, Progress(*columns, console=console) as bars:
         fill(settings, rides, faulty)
         if sinks or "price" in parts:
             bench = Bench(settings, bars, rounds)
-            found.results, found.left_out = bench.results, bench.left_out
+            measurements.results, measurements.left_out = bench.results, bench.left_out
             topic = bench.price(candidates, rides, layouts)
             if sinks:
-                bench.sinks(topic, sinks)
+                bench.measure_sinks(topic, sinks)
         if "scale" in parts:
             try:
-                found.scale = scale.measure(settings, bars, rounds, largest)
+                measurements.scale = scale.measure(settings, bars, rounds, largest)
             except FailedError as error:
-                found.left_out["scale"] = str(error)
+                measurements.left_out["scale"] = str(error)
         if "poison" in parts:
             try:
-                found.poison = poison.measure(settings, bars, rounds)
+                measurements.poison = poison.measure(settings, bars, rounds)
             except FailedError as error:
-                found.left_out["poison"] = str(error)
+                measurements.left_out["poison"] = str(error)
 
 
-def _write(found: Found, conditions: dict[str, object]) -> Path:
+def _write(measurements: Measurements, conditions: dict[str, object]) -> Path:
     document = {
         **conditions,
-        **msgspec.to_builtins(found, str_keys=True),
-        "results": [{**msgspec.to_builtins(it), "ratio": ratio(it, found.results)} for it in found.results],
-        "aims": [{**msgspec.to_builtins(it), "reached": it.reached} for it in found.aims],
+        **msgspec.to_builtins(measurements, str_keys=True),
+        "results": [
+            {**msgspec.to_builtins(result), "ratio": compute_ratio(result, measurements.results)}
+            for result in measurements.results
+        ],
+        "aims": [{**msgspec.to_builtins(aim), "reached": aim.reached} for aim in measurements.aims],
     }
     path = load(Settings).datastream_state / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,23 +160,23 @@ def _write(found: Found, conditions: dict[str, object]) -> Path:
     return path
 
 
-def _print(found: Found) -> None:
-    if found.results:
-        _print_results(found.results)
-    if found.scale:
-        scale.show(found.scale, console)
-    if found.poison:
-        poison.show(found.poison, console)
-    if found.freshness:
-        freshness.show(found.freshness, console)
-    aims.show(found.aims, console)
-    for name, why in found.left_out.items():
-        console.print(f"{name} is left out: {escape(why)}", soft_wrap=True)
+def _print(measurements: Measurements) -> None:
+    if measurements.results:
+        _print_results(measurements.results)
+    if measurements.scale:
+        scale.show(measurements.scale, console)
+    if measurements.poison:
+        poison.show(measurements.poison, console)
+    if measurements.freshness:
+        freshness.show(measurements.freshness, console)
+    aims.show(measurements.aims, console)
+    for name, why in measurements.left_out.items():
+        console.print(f"Left out {name}: {escape(why)}", soft_wrap=True)
 
 
 def _print_results(results: list[Result]) -> None:
-    right = ("messages", "a second", "CPU s per million", "peak MiB", "ours is")
-    table = Table("", "", "layout", "guarantee", *(Column(name, justify="right") for name in right))
+    right = ("messages", "per second", "CPU s per million", "peak MiB", "datastream is")
+    table = Table("part", "candidate", "layout", "guarantee", *(Column(name, justify="right") for name in right))
     last = results[0].part, results[0].layout
     for result in results:
         if (result.part, result.layout) != last:
@@ -172,8 +185,8 @@ def _print_results(results: list[Result]) -> None:
         if not result.passes:
             table.add_row(result.part, result.name, result.layout, "left out: see below")
             continue
-        found = ratio(result, results)
-        counts = sorted({it.messages for it in result.passes})
+        factor = compute_ratio(result, results)
+        counts = sorted({measured.messages for measured in result.passes})
         table.add_row(
             result.part,
             result.name,
@@ -181,13 +194,16 @@ def _print_results(results: list[Result]) -> None:
             result.guarantee,
             ", ".join(f"{count:,}" for count in counts),
             f"{result.rate:,.0f}",
-            f"{result.median(lambda it: it.cpu_seconds / it.messages * 1e6):.1f}",
-            f"{result.median(lambda it: it.peak_mib):,.0f}",
-            f"{found:.2f} ×" if found else f"no ratio: {result.expected:,} expected",
+            f"{result.median(lambda measured: measured.cpu_seconds / measured.messages * 1e6):.1f}",
+            f"{result.median(lambda measured: measured.peak_mib):,.0f}",
+            f"{factor:.2f} × as fast" if factor else f"no ratio: {result.expected:,} expected",
         )
     console.print(table)
-    for ours in (it for it in results if it.name == OURS and it.passes):
-        seconds = {task: statistics.median(it.by_task[task] for it in ours.passes) for task in ours.passes[0].by_task}
+    for ours in (result for result in results if result.name == OURS and result.passes):
+        seconds = {
+            task: statistics.median(measured.by_task[task] for measured in ours.passes)
+            for task in ours.passes[0].by_task
+        }
         tasks = (f"{task} {spent:.2f} s" for task, spent in seconds.items())
         console.print(f"{ours.name}, {ours.layout}: {', '.join(tasks)}")
 

@@ -1,4 +1,4 @@
-"""What `make bench` aims at, and what was found."""
+"""The aims of `make bench`, compared with the measured figures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.freshness import Found
+from benchmarks.freshness import Freshness
 from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 
-# Ours beside each, by part, layout and peer: how many times faster it is to be.
+# Part, layout and peer, with the least speed of Datastream relative to it.
 Peer = tuple[str, str, str]
 _BESIDE: dict[Peer, float] = {
     **{("price", layout, "relay"): 0.5 for layout in LAYOUTS},
@@ -35,7 +35,7 @@ _SPEED_OF_BAD_MESSAGES = 0.4
 
 
 class Aim(msgspec.Struct, frozen=True):
-    """A figure that is to be at least `aim`, or at most where `is_most`."""
+    """A figure and its least value, or its greatest one if `is_most`."""
 
     name: str
     aim: float
@@ -44,48 +44,54 @@ class Aim(msgspec.Struct, frozen=True):
 
     @property
     def reached(self) -> float:
-        """The part of the aim that is reached; 1 or more is all of it."""
+        """The figure as a share of the aim; 1 or more means reached."""
         return self.aim / self.found if self.is_most else self.found / self.aim
 
 
-def of_results(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[Aim]:
+def make_result_aims(rate: float | None, ratios: Mapping[Peer, float | None]) -> list[Aim]:
     """Aims of the parts that have peers.
 
     Args:
-        rate: rides priced a second, in the producer's layout; None if that was not measured.
-        ratios: how many times faster ours is, by part, layout and peer; None where there is no ratio.
+        rate: rides priced per second in the producer's layout; None if not measured.
+        ratios: speed of Datastream relative to each peer, by part, layout and peer; None without a ratio.
     """
-    found = [Aim("price: rides a second", _PRICE_PER_S, rate)] if rate else []
+    aims = [Aim("price: rides per second", _PRICE_PER_S, rate)] if rate else []
     for peer, aim in _BESIDE.items():
         part, layout, name = peer
         if ratio := ratios.get(peer):
-            found.append(Aim(f"{part}{layout and f', {layout}'}: times {name}", aim, ratio))
-    return found
+            aims.append(Aim(f"{part}{layout and f', {layout}'}: speed relative to {name}", aim, ratio))
+    return aims
 
 
-def of_scale(found: Scale) -> list[Aim]:
-    shares = [found.us_more(size) / found.us_more(found.reference) for size in found.passes]
-    peaks = {size: found.peak_mib(size) for size in found.passes}
+def make_scale_aims(scale: Scale) -> list[Aim]:
+    shares = [scale.us_more(size) / scale.us_more(scale.reference) for size in scale.passes]
+    peaks = {size: scale.peak_mib(size) for size in scale.passes}
     apart = max(*shares, 1 / min(shares))
+    reference = f"{scale.reference:,} rides"
     return [
-        Aim("scale: time for a ride, most apart from a million's", _TIME_BETWEEN_SIZES, apart, is_most=True),
+        Aim(f"scale: time per ride, largest ratio to {reference}", _TIME_BETWEEN_SIZES, apart, is_most=True),
         Aim("scale: peak MiB", _PEAK_MIB, max(peaks.values()), is_most=True),
-        Aim("scale: memory of the largest", _MEMORY_OF_MORE, peaks[max(peaks)] / peaks[found.reference], is_most=True),
+        Aim(
+            f"scale: peak memory, ratio of the largest to {reference}",
+            _MEMORY_OF_MORE,
+            peaks[max(peaks)] / peaks[scale.reference],
+            is_most=True,
+        ),
     ]
 
 
-def of_poison(found: Poison) -> list[Aim]:
-    return [Aim("poison: speed of bad messages, times good ones", _SPEED_OF_BAD_MESSAGES, found.ratio)]
+def make_poison_aims(poison: Poison) -> list[Aim]:
+    return [Aim("poison: speed of bad messages relative to good ones", _SPEED_OF_BAD_MESSAGES, poison.ratio)]
 
 
-def of_freshness(found: Found) -> list[Aim]:
-    return [Aim("freshness: p95, s", _FRESHNESS_P95_S, found.freshness.p95, is_most=True)]
+def make_freshness_aims(freshness: Freshness) -> list[Aim]:
+    return [Aim("freshness: p95, s", _FRESHNESS_P95_S, freshness.freshness.p95, is_most=True)]
 
 
 def show(aims: list[Aim], console: Console) -> None:
-    table = Table("aim", *(Column(name, justify="right") for name in ("at least", "at most", "found", "reached")))
-    for it in aims:
-        bounds = ("", f"{it.aim:,g}") if it.is_most else (f"{it.aim:,g}", "")
-        found = f"{it.found:,.0f}" if it.found >= 100 else f"{it.found:.2f}"
-        table.add_row(it.name, *bounds, found, "✓" if it.reached >= 1 else f"{it.reached:.2f}")
+    table = Table("aim", *(Column(name, justify="right") for name in ("at least", "at most", "measured", "reached")))
+    for aim in aims:
+        bounds = ("", f"{aim.aim:,g}") if aim.is_most else (f"{aim.aim:,g}", "")
+        figure = f"{aim.found:,.0f}" if aim.found >= 100 else f"{aim.found:.2f}"
+        table.add_row(aim.name, *bounds, figure, "✓" if aim.reached >= 1 else f"{aim.reached:.2f}")
     console.print(table)

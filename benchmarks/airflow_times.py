@@ -1,4 +1,4 @@
-"""What Airflow did with the time of its runs and tasks, from its REST API and the tasks' logs."""
+"""Durations of Airflow's runs and tasks, from its REST API and the tasks' logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import msgspec
 import requests
 
 from infra.local.runner.paths import Paths
-from jobs.airflow_api import signed_in
+from jobs.airflow_api import sign_in
 from jobs.settings import Settings
 
 _PAGE = 100
@@ -25,10 +25,12 @@ T = TypeVar("T")
 
 
 class RunTimes(msgspec.Struct, frozen=True):
-    """Runs of a DAG in which a task was at work. Seconds; medians, and the 95th percentile of the duration.
+    """Durations of a DAG's runs that were not skipped. Medians in seconds, and the 95th percentile of the duration.
 
-    `overhead` is the part of a run's duration in which none of its tasks was at work, `pause` from the end of a run to
-    the start of the next, `cycle` from the start of a run to the start of the next.
+    Attributes:
+        overhead: time in which no task of the run was working.
+        pause: time from the end of a run to the start of the next one.
+        cycle: time from the start of a run to the start of the next one.
     """
 
     dag_id: str
@@ -43,11 +45,14 @@ class RunTimes(msgspec.Struct, frozen=True):
 
 
 class TaskTimes(msgspec.Struct, frozen=True):
-    """Successful tries of a task; median seconds of each phase.
+    """Successful tries of a task. Median seconds of each phase.
 
-    `wait` is from the end of what the task waited for (for a first task: from when its run was queued) until its
-    process is started, `start_up` until its work begins (`parse` of that: parsing the DAG's file), `work` is the
-    operator's, `finish` until Airflow has noted the end.
+    Attributes:
+        wait: from the end of the upstream tasks (for a first task: from queueing the run) until its process starts.
+        start_up: until the operator starts.
+        parse: the part of start_up that parses the DAG's file.
+        work: until the operator ends.
+        finish: until Airflow has recorded the end.
     """
 
     dag_id: str
@@ -63,7 +68,7 @@ class TaskTimes(msgspec.Struct, frozen=True):
 
 
 class Phases(msgspec.Struct, frozen=True):
-    """When a try's work began and ended, and how long parsing the DAG's file took, as its log tells."""
+    """When the operator of a try began and ended, and the seconds to parse the DAG's file, from the task's log."""
 
     began: datetime
     ended: datetime
@@ -71,7 +76,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class _Run(msgspec.Struct, frozen=True):
-    """A DAG run, as Airflow's API has it."""
+    """A DAG run in Airflow's API."""
 
     dag_run_id: str
     state: str
@@ -81,7 +86,7 @@ class _Run(msgspec.Struct, frozen=True):
 
 
 class _TaskInstance(msgspec.Struct, frozen=True):
-    """A task's last try in a run, as Airflow's API has it."""
+    """The last try of a task in a run in Airflow's API."""
 
     dag_id: str
     dag_run_id: str
@@ -93,7 +98,7 @@ class _TaskInstance(msgspec.Struct, frozen=True):
 
 
 class _Try(msgspec.Struct, frozen=True):
-    """A try that ended well, its moments in their order; `ready` is the end of what it waited for."""
+    """A successful try, with its times in order; `ready` is the end of the upstream tasks."""
 
     task_id: str
     ready: datetime
@@ -103,7 +108,7 @@ class _Try(msgspec.Struct, frozen=True):
 
 
 class _Work(msgspec.Struct, frozen=True):
-    """A run in which a task was at work."""
+    """A run that was not skipped."""
 
     started: datetime
     ended: datetime
@@ -112,41 +117,43 @@ class _Work(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        return _seconds(self.started, self.ended)
+        return _count_seconds(self.started, self.ended)
 
     @property
     def overhead(self) -> float:
-        """Seconds in which no task was at work."""
-        return self.seconds - busy_seconds(it.phases for it in self.tries)
+        """Seconds in which no task was working."""
+        return self.seconds - count_busy_seconds(tried.phases for tried in self.tries)
 
 
-def times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
-    """How the runs that began after a moment, and their tasks, spent their time."""
+def read_times(settings: Settings, dag_ids: Sequence[str], since: datetime) -> tuple[list[RunTimes], list[TaskTimes]]:
+    """Read the durations of the runs that began after a moment, and of their tasks."""
     logs = Paths(settings.datastream_state).logs
     runs, tasks = [], []
     for dag_id in dag_ids:
-        with signed_in(settings) as (session, url):
-            found = _all_of(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
-            instances = _all_of(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
-        ended = [run for run in found if run.start_date and run.start_date >= since and run.end_date]
-        of_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
+        with sign_in(settings) as (session, url):
+            run_entries = _read_all(session, f"{url}/{dag_id}/dagRuns", "dag_runs", _Run)
+            instances = _read_all(session, f"{url}/{dag_id}/dagRuns/~/taskInstances", "task_instances", _TaskInstance)
+        ended = [run for run in run_entries if run.start_date and run.start_date >= since and run.end_date]
+        by_run: dict[str, list[_TaskInstance]] = {run.dag_run_id: [] for run in ended}
         for instance in instances:
-            if instance.dag_run_id in of_run:
-                of_run[instance.dag_run_id].append(instance)
-        works = [work for run in ended if (work := _work(run, of_run[run.dag_run_id], logs))]
+            if instance.dag_run_id in by_run:
+                by_run[instance.dag_run_id].append(instance)
+        works = [work for run in ended if (work := _make_work(run, by_run[run.dag_run_id], logs))]
         works.sort(key=lambda work: work.started)
         if works:
-            runs.append(_run_times(dag_id, works, len(ended) - len(works)))
-        retried = Counter(it.task_id for tried in of_run.values() for it in tried if it.try_number > 1)
+            runs.append(_summarise_runs(dag_id, works, len(ended) - len(works)))
+        retried = Counter(task.task_id for instances in by_run.values() for task in instances if task.try_number > 1)
         tries: dict[str, list[_Try]] = defaultdict(list)
-        for it in (it for work in works for it in work.tries):
-            tries[it.task_id].append(it)
-        tasks += [_task_times(dag_id, task_id, of_task, retried[task_id]) for task_id, of_task in tries.items()]
+        for tried in chain.from_iterable(work.tries for work in works):
+            tries[tried.task_id].append(tried)
+        tasks += [
+            _summarise_tries(dag_id, task_id, task_tries, retried[task_id]) for task_id, task_tries in tries.items()
+        ]
     return runs, tasks
 
 
-def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
-    """Every entry of a collection, page by page."""
+def _read_all(session: requests.Session, url: str, key: str, kind: type[T]) -> list[T]:
+    """Read all entries of a collection, page by page."""
     entries: list[T] = []
     while True:
         answer = session.get(url, params={"limit": _PAGE, "offset": len(entries)}, timeout=_TIMEOUT_S)
@@ -157,8 +164,8 @@ def _all_of(session: requests.Session, url: str, key: str, kind: type[T]) -> lis
             return entries
 
 
-def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
-    """The run with its tries; None where all of it was skipped."""
+def _make_work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
+    """The run with its tries; None if all its tasks were skipped."""
     if run.start_date is None or run.end_date is None or all(task.state == "skipped" for task in tasks):
         return None
     tries = []
@@ -166,15 +173,15 @@ def _work(run: _Run, tasks: list[_TaskInstance], logs: Path) -> _Work | None:
         if task.state != "success" or task.start_date is None or task.end_date is None:
             continue
         folder = logs / "airflow" / f"dag_id={task.dag_id}" / f"run_id={task.dag_run_id}" / f"task_id={task.task_id}"
-        if found := phases_of(folder / f"attempt={task.try_number}.log"):
+        if phases := read_phases(folder / f"attempt={task.try_number}.log"):
             before = [other.end_date for other in tasks if other.end_date and other.end_date <= task.start_date]
             ready = max([run.queued_at, *before])
-            tries.append(_Try(task.task_id, ready, task.start_date, found, task.end_date))
-    tries.sort(key=lambda it: it.started)
+            tries.append(_Try(task.task_id, ready, task.start_date, phases, task.end_date))
+    tries.sort(key=lambda tried: tried.started)
     return _Work(run.start_date, run.end_date, run.state == "failed", tries)
 
 
-def _run_times(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
+def _summarise_runs(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
     durations = [work.seconds for work in works]
     return RunTimes(
         dag_id,
@@ -182,40 +189,40 @@ def _run_times(dag_id: str, works: list[_Work], skipped: int) -> RunTimes:
         skipped,
         sum(work.is_failed for work in works),
         statistics.median(durations),
-        _p95(durations),
+        _find_p95(durations),
         statistics.median(work.overhead for work in works),
-        _median([_seconds(work.ended, later.started) for work, later in pairwise(works)]),
-        _median([_seconds(work.started, later.started) for work, later in pairwise(works)]),
+        _find_median([_count_seconds(work.ended, later.started) for work, later in pairwise(works)]),
+        _find_median([_count_seconds(work.started, later.started) for work, later in pairwise(works)]),
     )
 
 
-def _task_times(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
-    work = [_seconds(it.phases.began, it.phases.ended) for it in tries]
+def _summarise_tries(dag_id: str, task_id: str, tries: list[_Try], retried: int) -> TaskTimes:
+    work = [_count_seconds(tried.phases.began, tried.phases.ended) for tried in tries]
     return TaskTimes(
         dag_id,
         task_id,
         len(tries),
         retried,
-        _median([_seconds(it.ready, it.started) for it in tries]),
-        _median([_seconds(it.started, it.phases.began) for it in tries]),
-        _median([it.phases.parse_s for it in tries]),
-        _median(work),
-        _p95(work),
-        _median([_seconds(it.phases.ended, it.finished) for it in tries]),
+        _find_median([_count_seconds(tried.ready, tried.started) for tried in tries]),
+        _find_median([_count_seconds(tried.started, tried.phases.began) for tried in tries]),
+        _find_median([tried.phases.parse_s for tried in tries]),
+        _find_median(work),
+        _find_p95(work),
+        _find_median([_count_seconds(tried.phases.ended, tried.finished) for tried in tries]),
     )
 
 
-def busy_seconds(phases: Iterable[Phases]) -> float:
-    """Seconds in which at least one was at work."""
+def count_busy_seconds(phases: Iterable[Phases]) -> float:
+    """The seconds in which at least one task was working."""
     busy, until = 0.0, datetime.min.replace(tzinfo=UTC)
-    for at in sorted(phases, key=lambda at: at.began):
-        busy += max(0.0, _seconds(max(at.began, until), at.ended))
-        until = max(until, at.ended)
+    for phase in sorted(phases, key=lambda phase: phase.began):
+        busy += max(0.0, _count_seconds(max(phase.began, until), phase.ended))
+        until = max(until, phase.ended)
     return busy
 
 
-def phases_of(log: Path) -> Phases | None:
-    """The phases of a try by its log; None where it did not end well."""
+def read_phases(log: Path) -> Phases | None:
+    """Read the phases of a try from its log; None if it did not succeed."""
     began = ended = None
     parse_s = 0.0
     with log.open(encoding="utf-8") as lines:
@@ -230,13 +237,13 @@ def phases_of(log: Path) -> Phases | None:
     return Phases(began, ended, parse_s) if began and ended else None
 
 
-def _seconds(start: datetime, end: datetime) -> float:
+def _count_seconds(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
 
 
-def _median(values: list[float]) -> float:
+def _find_median(values: list[float]) -> float:
     return statistics.median(values) if values else 0.0
 
 
-def _p95(values: list[float]) -> float:
+def _find_p95(values: list[float]) -> float:
     return sorted(values)[round(0.95 * (len(values) - 1))]

@@ -1,4 +1,4 @@
-"""What moves rides beside its peers, on one broker and the same data: pricing, indexing, exporting."""
+"""Measures pricing, indexing and exporting against their peers, on one broker and with the same rides."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from benchmarks.candidates import (
     Candidate,
     Pass,
     UnavailableError,
-    airflow_environment,
     compete,
+    make_airflow_environment,
 )
 from benchmarks.data import drop, rewrite
 from benchmarks.layouts import COMPACT
 from benchmarks.measure import FailedError, Measured, run
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.sinks.elasticsearch import apply_template
 
 _WARM_UPS = 2
-# What each part is compared with, ours first.
+# The candidates of each part, Datastream first: function of benchmarks.sinks, name in the tables.
 SINKS = {
     "index": {"put": "PutElasticSearch", "put_bare": "bare client"},
     "export": {
-        "write_rows": "rows to Parquet, without a storage",
-        "export_to_nowhere": "PutGCP, without a storage",
+        "write_rows": "rows to Parquet, without storage",
+        "export_to_nowhere": "PutGCP, without storage",
         "export": "PutGCP, emulator",
         "write_table": "pyarrow, our options, local file",
         "write_table_with_defaults": "pyarrow, its defaults, local file",
@@ -46,9 +46,9 @@ SINKS = {
 
 
 class Result(msgspec.Struct):
-    """All passes of one candidate, each of which should have moved `expected` messages.
+    """All passes of one candidate. Each should move `expected` messages.
 
-    `layout` is that of the rides that were priced; empty in other parts.
+    `layout` is the layout of the priced rides; empty in other parts.
     """
 
     part: str
@@ -60,19 +60,19 @@ class Result(msgspec.Struct):
 
     @property
     def is_whole(self) -> bool:
-        return bool(self.passes) and all(it.messages == self.expected for it in self.passes)
+        return bool(self.passes) and all(measured.messages == self.expected for measured in self.passes)
 
     @property
     def rate(self) -> float:
-        """Messages a second: the median."""
-        return self.median(lambda it: it.rate)
+        """Messages per second, the median of all passes."""
+        return self.median(lambda measured: measured.rate)
 
     def median(self, figure: Callable[[Pass], float]) -> float:
         return statistics.median(map(figure, self.passes))
 
 
 class Bench:
-    """One run on one stack."""
+    """One benchmark run on one stack."""
 
     def __init__(self, settings: RidesSettings, progress: Progress, rounds: int) -> None:
         self.settings = settings
@@ -82,17 +82,17 @@ class Bench:
         self._progress = progress
 
     def price(self, candidates: list[Candidate], rides: int, layouts: list[str]) -> str:
-        """Price rides_raw in each layout by each candidate; the topic with our results of the first layout.
+        """Price rides_raw in each layout with each candidate. Returns the topic with Datastream's first results.
 
         Peers other than the relay price the producer's layout only.
         """
-        # A new broker has its internal topics to make, and its JVM has code to compile: its third pass costs it half.
+        # A new broker creates its internal topics and compiles its code: the third pass takes half of its CPU time.
         for number in range(_WARM_UPS):
             for name in (RELAY, OURS):
                 target = f"warm-up-{name}-{number}"
                 compete(self.settings, CANDIDATES[name], self.settings.raw_topic, rides, target, keep=False)
-        kept = [self._price_layout(layout, competing(candidates, layout), rides) for layout in layouts]
-        drop(kafka_config(self.settings), [topic for topic in kept[1:] if topic])
+        kept = [self._price_layout(layout, select_candidates(candidates, layout), rides) for layout in layouts]
+        drop(make_kafka_config(self.settings), [topic for topic in kept[1:] if topic])
         return kept[0]
 
     def _price_layout(self, layout: str, candidates: list[Candidate], rides: int) -> str:
@@ -101,7 +101,10 @@ class Bench:
             source = f"{source}-{layout}"
             rewrite(self.settings, source, layout)
         results = {
-            it.name: Result("price", it.name, it.guarantee, min(rides, it.at_most), layout=layout) for it in candidates
+            candidate.name: Result(
+                "price", candidate.name, candidate.guarantee, min(rides, candidate.at_most), layout=layout
+            )
+            for candidate in candidates
         }
         self.results += results.values()
         bar = self._progress.add_task(f"price, {layout}", total=self.rounds * len(candidates))
@@ -112,30 +115,30 @@ class Bench:
                 if candidate.name not in self.left_out:
                     target = f"{candidate.name}-{layout}-{number}"
                     try:
-                        found = self._price(candidate, source, results[candidate.name].expected, target)
+                        measured = self._price_pass(candidate, source, results[candidate.name].expected, target)
                     except (UnavailableError, FailedError) as error:
                         self.left_out[candidate.name] = str(error)
-                        self._progress.console.print(f"{candidate.name} is left out: {escape(str(error))}")
+                        self._progress.console.print(f"Left out {candidate.name}: {escape(str(error))}")
                     else:
-                        self._note(results[candidate.name], found, number)
+                        self._record(results[candidate.name], measured, number)
                         if candidate.name == OURS:
-                            drop(kafka_config(self.settings), [kept] if kept else [])
+                            drop(make_kafka_config(self.settings), [kept] if kept else [])
                             kept = target
                 self._progress.advance(bar)
         if source != self.settings.raw_topic:
-            drop(kafka_config(self.settings), [source])
+            drop(make_kafka_config(self.settings), [source])
         return kept
 
-    def _price(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
-        # Our results are what the sinks are measured with.
+    def _price_pass(self, candidate: Candidate, source: str, rides: int, target: str) -> Pass:
+        # The sinks read Datastream's results.
         return compete(self.settings, candidate, source, rides, target, keep=candidate.name == OURS)
 
-    def sinks(self, topic: str, parts: list[str]) -> None:
+    def measure_sinks(self, topic: str, parts: list[str]) -> None:
         """Index and export the results of a topic."""
         folder = self.settings.datastream_state / "staging" / "sinks"
         folder.mkdir(parents=True)
         job = {"settings": self.settings.model_dump(mode="json"), "topic": topic, "folder": str(folder)}
-        staged, transformed, rows = self._sink("prepare", job).answer
+        staged, transformed, rows = self._run_sink("prepare", job).answer
         job |= {"staged": staged, "transformed": transformed}
         for part in parts:
             works = SINKS[part]
@@ -143,35 +146,35 @@ class Bench:
             self.results += results.values()
             bar = self._progress.add_task(part, total=self.rounds * len(works))
             if part == "index":
-                self._sink_pass("put_bare", job, 0)  # a new node's JVM has code to compile
+                self._run_sink_pass("put_bare", job, 0)  # warm up: the JVM of a new node compiles its code
             for number in range(1, self.rounds + 1):
                 for work in works:
                     self._progress.update(bar, description=f"{part}: {works[work]}")
-                    self._note(results[work], self._sink_pass(work, job, number), number)
+                    self._record(results[work], self._run_sink_pass(work, job, number), number)
                     self._progress.advance(bar)
 
-    def _sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
+    def _run_sink_pass(self, work: str, job: dict[str, Any], number: int) -> Pass:
         name = f"bench-{work.replace('_', '-')}-{number}"
         if work in SINKS["index"]:
-            apply_template(elasticsearch_admin(self.settings), name, TEMPLATE)
-        measured = self._sink(work, job | {"name": name})
-        return Pass.of(self._held(work, name, Path(job["folder"]), measured), [(work, measured)])
+            apply_template(make_elasticsearch_admin(self.settings), name, TEMPLATE)
+        measured = self._run_sink(work, job | {"name": name})
+        return Pass.from_tasks(self._count_rows(work, name, Path(job["folder"]), measured), [(work, measured)])
 
-    def _sink(self, work: str, job: dict[str, Any]) -> Measured:
-        environment = airflow_environment(self.settings.datastream_state)
+    def _run_sink(self, work: str, job: dict[str, Any]) -> Measured:
+        environment = make_airflow_environment(self.settings.datastream_state)
         return run("benchmarks.sinks", work, json.dumps(job), environment=environment)
 
-    def _held(self, work: str, name: str, folder: Path, measured: Measured) -> int:
-        """How many rows the target holds; what is counted is deleted."""
+    def _count_rows(self, work: str, name: str, folder: Path, measured: Measured) -> int:
+        """Count the rows in the target, and delete it."""
         if work in SINKS["index"]:
-            client = elasticsearch_admin(self.settings)
+            client = make_elasticsearch_admin(self.settings)
             client.indices.refresh(index=name)
             documents: int = client.count(index=name)["count"]
             client.indices.delete(index=name)
             client.indices.delete_index_template(name=name)
             return documents
         if work == "export":
-            blobs = storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
+            blobs = make_storage_client(self.settings).list_blobs(self.settings.bucket, prefix=f"{name}/")
             return sum(pq.read_metadata(io.BytesIO(blob.download_as_bytes())).num_rows for blob in blobs)
         if work.startswith("write_table"):
             file = folder / f"{name}.parquet"
@@ -180,26 +183,26 @@ class Bench:
             return rows
         return int(measured.answer)
 
-    def _note(self, result: Result, found: Pass, number: int) -> None:
-        result.passes.append(found)
+    def _record(self, result: Result, measured: Pass, number: int) -> None:
+        result.passes.append(measured)
         self._progress.console.print(
             f"{result.part}: {f'{result.layout} ' if result.layout else ''}{result.name} {number}/{self.rounds}: "
-            f"{found.messages:,} in {found.seconds:.2f} s, "
-            f"{found.rate:,.0f}/s, {found.peak_mib:.0f} MiB"
+            f"{measured.messages:,} in {measured.seconds:.2f} s, "
+            f"{measured.rate:,.0f}/s, {measured.peak_mib:.0f} MiB"
         )
 
 
-def competing(candidates: list[Candidate], layout: str) -> list[Candidate]:
-    """Who prices rides in a layout: all of them in the producer's, ours and the relay in any other."""
-    return [it for it in candidates if layout == COMPACT or it.name in (OURS, RELAY)]
+def select_candidates(candidates: list[Candidate], layout: str) -> list[Candidate]:
+    """The candidates that price a layout: all for the producer's, only Datastream and the relay for others."""
+    return [candidate for candidate in candidates if layout == COMPACT or candidate.name in (OURS, RELAY)]
 
 
-def ratio(result: Result, results: list[Result]) -> float | None:
-    """How many times faster ours is in the same part and layout; None unless both moved all that they were given.
+def compute_ratio(result: Result, results: list[Result]) -> float | None:
+    """Datastream's speed relative to a candidate's in the same part and layout; None unless both moved all messages.
 
-    The median of the ratios round by round: a machine whose speed drifts slows both of a round down.
+    It is the median of the ratios of each round, because a change in the machine's speed affects both in a round.
     """
-    ours = next(it for it in results if (it.part, it.layout) == (result.part, result.layout))
+    ours = next(other for other in results if (other.part, other.layout) == (result.part, result.layout))
     if not (ours.is_whole and result.is_whole):
         return None
     return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(ours.passes, result.passes, strict=False))

@@ -1,4 +1,4 @@
-"""Who competes in pricing rides: the path of dag_compute_cost, a relay that only copies, and the peers."""
+"""The candidates in pricing rides: the tasks of dag_compute_cost, a relay that only copies, and the peers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import msgspec
 
 from benchmarks import data
 from benchmarks.measure import Measured, run
-from benchmarks.route import Route, dead_letters
+from benchmarks.route import Route, name_dead_letters
 from infra.local.java import jars
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.settings import ROOT, Settings
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
@@ -24,11 +24,11 @@ Tasks = list[tuple[str, Measured]]
 
 
 class UnavailableError(Exception):
-    """A peer cannot be had here; the text says why."""
+    """A peer cannot run on this machine. The text says why."""
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One pass of one candidate: `messages` were found where they should be; memory is that of its largest task."""
+    """One pass of one candidate. `messages` are those in its target topics; memory is that of its largest task."""
 
     messages: int
     seconds: float
@@ -38,11 +38,11 @@ class Pass(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
+        """Messages per second."""
         return self.messages / self.seconds
 
     @classmethod
-    def of(cls, messages: int, tasks: Tasks) -> Pass:
+    def from_tasks(cls, messages: int, tasks: Tasks) -> Pass:
         by_task: dict[str, float] = {}
         for name, task in tasks:
             by_task[name] = by_task.get(name, 0) + task.seconds
@@ -52,12 +52,13 @@ class Pass(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Moves the messages of a route; the tasks that it took, each a process of its own.
+    """A program that moves the messages of a route.
 
     Args:
-        at_most: a slow one is given so many messages, so that the whole stays within minutes.
-        targets: the topics that together hold what was moved to a route's target.
-        scratch: topics that it needs besides.
+        work: runs it; returns its tasks, each a separate process.
+        at_most: the most messages for a slow candidate, so that a pass takes minutes at most.
+        targets: the topics for the messages of a route's target.
+        scratch: other topics that it needs.
     """
 
     name: str
@@ -68,33 +69,33 @@ class Candidate:
     scratch: Callable[[str], list[str]] = lambda target: []
 
 
-def datastream(route: Route) -> Tasks:
-    """dag_compute_cost's three tasks, run after run, until ConsumeKafka finds nothing."""
+def run_datastream(route: Route) -> Tasks:
+    """Run the three tasks of dag_compute_cost again and again until ConsumeKafka finds no message."""
     tasks: Tasks = []
     number = 0
     while True:
         number += 1
         url = ""
         for task in ("ConsumeKafka", "ComputeCostTravel", "PublishKafka"):
-            found = run(
+            measured = run(
                 "benchmarks.path",
                 task,
                 route.to_json(),
                 str(number),
                 url,
-                environment=airflow_environment(Path(route.folder)),
+                environment=make_airflow_environment(Path(route.folder)),
             )
-            url, records = found.answer
+            url, records = measured.answer
             if not records:
                 return tasks
-            tasks.append((task, found))
+            tasks.append((task, measured))
 
 
-def relay(route: Route) -> Tasks:
+def run_relay(route: Route) -> Tasks:
     return [("relay", run("benchmarks.relay", route.to_json()))]
 
 
-def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
+def make_stock_runner(distance: str, options: str) -> Callable[[Route], Tasks]:
     def work(route: Route) -> Tasks:
         return [
             (
@@ -105,7 +106,7 @@ def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
                     distance,
                     options,
                     route.to_json(),
-                    environment=airflow_environment(Path(route.folder)),
+                    environment=make_airflow_environment(Path(route.folder)),
                 ),
             )
             for task in ("consume", "produce")
@@ -114,13 +115,13 @@ def stock(distance: str, options: str) -> Callable[[Route], Tasks]:
     return work
 
 
-def quix(route: Route) -> Tasks:
-    _demand_peers()
+def run_quix(route: Route) -> Tasks:
+    _check_peers()
     return [("quix", run("benchmarks.peers.quix", route.to_json(), python=PEERS_PYTHON))]
 
 
-def spark(route: Route) -> Tasks:
-    _demand_peers()
+def run_spark(route: Route) -> Tasks:
+    _check_peers()
     try:
         jars.fetch(["spark"])
     except jars.DownloadError as error:
@@ -129,13 +130,13 @@ def spark(route: Route) -> Tasks:
     return [("spark", run("benchmarks.peers.spark", route.to_json(), files, python=PEERS_PYTHON))]
 
 
-def _demand_peers() -> None:
+def _check_peers() -> None:
     if not PEERS_PYTHON.exists():
         raise UnavailableError("its packages are not installed: make .venv-bench/.stamp")
 
 
-def airflow_environment(folder: Path) -> dict[str, str]:
-    """Airflow as its tasks' processes have it, except that importing it leaves nothing in the user's home."""
+def make_airflow_environment(folder: Path) -> dict[str, str]:
+    """The environment of Airflow's tasks, except that AIRFLOW_HOME is not in the user's home."""
     return {
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -148,24 +149,24 @@ RELAY = "relay"
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
-        Candidate(OURS, "exactly once", datastream, targets=lambda target: [target, dead_letters(target)]),
-        Candidate(RELAY, "exactly once; copies only", relay),
-        Candidate("stock-defaults", "at least once", stock("haversine", "defaults"), at_most=5_000),
-        Candidate("stock-haversine", "at least once", stock("haversine", "tuned"), at_most=100_000),
-        Candidate("stock-geopy", "at least once", stock("geopy", "tuned"), at_most=100_000),
-        Candidate("spark", "at least once", spark, scratch=lambda target: [f"{target}-warm-up"]),
-        Candidate("quix", "exactly once", quix),
+        Candidate(OURS, "exactly once", run_datastream, targets=lambda target: [target, name_dead_letters(target)]),
+        Candidate(RELAY, "exactly once; copies only", run_relay),
+        Candidate("stock-defaults", "at least once", make_stock_runner("haversine", "defaults"), at_most=5_000),
+        Candidate("stock-haversine", "at least once", make_stock_runner("haversine", "tuned"), at_most=100_000),
+        Candidate("stock-geopy", "at least once", make_stock_runner("geopy", "tuned"), at_most=100_000),
+        Candidate("spark", "at least once", run_spark, scratch=lambda target: [f"{target}-warm-up"]),
+        Candidate("quix", "exactly once", run_quix),
     )
 }
 
 
 def compete(settings: Settings, candidate: Candidate, source: str, rides: int, target: str, *, keep: bool) -> Pass:
-    """Let a candidate price the first rides of a topic, and count what arrived; the topics are made for it.
+    """Price the first rides of a topic with a candidate, in new topics, and count the messages that arrived.
 
     Raises:
-        FailedError, UnavailableError: it could not.
+        FailedError, UnavailableError: the candidate failed or cannot run here.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     held = candidate.targets(target)
     every = [*held, *candidate.scratch(target)]
     data.create(config, every)
@@ -173,7 +174,7 @@ def compete(settings: Settings, candidate: Candidate, source: str, rides: int, t
     folder.mkdir(parents=True)
     try:
         tasks = candidate.work(Route(settings.bootstrap_servers, source, target, rides, str(folder)))
-        return Pass.of(sum(data.messages_in(config, topic) for topic in held), tasks)
+        return Pass.from_tasks(sum(data.count_messages(config, topic) for topic in held), tasks)
     finally:
         shutil.rmtree(folder)
         data.drop(config, [topic for topic in every if not (keep and topic == target)])

@@ -1,4 +1,4 @@
-"""Topics and the rides in them."""
+"""Create topics and fill them with rides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.layouts import rewritten
+from benchmarks.layouts import rewrite_message
 from benchmarks.stacks import TOPICS
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.kafka import topics
-from jobs.kafka.client import PARTITIONER, QUIET, Config, consumer
-from jobs.kafka.offsets import partitions
+from jobs.kafka.client import PARTITIONER, QUIET, Config, open_consumer
+from jobs.kafka.offsets import list_partitions
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 
@@ -27,21 +27,23 @@ _TIMEOUT_S = 60
 
 
 def create(config: Config, names: list[str], partition_count: int = 6) -> None:
-    """Create topics as infra/kafka/topics/rides.yml declares rides_dlq, which takes any message of this project."""
-    declared = next(it for it in topics.declared(TOPICS, RidesSettings.model_construct()) if it.setting == "DLQ_TOPIC")
+    """Create topics with the declared settings of rides_dlq, which accepts any message of this project."""
+    declared = next(
+        topic for topic in topics.load_topics(TOPICS, RidesSettings.model_construct()) if topic.setting == "DLQ_TOPIC"
+    )
     topics.apply(config, [msgspec.structs.replace(declared, name=name, partitions=partition_count) for name in names])
 
 
 def drop(config: Config, names: list[str]) -> None:
-    """Delete topics, so that the disk does not fill."""
+    """Delete topics to free disk space."""
     if names:
-        admin = AdminClient({**QUIET, **config})  # must live until the answers are there
+        admin = AdminClient({**QUIET, **config})  # must live until the answers arrive
         for deleted in admin.delete_topics(names).values():
             deleted.result(_TIMEOUT_S)
 
 
 def fill(settings: RidesSettings, rides: int, faulty: float) -> None:
-    """Send rides to rides_raw, always the same ones."""
+    """Send the same rides to rides_raw at every run."""
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), "--rate", "0", "--seed", "1"]
     command += ["--count", str(rides), "--faulty", str(faulty)]
     command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic", settings.raw_topic]
@@ -49,24 +51,26 @@ def fill(settings: RidesSettings, rides: int, faulty: float) -> None:
 
 
 def rewrite(settings: RidesSettings, target: str, layout: str) -> None:
-    """Send the messages of rides_raw to another topic in a layout."""
-    config = kafka_config(settings)
+    """Copy the messages of rides_raw to another topic, in another layout."""
+    config = make_kafka_config(settings)
     create(config, [target])
     messages = (
-        {"key": it.key(), "value": rewritten(it.value(), layout)}
-        for batch in read(config, settings.raw_topic)
-        for it in batch
+        {"key": message.key(), "value": rewrite_message(message.value(), layout)}
+        for batch in read_messages(config, settings.raw_topic)
+        for message in batch
     )
     _send(config, target, messages)
 
 
 def repeat(settings: RidesSettings, source: str, target: str, count: int) -> None:
-    """Send the messages of a topic to another one, again from the first when they end, until it has `count`.
+    """Copy the messages of a topic to another one, repeatedly until it has `count`.
 
-    They are shuffled, so that the first ones are of all partitions.
+    They are shuffled, so that the first messages come from all partitions.
     """
-    config = kafka_config(settings)
-    messages = [{"key": it.key(), "value": it.value()} for batch in read(config, source) for it in batch]
+    config = make_kafka_config(settings)
+    messages = [
+        {"key": message.key(), "value": message.value()} for batch in read_messages(config, source) for message in batch
+    ]
     random.Random(1).shuffle(messages)
     _send(config, target, islice(cycle(messages), count))
 
@@ -88,33 +92,33 @@ def _send(config: Config, target: str, messages: Iterable[dict[str, bytes | None
     while batch := list(islice(left, _BATCH)):
         queued = producer.produce_batch(target, batch)
         if queued != len(batch) or producer.flush(_TIMEOUT_S):
-            raise SystemExit(f"{target}: {len(batch) - queued} messages do not fit the producer's queue.")
+            raise SystemExit(f"{target}: {len(batch) - queued} messages do not fit into the producer's queue.")
 
 
-def messages_in(config: Config, topic: str) -> int:
-    """How many committed messages a topic holds, read one by one: what those say who wrote them does not count."""
-    return sum(map(len, read(config, topic)))
+def count_messages(config: Config, topic: str) -> int:
+    """Count the committed messages of a topic by reading them, because the counts of their writers are not trusted."""
+    return sum(map(len, read_messages(config, topic)))
 
 
-def read(config: Config, topic: str) -> Iterator[list[Message]]:
-    """All committed messages of a topic.
+def read_messages(config: Config, topic: str) -> Iterator[list[Message]]:
+    """Read all committed messages of a topic.
 
     Raises:
-        TimeoutError: a minute went by without any.
+        TimeoutError: no message arrived for a minute.
     """
-    with consumer(config, "benchmark-reader") as client:
-        left = set(partitions(client, topic))
+    with open_consumer(config, "benchmark-reader") as client:
+        left = set(list_partitions(client, topic))
         client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
         deadline = time.monotonic() + _TIMEOUT_S
         while left:
-            # Returns only when it has so many, or when so much time has passed.
-            found = client.consume(_BATCH, timeout=0.1)
-            if found:
+            # Returns when it has a full batch, or at the timeout.
+            consumed = client.consume(_BATCH, timeout=0.1)
+            if consumed:
                 deadline = time.monotonic() + _TIMEOUT_S
             elif time.monotonic() > deadline:
-                raise TimeoutError(f"{topic}: nothing came for {_TIMEOUT_S} s, and partitions {left} have not ended")
+                raise TimeoutError(f"{topic}: no message for {_TIMEOUT_S} s before the end of partitions {left}")
             messages = []
-            for message in found:
+            for message in consumed:
                 error = message.error()
                 if error is None:
                     messages.append(message)

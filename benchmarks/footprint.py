@@ -1,6 +1,6 @@
-"""Measures what a ride takes on the disks of Kafka, Elasticsearch and Cloud Storage: `python -m benchmarks.footprint`.
+"""Measures the bytes of a ride in Kafka, Elasticsearch and Cloud Storage: `python -m benchmarks.footprint`.
 
-docs/sizing.md reckons with its figures.
+docs/sizing.md uses its figures.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import typer
 from rich.table import Table
 
 from benchmarks.sinks import NoStorage
-from benchmarks.stacks import own_stack, wide_console
+from benchmarks.stacks import make_console, start_stack
 from infra.local.services import elasticsearch, kafka
-from jobs.clients import elasticsearch_admin, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.publish import Outlet, publish
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
@@ -32,12 +32,12 @@ from jobs.rides.transform import transform
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 
-console = wide_console()
+console = make_console()
 
 
-def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them bad.", min=1000)] = 100_000) -> None:
-    """Send rides through a Kafka and an Elasticsearch of their own, and print what they take on disk."""
-    with own_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
+def main(rides: Annotated[int, typer.Option(help="Rides to send, 1 % of them invalid.", min=1000)] = 100_000) -> None:
+    """Send rides through a separate Kafka and Elasticsearch, and print their size on disk."""
+    with start_stack([kafka.NAME, elasticsearch.NAME], console) as settings:
         _produce(settings, rides)
         storage = NoStorage()
         counts = _move(settings, storage)
@@ -51,16 +51,16 @@ def _produce(settings: RidesSettings, rides: int) -> None:
 
 
 def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
-    """Take the rides all the way; how many messages each topic holds."""
-    config = kafka_config(settings)
+    """Price, index and export the rides. Returns the number of messages in each topic."""
+    config = make_kafka_config(settings)
     folder = Folder(settings.staging)
     limits = Limits(sys.maxsize, settings.chunk_records, settings.chunk_bytes)
 
     def staged(topic: str) -> Manifest:
-        with group_reader(config, topic, f"footprint-{topic}") as reader:
+        with open_group_reader(config, topic, f"footprint-{topic}") as reader:
             claimed = claim(config, reader, limits, topic_ids=TopicIds(folder), has_output=lambda _: False)
             if claimed.is_empty:
-                raise SystemExit(f"There is nothing on {topic}.")
+                raise SystemExit(f"{topic} is empty.")
             return stage(config, reader, claimed, folder.child(topic))[1]
 
     _, computed = compute(staged(settings.raw_topic), haversine, folder.child("computed"))
@@ -69,7 +69,7 @@ def _move(settings: RidesSettings, storage: NoStorage) -> dict[str, int]:
     results = staged(settings.result_topic)
     _, transformed = transform(results, folder.child("transformed"))
     put_elasticsearch(
-        elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
+        make_elasticsearch_admin(settings), settings.rides_index, results, transformed, folder.child("indexed")
     )
     put_gcs(storage, "nowhere", settings.gcs_prefix, results)
     return {
@@ -85,17 +85,17 @@ def _report(settings: RidesSettings, storage: NoStorage, counts: dict[str, int])
     for topic, count in counts.items():
         logs = settings.datastream_state.glob(f"kafka/**/{topic}-*/*.log")
         row(f"{topic} on Kafka's disk", count, sum(path.stat().st_size for path in logs))
-    client = elasticsearch_admin(settings)
+    client = make_elasticsearch_admin(settings)
     index = settings.rides_index
     client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
-    client.indices.refresh(index=index)  # lets go of the segments that were merged
+    client.indices.refresh(index=index)  # deletes the merged segments
     primaries: dict[str, Any] = client.indices.stats(index=index, metric=["store", "docs"])["_all"]["primaries"]
     row("documents in Elasticsearch, merged", primaries["docs"]["count"], primaries["store"]["size_in_bytes"])
     size = sum(stored.size for stored in storage.objects)
     row(f"rows in Parquet, {len(storage.objects)} objects", storage.rows, size)
     staged = (settings.datastream_state / "staging").glob("*/*.arrow")
-    of_a_run = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
-    row("messages staged by a run of dag_compute_cost", counts[settings.raw_topic], of_a_run)
+    staged_bytes = sum(path.stat().st_size for path in staged if path.parent.name in {settings.raw_topic, "computed"})
+    row("messages staged by one run of dag_compute_cost", counts[settings.raw_topic], staged_bytes)
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""The layouts in which senders may write a ride: all of them are the same ride."""
+"""JSON layouts of a ride that senders may use. All are equivalent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _write_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _write_foreign(ride: dict[str, Any]) -> str:
-    """Another order, an unknown field with members, and an escape: json.dumps writes ë as \\u00eb."""
+    """Another field order, an unknown field with members, and an escape: json.dumps writes ë as \\u00eb."""
     return json.dumps(dict(reversed(ride.items())) | {"driver": {"id": 7, "name": "Zoë"}})
 
 
 COMPACT = "compact"
-# How each writes a ride; the first one is the producer's.
+# Layouts with their encoders. The first one is the producer's.
 LAYOUTS: dict[str, Callable[[dict[str, Any]], str]] = {
     COMPACT: _write_compact,
     "spaced": json.dumps,
@@ -23,8 +23,8 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def rewritten(value: bytes | None, layout: str) -> bytes | None:
-    """A message of the producer in another layout; as it was if that would take a fault away from it."""
+def rewrite_message(value: bytes | None, layout: str) -> bytes | None:
+    """A message of the producer in another layout; unchanged if a new layout could remove a fault."""
     try:
         ride = json.loads(value or b"")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""Describes the machine on which the benchmark runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jobs.settings import ROOT
 _PACKAGES = ("apache-airflow-core", "confluent-kafka", "elasticsearch", "msgspec", "numpy", "pyarrow")
 
 
-def machine() -> dict[str, str | int]:
-    """Processor, cores, memory in GiB, operating system, versions, and the commit that was measured."""
+def describe_machine() -> dict[str, str | int]:
+    """CPU, cores, memory in GiB, operating system, versions, and the measured commit."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": _read_cpu_model(),
         "cores": os.cpu_count() or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "platform": platform.platform(),
@@ -27,19 +27,19 @@ def machine() -> dict[str, str | int]:
         "kafka": lock.KAFKA,
         "elasticsearch-server": lock.ELASTICSEARCH,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"),
+        "commit": _run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"),
     }
 
 
-def _cpu_model() -> str:
+def _read_cpu_model() -> str:
     if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string")
-    lines = _output("lscpu").splitlines()
+        return _run("sysctl", "-n", "machdep.cpu.brand_string")
+    lines = _run("lscpu").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model name")), platform.machine())
 
 
-def _output(*command: str) -> str:
-    """What a command prints; `unknown` where it cannot be had."""
+def _run(*command: str) -> str:
+    """The output of a command; `unknown` if it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

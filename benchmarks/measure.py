@@ -1,4 +1,4 @@
-"""Runs work in a process of its own, as Airflow does, and measures it. Its other side is `measured.py`."""
+"""Runs and measures work in a separate process, as Airflow does. The measured process uses `measured.py`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _TAIL_BYTES = 2000
 
 
 class FailedError(Exception):
-    """What was to be measured failed; the text says how, with the end of what a process printed."""
+    """The measured process failed. The text has the cause and its last output."""
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What work took: wall and processor seconds, and the peak memory of its processes together in MiB.
+    """The cost of some work: wall and CPU seconds, and the peak memory of all its processes in MiB.
 
-    Seconds are those between `begin` and `end`: starting the interpreter and warming up are not in them. Memory is what
-    is resident, all that was loaded before included.
+    Seconds are those between `begin` and `end`, without starting the interpreter and warming up. Memory is resident
+    memory, including what was loaded before.
     """
 
     seconds: float
@@ -44,10 +44,10 @@ class Measured(msgspec.Struct, frozen=True):
 def run(
     module: str, *arguments: str, python: Path | str = sys.executable, environment: Mapping[str, str] | None = None
 ) -> Measured:
-    """Run `python -m module arguments…`, whose work is inside `measured()`.
+    """Run and measure `python -m module arguments…`. Its work must be inside `measured()`.
 
     Raises:
-        FailedError: it ended with an error, took more than 15 minutes, or measured nothing.
+        FailedError: the process failed, took more than 15 minutes, or measured nothing.
     """
     command = [str(python), "-m", module, *arguments]
     with tempfile.TemporaryFile() as errors:
@@ -65,18 +65,18 @@ def run(
         timeout = threading.Timer(_TIMEOUT_S, expire)
         timeout.start()
         try:
-            found = _follow(process, tree)
+            measured = _follow(process, tree)
             code = process.wait()
         finally:
             timeout.cancel()
             tree.stop()
             tree.kill()
-        if code or found is None:
+        if code or measured is None:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
             end = errors.read().decode(errors="replace")
-            why = f"did not end within {_TIMEOUT_S} s" if expired.is_set() else f"ended with {code}"
+            why = f"did not end within {_TIMEOUT_S} s" if expired.is_set() else f"ended with exit code {code}"
             raise FailedError(f"{' '.join(command[1:3])} {why}:\n{end}")
-        return found
+        return measured
 
 
 def _follow(process: subprocess.Popen[str], tree: _Tree) -> Measured | None:
@@ -88,16 +88,16 @@ def _follow(process: subprocess.Popen[str], tree: _Tree) -> Measured | None:
         match line.split(maxsplit=2):
             case [mark, "begin"] if mark == MARK:
                 tree.watch()
-                before, started = tree.cpu_seconds(), time.perf_counter()
+                before, started = tree.read_cpu_seconds(), time.perf_counter()
             case [mark, "end", own_peak] if mark == MARK:
                 seconds = time.perf_counter() - started
-                cpu_seconds = tree.cpu_seconds() - before
+                cpu_seconds = tree.read_cpu_seconds() - before
                 peak_mib = max(tree.stop(), float(own_peak))
             case [mark, "answer", text] if mark == MARK:
                 answer = json.loads(text)
                 continue
             case _:
-                continue  # what a library prints
+                continue  # output of a library
         process.stdin.write("\n")
         process.stdin.flush()
     if seconds is None or cpu_seconds is None or peak_mib is None:
@@ -106,7 +106,7 @@ def _follow(process: subprocess.Popen[str], tree: _Tree) -> Measured | None:
 
 
 class _Tree:
-    """A process and all that it has started."""
+    """A process and its children."""
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
@@ -114,8 +114,8 @@ class _Tree:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def cpu_seconds(self) -> float:
-        """Of all so far, those included that have ended."""
+    def read_cpu_seconds(self) -> float:
+        """CPU seconds of all processes so far, including children that have ended."""
         spent = 0.0
         for process in self._processes():
             try:
@@ -125,19 +125,19 @@ class _Tree:
         return spent
 
     def watch(self) -> None:
-        """Begin to look at the memory."""
+        """Start to sample the memory."""
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def stop(self) -> float:
-        """End it; the peak in MiB."""
+        """Stop sampling; returns the peak in MiB."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
         return self._peak_mib
 
     def kill(self) -> None:
-        """End what is left, such as the JVM of a Python process that was killed."""
+        """Kill the remaining processes, for example the JVM of a killed Python process."""
         for process in self._processes():
             try:
                 process.kill()

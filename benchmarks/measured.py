@@ -1,4 +1,4 @@
-"""The process whose work is measured; the one that measures is `measure.py`. Peers run this too: no dependencies."""
+"""Marks the measured work of a process for `measure.py`. Peers import this module, so it has no dependencies."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ MARK = "benchmark:"
 
 @contextmanager
 def measured() -> Iterator[None]:
-    """What is done inside is measured; loading, starting and warming up belong before it."""
-    _tell("begin")
+    """Measure the work inside. Imports, start-up and warm-up belong before it."""
+    _write("begin")
     sys.stdin.readline()
     yield
-    _tell("end", str(_peak_mib()))
+    _write("end", str(_read_peak_mib()))
     sys.stdin.readline()
 
 
 def answer(value: Any) -> None:
-    """Hand a value to the process that measures."""
-    _tell("answer", json.dumps(value))
+    """Pass a value to the measuring process."""
+    _write("answer", json.dumps(value))
 
 
-def _peak_mib() -> float:
-    """The most memory that this process had resident."""
+def _read_peak_mib() -> float:
+    """The peak resident memory of this process."""
     if sys.platform == "linux":
-        # ru_maxrss would begin with the peak of the process that started this one.
+        # Not ru_maxrss, which starts with the peak of the parent process.
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _tell(*words: str) -> None:
+def _write(*words: str) -> None:
     print(MARK, *words, flush=True)

@@ -1,7 +1,6 @@
-"""The compute-and-publish path as dag_compute_cost runs it: one process per task, claim checks in between.
+"""Runs one task of dag_compute_cost, as Airflow does: `python -m benchmarks.path TASK ROUTE RUN URL`.
 
-`python -m benchmarks.path TASK ROUTE RUN URL` is one task; its answer is the URL of its manifest and how many messages
-there are.
+Its answer is the URL of its manifest and the number of messages.
 """
 
 from __future__ import annotations
@@ -9,20 +8,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
+# Not used here, but every task imports it: it is part of the memory, and it imports airflow/config.
 import airflow.sdk  # noqa: F401
 
 from benchmarks.measured import answer, measured
-from benchmarks.route import Route, dead_letters
+from benchmarks.route import Route, name_dead_letters
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.publish import Outlet, publish
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.rides.compute import compute
-from jobs.rides.distance import distance_function
+from jobs.rides.distance import find_distance_function
 from jobs.settings import Settings
 
 
@@ -30,7 +29,7 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ConsumeKafka")
     config = {"bootstrap.servers": route.bootstrap_servers}
     limits = Limits.from_settings(Settings.model_construct())
-    with group_reader(config, route.source, route.target) as reader:
+    with open_group_reader(config, route.source, route.target) as reader:
         claimed = claim(config, reader, limits, topic_ids=TopicIds(_folder(route)), has_output=lambda _: False)
         if claimed.is_empty:
             return "", 0
@@ -40,12 +39,12 @@ def consume_kafka(route: Route, run: str, _: str) -> tuple[str, int]:
 
 def compute_cost_travel(route: Route, run: str, url: str) -> tuple[str, int]:
     folder = _folder(route).child(run, "ComputeCostTravel")
-    computed_url, computed = compute(read_manifest(url), distance_function("haversine"), folder)
+    computed_url, computed = compute(read_manifest(url), find_distance_function("haversine"), folder)
     return computed_url, computed.records
 
 
 def publish_kafka(route: Route, run: str, url: str) -> tuple[str, int]:
-    outlet = Outlet(route.target, dead_letters(route.target), "benchmark", "ComputeCostTravel", "TRANSFORMATION")
+    outlet = Outlet(route.target, name_dead_letters(route.target), "benchmark", "ComputeCostTravel", "TRANSFORMATION")
     published = publish({"bootstrap.servers": route.bootstrap_servers}, read_manifest(url), outlet)
     _folder(route).child(run).delete()
     return "", published.results + published.rejects.total()
@@ -61,5 +60,5 @@ if __name__ == "__main__":
     name, text, run, url = sys.argv[1:]
     task, route = TASKS[name], Route.from_json(text)
     with measured():
-        found = task(route, run, url)
-    answer(found)
+        result = task(route, run, url)
+    answer(result)

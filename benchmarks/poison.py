@@ -11,7 +11,7 @@ from rich.progress import Progress
 from benchmarks.candidates import CANDIDATES, OURS, Pass, compete
 from benchmarks.data import create, drop, fill
 from benchmarks.measure import FailedError
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.rides.vertical import RidesSettings
 
 # One chunk: all messages are in one partition.
@@ -27,7 +27,7 @@ class Poison(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """The speed of bad messages as a part of that of good ones: the median of the rounds."""
+        """The speed of bad messages relative to good ones, the median of the rounds."""
         return statistics.median(bad.rate / good.rate for good, bad in zip(self.good, self.bad, strict=True))
 
 
@@ -37,7 +37,7 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int) -> Poison:
     Raises:
         FailedError: the number of results and dead letters differs from the number of messages.
     """
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     passes: dict[str, list[Pass]] = {"good": [], "bad": []}
     sources = {kind: f"poison-{kind}" for kind in passes}
     create(config, [*sources.values()], partition_count=1)
@@ -59,8 +59,8 @@ def measure(settings: RidesSettings, progress: Progress, rounds: int) -> Poison:
 
 
 def show(poison: Poison, console: Console) -> None:
-    good, bad = (statistics.median(it.rate for it in passes) for passes in (poison.good, poison.bad))
+    good, bad = (statistics.median(measured.rate for measured in passes) for passes in (poison.good, poison.bad))
     console.print(
-        f"One partition of {_MESSAGES:,} messages: {good:,.0f} good ones a second, {bad:,.0f} bad ones a second, "
+        f"One partition of {_MESSAGES:,} messages: {good:,.0f} good ones per second, {bad:,.0f} bad ones per second, "
         f"ratio {poison.ratio:.2f}"
     )

@@ -1,4 +1,4 @@
-"""The peer: a transactional relay that only copies messages, as fast as confluent-kafka does that in one process."""
+"""A peer: a transactional relay that only copies messages, as fast as confluent-kafka can in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH = 20_000
 
 
 def relay(route: Route) -> None:
-    """Copy all messages of a topic, one transaction per batch with the group's offsets."""
+    """Copy all messages of a topic, in one transaction per batch with the group's offsets."""
     config = {"bootstrap.servers": route.bootstrap_servers}
     consumer = Consumer(
         {
@@ -59,7 +59,7 @@ def relay(route: Route) -> None:
             producer.begin_transaction()
             queued = producer.produce_batch(route.target, messages)
             if queued != len(messages):
-                raise BufferError(f"{len(messages) - queued} messages do not fit the queue")
+                raise BufferError(f"{len(messages) - queued} messages do not fit into the queue")
             producer.send_offsets_to_transaction(
                 consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 30
             )

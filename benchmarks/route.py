@@ -1,4 +1,4 @@
-"""Where one measured pass reads and writes. Peers use this too: no dependencies."""
+"""The topics of one measured pass. Peers import this module, so it has no dependencies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Route:
-    """`count` messages of `source` become as many in `target`; files that a pass needs are in its own `folder`."""
+    """Move `count` messages from `source` to `target`. `folder` is for the files of this pass."""
 
     bootstrap_servers: str
     source: str
@@ -24,6 +24,6 @@ class Route:
         return cls(**json.loads(text))
 
 
-def dead_letters(target: str) -> str:
-    """The topic beside a target for what cannot be priced."""
+def name_dead_letters(target: str) -> str:
+    """The dead-letter topic of a target."""
     return f"{target}-dlq"

@@ -1,4 +1,4 @@
-"""What the sinks are measured with: `python -m benchmarks.sinks WORK JOB`, one process each."""
+"""Runs the work of a sink or of its peer: `python -m benchmarks.sinks WORK JOB`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-# Not used, but there in every task's process: part of its memory, and it reads airflow/config.
+# Not used here, but every task imports it: it is part of the memory, and it imports airflow/config.
 import airflow.sdk  # noqa: F401
 import msgspec
 import pyarrow as pa
@@ -20,17 +20,17 @@ import pyarrow.parquet as pq
 from elasticsearch import Elasticsearch
 
 from benchmarks.measured import answer, measured
-from jobs.clients import storage_client
+from jobs.clients import make_storage_client
 from jobs.files import Folder, read_chunk
 from jobs.kafka.claim import Limits, claim
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, read_manifest
 from jobs.kafka.topic_ids import TopicIds
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.export import put_gcs
 from jobs.rides.index import put_elasticsearch
-from jobs.rides.transform import REPETITIVE, documents, transform
+from jobs.rides.transform import REPETITIVE, make_documents, transform
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings
 from jobs.sinks import elasticsearch as sink
@@ -38,7 +38,7 @@ from jobs.sinks import parquet
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What one pass works on. `staged` and `transformed` are URLs of manifests; `name` is new for each pass."""
+    """The input of one pass. `staged` and `transformed` are URLs of manifests; `name` is unique for each pass."""
 
     settings: dict[str, Any]
     topic: str
@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
     transformed: str = ""
 
     @property
-    def at(self) -> RidesSettings:
+    def rides_settings(self) -> RidesSettings:
         return RidesSettings(_env_file=None, **self.settings)
 
     @property
@@ -57,12 +57,12 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def prepare(job: Job) -> list[str]:
-    """Stage and transform all results of the topic: the URLs of the manifests."""
-    config = {"bootstrap.servers": job.at.bootstrap_servers}
+    """Stage and transform all results of the topic. Returns the URLs of both manifests, and the number of rows."""
+    config = {"bootstrap.servers": job.rides_settings.bootstrap_servers}
     defaults = Settings.model_construct()
     limits = Limits(sys.maxsize, defaults.chunk_records, defaults.chunk_bytes)
     with measured():
-        with group_reader(config, job.topic, "benchmark-sinks") as reader:
+        with open_group_reader(config, job.topic, "benchmark-sinks") as reader:
             claimed = claim(config, reader, limits, topic_ids=TopicIds(job.staging), has_output=lambda _: False)
             staged_url, staged = stage(config, reader, claimed, job.staging.child("staged"))
         url, transformed = transform(staged, job.staging.child("transformed"))
@@ -72,20 +72,22 @@ def prepare(job: Job) -> list[str]:
 def put(job: Job) -> None:
     """PutElasticSearch's work."""
     staged, transformed = read_manifest(job.staged), read_manifest(job.transformed)
-    client = Elasticsearch(job.at.es_url)
+    client = Elasticsearch(job.rides_settings.es_url)
     with measured():
         put_elasticsearch(client, job.name, staged, transformed, job.staging.child(job.name))
 
 
 def put_bare(job: Job) -> None:
-    """The same documents in requests of the same size, made beforehand, by as many threads that only send them."""
+    """Send the same documents in prepared requests of the same size, with the same number of threads."""
     bodies = []
     for chunk in read_manifest(job.transformed).chunks:
         rows = read_chunk(chunk.url)
-        lines = sink.actions(rows.column("ride_id"), rows.column("kafka_offset"), documents(rows)).to_pylist()
+        lines = sink.make_bulk_lines(
+            rows.column("ride_id"), rows.column("kafka_offset"), make_documents(rows)
+        ).to_pylist()
         size = sink._DOCUMENTS_PER_REQUEST
         bodies += ["".join(lines[start : start + size]).encode() for start in range(0, len(lines), size)]
-    address = urllib.parse.urlsplit(job.at.es_url).netloc
+    address = urllib.parse.urlsplit(job.rides_settings.es_url).netloc
 
     def send(mine: list[bytes]) -> None:
         connection = http.client.HTTPConnection(address, timeout=60)
@@ -94,7 +96,7 @@ def put_bare(job: Job) -> None:
             connection.request("POST", f"/{job.name}/_bulk?filter_path=errors", body, headers)
             reply = connection.getresponse().read()
             if reply != b'{"errors":false}':
-                raise RuntimeError(f"Elasticsearch did not take a request: {reply[:500]!r}")
+                raise RuntimeError(f"Elasticsearch rejected a request: {reply[:500]!r}")
 
     count = sink._PARALLEL_REQUESTS
     with measured(), ThreadPoolExecutor(count) as pool:
@@ -102,14 +104,14 @@ def put_bare(job: Job) -> None:
 
 
 class Stored(NamedTuple):
-    """What is known of an object that was taken and not kept."""
+    """The size of an object that was not kept."""
 
     rows: int
     size: int
 
 
 class BottomlessBucket:
-    """Takes objects as a bucket does, and keeps their sizes only."""
+    """A bucket that keeps only the sizes of its objects."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
@@ -125,7 +127,7 @@ class BottomlessBucket:
 
 
 class NoStorage:
-    """As much of a client of Cloud Storage as PutGCP needs, without a server: shows the cost of our side alone."""
+    """A fake Cloud Storage client for PutGCP without a server, to measure the cost of the client side only."""
 
     _connection = SimpleNamespace(API_BASE_URL="nowhere")
 
@@ -137,25 +139,25 @@ class NoStorage:
 
     @property
     def objects(self) -> Collection[Stored]:
-        """All Parquet objects that were written."""
+        """The Parquet objects that were written."""
         return self._bucket.objects.values()
 
     @property
     def rows(self) -> int:
-        """How many they held."""
+        """The number of rows in all objects."""
         return sum(stored.rows for stored in self.objects)
 
 
 def export(job: Job) -> None:
-    """PutGCP's work, into the emulator."""
+    """PutGCP's work, with the emulator."""
     staged = read_manifest(job.staged)
-    client = storage_client(job.at)
+    client = make_storage_client(job.rides_settings)
     with measured():
-        put_gcs(client, job.at.bucket, job.name, staged)
+        put_gcs(client, job.rides_settings.bucket, job.name, staged)
 
 
 def export_to_nowhere(job: Job) -> int:
-    """PutGCP's work, without a server; how many rows the objects hold."""
+    """PutGCP's work, without a server. Returns the number of rows in the objects."""
     staged = read_manifest(job.staged)
     client = NoStorage()
     with measured():
@@ -164,7 +166,7 @@ def export_to_nowhere(job: Job) -> int:
 
 
 def write_rows(job: Job) -> int:
-    """The part of PutGCP's work that begins with rows, in memory beforehand; how many rows the objects hold."""
+    """PutGCP's work after reading the rows into memory. Returns the number of rows in the objects."""
     transformed = read_manifest(job.transformed)
     ready = [(chunk, read_chunk(chunk.url)) for chunk in transformed.chunks]
     client = NoStorage()
@@ -172,21 +174,21 @@ def write_rows(job: Job) -> int:
     def write(part: tuple[Chunk, pa.RecordBatch]) -> None:
         chunk, rows = part
         parquet.export(
-            client, "nowhere", rows, partial(parquet.object_name, job.name, transformed.topic, chunk), REPETITIVE
+            client, "nowhere", rows, partial(parquet.name_object, job.name, transformed.topic, chunk), REPETITIVE
         )
 
     with measured():
-        list(prefetched(write, ready, ahead=2))  # as put_gcs does
+        list(prefetch(write, ready, ahead=2))  # as put_gcs does
     return client.rows
 
 
 def write_table(job: Job) -> None:
-    """pyarrow writing the same rows, in memory beforehand, to one file on local disk, with the same options."""
+    """Write the same rows from memory to one local file with pyarrow and the same options."""
     _write_table(job, parquet.WRITE_OPTIONS | {"use_dictionary": list(REPETITIVE)})
 
 
 def write_table_with_defaults(job: Job) -> None:
-    """The same as pyarrow does it when it is told nothing: Snappy, and a dictionary for each column."""
+    """Write them with pyarrow's defaults: Snappy, and a dictionary for each column."""
     _write_table(job, {})
 
 

@@ -1,4 +1,4 @@
-"""Services of a measurement's own, on free ports and with a state folder that is deleted afterwards."""
+"""Separate services for a benchmark, on free ports and with a temporary state folder."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from rich.console import Console
 
 from infra.local.isolation import isolated_settings
 from infra.local.services.catalog import local_stack
-from jobs.clients import elasticsearch_admin, kafka_config
+from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.kafka import topics
 from jobs.rides.vertical import TEMPLATE, RidesSettings
 from jobs.settings import ROOT
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import declared_topics
+from jobs.verticals import load_declared_topics
 
 TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def own_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
-    """Start the named services, with topics and, where there is Elasticsearch, the index template.
+def start_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
+    """Start services, create topics and, with Elasticsearch, apply the index template. Stop the services at the end.
 
-    Settings other than addresses come from the environment, so that a measurement can be repeated with another one.
+    Settings other than addresses come from the environment, so a measurement can be repeated with other values.
+
+    Args:
+        services: names of the services to start.
     """
-    # `kill` is to stop the services as Ctrl-C does.
+    # SIGTERM stops the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     settings = cast(RidesSettings, isolated_settings())  # it has every vertical's settings
     try:
         local_stack(settings, console).up(services)
-        topics.apply(kafka_config(settings), declared_topics(settings))
+        topics.apply(make_kafka_config(settings), load_declared_topics(settings))
         if "elasticsearch" in services:
-            apply_template(elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
+            apply_template(make_elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings
     finally:
         local_stack(settings).down()
         shutil.rmtree(settings.datastream_state)
 
 
-def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, or 120 characters where there is none."""
+def make_console() -> Console:
+    """A console for tables: as wide as the terminal, or 120 characters without a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=120)

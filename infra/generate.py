@@ -23,8 +23,8 @@ def generate() -> dict[Path, str]:
         **{ENVIRONMENT / f"{vertical.name}.env": _environment_file(vertical) for vertical in find_verticals()},
         ENVIRONMENT / "files.yml": _environment_files(),
         INFRA / "profiles.yml": _profiles(),
-        TEMPLATE: json.dumps(fields.index_template(), indent=2) + "\n",
-        INFRA / "terraform" / "rides_schema.json": _json_lines(fields.table_schema()),
+        TEMPLATE: json.dumps(fields.make_index_template(), indent=2) + "\n",
+        INFRA / "terraform" / "rides_schema.json": _json_lines(fields.make_table_schema()),
     }
 
 

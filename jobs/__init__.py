@@ -1,1 +1,1 @@
-"""The work of the stack, importable without Airflow."""
+"""The code of the pipeline. It does not import Airflow."""

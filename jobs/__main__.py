@@ -19,11 +19,13 @@ try:
     for _vertical in find_verticals():
         if importlib.util.find_spec(f"jobs.cli.{_vertical.name}") is not None:
             importlib.import_module(f"jobs.cli.{_vertical.name}")
-except Exception:
-    if sys.argv[1:2] != ["ledger"]:
-        raise
-    traceback.print_exc()
-    sys.exit(Verdict.NO_VERDICT)  # 1 would mean that messages are lost
+except Exception as error:
+    if isinstance(error, DatastreamError):
+        print_error(error_console, error)
+    else:
+        traceback.print_exc()
+    # 1 from the ledger would mean that messages are lost.
+    sys.exit(Verdict.NO_VERDICT if sys.argv[1:2] == ["ledger"] else 1)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that the command line makes."""
+"""Calls of Airflow's REST API that the command line makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
 
@@ -17,11 +17,11 @@ _TIMEOUT_S = 30
 
 
 def unpause(settings: Settings, dags: Sequence[str]) -> None:
-    """Toggle DAGs on.
+    """Unpause DAGs, retrying for a minute.
 
     Raises:
-        ServiceUnavailableError: for a minute, Airflow has not answered or not known a DAG.
-        ConfigurationError: it does not take AIRFLOW_USER and AIRFLOW_PASSWORD.
+        ServiceUnavailableError: Airflow did not answer or did not know a DAG.
+        ConfigurationError: Airflow rejected AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
     until_known = Retrying(
         retry=retry_if_exception_type(ServiceUnavailableError),
@@ -33,36 +33,36 @@ def unpause(settings: Settings, dags: Sequence[str]) -> None:
 
 
 def _unpause(settings: Settings, dags: Sequence[str]) -> None:
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         for dag in dags:
             session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
 
 
 def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> None:
-    """Start a run of a DAG with parameters; it is queued while another one is active.
+    """Start a run of a DAG with parameters. The run is queued while another one is active.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: as `unpause`.
+        ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         run = {"logical_date": None, "conf": dict(conf)}
         session.post(f"{url}/{dag_id}/dagRuns", json=run, timeout=_TIMEOUT_S).raise_for_status()
 
 
 @contextmanager
-def signed_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
-    """A session that is signed in, and the URL of the DAGs.
+def sign_in(settings: Settings) -> Iterator[tuple[requests.Session, str]]:
+    """Sign in; gives the session and the URL of the DAGs.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: as `unpause`.
+        ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
     url = f"http://{LOOPBACK}:{settings.airflow_port}"
     try:
         login = {"username": settings.airflow_user, "password": settings.airflow_password}
-        session = local_session()
+        session = make_local_session()
         token = session.post(f"{url}/auth/token", json=login, timeout=_TIMEOUT_S)
         if token.status_code in (400, 401, 403):
-            raise ConfigurationError(f"Airflow at {url} does not take AIRFLOW_USER and AIRFLOW_PASSWORD.")
+            raise ConfigurationError(f"Airflow at {url} rejected AIRFLOW_USER and AIRFLOW_PASSWORD.")
         token.raise_for_status()
         session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
         yield session, f"{url}/api/v2/dags"

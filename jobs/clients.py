@@ -1,8 +1,7 @@
-"""Clients of the stack's services by the settings, for the command line and for setting services up."""
+"""Clients of the stack's services, made from the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import requests
 
 from jobs.errors import ConfigurationError
+from jobs.progress import Progress
 from jobs.settings import Settings
 
-# Each function imports its own library: they are slow and large, and most commands need one of them.
+# Each function imports its own library: most commands need only one, and each is slow to import.
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
     from google.auth.credentials import Credentials
@@ -27,59 +27,59 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Systems(Generic[S]):
-    """What work on the whole of a stream needs: its settings, and a client for each system, made when it is used.
+    """The settings of a vertical, with a client for each system that is made on first use.
 
     Attributes:
-        settings: the vertical's.
-        progress: called with the name of what is being done, how much of it is done and how much there is.
-        may_write: whether the client of Elasticsearch may do more than read.
+        settings: the settings of the vertical.
+        progress: shows the progress of the work.
+        may_write: whether the Elasticsearch client may do more than read.
     """
 
     settings: S
-    progress: Callable[[str, int, int], object] = lambda *_: None
+    progress: Progress = lambda *_: None
     may_write: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What confluent-kafka needs."""
-        return kafka_config(self.settings)
+        """The configuration of confluent-kafka."""
+        return make_kafka_config(self.settings)
 
     @cached_property
     def elasticsearch(self) -> Elasticsearch:
-        return elasticsearch_admin(self.settings) if self.may_write else elasticsearch_client(self.settings)
+        return make_elasticsearch_admin(self.settings) if self.may_write else make_elasticsearch_client(self.settings)
 
     @cached_property
     def gcs(self) -> storage.Client:
-        """Raises ConfigurationError as `storage_client`."""
-        return storage_client(self.settings)
+        """The Cloud Storage client; raises ConfigurationError as for `make_storage_client`."""
+        return make_storage_client(self.settings)
 
 
-def kafka_config(settings: Settings) -> dict[str, Any]:
-    """What confluent-kafka needs to reach the broker."""
+def make_kafka_config(settings: Settings) -> dict[str, Any]:
+    """The configuration with which confluent-kafka reaches the broker."""
     return {"bootstrap.servers": settings.bootstrap_servers}
 
 
-def elasticsearch_client(settings: Settings) -> Elasticsearch:
-    """A client that may only read. (Where Elasticsearch has no security, it takes anybody.)"""
-    return _elasticsearch(settings, READER, settings.elasticsearch_reader_password)
+def make_elasticsearch_client(settings: Settings) -> Elasticsearch:
+    """A client that may only read. (Without security, Elasticsearch accepts any user.)"""
+    return _connect_elasticsearch(settings, READER, settings.elasticsearch_reader_password)
 
 
-def elasticsearch_admin(settings: Settings) -> Elasticsearch:
+def make_elasticsearch_admin(settings: Settings) -> Elasticsearch:
     """A client that may do anything."""
-    return _elasticsearch(settings, ADMIN, settings.elastic_password)
+    return _connect_elasticsearch(settings, ADMIN, settings.elastic_password)
 
 
-def _elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
+def _connect_elasticsearch(settings: Settings, user: str, password: str) -> Elasticsearch:
     from elasticsearch import Elasticsearch
 
     return Elasticsearch(settings.es_url, basic_auth=(user, password), request_timeout=30)
 
 
-def storage_client(settings: Settings) -> storage.Client:
-    """A client of the emulator, or of Google's own Cloud Storage.
+def make_storage_client(settings: Settings) -> storage.Client:
+    """A client of the emulator or of Google Cloud Storage.
 
     Raises:
-        ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or nothing offers credentials.
+        ConfigurationError: there are no usable credentials.
     """
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
@@ -87,15 +87,18 @@ def storage_client(settings: Settings) -> storage.Client:
     if settings.gcs_endpoint is not None:
         options = {"api_endpoint": settings.gcs_endpoint}
         return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)
-    credentials, project = google_credentials(settings, "Google Cloud Storage")
+    credentials, project = load_google_credentials(settings, "Google Cloud Storage")
     return storage.Client(project=project or "datastream", credentials=credentials)
 
 
-def google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
-    """Credentials of GOOGLE_APPLICATION_CREDENTIALS, or what the machine offers; with their project, if they know it.
+def load_google_credentials(settings: Settings, service: str) -> tuple[Credentials, str | None]:
+    """The credentials in GOOGLE_APPLICATION_CREDENTIALS, or the machine's default ones, and their project if known.
+
+    Args:
+        service: name of the service that needs them, for the error text.
 
     Raises:
-        ConfigurationError: they name no usable file, or nothing offers any; the text begins with the service.
+        ConfigurationError: the file is missing or invalid, or the machine has no default credentials.
     """
     import google.auth
     import google.auth.exceptions
@@ -113,8 +116,8 @@ def google_credentials(settings: Settings, service: str) -> tuple[Credentials, s
     return found
 
 
-def local_session() -> requests.Session:
-    """HTTP to services on this machine: neither a proxy nor the credentials of ~/.netrc are meant for them."""
+def make_local_session() -> requests.Session:
+    """A session for services on this machine. It ignores proxies and ~/.netrc."""
     session = requests.Session()
     session.trust_env = False
     return session

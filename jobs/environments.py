@@ -1,8 +1,8 @@
-"""Where tasks run that need packages of a vertical: subprocesses with the interpreter of a requirement set.
+"""Run a task that needs a vertical's packages as a subprocess, with the interpreter of a requirement set.
 
-Such packages never join Airflow's own. A vertical names its set (`Vertical.requirement_set`); its pinned requirements
-are in requirements/tasks/<set>.txt. Without Docker, `make .venv-<set>/.stamp` installs them in .venv-<set>; Airflow's
-image has every set in /opt/venv/<set>. Spark is not among them: it runs in a service of its profile.
+These packages are never installed next to Airflow. A vertical names its set (`Vertical.requirement_set`). The pinned
+requirements are in requirements/tasks/<set>.txt. Without Docker, `make .venv-<set>/.stamp` installs them in
+.venv-<set>; Airflow's image has every set in /opt/venv/<set>. Spark has no set: it runs in a service of its profile.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from jobs.settings import ROOT, Settings
 IMAGE_FOLDER = Path("/opt/venv")
 LAST_LINES = 10
 
-# Marks every process of a stack without Docker with its state folder.
+# In the environment of every process of a stack without Docker; its value is the state folder.
 STACK_MARK = "DATASTREAM_STACK"
 
-# What a process that we start inherits: who and where the user is, certificates, proxies, Google's login.
+# The variables that a subprocess inherits: user, locale, certificates, proxies, Google's login.
 INHERITED = (
     "HOME", "USER", "LOGNAME", "PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
     "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
@@ -34,8 +34,8 @@ INHERITED = (
 )  # fmt: skip
 
 
-def inherited_variables() -> dict[str, str]:
-    """The variables of this process that a process started by it may see."""
+def read_inherited_variables() -> dict[str, str]:
+    """The variables of this process that a subprocess inherits."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
@@ -43,7 +43,7 @@ def find_interpreter(requirement_set: str) -> Path:
     """The Python interpreter of a requirement set.
 
     Raises:
-        ConfigurationError: the set is not installed; names the remedy.
+        ConfigurationError: the set is not installed.
     """
     folders = (ROOT / f".venv-{requirement_set}", IMAGE_FOLDER / requirement_set)
     for folder in folders:
@@ -55,10 +55,10 @@ def find_interpreter(requirement_set: str) -> Path:
     )
 
 
-def settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
-    """The environment of a vertical's command: what the vertical's settings add, and where the services are.
+def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
+    """The environment of a vertical's command: the vertical's settings and the addresses of the services.
 
-    Passwords of the core are left out: a task hands over the one that its command needs.
+    It has no password of the core: a task adds the one that its command needs.
 
     Args:
         kind: the vertical's class of settings.
@@ -75,28 +75,28 @@ def settings_variables(kind: type[Settings], settings: Settings) -> dict[str, st
 
 
 class Command:
-    """A command that runs at the root of the project, and ends when this process does, also by SIGKILL.
+    """A command that runs at the root of the project and ends with this process, even after SIGKILL.
 
     Args:
-        command: the program by its path, and its arguments.
-        variables: its environment, besides what it inherits.
+        command: the path of the program, and its arguments.
+        variables: environment variables to add to the inherited ones.
     """
 
     def __init__(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> None:
         self._command = [str(part) for part in command]
-        inherited = inherited_variables()
+        inherited = read_inherited_variables()
         path = os.pathsep.join([str(Path(self._command[0]).parent), inherited.get("PATH", os.defpath)])
         self._environment = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, log: Callable[[str], None]) -> None:
-        """Run it until it ends.
+        """Run the command and wait until it ends.
 
         Args:
-            log: gets each line of stdout and stderr when it is written.
+            log: receives each line of stdout and stderr.
 
         Raises:
-            CommandError: it failed; the text has its exit code and the end of its output.
+            CommandError: the command failed; the text has its exit code and its last output.
         """
         last: deque[str] = deque(maxlen=LAST_LINES)
         with subprocess.Popen(
@@ -117,6 +117,6 @@ class Command:
             raise CommandError(code, text)
 
     def end(self) -> None:
-        """End it with all that it started: by SIGTERM, after `tether.GRACE_S` seconds by SIGKILL. Returns at once."""
+        """End the command and all its children: SIGTERM now, SIGKILL after `tether.GRACE_S` seconds. Does not wait."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()

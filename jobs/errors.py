@@ -1,27 +1,27 @@
-"""Errors that name the thing, the place and the remedy."""
+"""The errors of the project. Each text says what failed, where, and what to do."""
 
-# The remedy when a service does not answer.
-IS_IT_UP = "Is it up? `make ps` tells of the Docker stack, `make local-status` of the one without Docker."
+# What to do when a service does not answer.
+IS_IT_UP = "Is it running? Check with `make ps` (Docker) or `make local-status` (without Docker)."
 
 
 class DatastreamError(Exception):
-    """Base of every error that this project raises on purpose; its text is fit to be shown to a user."""
+    """Base of the errors that this project raises. Their texts are shown to the user without a traceback."""
 
 
 class ConfigurationError(DatastreamError):
-    """A setting is wrong. Raised before any data is touched; trying again does not help."""
+    """A setting is wrong. Raised before any data is touched; a retry does not help."""
 
 
 class ServiceUnavailableError(DatastreamError):
-    """A service did not answer in time. Nothing was committed; trying again may help."""
+    """A service did not answer in time. Nothing was committed; a retry may help."""
 
 
 class StagedFilesGoneError(DatastreamError):
-    """A run's staged files are not there any more, which is so once there is nothing left for it to do."""
+    """The run's staged files were deleted because its work is already committed."""
 
 
 class OffsetsError(DatastreamError):
-    """Committed offsets do not fit the topic, so going on would lose or double messages."""
+    """The committed offsets do not match the topic: to continue would lose or repeat messages."""
 
 
 class CommandError(DatastreamError):

@@ -1,6 +1,6 @@
 """Folders and Arrow files, local or in a bucket.
 
-Files are written under a temporary name and renamed: a file that has its name is complete.
+Files are written under a temporary name and then renamed, so a file with its final name is complete.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _MANIFEST = "manifest.json"
 
 
 class Folder:
-    """A folder, local or in a bucket, by its URL: file:///path or gs://bucket/path."""
+    """A folder with the URL file:///path or gs://bucket/path."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._path = fs.FileSystem.from_uri(self.url)
 
     def child(self, *names: str) -> Folder:
-        """A folder below this one; names are made safe for a path."""
+        """A folder below this one. Characters that a path cannot have become underscores."""
         return Folder("/".join([self.url, *(re.sub(r"^\.+|[^\w.:+-]", "_", name) for name in names)]))
 
     def write_table(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
-        """Write batches as an Arrow IPC file; its URL."""
+        """Write batches as an Arrow IPC file; returns its URL."""
 
         def write(stream: Any) -> None:
             with pa.ipc.new_file(stream, schema) as writer:
@@ -38,18 +38,18 @@ class Folder:
         return self._write(f"{name}.arrow", write)
 
     def write_chunk(self, partition: int, first: int, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
-        """Write the chunk of a partition that starts at the offset `first`; its URL."""
+        """Write the chunk of a partition that starts at the offset `first`; returns its URL."""
         return self.write_table(f"{partition:05d}-{first:020d}", batches, schema)
 
     def write_manifest(self, manifest: msgspec.Struct) -> str:
         return self._write(_MANIFEST, lambda stream: stream.write(msgspec.json.encode(manifest)))
 
     def write_text(self, name: str, text: str) -> str:
-        """Write a small file; its URL."""
+        """Write a small file; returns its URL."""
         return self._write(name, lambda stream: stream.write(text.encode()))
 
     def read_text(self, name: str) -> str | None:
-        """What `write_text` wrote; None if there is no such file."""
+        """Read a file that `write_text` wrote; None if it does not exist."""
         try:
             with self._fs.open_input_stream(f"{self._path}/{name}") as stream:
                 return bytes(stream.read()).decode()
@@ -65,7 +65,7 @@ class Folder:
         return f"{self.url}/{name}"
 
     def delete(self) -> None:
-        """Delete the folder with all that is in it; harmless when it is not there."""
+        """Delete the folder and its content, if it exists."""
         if self._fs.get_file_info(self._path).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._path)
 
@@ -77,7 +77,7 @@ class Folder:
 
 
 def read_batches(url: str) -> Iterator[pa.RecordBatch]:
-    """Read an Arrow file batch by batch; a local one is mapped, which copies nothing."""
+    """Read an Arrow file batch by batch. A local file is memory-mapped, so nothing is copied."""
     filesystem, path = fs.FileSystem.from_uri(url)
     if isinstance(filesystem, fs.LocalFileSystem):
         filesystem = fs.LocalFileSystem(use_mmap=True)

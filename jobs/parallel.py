@@ -1,4 +1,4 @@
-"""Work side by side: what comes next is loaded while the caller is busy."""
+"""Load the next items in threads while the caller processes the current one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
-    """Each item with what `load` makes of it; up to `ahead` further ones are loaded while the caller works on it."""
+def prefetch(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) -> Iterator[tuple[S, T]]:
+    """Yield each item with the result of `load`. Up to `ahead` further items are loaded meanwhile."""
     with ThreadPoolExecutor(max_workers=ahead) as pool:
         loading: deque[tuple[S, Future[T]]] = deque()
         try:
@@ -24,5 +24,5 @@ def prefetched(load: Callable[[S], T], items: Iterable[S], *, ahead: int = 1) ->
             for ready, future in loading:
                 yield ready, future.result()
         finally:
-            for _, future in loading:  # after a failure, or where the caller has left off
+            for _, future in loading:  # after a failure, or when the caller stopped early
                 future.cancel()

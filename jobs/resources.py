@@ -1,4 +1,4 @@
-"""What Python's runtime does on the side, held off while messages are moved in bulk."""
+"""Control of Python's garbage collector while messages are processed in bulk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def cyclic_gc_paused() -> Iterator[None]:
-    """Free what is no longer referred to at once, as always, but look for no cycles meanwhile.
+def pause_cyclic_gc() -> Iterator[None]:
+    """Pause the search for reference cycles. Reference counting still frees objects.
 
-    Messages are in none, yet each 700 new ones make the collector look through those that are there: 40 % of the time
-    that it takes to read a million.
+    Messages are never part of a cycle, but every 700 new objects start a search through them: 40 % of the time to read
+    a million messages.
     """
     was_enabled = gc.isenabled()
     gc.disable()

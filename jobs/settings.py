@@ -1,6 +1,6 @@
-"""The settings that all of the stack shares: the environment first, then `.env` at the root, then the defaults here.
+"""The settings that the whole stack shares, from the environment, `.env` at the root, or the defaults, in this order.
 
-A vertical adds its own in a subclass (jobs/<vertical>/vertical.py).
+A vertical adds its settings in a subclass (jobs/<vertical>/vertical.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ S = TypeVar("S", bound="Settings")
 
 
 def check_distinct(*topics: str, given: str = "") -> None:
-    """Raises ConfigurationError if two topics have one name: a step would read what it writes, for ever.
+    """Raise ConfigurationError if two topics have the same name: a step would read its own output in a loop.
 
     Args:
-        given: what the error names instead of the topics.
+        given: shown in the error instead of the topics.
     """
     if len(set(topics)) != len(topics):
         raise ConfigurationError(
@@ -35,11 +35,11 @@ def check_distinct(*topics: str, given: str = "") -> None:
 
 
 class Settings(BaseSettings):
-    """The settings by the names that `.env.example` explains, in lower case. Immutable."""
+    """The settings that `.env.example` explains, with names in lower case. Immutable."""
 
     model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    # The settings that name topics: each class has those that it adds.
+    # The names of the settings that hold topic names, without those of the base classes.
     topic_settings: ClassVar[tuple[str, ...]] = ()
 
     # Where the services without Docker keep data, logs and generated secrets.
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     kafka_ui_port: Port = 8080
     airflow_port: Port = 8081
 
-    # The documented development defaults, for services on the loopback only. `make up` generates others.
+    # Development defaults, for services on the loopback interface only. `make up` generates passwords.
     airflow_user: Name = "admin"
     airflow_password: Name = "admin"  # noqa: S105
     elastic_password: Name = "changeme"  # noqa: S105
@@ -60,11 +60,11 @@ class Settings(BaseSettings):
     elasticsearch_writer_password: Name = "changeme"  # noqa: S105
     elasticsearch_reader_password: Name = "changeme"  # noqa: S105
 
-    # Where the services are, when not on this machine's ports above.
+    # Addresses of the services, if they are not on the ports above.
     kafka_bootstrap_servers: str = ""
     elasticsearch_url: str = ""
     kibana_url: str = ""
-    # auto: Google's own when GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS are set, else the emulator.
+    # auto: Google Cloud Storage if GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS are set, else the emulator.
     cloud_storage: Literal["auto", "emulator", "google"] = "auto"
     gcs_emulator_url: str = ""
     google_application_credentials: str = ""
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
 
     poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
-    # A producer's queue, of twice as many, takes no more than 2**31 - 1.
+    # The producer's queue is twice as long, and its limit is 2**31 - 1.
     chunk_records: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50_000
     chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     staging_url: str = ""
@@ -84,11 +84,11 @@ class Settings(BaseSettings):
 
     @field_validator("datastream_state")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
+    def _make_absolute(cls, path: Path) -> Path:
         return path if path.is_absolute() else ROOT / path
 
     @model_validator(mode="after")
-    def _topics_differ(self) -> Self:
+    def _check_topics(self) -> Self:
         names = [name for kind in type(self).__mro__ for name in vars(kind).get("topic_settings", ())]
         topics = [getattr(self, name) for name in names]
         pairs = zip(names, topics, strict=True)
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
     @property
     def gcs_endpoint(self) -> str | None:
-        """The emulator's URL, or None for Google's own Cloud Storage."""
+        """The emulator's URL; None for Google Cloud Storage."""
         is_given = bool(self.gcs_bucket and self.google_application_credentials)
         if self.cloud_storage == "google" or (self.cloud_storage == "auto" and is_given):
             return None
@@ -121,8 +121,8 @@ class Settings(BaseSettings):
 
     @property
     def gcs_credentials_file(self) -> Path | None:
-        """The key file, or None for what the environment offers (gcloud's login, a workload identity)."""
-        # From infra/, as Docker Compose takes relative paths.
+        """The key file; None for the default credentials (gcloud's login, a workload identity)."""
+        # Docker Compose resolves relative paths from infra/.
         path = self.google_application_credentials
         return ROOT / "infra" / path if path else None
 
@@ -133,11 +133,10 @@ class Settings(BaseSettings):
 
 
 def load(kind: type[S]) -> S:
-    """Read the settings of one kind: `Settings` itself, or with what a vertical adds.
+    """Read the settings of a class.
 
     Raises:
-        ConfigurationError: names each setting that is wrong, what it holds and what it may hold; or two topics have
-            one name.
+        ConfigurationError: a setting is invalid, or two topics have the same name.
     """
     try:
         return kind()

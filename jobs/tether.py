@@ -1,7 +1,7 @@
-"""Run a command that ends when its starter ends: `python -I -S tether.py COMMAND…`.
+"""Run a command that ends with its parent: `python -I -S tether.py COMMAND…`.
 
-Standard input is a pipe from the starter. It closes when the starter ends, also by SIGKILL. Then the command and all
-processes that it started get SIGTERM, and SIGKILL after GRACE_S seconds. Standard library only: it starts in 10 ms.
+Standard input is a pipe from the parent. It closes when the parent ends, even after SIGKILL. Then the command and all
+its children get SIGTERM, and SIGKILL after GRACE_S seconds. Uses the standard library only, to start in 10 ms.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ GRACE_S = 3.0
 
 
 def main(command: list[str]) -> int:
-    """The exit code of the command; 128 + the signal's number if a signal ended it."""
-    # A handler, not SIG_IGN: the command would inherit that.
+    """Run the command; returns its exit code, or 128 + the signal's number if a signal ended it."""
+    # A handler and not SIG_IGN, because the command would inherit SIG_IGN.
     signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_with_starter, args=[child], daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a vertical declares: the one value from which commands, roles, Variables and tests learn what there is."""
+"""What a vertical declares. Commands, roles, Variables and tests read this declaration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class Trigger(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A DAG's consumer group; `topic` is the setting that names the topic it reads.
+    """The consumer group of a DAG.
 
-    `done` says in one word what has happened to a message that the group has passed. `flush` triggers a group that
-    waits for a full batch.
+    Attributes:
+        topic: the setting that names the topic it reads.
+        done: one word for what the group does to a message ("priced").
+        flush: triggers a group that waits for a full batch.
     """
 
     id: str
@@ -32,38 +34,40 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
-    """Where messages go that could not be processed.
+    """The topic for messages that could not be processed.
 
-    `topic` is the setting that names the topic, `replay_group` the consumer group that sends them back. `sources` has,
-    by the setting that names a topic, the DAG that writes the dead letters of its messages.
+    Attributes:
+        topic: the setting that names the topic.
+        replay_group: the consumer group that sends dead letters back.
+        sources: source topics (the settings that name them), each with the DAG that writes its dead letters.
     """
 
     topic: str
     replay_group: str
     sources: Mapping[str, str]
 
-    def sources_by_topic(self, settings: Settings) -> dict[str, str]:
-        """The topics whose messages become dead letters, each with the DAG that writes them."""
+    def resolve_sources(self, settings: Settings) -> dict[str, str]:
+        """The names of the source topics, each with the DAG that writes its dead letters."""
         return {getattr(settings, setting): dag for setting, dag in self.sources.items()}
 
 
 class Vertical(msgspec.Struct, frozen=True):
-    """A stream with all that belongs to it; what it lacks stays empty.
+    """The declaration of a vertical. What it does not have stays empty.
 
     Attributes:
-        name: the same in every part of the repository.
-        settings: its settings, those of the whole stack included.
-        topics: file that declares its topics (`jobs.kafka.topics`).
-        groups: the consumer groups of its DAGs, in the order of a message's way.
-        command_groups: by consumer group of a command, the setting that names the topic it reads. The offsets hold
-            unfinished work; `make offsets` accepts only TO=kept.
-        dags: what `unpause` toggles on.
-        variables: settings that are Airflow Variables too, by the same name in upper case.
-        templates: by the setting that names an Elasticsearch index, the file of its index template.
+        name: its name in every part of the repository.
+        settings: its settings, including those of the whole stack.
+        topics: file that declares its topics (see `jobs.kafka.topics`).
+        groups: the consumer groups of its DAGs, in the order in which a message passes them.
+        command_groups: consumer groups of commands, each with the setting that names the topic it reads. Their offsets
+            hold unfinished work, so `make offsets` accepts only TO=kept.
+        dags: the DAGs that `unpause` unpauses.
+        variables: settings that are also Airflow Variables, with the same name in upper case.
+        templates: index templates: the setting that names the Elasticsearch index, and the file.
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
-        ledger: what counts its messages at every system, as `module:function` (see `jobs.ledger`).
-        requirement_set: the packages that its tasks run with in subprocesses (see `jobs.environments`).
+        ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
+        requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
         services: the services that it needs, by their names in infra/local/services.
     """
 

@@ -1,4 +1,4 @@
-"""Every vertical there is: each package below jobs/ whose module `vertical` holds a `VERTICAL`."""
+"""Finds the verticals: every package below jobs/ with a module `vertical` that defines `VERTICAL`."""
 
 from __future__ import annotations
 
@@ -12,52 +12,70 @@ from pydantic import create_model
 
 import jobs
 from jobs.errors import ConfigurationError
-from jobs.kafka.topics import Topic, declared
+from jobs.kafka.topics import Topic, load_topics
 from jobs.settings import Settings, check_distinct
 from jobs.vertical import Vertical
 
 
 @cache
 def find_verticals() -> tuple[Vertical, ...]:
-    """The verticals, the rides first and the others by their names."""
-    packages = sorted(found.name for found in pkgutil.iter_modules(jobs.__path__) if found.ispkg)
-    modules = [f"jobs.{name}.vertical" for name in packages if importlib.util.find_spec(f"jobs.{name}.vertical")]
-    found = [importlib.import_module(module).VERTICAL for module in modules]
-    return tuple(sorted(found, key=lambda vertical: vertical.name != "rides"))
+    """The verticals, rides first and the others by name.
+
+    Raises:
+        ConfigurationError: a vertical cannot be imported.
+    """
+    packages = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if module.ispkg)
+    verticals = [vertical for package in packages if (vertical := _import_vertical(package)) is not None]
+    return tuple(sorted(verticals, key=lambda vertical: vertical.name != "rides"))
+
+
+def _import_vertical(package: str) -> Vertical | None:
+    """The vertical that a package below jobs/ declares; None if it does not declare one."""
+    module = f"jobs.{package}.vertical"
+    try:
+        if importlib.util.find_spec(module) is None:
+            return None
+        vertical: Vertical = importlib.import_module(module).VERTICAL
+    except Exception as error:
+        raise ConfigurationError(
+            f"Cannot import the vertical {package!r} ({module}): {type(error).__name__}: {error}. Correct the module, "
+            "or remove the package."
+        ) from error
+    return vertical
 
 
 def find_vertical(name: str) -> Vertical:
     """The vertical of that name.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: it does not exist.
     """
     by_name = {vertical.name: vertical for vertical in find_verticals()}
     if name not in by_name:
-        raise ConfigurationError(f"There is no vertical {name!r}: there are {', '.join(by_name)}.")
+        raise ConfigurationError(f"There is no vertical {name!r}. Verticals: {', '.join(by_name)}.")
     return by_name[name]
 
 
 @cache
-def stack_settings() -> type[Settings]:
-    """The settings of the whole stack: those of every vertical, in one class."""
+def merge_settings() -> type[Settings]:
+    """One class with the settings of all verticals."""
     kinds = {vertical.settings for vertical in find_verticals()}
     leaves = [kind for kind in kinds if not any(issubclass(other, kind) for other in kinds - {kind})]
     return create_model("StackSettings", __base__=tuple(sorted(leaves, key=lambda kind: kind.__name__)))
 
 
-def index_templates(settings: Settings) -> dict[str, Path]:
-    """The index template of each Elasticsearch index of every vertical, by the name that these settings give it."""
+def list_index_templates(settings: Settings) -> dict[str, Path]:
+    """The index template files of all verticals, by the name of the index in these settings."""
     return {getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()}
 
 
-def declared_topics(settings: Settings) -> list[Topic]:
-    """The topics of every vertical, under the names that these settings give them.
+def load_declared_topics(settings: Settings) -> list[Topic]:
+    """The topics of all verticals, with the names in these settings.
 
     Raises:
-        ConfigurationError: a file is not as it should be, or two topics have one name.
+        ConfigurationError: a file is invalid, or two topics have the same name.
     """
     files = [vertical.topics for vertical in find_verticals() if vertical.topics is not None]
-    topics = [topic for file in files for topic in declared(file, settings)]
+    topics = [topic for file in files for topic in load_topics(file, settings)]
     check_distinct(*(topic.name for topic in topics))
     return topics

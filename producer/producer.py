@@ -1,4 +1,4 @@
-"""Makes rides and sends them to Kafka's `rides_raw`: `python producer/producer.py --help`."""
+"""Generates rides and sends them to Kafka's `rides_raw`: `python producer/producer.py --help`."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ride_delivery import Counts, DeliveryError, Sender, Stop
 from ride_generator import CITIES, make_rides, now, spread
-from ride_messages import Message, mixed, replayed
+from ride_messages import Message, mix, read_messages
 
-LINE_EVERY_S = 10.0  # progress in a log file
-REDRAW_EVERY_S = 0.1  # and on a terminal
+LINE_EVERY_S = 10.0  # between two progress lines in a log file
+REDRAW_EVERY_S = 0.1  # between two updates of the progress bar
 
 EPILOG = """
 **Examples**
 
-`producer.py --count 20000 --rate 0 --faulty 0.02 --spread 2h`: two hours of rides at once, one in fifty of them bad
+`producer.py --count 20000 --rate 0 --faulty 0.02 --spread 2h`: two hours of rides at once, 2 % of them invalid
 
-`producer.py --city paris --rate 500 --duration 10m`: ten minutes of Paris
+`producer.py --city paris --rate 500 --duration 10m`: ten minutes of rides in Paris
 
-`producer.py --since 2026-01-05T00:00:00Z --spread 1d --count 100000 --seed 7`: always the very same day
+`producer.py --since 2026-01-05T00:00:00Z --spread 1d --count 100000 --seed 7`: the same day at every run
 
-`producer.py --replay rides.jsonl --rate 0`: the lines of a file, as they are
+`producer.py --replay rides.jsonl --rate 0`: the lines of a file
 
 **Exit code**
 
-0: every message sent was delivered (an endless run ends with Ctrl-C) — 1: some were not, or nothing could be sent —
-2: wrong options — 130, 143: Ctrl-C or SIGTERM cut a run with an end short; what it had sent was delivered.
+0: every message was delivered (stop an endless run with Ctrl-C) — 1: messages were not delivered, or Kafka did not
+answer — 2: invalid options — 130, 143: Ctrl-C or SIGTERM interrupted a limited run; all messages sent were delivered.
 
-A second Ctrl-C gives up the waiting for acknowledgements.
+A second Ctrl-C stops without waiting for acknowledgements.
 """
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_length(text: str) -> timedelta:
-    """`90`, `90s`, `15m`, `2h`, `1.5d`: a length of time, in seconds without a unit."""
+    """Parse a duration: `90s`, `15m`, `2h`, `1.5d`, or a number of seconds without a unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if not match or not float(match[1]):
-        raise typer.BadParameter(f"{text!r} is not a length of time such as 90, 90s, 15m, 2h or 1d")
+        raise typer.BadParameter(f"{text!r} is not a duration. Examples: 90, 90s, 15m, 2h, 1d")
     try:
         return timedelta(seconds=float(match[1]) * UNITS[match[2]])
     except OverflowError as error:
@@ -60,13 +60,13 @@ def parse_length(text: str) -> timedelta:
 
 
 def parse_moment(text: str) -> datetime:
-    """An ISO 8601 time with an offset, in UTC."""
+    """Parse an ISO 8601 time with an offset; returns it in UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-05T00:00:00Z") from error
+        raise typer.BadParameter(f"{text!r} is not a time. Example: 2026-01-05T00:00:00Z") from error
     if moment.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no offset; write {text}Z for UTC")
+        raise typer.BadParameter(f"{text!r} has no UTC offset. For UTC, use {text}Z")
     return moment.astimezone(UTC)
 
 
@@ -76,19 +76,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(epilog=EPILOG)
 def main(
     *,
-    rate: Annotated[float, typer.Option(min=0, help="Messages per second on average; 0: as fast as it goes.")] = 100,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Messages per second on average; 0 for no limit.")] = 100,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many messages.")] = None,
     duration: Annotated[
         timedelta | None,
         typer.Option(
             parser=parse_length,
             metavar="TIME",
-            help="Stop after so long (60, 90s, 5m, 1h). Without this and --count: until Ctrl-C.",
+            help="Stop after this time (60, 90s, 5m, 1h). Without --duration and --count, run until Ctrl-C.",
         ),
     ] = None,
-    city: Annotated[Literal["new-york", "paris"], typer.Option(help="Where the rides are.")] = "new-york",
+    city: Annotated[Literal["new-york", "paris"], typer.Option(help="City of the rides.")] = "new-york",
     seed: Annotated[
-        int | None, typer.Option(help="Same seed and options: same rides, same ride_ids. Default: a new one, printed.")
+        int | None,
+        typer.Option(help="The same seed and options give the same rides and ride_ids. Default: random, printed."),
     ] = None,
     length: Annotated[
         timedelta | None,
@@ -96,50 +97,48 @@ def main(
             "--spread",
             parser=parse_length,
             metavar="TIME",
-            help="Spread the rides' ts over the past so long (15m, 2h, 1d), denser in busy hours. Needs --count. "
-            "Default: ts is the moment of sending.",
+            help="Spread ts over this time up to now (15m, 2h, 1d), with more rides in busy hours. Needs --count. "
+            "Default: ts is the time of sending.",
         ),
     ] = None,
     since: Annotated[
         datetime | None,
         typer.Option(
-            parser=parse_moment, metavar="TS", help="Start of --spread (2026-01-05T00:00:00Z), so that ts is fixed too."
+            parser=parse_moment, metavar="TS", help="Start of --spread (2026-01-05T00:00:00Z). Makes ts reproducible."
         ),
     ] = None,
     faulty: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of messages that break the contract; header datastream.fault says how."),
+        typer.Option(min=0, max=1, help="Share of invalid messages; their header datastream.fault has the reason."),
     ] = 0,
-    duplicates: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of messages that repeat an earlier one byte for byte.")
-    ] = 0,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of exact repeats of earlier messages.")] = 0,
     replay: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Send each line of this file as it is instead of making rides; - is the standard input.",
+            help="Send each line of this file unchanged instead of generated rides; - for standard input.",
         ),
     ] = None,
-    topic: Annotated[str, typer.Option(envvar="RAW_TOPIC", help="Where to.")] = "rides_raw",
+    topic: Annotated[str, typer.Option(envvar="RAW_TOPIC", help="Topic to send to.")] = "rides_raw",
     bootstrap_servers: Annotated[
         str | None,
         typer.Option(
             envvar="KAFKA_BOOTSTRAP_SERVERS",
             metavar="HOST:PORT[,...]",
-            help="Kafka's address. Default: 127.0.0.1 with the port in KAFKA_PORT, or 29092.",
+            help="Kafka's address. Default: 127.0.0.1, port KAFKA_PORT or 29092.",
         ),
     ] = None,
 ) -> None:
-    """Make rides and send them to Kafka.
+    """Generate rides and send them to Kafka.
 
-    Rides follow a city's hot spots, hours, traffic and fares; they are JSON, one message each, keyed by ride_id.
+    Rides follow a city's hot spots, hours, traffic and fares. Each ride is one JSON message, keyed by ride_id.
     """
     complaints = {
-        "--rate is a number; 0 is as fast as it goes": not math.isfinite(rate),
-        "--faulty and --duplicates together are more than 1": faulty + duplicates > 1,
-        "--since is where --spread starts; give --spread too": since and not length,
-        "--spread needs --count: how many rides to spread": length and not count,
-        "--replay goes without --faulty, --duplicates, --spread and --seed": replay
+        "--rate must be a finite number; use 0 for no limit": not math.isfinite(rate),
+        "the sum of --faulty and --duplicates must be at most 1": faulty + duplicates > 1,
+        "--since is the start of --spread, so it needs --spread": since and not length,
+        "--spread needs --count, the number of rides to spread": length and not count,
+        "--replay excludes --faulty, --duplicates, --spread and --seed": replay
         and (faulty or duplicates or length or seed is not None),
     }
     for complaint, holds in complaints.items():
@@ -152,28 +151,30 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop.signals.append(received))
     seconds = duration.total_seconds() if duration else None
-    with _opened(replay) as source:
+    with _open_source(replay) as source:
         try:
             sender = Sender(bootstrap_servers, topic, stop)
         except DeliveryError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
         if source:
-            messages = replayed(source.fileno(), stop.asked)
-            made_from = f"from {'the standard input' if source is sys.stdin.buffer else replay}"
+            messages = read_messages(source.fileno(), stop.is_asked)
+            made_from = f"from {'standard input' if source is sys.stdin.buffer else replay}"
         else:
             if seed is None:
                 seed = secrets.randbelow(2**32)
-            messages = _made(city, seed, faulty=faulty, duplicates=duplicates, since=since, length=length, count=count)
+            messages = _make_messages(
+                city, seed, faulty=faulty, duplicates=duplicates, since=since, length=length, count=count
+            )
             made_from = f"{city}, seed {seed}"
         typer.echo(f"sending to {topic} at {bootstrap_servers} ({made_from})", err=True)
         started = time.monotonic()
-        with _progress(sender.counts, _expected(rate, count, seconds)) as progress:
+        with _show_progress(sender.counts, _estimate_total(rate, count, seconds)) as progress:
             sender.run(messages, rate=rate, count=count, seconds=seconds, progress=progress)
             sender.flush(progress)
 
     counts = sender.counts
-    typer.echo(summary(counts, time.monotonic() - started, seed))
+    typer.echo(format_summary(counts, time.monotonic() - started, seed))
     if counts.failed:
         typer.echo(f"error: {counts.failed} of {counts.sent} messages not delivered: {counts.first_error}", err=True)
         raise typer.Exit(1)
@@ -181,8 +182,8 @@ def main(
         raise typer.Exit(128 + stop.signals[0])
 
 
-def summary(counts: Counts, seconds: float, seed: int | None) -> str:
-    """The last line: what was sent and what became of it."""
+def format_summary(counts: Counts, seconds: float, seed: int | None) -> str:
+    """The last line of the output: how many messages were sent, and how many of them were delivered."""
     return (
         f"sent {counts.sent} (faulty {counts.faulty}, duplicates {counts.duplicates}), delivered {counts.delivered}, "
         f"failed {counts.failed}, {seconds:.1f} s, {counts.sent / seconds:.0f} messages/s"
@@ -190,7 +191,7 @@ def summary(counts: Counts, seconds: float, seed: int | None) -> str:
     )
 
 
-def _made(
+def _make_messages(
     city_name: str,
     seed: int,
     *,
@@ -202,10 +203,10 @@ def _made(
 ) -> Iterator[Message]:
     city = CITIES[city_name]
     clock = spread(since or now() - length, length, count, city, seed) if length and count else now
-    return mixed(make_rides(city, seed, clock, fixed_start=since is not None), seed, faulty, duplicates)
+    return mix(make_rides(city, seed, clock, fixed_start=since is not None), seed, faulty, duplicates)
 
 
-def _opened(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[BinaryIO]:
+def _open_source(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[BinaryIO]:
     if replay is None:
         return nullcontext(None)
     if str(replay) == "-":
@@ -216,15 +217,15 @@ def _opened(replay: Path | None) -> nullcontext[BinaryIO | None] | closing[Binar
         raise typer.BadParameter(f"--replay: {replay}: {error.strerror}") from error
 
 
-def _expected(rate: float, count: int | None, seconds: float | None) -> int | None:
-    """How many messages there will be, as far as that is known."""
+def _estimate_total(rate: float, count: int | None, seconds: float | None) -> int | None:
+    """The number of messages to send; None if unlimited."""
     by_time = round(rate * seconds) if rate and seconds else None
     return min((n for n in (count, by_time) if n), default=None)
 
 
 @contextmanager
-def _progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal; elsewhere a plain line every LINE_EVERY_S. Both on the standard error."""
+def _show_progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show progress on standard error: a bar on a terminal, otherwise a line every LINE_EVERY_S seconds."""
     started = shown = time.monotonic()
     console = Console(stderr=True)
 
@@ -237,8 +238,8 @@ def _progress(counts: Counts, total: int | None) -> Iterator[Callable[[], None]]
             nonlocal shown
             if time.monotonic() - shown >= LINE_EVERY_S:
                 shown = time.monotonic()
-                of_total = f" of {total}" if total else ""
-                typer.echo(f"sent {counts.sent}{of_total}, delivered {counts.delivered}, {rate()}", err=True)
+                total_text = f" of {total}" if total else ""
+                typer.echo(f"sent {counts.sent}{total_text}, delivered {counts.delivered}, {rate()}", err=True)
 
         yield line
         return

@@ -1,16 +1,16 @@
-"""Rides that look like rides: a city's hot spots, its day, its traffic and its fares.
+"""Generates plausible rides from a city's hot spots, hours, traffic and fares.
 
-Everything is decided by the seed: the same city and seed give the same rides, whatever the time. Only `ts` comes
-from a clock, and even that is fixed when the caller's clock is (`spread` with a fixed start).
+The same city and seed give the same rides at any time. Only `ts` comes from a clock; it is reproducible if the clock is
+(`spread` with a fixed start).
 
-The figures are assumptions, made to be plausible rather than to describe a year or a company:
+The figures are plausible assumptions, not the data of a year or a company:
 
 - Demand by hour follows the shape of New York's taxi trip records: lowest before 5 in the morning, highest around 18.
-- A ride links two hot spots, drawn like a gravity model: the pull of both ends, weakened by the distance.
-- Speeds are along the straight line, which is what a distance computed from coordinates sees. Streets are longer by a
-  quarter to a third (a right-angled grid: 4/pi on average), so 12 km/h here is about 15-16 km/h on the street.
-- Fares are of the order of what ride-hailing tariffs charge: a booking fee plus rates per km and per minute, and a
-  surge factor on all three that is more frequent when demand is high.
+- A ride links two hot spots, drawn by a gravity model: the pull of both places, reduced by the distance.
+- Speeds are along the straight line, because distances are computed from coordinates. Streets are longer by 25 to 33 %
+  (4/pi on average on a right-angled grid), so 12 km/h here is about 15-16 km/h on the street.
+- Fares are in the range of ride-hailing tariffs: a booking fee plus rates per km and per minute, and a surge factor on
+  all three that is more frequent when demand is high.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from geopy.distance import great_circle
 
-# A ride as the contract of `rides_raw` has it, before it becomes JSON.
+# A ride by the contract of `rides_raw`, before it is encoded as JSON.
 Ride = dict[str, Any]
 Clock = Callable[[], datetime]
 
@@ -35,9 +35,9 @@ Kind = Literal["home", "work", "leisure", "travel"]
 
 KM_PER_DEGREE = 111.195  # of latitude, on a sphere of mean Earth radius
 
-# Rides per hour of the local day relative to each other.
+# Relative number of rides in each hour of the local day.
 DEMAND = (52, 37, 27, 19, 15, 18, 36, 58, 72, 72, 69, 72, 76, 77, 82, 85, 83, 92, 100, 98, 90, 88, 84, 70)
-# Speed by hour of the local day, relative to the city's.
+# Speed in each hour of the local day, relative to the city's.
 TRAFFIC = (
     *(1.35, 1.40, 1.45, 1.45, 1.45, 1.35, 1.15, 0.95, 0.82, 0.83, 0.88, 0.88),
     *(0.87, 0.88, 0.86, 0.82, 0.80, 0.78, 0.80, 0.90, 1.00, 1.08, 1.15, 1.25),
@@ -52,9 +52,9 @@ PULL: dict[Kind, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 REACH_KM = 3.0  # distance at which the pull between two places has halved
 SHORTEST_KM = 0.4
-SCATTER_OF_LENGTH = 0.2  # standard deviation of a ride's length around the distance of its two places, in ln(km)
-SCATTER_OF_BEARING = 10.0  # and of its direction, in degrees
-SCATTER_OF_SPEED = 0.18  # and of its speed around what the hour and the length suggest, in ln(km/h)
+SCATTER_OF_LENGTH = 0.2  # standard deviation of a ride's length from the distance between its places, in ln(km)
+SCATTER_OF_BEARING = 10.0  # standard deviation of its direction, in degrees
+SCATTER_OF_SPEED = 0.18  # standard deviation of its speed from the typical one for hour and length, in ln(km/h)
 
 COMFORTS = ("low", "medium", "high")
 COMFORT_SHARES = (0.62, 0.27, 0.11)
@@ -86,10 +86,12 @@ class Fare:
 
 @dataclass(frozen=True)
 class City:
-    """Where rides happen.
+    """A city.
 
-    `utc_offset_h` is that of standard time (the demand curve does not move with summer time).
-    `slow_kmh` is the straight-line speed of the shortest rides, `fast_kmh` what very long ones come near to.
+    Attributes:
+        utc_offset_h: UTC offset of standard time (the demand curve ignores daylight saving time).
+        slow_kmh: straight-line speed of the shortest rides.
+        fast_kmh: straight-line speed that long rides approach.
     """
 
     name: str
@@ -157,35 +159,37 @@ CITIES = {city.name: city for city in (NEW_YORK, PARIS)}
 
 
 def now() -> datetime:
-    """The clock of rides that happen while they are sent."""
+    """The clock for rides that take place while they are sent."""
     return datetime.now(UTC)
 
 
 def spread(start: datetime, length: timedelta, rides: int, city: City, seed: int) -> Clock:
-    """A clock for `rides` rides spread in ascending order over [start, start + length), dense where demand is high."""
+    """A clock that spreads `rides` rides over [start, start + length) in ascending order, by demand."""
     ticks = _spread_times(start, length, rides, city, random.Random(f"{seed}:clock"))
     return lambda: next(ticks)
 
 
 def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False) -> Iterator[Ride]:
-    """Endless rides. The clock is read once per ride, when the ride is asked for.
+    """Generate endless rides. Each ride reads the clock once.
 
-    Demand, traffic and surge go by the local hour of `ts` if `fixed_start` says that the clock's readings are part of
-    what is reproduced. Otherwise each ride draws its hour from the city's day, so that a seed makes the same rides at
-    any time.
+    Args:
+        fixed_start: whether the clock is reproducible. Then demand, traffic and surge follow the local hour of `ts`.
+            Otherwise each ride draws a random hour, so that a seed gives the same rides at any time.
     """
-    # The city takes part in the seed, or two cities fed with one seed would share their ride_ids.
+    # The city is part of the seed, so that two cities with the same seed have different ride_ids.
     rng = random.Random(f"{seed}:{city.name}")
     uniform, gauss = rng.random, rng.gauss
     sphere = great_circle()
     places = city.places
     km_per_degree_lon = [KM_PER_DEGREE * math.cos(math.radians(place.lat)) for place in places]
-    legs = [[_leg(one, other) for other in places] for one in places]
-    origins = [_cumulated([_pull(place, hour, origin=True) for place in places]) for hour in range(24)]
-    destinations = [[_destination_weights(legs[at], places, hour) for at in range(len(places))] for hour in range(24)]
-    hours = _cumulated(DEMAND)
-    surges = [_cumulated(_surge_weights(demand)) for demand in DEMAND]
-    comforts = _cumulated(COMFORT_SHARES)
+    legs = [[_measure_leg(one, other) for other in places] for one in places]
+    origins = [_cumulate([_weigh(place, hour, origin=True) for place in places]) for hour in range(24)]
+    destinations = [
+        [_weigh_destinations(legs[start], places, hour) for start in range(len(places))] for hour in range(24)
+    ]
+    hours = _cumulate(DEMAND)
+    surges = [_cumulate(_weigh_surges(demand)) for demand in DEMAND]
+    comforts = _cumulate(COMFORT_SHARES)
     fares = {
         comfort: [
             Fare(round(fare.base * surge, 2), round(fare.per_km * surge, 2), round(fare.per_min * surge, 2))
@@ -200,28 +204,28 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
         ts = clock()
         hour = (ts.hour + city.utc_offset_h) % 24 if fixed_start else drawn_hour
 
-        at = bisect(origins[hour], uniform())
-        place = places[at]
+        start = bisect(origins[hour], uniform())
+        place = places[start]
         lat = round(place.lat + gauss(0.0, place.scatter_km) / KM_PER_DEGREE, 6)
-        lon = round(place.lon + gauss(0.0, place.scatter_km) / km_per_degree_lon[at], 6)
+        lon = round(place.lon + gauss(0.0, place.scatter_km) / km_per_degree_lon[start], 6)
 
-        to = bisect(destinations[hour][at], uniform())
-        leg_km, bearing = legs[at][to]
-        if leg_km < 1.0:  # around the corner: any direction, about a kilometre
+        end = bisect(destinations[hour][start], uniform())
+        leg_km, bearing = legs[start][end]
+        if leg_km < 1.0:  # a short ride: any direction, about a kilometre
             leg_km, bearing = math.exp(gauss(0.2, 0.4)), 360.0 * uniform()
         km = max(SHORTEST_KM, leg_km * math.exp(gauss(0.0, SCATTER_OF_LENGTH)))
-        end = sphere.destination((lat, lon), bearing + gauss(0.0, SCATTER_OF_BEARING), km)
+        point = sphere.destination((lat, lon), bearing + gauss(0.0, SCATTER_OF_BEARING), km)
 
-        speed_kmh = _typical_speed(city, km) * TRAFFIC[hour] * math.exp(gauss(0.0, SCATTER_OF_SPEED))
+        speed_kmh = _estimate_speed(city, km) * TRAFFIC[hour] * math.exp(gauss(0.0, SCATTER_OF_SPEED))
         comfort = COMFORTS[bisect(comforts, uniform())]
         fare = fares[comfort][bisect(surges[hour], uniform())]
         if uniform() < ALIAS_SHARE:
             comfort = ALIASES[comfort]
         yield {
             "ride_id": ride_id,
-            "ts": rfc3339(ts),
+            "ts": format_rfc3339(ts),
             "origin": {"lat": lat, "lon": lon},
-            "destination": {"lat": round(end.latitude, 6), "lon": round(end.longitude, 6)},
+            "destination": {"lat": round(point.latitude, 6), "lon": round(point.longitude, 6)},
             "comfort": comfort,
             "duration_min": round(60.0 * km / speed_kmh, 2),
             "price_base": fare.base,
@@ -230,13 +234,13 @@ def make_rides(city: City, seed: int, clock: Clock, *, fixed_start: bool = False
         }
 
 
-def rfc3339(moment: datetime) -> str:
-    """UTC with microseconds and `Z` (RFC 3339); `moment` must be in UTC."""
+def format_rfc3339(moment: datetime) -> str:
+    """Format a UTC time by RFC 3339, with microseconds and `Z`."""
     return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def _spread_times(start: datetime, length: timedelta, rides: int, city: City, rng: random.Random) -> Iterator[datetime]:
-    """Ascending moments: the k-th of n is where the demand so far reaches (k + chance) / n of the whole period's."""
+    """Ascending times: at the k-th of n, the demand so far is (k + random) / n of the demand of the whole period."""
     edges = [start]
     while edges[-1] < start + length:
         next_hour = edges[-1].replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
@@ -244,20 +248,20 @@ def _spread_times(start: datetime, length: timedelta, rides: int, city: City, rn
     rates = [DEMAND[(edge.hour + city.utc_offset_h) % 24] for edge in edges[:-1]]
     hours = [(end - begin).total_seconds() / 3600.0 for begin, end in pairwise(edges)]
     demand = [0.0, *accumulate(rate * hour for rate, hour in zip(rates, hours, strict=True))]
-    at = 0
+    index = 0
     for k in range(rides):
         wanted = demand[-1] * (k + rng.random()) / rides
-        while at < len(rates) - 1 and demand[at + 1] <= wanted:
-            at += 1
-        yield edges[at] + timedelta(hours=(wanted - demand[at]) / rates[at])
+        while index < len(rates) - 1 and demand[index + 1] <= wanted:
+            index += 1
+        yield edges[index] + timedelta(hours=(wanted - demand[index]) / rates[index])
 
 
-def _typical_speed(city: City, km: float) -> float:
-    """Straight-line km/h: long rides use faster roads."""
+def _estimate_speed(city: City, km: float) -> float:
+    """The straight-line speed in km/h; long rides are faster."""
     return city.slow_kmh + (city.fast_kmh - city.slow_kmh) * (1.0 - math.exp(-km / 10.0))
 
 
-def _leg(one: Place, other: Place) -> tuple[float, float]:
+def _measure_leg(one: Place, other: Place) -> tuple[float, float]:
     """Great-circle distance in km and initial bearing in degrees from one place to another."""
     lat1, lat2 = math.radians(one.lat), math.radians(other.lat)
     east = math.radians(other.lon - one.lon)
@@ -268,27 +272,27 @@ def _leg(one: Place, other: Place) -> tuple[float, float]:
     return float(great_circle((one.lat, one.lon), (other.lat, other.lon)).kilometers), math.degrees(bearing)
 
 
-def _pull(place: Place, hour: int, *, origin: bool) -> float:
+def _weigh(place: Place, hour: int, *, origin: bool) -> float:
     sends, draws = PULL[place.kind]
     return place.weight * (sends if origin else draws)[bisect((6, 11, 16, 21), hour)]
 
 
-def _destination_weights(legs: list[tuple[float, float]], places: tuple[Place, ...], hour: int) -> list[float]:
-    return _cumulated(
+def _weigh_destinations(legs: list[tuple[float, float]], places: tuple[Place, ...], hour: int) -> list[float]:
+    return _cumulate(
         [
-            _pull(place, hour, origin=False) / (1.0 + (km / REACH_KM) ** 1.5) * (1.0 if km else 0.5)
+            _weigh(place, hour, origin=False) / (1.0 + (km / REACH_KM) ** 1.5) * (1.0 if km else 0.5)
             for place, (km, _) in zip(places, legs, strict=True)
         ]
     )
 
 
-def _surge_weights(demand: float) -> tuple[float, ...]:
-    """Shares of SURGES at a demand between 0 and 100: no surge when the city is empty, a third of rides at its peak."""
+def _weigh_surges(demand: float) -> tuple[float, ...]:
+    """Shares of SURGES at a demand between 0 and 100: a third of the rides at the peak have a surge."""
     share = 0.35 * (demand / 100.0) ** 3
     return 1.0 - share, 0.6 * share, 0.3 * share, 0.1 * share
 
 
-def _cumulated(weights: tuple[float, ...] | list[float]) -> list[float]:
-    """Upper ends of the weights' shares of [0, 1) but the last, so that `bisect` on a uniform draw picks an index."""
+def _cumulate(weights: tuple[float, ...] | list[float]) -> list[float]:
+    """Cumulative shares of the weights without the last one, so that `bisect` with a uniform draw picks an index."""
     total = sum(weights)
     return [end / total for end in accumulate(weights)][:-1]

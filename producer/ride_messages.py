@@ -1,4 +1,4 @@
-"""The stream of messages for `rides_raw`: rides with faults and duplicates among them, or the lines of a file."""
+"""The messages for `rides_raw`: rides mixed with faults and duplicates, or the lines of a file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import select
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ride_faults import encode, every_fault
+from ride_faults import draw_faults, encode
 from ride_generator import Ride
 
-REMEMBERED = 1000  # rides from which duplicates are drawn
+REMEMBERED = 1000  # messages from which duplicates are drawn
 READ_BYTES = 1 << 20
 
 
 class Message(NamedTuple):
-    """What is sent. `fault` is the label of a message that breaks the contract on purpose."""
+    """A message to send. `fault` is the label of an invalid one."""
 
     key: bytes | None
     value: bytes | None
@@ -25,14 +25,14 @@ class Message(NamedTuple):
     duplicate: bool = False
 
 
-def mixed(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) -> Iterator[Message]:
-    """A message per ride, a share `faulty` of them broken; in between, a share `duplicates` of repeated messages.
+def mix(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) -> Iterator[Message]:
+    """Endless messages, of which a share `faulty` is invalid and a share `duplicates` repeats earlier ones.
 
-    The choice has its own random numbers, so the rides are the same whatever the shares. A duplicate repeats one of
-    the latest good messages byte for byte, its key too.
+    The choice uses separate random numbers, so the shares do not change the rides. A duplicate repeats key and value of
+    a recent valid message.
     """
     rng = random.Random(f"{seed}:mix")
-    faults = every_fault(rng)
+    faults = draw_faults(rng)
     remembered: list[Message] = []
     while True:
         chance = rng.random() if faulty or duplicates else 1.0
@@ -54,10 +54,10 @@ def mixed(rides: Iterator[Ride], seed: int, faulty: float, duplicates: float) ->
         yield message
 
 
-def replayed(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
-    """Each line of an open file or pipe as a message: the bytes before the line feed, untouched.
+def read_messages(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
+    """Each line of an open file or pipe as a message: the unchanged bytes before the line feed.
 
-    Reads the descriptor itself, so that a pipe that stays silent does not keep a stop request waiting.
+    Polls the descriptor, so that a stop request takes effect while a pipe is silent.
     """
     parts: list[bytes] = []
     while not stopped():
@@ -69,19 +69,19 @@ def replayed(descriptor: int, stopped: Callable[[], bool]) -> Iterator[Message]:
         head, *lines = chunk.split(b"\n")
         parts.append(head)
         for line in lines:
-            yield _line(b"".join(parts))
+            yield _make_message(b"".join(parts))
             parts = [line]
     rest = b"".join(parts)
     if rest and not stopped():
-        yield _line(rest)
+        yield _make_message(rest)
 
 
-def _line(line: bytes) -> Message:
-    return Message(_key_of(line), line)
+def _make_message(line: bytes) -> Message:
+    return Message(_read_key(line), line)
 
 
-def _key_of(line: bytes) -> bytes | None:
-    """The line's ride_id, or None where there is none to be read."""
+def _read_key(line: bytes) -> bytes | None:
+    """The ride_id in a line; None if it has no readable one."""
     try:
         ride_id = json.loads(line)["ride_id"]
         return ride_id.encode() if isinstance(ride_id, str) else None

@@ -15,7 +15,7 @@ from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 from tests.testkit.stack import Stack, make_topic_factory, start_guardian
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka, Elasticsearch and the GCS emulator; the environment says so to `jobs.settings.load()`."""
+    """Kafka, Elasticsearch and the GCS emulator; environment variables tell `jobs.settings.load()` their addresses."""
     from elasticsearch import Elasticsearch
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
@@ -44,7 +44,7 @@ def stack() -> Iterator[Stack]:
         guardian = start_guardian(state)
         try:
             local_stack(wanted).up(SERVICES)
-            settings = load(stack_settings())
+            settings = load(merge_settings())
             assert settings.bootstrap_servers == wanted.bootstrap_servers
             yield Stack(
                 settings=settings,
@@ -74,13 +74,13 @@ def topic_factory(stack: Stack) -> Callable[..., str]:
 
 @pytest.fixture
 def fresh_name() -> Callable[[str], str]:
-    """Makes names that nobody has: of groups, indices (`rides-…` for the template), prefixes."""
+    """Make unique names of groups, indices (`rides-…` matches the template) and prefixes."""
     return lambda prefix: f"{prefix}-{uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def index(stack: Stack, fresh_name: Callable[[str], str]) -> str:
-    """A new index with the template applied; it is made by the first write."""
+    """The name of a new index with an applied template. The first write creates it."""
     name = fresh_name("rides")
     apply_template(stack.elasticsearch, name, TEMPLATE)
     return name
@@ -88,5 +88,5 @@ def index(stack: Stack, fresh_name: Callable[[str], str]) -> str:
 
 @pytest.fixture
 def prefix(fresh_name: Callable[[str], str]) -> str:
-    """A new prefix in the bucket, as users write it: with a slash at its end."""
+    """A new prefix in the bucket, with a slash at the end as users write it."""
     return f"{fresh_name('tests')}/processed/"

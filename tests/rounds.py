@@ -1,7 +1,7 @@
-"""Produce, wait, ledger, over and over: `make test-rounds`, `python -m tests.rounds --help`.
+"""Repeat produce, wait and ledger: `make test-rounds`, `python -m tests.rounds --help`.
 
-Each round has topics of its own on services that stay up; every other one runs with all cores loaded. A `wait` that
-ends before all has arrived, or a ledger that is not balanced then, fails the round. Then whole demos, from nothing.
+Each round has new topics on services that keep running; every other one runs with all cores loaded. A `wait` that ends
+too early, or a ledger that is not balanced then, fails the round. Whole demos with new services follow.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tenacity import retry, retry_if_exception_type, stop_after_delay
 
-from benchmarks.stacks import own_stack
+from benchmarks.stacks import start_stack
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.services import airflow
 from infra.local.services.catalog import local_stack
-from jobs.airflow_api import signed_in
-from jobs.clients import elasticsearch_admin
+from jobs.airflow_api import sign_in
+from jobs.clients import make_elasticsearch_admin
 from jobs.errors import ServiceUnavailableError
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
 
 console = Console()
 
-# The Variables that lead the DAGs to a round's topics; in Airflow's environment they could not change.
+# The Variables of a round's topics. They are not in Airflow's environment, where they could not change.
 VARIABLES = ("RAW_TOPIC", "RESULT_TOPIC", "DLQ_TOPIC", "GCS_PREFIX")
 PRODUCE = ("produce", "--rate", "0", "--faulty", "0.01", "--duplicates", "0.005", "--spread", "2h")
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "XDG_CACHE_HOME", "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "SSL_CERT_FILE")
@@ -49,7 +49,7 @@ def main(
     demos: Annotated[int, typer.Option(help="Whole demos, each from an empty state.", min=0)] = 1,
     rides: Annotated[int, typer.Option(help="How many rides each of them sends.", min=100)] = 2_000,
 ) -> None:
-    """Tell how many failed; exit code 1 if any did."""
+    """Print the number of failures; exit code 1 if there are any."""
     began = time.monotonic()
     failures: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -72,7 +72,7 @@ def main(
 
 
 def _rounds(count: int, rides: int) -> Iterator[str]:
-    """What is wrong with each round; empty if nothing is."""
+    """The fault of each round; empty if there is no fault."""
     if not count:
         return
     with _stack() as settings:
@@ -85,7 +85,7 @@ def _rounds(count: int, rides: int) -> Iterator[str]:
                     "gcs_prefix": f"round-{number}/",
                 }
             )
-            elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
+            make_elasticsearch_admin(settings).indices.delete(index=settings.rides_index, ignore_unavailable=True)
             with _load(os.cpu_count() or 1 if number % 2 else 0):
                 yield _round(here, rides)
 
@@ -116,7 +116,7 @@ def _demos(count: int, rides: int) -> Iterator[str]:
 
 @contextmanager
 def _stack() -> Iterator[Settings]:
-    """All services, with both DAGs on; their topics come from Airflow's database."""
+    """All services, with both DAGs unpaused. Topics come from Airflow's database."""
     whole = airflow.airflow_environment
 
     def without_topics(wanted: Settings) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _stack() -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow, "airflow_environment", without_topics)
         patch.setenv("POLL_WAIT_S", "1")
-        with own_stack(RIDES.services, console) as settings:
+        with start_stack(RIDES.services, console) as settings:
             variables = export_settings(settings)
             _set_variables(settings, variables)
             _jobs(variables, "unpause")
@@ -136,7 +136,7 @@ def _stack() -> Iterator[Settings]:
 # Airflow on SQLite may let a writer wait for longer than the client does while its DAGs are parsed for the first time.
 @retry(retry=retry_if_exception_type(ServiceUnavailableError), stop=stop_after_delay(180), reraise=True)
 def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
-    with signed_in(settings) as (session, url):
+    with sign_in(settings) as (session, url):
         where = f"{url.removesuffix('/dags')}/variables"
         for name in VARIABLES:
             body = {"key": name, "value": variables[name]}
@@ -148,7 +148,7 @@ def _set_variables(settings: Settings, variables: Mapping[str, str]) -> None:
 
 @contextmanager
 def _load(cores: int) -> Iterator[None]:
-    """Keep so many cores busy."""
+    """Keep a number of cores busy."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         yield

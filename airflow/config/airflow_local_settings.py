@@ -1,7 +1,7 @@
-"""What Airflow reads at the start of each of its processes (the name is Airflow's).
+"""Airflow imports this module at the start of each process; Airflow defines its name.
 
-The scheduler forks every task from itself, so a task need not load what its scheduler has loaded: here, the libraries
-that the tasks stand on. Our own code is not among them: each task loads it as it is on the disk then.
+The scheduler forks every task, so a task does not load the libraries that the scheduler has loaded here. The project's
+own code is not preloaded: each task imports the current version from disk.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 __all__: list[str] = []
 
-# Arrow's default, mimalloc, gives each array's memory back to the kernel at once and asks for it again: a quarter of
-# the processor time of ComputeCostTravel. Where Arrow has no jemalloc it says so and goes on.
+# Arrow's default, mimalloc, returns the memory of each array to the kernel and requests it again: 25 % of the CPU time
+# of ComputeCostTravel. Without jemalloc, Arrow logs a warning and uses the default.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
-# pyarrow loads pandas where it is installed, at the first array that it makes of a list.
+# pandas: pyarrow imports it, if it is installed, when it makes the first array from a list.
 _LIBRARIES = (
     "airflow.providers.apache.kafka.hooks.base",
     "airflow.providers.elasticsearch.hooks.elasticsearch",

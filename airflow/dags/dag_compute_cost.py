@@ -2,11 +2,11 @@
 
 `ConsumeKafka` → `ComputeCostTravel` → `PublishKafka`
 
-Takes what has arrived on **rides_raw**, prices it and publishes it to **rides_result**; what cannot be priced goes
-to **rides_dlq** with its reason. A chunk's results, dead letters and offsets are in one transaction, so a
-task may be killed and tried again at any moment. An empty topic skips the run.
+Reads new messages from **rides_raw**, prices them and publishes them to **rides_result**. Invalid messages go to
+**rides_dlq** with their reason. The results, dead letters and offsets of a chunk are in one transaction, so a task can
+be killed and retried at any time. Without new messages, the run is skipped.
 
-Toggle it on and leave it on: it runs continuously. `make lag` shows what is left to do.
+Unpause it and leave it on: it runs continuously. `make lag` shows the backlog.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset
 
-from callbacks.deadline import done_within
+from callbacks.deadline import alert_after
 from operators.base import DEFAULT_ARGS
 from operators.compute_cost_operator import ComputeCostOperator
 from operators.consume_kafka_operator import ConsumeKafkaOperator
@@ -25,12 +25,12 @@ with DAG(
     dag_id="dag_compute_cost",
     description="rides_raw → priced exactly once → rides_result",
     schedule="@continuous",
-    # Without a start date the second run would get the first one's logical date, and never be made.
+    # Without a start date, the second run gets the logical date of the first one and is never created.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     max_active_runs=1,
     catchup=False,
     default_args=DEFAULT_ARGS,
-    deadline=done_within(timedelta(minutes=15)),
+    deadline=alert_after(timedelta(minutes=15)),
     tags=["datastream", "rides", "kafka"],
     doc_md=__doc__,
 ):

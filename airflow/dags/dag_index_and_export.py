@@ -2,14 +2,14 @@
 
 `ConsumeKafka` → `TransformJSON` → `PutElasticSearch` ∥ `PutGCP` → `CommitOffsets`
 
-Takes what has arrived on **rides_result**, flattens and stamps it, and writes it to the Elasticsearch index
-**rides** (one document per ride), at every run. What Elasticsearch refuses for good goes to **rides_dlq**.
+Every run reads new messages from **rides_result**, flattens them, adds agent_timestamp, and indexes them in the
+Elasticsearch index **rides**, one document per ride. Documents that Elasticsearch rejects for good go to **rides_dlq**.
 
-As **Parquet** it goes to Cloud Storage (by the hour of the ride) when EXPORT_TARGET_RECORDS wait or the first of them
-has waited EXPORT_MAX_AGE_S: for that, PutGCP has a consumer group of its own. Trigger a run with `export_now` to have
-it at once. Both sinks write the same thing again when a task is tried again.
+PutGCP exports the rides as **Parquet** to Cloud Storage, by the hour of the ride. It has its own consumer group, and
+exports when EXPORT_TARGET_RECORDS rides wait or the oldest has waited EXPORT_MAX_AGE_S. To export now, trigger a run
+with `export_now`. When a task is retried, both sinks write the same documents and objects again.
 
-Starts when dag_compute_cost has published, and every minute besides. `make lag` shows what is left to do.
+Starts when dag_compute_cost has published, and every minute. `make lag` shows the backlog.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
-from callbacks.deadline import done_within
+from callbacks.deadline import alert_after
 from operators.base import DEFAULT_ARGS
 from operators.commit_offsets_operator import CommitOffsetsOperator
 from operators.consume_kafka_operator import ConsumeKafkaOperator
@@ -29,15 +29,15 @@ from operators.transform_json_operator import TransformJSONOperator
 with DAG(
     dag_id="dag_index_and_export",
     description="rides_result → Elasticsearch and Parquet on Cloud Storage",
-    # Asset events are not kept for a paused DAG, and a run may have failed for good: the clock covers both.
+    # The schedule covers what asset events miss: they are lost while the DAG is paused or when a run fails for good.
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable("* * * * *", timezone="UTC"), assets=[Asset("rides_result")]
     ),
     max_active_runs=1,
     catchup=False,
     default_args=DEFAULT_ARGS,
-    deadline=done_within(timedelta(minutes=15)),
-    params={"export_now": Param(False, type="boolean", description="Export all that waits, whatever its size or age")},
+    deadline=alert_after(timedelta(minutes=15)),
+    params={"export_now": Param(False, type="boolean", description="Export all waiting rides now")},
     tags=["datastream", "rides", "elasticsearch", "gcs"],
     doc_md=__doc__,
 ):
@@ -54,7 +54,7 @@ with DAG(
     )
     put_gcp = PutGCPOperator(
         task_id="PutGCP",
-        # What waits for its age is exported in a run that has nothing new, too.
+        # Waiting rides are also exported when ConsumeKafka was skipped.
         trigger_rule="none_failed",
         topic="{{ var.value.RESULT_TOPIC }}",
         group="dag_index_and_export.PutGCP",

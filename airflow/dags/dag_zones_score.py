@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, chain
 
-from callbacks.deadline import done_within
+from callbacks.deadline import alert_after
 from operators.base import DEFAULT_ARGS
 from operators.zones_operator import create_tasks
 
@@ -31,7 +31,7 @@ with DAG(
     catchup=False,
     is_paused_upon_creation=True,
     default_args=DEFAULT_ARGS,
-    deadline=done_within(timedelta(minutes=15)),
+    deadline=alert_after(timedelta(minutes=15)),
     tags=["datastream", "rides", "bigquery"],
     doc_md=__doc__,
 ):

@@ -1,1 +1,1 @@
-"""The same work as others would do it. Each module runs alone, with what its library needs and nothing of ours."""
+"""The same work with other libraries. The modules import nothing from jobs, and run in other environments."""

@@ -1,4 +1,4 @@
-"""One ride at a time, as one writes it where no columns are at hand. No dependencies."""
+"""Prices one ride at a time, as straightforward code does. No dependencies."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def haversine(origin: Point, destination: Point) -> float:
     return 2 * MEAN_EARTH_RADIUS_KM * asin(sqrt(min(a, 1.0)))
 
 
-def priced(ride: dict[str, Any], distance: Callable[[Point, Point], float] = haversine) -> dict[str, Any]:
+def price(ride: dict[str, Any], distance: Callable[[Point, Point], float] = haversine) -> dict[str, Any]:
     """The ride with distance_km and price_total.
 
     Raises:
-        KeyError, TypeError, ValueError: it cannot be priced.
+        KeyError, TypeError, ValueError: the ride is invalid.
     """
     kilometres = distance(ride["origin"], ride["destination"])
     total = ride["price_base"] + kilometres * ride["price_per_km"] + ride["duration_min"] * ride["price_per_min"]

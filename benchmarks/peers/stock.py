@@ -1,9 +1,9 @@
 """Airflow's stock Kafka operators: `python -m benchmarks.peers.stock TASK DISTANCE OPTIONS ROUTE`.
 
-ConsumeFromTopicOperator prices each batch into a file, since XCom is not for data; ProduceToTopicOperator sends what
-the file holds. OPTIONS are `defaults`, or `tuned` for speed: batches of 10,000, asynchronous sends with lz4 and linger,
-a delivery callback that logs failures only (the default one logs every message). At least once: the offsets are
-committed by the first task, the messages sent by the second.
+ConsumeFromTopicOperator prices each batch and writes it to a file, because XCom is not for data. ProduceToTopicOperator
+sends the file. OPTIONS are `defaults` or `tuned`: batches of 10,000, asynchronous sends with lz4 and linger, and a
+delivery callback that logs failures only (the default one logs every message). At least once: one task commits the
+offsets, the other sends the messages.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from confluent_kafka import KafkaError, Message
 from geopy.distance import geodesic
 
 from benchmarks.measured import measured
-from benchmarks.peers.pricing import Point, haversine, priced
+from benchmarks.peers.pricing import Point, haversine, price
 from benchmarks.route import Route
 
 TUNED_OPERATORS: dict[str, dict[str, Any]] = {
     "consume": {"max_batch_size": 10_000},
-    "produce": {"delivery_callback": f"{__spec__.name}.failed", "synchronous": False},
+    "produce": {"delivery_callback": f"{__spec__.name}.log_failure", "synchronous": False},
 }
 TUNED_CLIENTS: dict[str, dict[str, Any]] = {
     "consume": {"queued.min.messages": 100_000, "fetch.message.max.bytes": 8 * 2**20},
@@ -43,32 +43,32 @@ TUNED_CLIENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def by_geopy(origin: Point, destination: Point) -> float:
+def measure_geodesic(origin: Point, destination: Point) -> float:
     kilometres: float = geodesic((origin["lat"], origin["lon"]), (destination["lat"], destination["lon"])).kilometers
     return kilometres
 
 
-DISTANCES = {"haversine": haversine, "geopy": by_geopy}
+DISTANCES = {"haversine": haversine, "geopy": measure_geodesic}
 
 
 def price_batch(messages: list[Message], distance: Callable[[Point, Point], float], file: str) -> None:
-    """Append a line for each message: its key, and the priced ride or the message as it was."""
+    """Append a line for each message: its key, and the priced ride or the unchanged message."""
     with Path(file).open("a", encoding="utf-8") as lines:
         for message in messages:
             key, value = message.key(), message.value()
             try:
-                line = [key.decode(), json.dumps(priced(json.loads(value), distance)), None]
+                line = [key.decode(), json.dumps(price(json.loads(value), distance)), None]
             except (AttributeError, TypeError, KeyError, ValueError):
-                line = [_text(key), None, _text(value)]
+                line = [_encode(key), None, _encode(value)]
             lines.write(json.dumps(line) + "\n")
 
 
-def _text(value: bytes | None) -> str | None:
+def _encode(value: bytes | None) -> str | None:
     return None if value is None else b64encode(value).decode()
 
 
 def read_back(file: str) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Keys and values of the file's lines."""
+    """Read the keys and values in the file."""
     with Path(file).open(encoding="utf-8") as lines:
         for key, ride, raw in map(json.loads, lines):
             if ride is not None:
@@ -77,7 +77,7 @@ def read_back(file: str) -> Iterator[tuple[bytes | None, bytes | None]]:
                 yield key and b64decode(key), raw and b64decode(raw)
 
 
-def failed(error: KafkaError | None, _: Message) -> None:
+def log_failure(error: KafkaError | None, _: Message) -> None:
     if error is not None:
         logging.getLogger(__name__).error("not delivered: %s", error)
 

@@ -14,7 +14,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from infra.docker import compose, environment, preflight
 from infra.kibana.saved_objects import Key, Kibana
 from infra.preflight import Finding, demand, show
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings, load
 from jobs.terminal import escape, make_console, print_error, print_pairs
@@ -125,7 +125,7 @@ def _show(findings: Sequence[Finding]) -> None:
 
 
 def _get(url: str, login: tuple[str, str] | None = None) -> Any:
-    answer = local_session().get(url, auth=login, timeout=30)
+    answer = make_local_session().get(url, auth=login, timeout=30)
     if not answer.ok:
         raise ServiceUnavailableError(f"{url} answers {answer.status_code}. {IS_IT_UP}")
     return answer.json()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from infra.local.runner.paths import write_private
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 FILE = ROOT / ".env"
 # `docker compose -f infra/docker-compose.yml` reads this file instead.
@@ -32,7 +32,7 @@ def generate_long_key() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    **{name.upper(): generate_password for name in stack_settings().model_fields if name.endswith("_password")},
+    **{name.upper(): generate_password for name in merge_settings().model_fields if name.endswith("_password")},
     "POSTGRES_PASSWORD": generate_password,
     "AIRFLOW_FERNET_KEY": generate_fernet_key,
     "AIRFLOW_JWT_SECRET": generate_long_key,

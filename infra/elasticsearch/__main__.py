@@ -21,8 +21,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from jobs.clients import ADMIN
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
-from jobs.sinks.elasticsearch import apply_template, create_index, explained
-from jobs.verticals import index_templates, stack_settings
+from jobs.sinks.elasticsearch import apply_template, create_index, translate_errors
+from jobs.verticals import list_index_templates, merge_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
 READY_S = 60
@@ -30,11 +30,11 @@ ROLES = Path(__file__).parent / "roles"
 
 
 def main() -> None:
-    settings = load(stack_settings())
-    templates = index_templates(settings)
+    settings = load(merge_settings())
+    templates = list_index_templates(settings)
     roles = read_roles(templates)
     client = sign_in(settings)
-    with explained(client, "setting up users"):
+    with translate_errors(client, "setting up users"):
         client.security.change_password(username=ADMIN, password=settings.elastic_password)
         client = client.options(basic_auth=(ADMIN, settings.elastic_password))
         client.security.change_password(username="kibana_system", password=settings.kibana_system_password)

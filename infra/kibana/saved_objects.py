@@ -16,7 +16,7 @@ from urllib.parse import quote
 import requests
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings
 
@@ -229,7 +229,7 @@ class Kibana:
 
     def __init__(self, settings: Settings) -> None:
         self.address = settings.kibana_address.rstrip("/")
-        self._session = local_session()
+        self._session = make_local_session()
         self._session.auth = (USER, settings.elastic_password)
         self._session.headers["kbn-xsrf"] = "datastream"  # any value; without one, Kibana refuses to be changed
 

@@ -28,7 +28,7 @@ from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
-from jobs.verticals import find_vertical, stack_settings
+from jobs.verticals import find_vertical, merge_settings
 
 NOT_RUNNING = 3
 
@@ -157,7 +157,7 @@ def logs(
 
 
 def _settings() -> Settings:
-    return load(stack_settings())
+    return load(merge_settings())
 
 
 def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:

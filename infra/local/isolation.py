@@ -9,7 +9,7 @@ from typing import Any
 from infra.local.runner import ports
 from infra.local.services.catalog import SERVICES
 from jobs.settings import Settings
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 
 def isolated_settings(state: Path | None = None, **changes: Any) -> Settings:
@@ -25,4 +25,4 @@ def isolated_settings(state: Path | None = None, **changes: Any) -> Settings:
     }
     for service, port in zip(SERVICES, ports.find_free(len(SERVICES)), strict=True):
         own |= {service.setting.lower(): port, **service.isolation}
-    return stack_settings()(_env_file=None, **own | changes)
+    return merge_settings()(_env_file=None, **own | changes)

@@ -1,4 +1,4 @@
-"""Dead letters: the latest ones, and sending them back."""
+"""Dead letters: the read_latest ones, and sending them back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from confluent_kafka import Message
 from rich.console import Console
 
 from jobs.cli.app import AsJson, app, console
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.kafka.dead_letter import error_text, headers_of, times_replayed
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.dead_letter import count_replays, read_error, read_headers
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.terminal import encode_value, escape, print_json, show_value
 from jobs.vertical import DeadLetters
@@ -35,16 +35,16 @@ def dlq(
     count: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the latest dead letters and the reason for each, newest first.
+    """Show the read_latest dead letters and the reason for each, newest first.
 
     JSON: topic; dead_letters: partition, offset, timestamp_ms, source, reason,
     message, replayed, key, value, headers. Bytes: text, or {"base64": …}.
     """
-    from jobs.kafka.replay import latest
+    from jobs.kafka.replay import read_latest
 
     settings, declared = _load_dead_letters(vertical)
     topic = getattr(settings, declared.topic)
-    messages = latest(kafka_config(settings), topic, count)
+    messages = read_latest(make_kafka_config(settings), topic, count)
     if as_json:
         print_json({"topic": topic, "dead_letters": [describe_dead_letter(message) for message in messages]})
     elif messages:
@@ -55,20 +55,20 @@ def dlq(
 
 def describe_dead_letter(message: Message) -> dict[str, Any]:
     """Describe a dead letter for `print_json`."""
-    headers = headers_of(message)
-    partition, offset = error_text(headers, "partition"), error_text(headers, "offset")
+    headers = read_headers(message)
+    partition, offset = read_error(headers, "partition"), read_error(headers, "offset")
     return {
         "partition": message.partition(),
         "offset": message.offset(),
         "timestamp_ms": message.timestamp()[1],
         "source": {
-            "topic": error_text(headers, "topic"),
+            "topic": read_error(headers, "topic"),
             "partition": int(partition) if partition.isdecimal() else None,
             "offset": int(offset) if offset.isdecimal() else None,
         },
-        "reason": error_text(headers, "exception.class.name"),
-        "message": error_text(headers, "exception.message"),
-        "replayed": times_replayed(headers),
+        "reason": read_error(headers, "exception.class.name"),
+        "message": read_error(headers, "exception.message"),
+        "replayed": count_replays(headers),
         "key": encode_value(message.key()),
         "value": encode_value(message.value()),
         "headers": [(name, encode_value(value)) for name, value in headers or []],
@@ -78,11 +78,11 @@ def describe_dead_letter(message: Message) -> dict[str, Any]:
 def print_dead_letters(console: Console, messages: Iterable[Message]) -> None:
     """Print three lines for each dead letter: source and reason, error message, value."""
     for message in messages:
-        headers = headers_of(message)
-        source = "{}[{}]@{}".format(*(error_text(headers, name) for name in ("topic", "partition", "offset")))
-        replays = f"  replayed {times}×" if (times := times_replayed(headers)) else ""
-        console.print(f"{escape(source)}  [bold]{escape(error_text(headers, 'exception.class.name'))}[/]{replays}")
-        console.print(f"  message: {escape(error_text(headers, 'exception.message'))}")
+        headers = read_headers(message)
+        source = "{}[{}]@{}".format(*(read_error(headers, name) for name in ("topic", "partition", "offset")))
+        replays = f"  replayed {times}×" if (times := count_replays(headers)) else ""
+        console.print(f"{escape(source)}  [bold]{escape(read_error(headers, 'exception.class.name'))}[/]{replays}")
+        console.print(f"  message: {escape(read_error(headers, 'exception.message'))}")
         console.print(f"  value: {show_value(message.value())}")
 
 
@@ -97,9 +97,9 @@ def dlq_replay(
 
     settings, declared = _load_dead_letters(vertical)
     config, topic, sources = (
-        kafka_config(settings),
+        make_kafka_config(settings),
         getattr(settings, declared.topic),
-        declared.sources_by_topic(settings),
+        declared.resolve_sources(settings),
     )
     work = count_replayable if dry_run else replay
     done = work(config, topic, declared.replay_group, sources, max_replays)
@@ -109,5 +109,5 @@ def dlq_replay(
     console.print(f"{done.sent.total():,} in all; {done.left:,} skipped, already sent back {max_replays}× or more")
     if done.foreign:
         console.print(f"{done.foreign:,} skipped, written by another client")
-    for line in explained(config, done.held):
+    for line in describe_held_back(config, done.held):
         console.print(f"held back by an open transaction: {escape(line)}")

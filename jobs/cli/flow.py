@@ -13,13 +13,13 @@ from rich.table import Column, Table
 
 from jobs import airflow_api
 from jobs.cli.app import AsJson, app, console, progress_bars, show_in
-from jobs.clients import kafka_config
+from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, print_json, wrap_words
 from jobs.vertical import Group as ConsumerGroup
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
 
 if TYPE_CHECKING:
     from jobs.kafka.lag import Lag
@@ -35,7 +35,7 @@ def lag(
 
     JSON: groups: group, topic, offsets (the lag), held_back (by transactions).
     """
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     if as_json:
         print_json(describe_lags(settings, _read_lags(settings)))
         return
@@ -63,7 +63,7 @@ def _read_lags(settings: Settings) -> dict[str, Lag]:
     """Read the lag of each group, upstream groups first: what one has passed is in the lag of the next."""
     from jobs.kafka.lag import read_lag
 
-    config = kafka_config(settings)
+    config = make_kafka_config(settings)
     return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _list_groups()}
 
 
@@ -99,7 +99,7 @@ def show_lags(console: Console, settings: Settings, lags: Mapping[str, Lag]) -> 
 @app.command()
 def export() -> None:
     """Export immediately what is only waiting for a full batch, through Airflow's API."""
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     for group in _list_groups():
         if group.flush is not None:
             airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
@@ -111,7 +111,7 @@ def wait(timeout: Annotated[float, typer.Option(help="The maximum time to wait, 
     """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
     from jobs.kafka.lag import wait_until_done
 
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     titles = {group.id: f"{vertical.name} {group.done}" for vertical in find_verticals() for group in vertical.groups}
     held: list[HeldBack] = []
     asked: dict[str, int] = {}
@@ -132,7 +132,9 @@ def wait(timeout: Annotated[float, typer.Option(help="The maximum time to wait, 
                     asked[group.id] = count
 
     def advise() -> str:
-        reasons = [f"Held back by an open transaction: {'; '.join(explained(kafka_config(settings), held))}."]
+        reasons = [
+            f"Held back by an open transaction: {'; '.join(describe_held_back(make_kafka_config(settings), held))}."
+        ]
         logs = f"Check that the DAGs are on, and read the logs of their tasks: http://localhost:{settings.airflow_port}"
         return " ".join([*(reasons if held else []), logs])
 
@@ -154,7 +156,7 @@ def offsets(
     from jobs.kafka import set_offsets as work
     from jobs.kafka.topic_ids import TopicIds
 
-    settings = load(stack_settings())
+    settings = load(merge_settings())
     dag_groups = {declared.id: declared.topic for declared in _list_groups()}
     command_groups = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
     letters = [vertical.dead_letters for vertical in find_verticals() if vertical.dead_letters]
@@ -167,10 +169,10 @@ def offsets(
             f"GROUP={group} accepts only TO=kept, because other offsets would leave its work unfinished. Finish it "
             "with the command of that name instead."
         )
-    config, topic = kafka_config(settings), getattr(settings, topics[group])
+    config, topic = make_kafka_config(settings), getattr(settings, topics[group])
     topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
     with progress_bars() as bars:
-        moves = work.look(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
+        moves = work.preview_moves(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
     print_moves(console, moves)
     if not yes:
         typer.confirm("Set these offsets?", abort=True)

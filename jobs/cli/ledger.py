@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError, DatastreamError
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.ledger.verdict import Ledger, Verdict
 from jobs.settings import load
 from jobs.terminal import escape, fit_table, print_error, print_json
@@ -59,7 +59,7 @@ def _ledger(name: str, *, as_json: bool) -> int:
         print_json(result)
     else:
         print_ledger(console, result, path)
-        for line in explained(systems.config, result.held_back):
+        for line in describe_held_back(systems.config, result.held_back):
             console.print(f"held back by an open transaction: {escape(line)}")
     return result.exit_code
 

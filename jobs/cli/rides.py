@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jobs import airflow_api
 from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
-from jobs.clients import Systems, elasticsearch_client
+from jobs.clients import Systems, make_elasticsearch_client
 from jobs.rides.vertical import EXPORT_FLUSH, RidesSettings
 from jobs.settings import ROOT, load
 from jobs.terminal import encode_value, escape, print_json, print_pairs, show_value
@@ -129,7 +129,7 @@ def write_report_page(console: Console) -> None:
     settings = load(RidesSettings)
     path = settings.datastream_state / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(elasticsearch_client(settings), settings.rides_index, path)
+    write_report(make_elasticsearch_client(settings), settings.rides_index, path)
     console.print(f"Wrote {path}")
 
 

@@ -9,11 +9,11 @@ from rich.table import Column, Table
 
 from jobs import airflow_api
 from jobs.cli.app import app, console
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.kafka import topics as kafka_topics
 from jobs.settings import load
 from jobs.terminal import fit_table
-from jobs.verticals import declared_topics, find_verticals, index_templates, stack_settings
+from jobs.verticals import find_verticals, list_index_templates, load_declared_topics, merge_settings
 
 # Commands import what loads slowly (pyarrow, the clients of the sinks) only when they run.
 
@@ -23,9 +23,9 @@ def topics(
     apply: Annotated[bool, typer.Option("--apply", help="Apply the declared settings to existing topics too.")] = False,
 ) -> None:
     """Create the missing topics of infra/kafka/topics, and report how existing ones differ."""
-    settings = load(stack_settings())
-    declared = declared_topics(settings)
-    config = kafka_config(settings)
+    settings = load(merge_settings())
+    declared = load_declared_topics(settings)
+    config = make_kafka_config(settings)
     created, differences = kafka_topics.apply(config, declared)
     altered = set(differences)
     if apply:
@@ -51,9 +51,9 @@ def template() -> None:
     """Apply the Elasticsearch index templates of infra/elasticsearch, and create the indices that are missing."""
     from jobs.sinks.elasticsearch import apply_template, create_index
 
-    settings = load(stack_settings())
-    client = elasticsearch_admin(settings)
-    for index, path in index_templates(settings).items():
+    settings = load(merge_settings())
+    client = make_elasticsearch_admin(settings)
+    for index, path in list_index_templates(settings).items():
         apply_template(client, index, path)
         create_index(client, index)
         console.print(f"Applied index template {index}.")
@@ -64,8 +64,8 @@ def bucket() -> None:
     """Create the bucket in the emulator; on Google Cloud, check that it exists."""
     from jobs.sinks.parquet import check_bucket, create_bucket
 
-    settings = load(stack_settings())
-    client = storage_client(settings)
+    settings = load(merge_settings())
+    client = make_storage_client(settings)
     if settings.gcs_endpoint:
         create_bucket(client, settings.bucket)
     check_bucket(client, settings.bucket)
@@ -76,5 +76,5 @@ def bucket() -> None:
 def unpause() -> None:
     """Turn the DAGs on, through Airflow's API. Waits up to a minute for Airflow to parse them."""
     dags = [dag for vertical in find_verticals() for dag in vertical.dags]
-    airflow_api.unpause(load(stack_settings()), dags)
+    airflow_api.unpause(load(merge_settings()), dags)
     console.print(f"Turned on {', '.join(dags)}.")

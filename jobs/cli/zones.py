@@ -9,7 +9,7 @@ import typer
 
 from jobs.cli.app import AsJson, app, console, error_console
 from jobs.cli.rides import write_report_page
-from jobs.clients import storage_client
+from jobs.clients import make_storage_client
 from jobs.errors import DatastreamError
 from jobs.settings import load
 from jobs.terminal import escape, fit_table, print_json
@@ -38,7 +38,7 @@ def bqml(
         raise typer.BadParameter("--json prints the result, which --dry-run and --teardown do not compute.")
     settings = load(ZonesSettings)
     messages = error_console if as_json else console
-    values, client = playbook.build_parameters(settings), storage_client(settings)
+    values, client = playbook.build_parameters(settings), make_storage_client(settings)
     with work.open_engine(settings, client) as engine, closing(Printer(messages)) as printer:
         messages.print(f"On {engine.title}, gs://{values.bucket}/{values.prefix}")
         if teardown:

@@ -1,1 +1,1 @@
-"""Claiming, staging and publishing messages, whatever they carry."""
+"""Claim, stage and publish messages, whatever their content."""

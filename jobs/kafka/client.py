@@ -1,4 +1,4 @@
-"""Consumers and producers of confluent-kafka, configured so that nothing is lost or doubled."""
+"""Consumers and producers of confluent-kafka, configured so that no message is lost or doubled."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from jobs.errors import IS_IT_UP, ServiceUnavailableError
 Config = Mapping[str, Any]
 Isolation = Literal["read_committed", "read_uncommitted"]
 
-# Seconds that one call to a broker may take, its retries and backoff included.
+# Timeout of one call to a broker, retries and backoff included.
 REQUEST_TIMEOUT_S = 30.0
 
-# Topics limit the size of compressed batches, librdkafka that of plain messages: the topic's word shall count.
+# Topics limit the size of compressed batches, librdkafka that of uncompressed messages. Only the topic's limit applies.
 MAX_MESSAGE_BYTES = 1_000_000_000
 
-# librdkafka's partitioner that agrees with Java's default for messages with a key.
+# librdkafka's partitioner that chooses the same partition for a key as Java's default.
 PARTITIONER = "murmur2_random"
 
 
-# librdkafka prints twenty lines a second while a broker is away; what matters comes as the error of a call.
+# librdkafka logs twenty lines a second while a broker is down. Calls report the errors anyway.
 QUIET = {"log_level": 2}
 
-# Connect to all brokers at once. By default librdkafka connects to one when it needs it, and then waits for a timer:
-# 0.05 s for metadata, 0.5 s for init_transactions.
+# Connect to all brokers at the start. By default librdkafka connects to a broker on first use, which costs 0.05 s for
+# metadata and 0.5 s for init_transactions.
 CONNECTED = {"enable.sparse.connections": False}
 
 
 @contextmanager
-def consumer(config: Config, group: str, *, isolation: Isolation = "read_committed") -> Iterator[Consumer]:
-    """A consumer for assigned partitions: it commits nothing by itself and is closed.
+def open_consumer(config: Config, group: str, *, isolation: Isolation = "read_committed") -> Iterator[Consumer]:
+    """A consumer for assigned partitions. It commits nothing by itself and is closed at the end.
 
-    `config` holds at least bootstrap.servers; what a connection says about security goes through as it is.
+    Args:
+        config: at least bootstrap.servers; security settings are passed on unchanged.
     """
     client = Consumer(
         {
@@ -48,15 +49,15 @@ def consumer(config: Config, group: str, *, isolation: Isolation = "read_committ
             "auto.offset.reset": "error",
             "isolation.level": isolation,
             "enable.partition.eof": True,
-            # Bounds what a batch may hold unpacked, too: with the default of 100 MB, a message of 80 MiB that zstd made
-            # small enough for its topic could not be read, and would block its partition.
+            # Limits the uncompressed size of a batch, too. With the default of 100 MB, a message of 80 MiB that zstd
+            # made small enough for its topic cannot be read and blocks its partition.
             "receive.message.max.bytes": MAX_MESSAGE_BYTES,
-            # What is fetched ahead of a slow reader or disk stays in memory, unpacked; more made nothing faster.
+            # Messages fetched ahead of a slow reader stay in memory, uncompressed. Larger values were not faster.
             "fetch.message.max.bytes": 2 * 2**20,
             "queued.max.messages.kbytes": 4 * 1024,
-            # The default is to stop fetching for a whole second once so much is queued.
+            # By default a full queue stops fetching for one second.
             "fetch.queue.backoff.ms": 10,
-            # A reader that goes from partition to partition waits out the last one's fetch each time.
+            # When a reader changes to the next partition, it first waits for the open fetch of the last one.
             "fetch.wait.max.ms": 10,
         }
     )
@@ -67,8 +68,8 @@ def consumer(config: Config, group: str, *, isolation: Isolation = "read_committ
 
 
 @contextmanager
-def broker_errors(config: Config, doing: str) -> Iterator[None]:
-    """Turn a KafkaException into a ServiceUnavailableError that names the address and the remedy."""
+def translate_broker_errors(config: Config, doing: str) -> Iterator[None]:
+    """Turn a KafkaException into a ServiceUnavailableError with the address and what to do."""
     try:
         yield
     except KafkaException as error:

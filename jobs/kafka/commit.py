@@ -1,4 +1,4 @@
-"""CommitOffsets' work: a group moves on once its sink holds its claim."""
+"""CommitOffsets' work: commit the offsets of a claim after the sinks have written it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import Origin
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
 from jobs.kafka.staged import Manifest
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
 from jobs.settings import check_distinct
 
 
 class Rejects(msgspec.Struct, frozen=True):
-    """The rejects of one task, and how Kafka Connect would call the stage that it is."""
+    """The rejects of one task. `stage` is the task's stage in the terms of Kafka Connect."""
 
     manifest: Manifest
     task_id: str
@@ -28,50 +28,50 @@ class Rejects(msgspec.Struct, frozen=True):
 def commit_offsets(
     config: Config, manifest: Manifest, rejects: Sequence[Rejects] = (), dlq_topic: str = "", dag_id: str = ""
 ) -> Counter[str]:
-    """Publish what could not go on and commit the claim's ends, in one transaction.
+    """Publish the rejects as dead letters and commit the claim's ends, in one transaction.
 
     Args:
-        rejects: where there are none, neither dlq_topic nor dag_id is needed.
+        rejects: the rejects of each task. Without them, dlq_topic and dag_id are not needed.
 
     Returns:
-        How many were rejected, by reason; empty if another worker has committed this claim already.
+        The number of rejects by reason; empty if another worker has already committed this claim.
 
     Raises:
-        OffsetsError: the group is neither where the claim starts nor behind its end, somebody else has committed for
-            it, or the topic was made again.
-        ServiceUnavailableError: a broker is away, or a newer worker has taken over; nothing was committed.
+        OffsetsError: the committed offsets are neither the claim's start nor past its end, another client committed
+            with this group id, or the topic was recreated.
+        ServiceUnavailableError: a broker is down, or a newer worker has taken over; nothing was committed.
     """
     counts: Counter[str] = Counter()
-    count = sum(found.manifest.rejects for found in rejects)
-    # All of them are one transaction, however many they are. A killed one holds the group back until its timeout.
-    with group_writer(
+    count = sum(rejected.manifest.rejects for rejected in rejects)
+    # All rejects are in one transaction. After a kill, the group waits until the transaction times out.
+    with open_group_writer(
         config, manifest.group, manifest.topic, count, transaction_timeout_s=min(20 + count // 5_000, 900)
     ) as writer:
         if rejects:
             check_distinct(manifest.topic, dlq_topic)
             writer.check_topics(dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.offsets()
-        if manifest.is_passed_by(at):
+        offsets = writer.read_offsets()
+        if manifest.is_passed_by(offsets):
             return counts
         for claim in manifest.claims:
-            if at[claim.partition] not in (None, claim.start):
+            if offsets[claim.partition] not in (None, claim.start):
                 raise OffsetsError(
-                    f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {at[claim.partition]}, not at "
-                    f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
+                    f"{manifest.topic}[{claim.partition}]: group {manifest.group} is at {offsets[claim.partition]}, "
+                    f"not at {claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
                     "ConsumeKafka on."
                 )
         with writer.transaction(manifest.ends):
-            for found in rejects:
+            for rejected in rejects:
                 origins = {
-                    claim.partition: Origin(manifest.topic, claim.partition, dag_id, found.task_id, found.stage)
+                    claim.partition: Origin(manifest.topic, claim.partition, dag_id, rejected.task_id, rejected.stage)
                     for claim in manifest.claims
                 }
-                for batch in read_batches(found.manifest.rejects_url) if found.manifest.rejects_url else ():
+                for batch in read_batches(rejected.manifest.rejects_url) if rejected.manifest.rejects_url else ():
                     for start in range(0, len(batch), PIECE_RECORDS):
                         piece = batch.slice(start, PIECE_RECORDS)
-                        of_rows = map(origins.__getitem__, piece["partition"].to_pylist())
-                        send_dead_letters(writer, dlq_topic, piece, of_rows)
-                        writer.forget_delivered()
+                        row_origins = map(origins.__getitem__, piece["partition"].to_pylist())
+                        send_dead_letters(writer, dlq_topic, piece, row_origins)
+                        writer.free_delivered()
                         counts.update(piece["reason"].to_pylist())
     return counts

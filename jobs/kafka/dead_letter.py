@@ -1,4 +1,4 @@
-"""Dead letters: the message untouched, and headers that say why, by the names of Kafka Connect (KIP-298)."""
+"""Dead letters: the unchanged message, and headers with the error, named as in Kafka Connect (KIP-298)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OFFSET = _PREFIX + "offset"
 REASON = _PREFIX + "exception.class.name"
 MESSAGE = _PREFIX + "exception.message"
 STACKTRACE = _PREFIX + "exception.stacktrace"
-# How often a message was sent back to its source topic; no one is sent back for ever.
+# Counts how often a message was sent back to its source topic. The count is limited.
 REPLAYED = "datastream.replayed"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The partition that a failed message is of, and the task that it failed in."""
+    """The partition of a failed message, and the task in which it failed."""
 
     topic: str
     partition: int
@@ -44,38 +44,36 @@ class Origin:
         return [(_PREFIX + name, text.encode()) for name, text in texts.items()]
 
 
-def headers_of(message: Message) -> Headers | None:
-    """A message's headers; None where it has none, and where a key is not UTF-8: the client cannot read those."""
-    (headers,) = headers_of_all([message])
+def read_headers(message: Message) -> Headers | None:
+    """The headers of a message; None without headers, or if a key is not UTF-8, which the client cannot read."""
+    (headers,) = read_all_headers([message])
     return headers
 
 
-def headers_of_all(messages: Sequence[Message]) -> list[Headers | None]:
-    """The headers of each message, as `headers_of` gives them.
+def read_all_headers(messages: Sequence[Message]) -> list[Headers | None]:
+    """The headers of each message, as for `read_headers`.
 
-    Where a key is not UTF-8, confluent-kafka returns a list with holes and leaves an exception behind. A call from C,
-    as map makes it, notices (SystemError), one from Python does not. And it keeps the list: who reads the message again
-    gets it without an exception, and the interpreter crashes. So it is taken away.
+    If a key is not UTF-8, confluent-kafka returns a list with null pointers and leaves an exception set. A call from C
+    (by map) notices the exception and raises SystemError; a call from Python does not. The message keeps the list, and
+    the interpreter crashes when the list is read again. So the headers are removed from the message.
     """
-    found: list[Headers | None] = []
+    headers: list[Headers | None] = []
     reading = map(Message.headers, messages)
-    while len(found) < len(messages):
+    while len(headers) < len(messages):
         try:
-            found.extend(reading)
+            headers.extend(reading)
         except (SystemError, UnicodeDecodeError):
-            message = messages[len(found)]
+            message = messages[len(headers)]
             message.set_headers(None)
-            found.append(None)
+            headers.append(None)
             where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
-            log.warning(
-                "%s: its headers have a key that is not UTF-8 and cannot be read; it goes on without them", where
-            )
-    return found
+            log.warning("%s: dropped the headers, because a key is not UTF-8 and the client cannot read them", where)
+    return headers
 
 
-def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
-    """One of the error headers, by its name after the prefix; empty where it is missing."""
-    # The last one counts: earlier ones are of the message's earlier lives.
+def read_error(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str:
+    """The text of an error header, by its name after the prefix; empty if it is missing."""
+    # The last one counts: the others are from earlier replays of the message.
     for key, value in reversed(headers or []):
         if key == _PREFIX + name:
             return (value or b"").decode("utf-8", "replace")
@@ -83,17 +81,17 @@ def error_text(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
 
 
 def is_dead_letter_of(headers: Sequence[tuple[str, bytes | None]] | None, source: str, dag_id: str) -> bool:
-    """Whether a DAG has written this dead letter about a message of its source topic; others may write there, too."""
-    return error_text(headers, "topic") == source and error_text(headers, "connector.name") == dag_id
+    """Whether a DAG wrote this dead letter about a message of its source topic. Other clients may write there, too."""
+    return read_error(headers, "topic") == source and read_error(headers, "connector.name") == dag_id
 
 
-def times_replayed(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
-    """How often the message was sent back to its source topic; a mark that is no number counts as once."""
+def count_replays(headers: Sequence[tuple[str, bytes | None]] | None) -> int:
+    """How often the message was sent back to its source topic. A mark that is not a number counts as once."""
     marks = [value or b"" for key, value in headers or [] if key == REPLAYED]
     return max((int(mark) if mark.isdigit() and len(mark) < 10 else 1 for mark in marks), default=0)
 
 
-def replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
-    """The headers for sending a dead letter back: its own, without the error, with a mark."""
+def make_replay_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
+    """The headers for sending a dead letter back: without the error headers, with the replay count."""
     kept = [(key, value) for key, value in headers or [] if not key.startswith(_PREFIX) and key != REPLAYED]
-    return [*kept, (REPLAYED, str(times_replayed(headers) + 1).encode())]
+    return [*kept, (REPLAYED, str(count_replays(headers) + 1).encode())]

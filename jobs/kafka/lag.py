@@ -1,4 +1,4 @@
-"""How far groups are behind, and waiting until they have caught up."""
+"""Read the lag of consumer groups, and wait until they have caught up."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from jobs.errors import ServiceUnavailableError
-from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.offsets import HeldBack, bounds, current_offsets, held_back, partitions
-from jobs.kafka.scan import Progress
+from jobs.kafka.client import Config, open_consumer, translate_broker_errors
+from jobs.kafka.offsets import HeldBack, list_held_back, list_partitions, read_bounds, read_current_offsets
+from jobs.progress import Progress
 
-# Without any progress for this long, something is wrong that waiting does not mend.
+# Give up after this time without progress.
 STALLED_S = 180
 _POLL_S = 0.5
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """What a group has still to pass, up to the high watermarks; `held_back` of these offsets cannot be read yet."""
+    """The offsets between a group and the high watermarks. Open transactions still hold back `held_back` of them."""
 
     offsets: int
     held_back: list[HeldBack]
 
 
 def read_lag(config: Config, topic: str, group: str) -> Lag:
-    """What a group has still to do on its topic.
+    """Read the lag of a group on its topic.
 
     Raises:
-        OffsetsError: somebody else has committed for the group.
+        OffsetsError: another client committed with this group id.
     """
-    with broker_errors(config, f"reading the lag of {group}"), consumer(config, "lag") as client:
-        within = bounds(config, client, topic, partitions(client, topic))
-        at = current_offsets(config, topic, group)
-    # What the group has passed since the ends were read cannot be held back any more.
-    positions = {it: found.low if (offset := at[it].offset) is None else offset for it, found in within.items()}
-    left = {it: max(0, found.high - positions[it]) for it, found in within.items()}
-    return Lag(sum(left.values()), held_back(topic, {it: found for it, found in within.items() if left[it]}))
+    with translate_broker_errors(config, f"reading the lag of {group}"), open_consumer(config, "lag") as client:
+        bounds = read_bounds(config, client, topic, list_partitions(client, topic))
+        offsets = read_current_offsets(config, topic, group)
+    # The group may have moved since the bounds were read: offsets that it has passed are no longer held back.
+    left = {}
+    for partition, bound in bounds.items():
+        offset = offsets[partition].offset
+        left[partition] = max(0, bound.high - (bound.low if offset is None else offset))
+    behind = {partition: bound for partition, bound in bounds.items() if left[partition]}
+    return Lag(sum(left.values()), list_held_back(topic, behind))
 
 
 def wait_until_done(
@@ -47,16 +50,16 @@ def wait_until_done(
     on_move: Callable[[Mapping[str, int]], object] = lambda _: None,
     advise: Callable[[], str],
 ) -> None:
-    """Wait until no offsets are left to do.
+    """Wait until all groups have caught up.
 
     Args:
-        read_left: how many offsets are left, by a title that says what is to be done with them ("rides priced").
-        timeout_s: seconds to wait at most; None as long as there is progress.
-        on_move: called with what is left, at first and whenever it has changed.
-        advise: what to do where nothing moves.
+        read_left: reads the number of offsets left, by title ("rides priced").
+        timeout_s: seconds to wait at most; None to wait as long as there is progress.
+        on_move: called with the numbers of offsets left, at first and after each change.
+        advise: returns the advice for a wait without progress.
 
     Raises:
-        ServiceUnavailableError: nothing has moved for STALLED_S seconds, or the time is over.
+        ServiceUnavailableError: no progress for STALLED_S seconds, or the timeout has passed.
     """
     start = moved = time.monotonic()
     most: dict[str, int] = {}
@@ -75,6 +78,6 @@ def wait_until_done(
         is_late = timeout_s is not None and now > start + timeout_s
         if is_late or now > moved + STALLED_S:
             what = ", ".join(f"{title} ({count:,} offsets)" for title, count in left.items() if count)
-            why = "" if is_late else f" Nothing has moved for {STALLED_S} s."
+            why = "" if is_late else f" No progress for {STALLED_S} s."
             raise ServiceUnavailableError(f"Still waiting for: {what}.{why} {advise()}")
         time.sleep(_POLL_S)

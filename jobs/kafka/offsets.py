@@ -1,7 +1,7 @@
-"""Offsets: what a partition holds, what a group has committed, and whether it was this pipeline that committed it.
+"""Offsets: the bounds of partitions, and the committed offsets of groups with a check who committed them.
 
-Any client can commit with a group's id. So each commit of ours also goes to a second group, in the same transaction:
-where the two differ, somebody else has committed.
+Any client can commit with a group's id. So each commit of this pipeline also goes to a second group, in the same
+transaction. If the two differ, another client has committed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,23 @@ from confluent_kafka.admin import AdminClient
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError, OffsetsError
-from jobs.kafka.client import CONNECTED, QUIET, REQUEST_TIMEOUT_S, Config, Isolation, broker_errors, consumer
+from jobs.kafka.client import (
+    CONNECTED,
+    QUIET,
+    REQUEST_TIMEOUT_S,
+    Config,
+    Isolation,
+    open_consumer,
+    translate_broker_errors,
+)
 
 T = TypeVar("T")
 
 WRITER = "datastream"
 _NONE = msgspec.Raw(b"null")
-# Kafka answers a commit before readers see it. Its transaction markers take milliseconds, on a loaded machine a second.
+# Kafka acknowledges a commit before readers see it: the transaction markers take milliseconds, a second under load.
 SETTLE_S = 5.0
-# A group has no coordinator for a moment: on a fresh broker, and after one moved.
+# A group has no coordinator for a moment on a new broker, and while the coordinator moves.
 _ELECTING = {
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -45,9 +53,9 @@ _ELECTING = {
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a partition holds: offsets from `low` up to `high`, the high watermark.
+    """The offsets of a partition, from `low` up to `high`, the high watermark.
 
-    Only those before `end`, the last stable offset, can be read: an open transaction holds the rest back.
+    Readers see only those before `end`, the last stable offset. An open transaction holds back the rest.
     """
 
     low: int
@@ -56,12 +64,12 @@ class Bounds(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> int:
-        """How many offsets are held back."""
+        """The number of offsets that open transactions hold back."""
         return self.high - self.end
 
 
 class HeldBack(msgspec.Struct, frozen=True):
-    """Offsets of a partition that an open transaction holds back: `count` from the offset `first` on."""
+    """`count` offsets of a partition, from `first` on, that an open transaction holds back."""
 
     topic: str
     partition: int
@@ -73,10 +81,11 @@ class HeldBack(msgspec.Struct, frozen=True):
 
 
 class OffsetMetadata(msgspec.Struct, frozen=True):
-    """The metadata of each offset that this pipeline commits, as JSON.
+    """The JSON metadata of each offset that this pipeline commits.
 
-    `topic_id` is that of the topic that the offset belongs to. `plan` is how the next claim is to be worked on, until
-    it is done, or null.
+    Attributes:
+        topic_id: id of the topic that the offset belongs to.
+        plan: the plan of a claim that is not done yet, or null.
     """
 
     v: Literal[1]
@@ -86,21 +95,21 @@ class OffsetMetadata(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What a group has committed for one partition; offset is None where it never did."""
+    """The committed offset of a group on one partition; the offset is None if the group never committed."""
 
     offset: int | None
     metadata: str = ""
 
     @property
     def topic_id(self) -> str | None:
-        """The id of the topic that this pipeline committed the offset for; None if it is not from this version."""
+        """The topic id in the metadata; None if this version did not write it."""
         try:
             return msgspec.json.decode(self.metadata, type=OffsetMetadata).topic_id
         except msgspec.MsgspecError:
             return None
 
-    def plan(self, kind: type[T]) -> T | None:
-        """The plan in the metadata; None if there is none.
+    def decode_plan(self, kind: type[T]) -> T | None:
+        """The plan in the metadata; None without a plan.
 
         Raises:
             OffsetsError: another tool has written the metadata.
@@ -108,102 +117,106 @@ class Committed(msgspec.Struct, frozen=True):
         if not self.metadata:
             return None
         try:
-            # Versions before 1 wrote the plan alone.
+            # Versions before 1 wrote only the plan.
             is_bare = "v" not in json.loads(self.metadata)
             text = self.metadata if is_bare else msgspec.json.decode(self.metadata, type=OffsetMetadata).plan
             return None if text == _NONE else msgspec.json.decode(text, type=kind)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise OffsetsError(
-                f"The metadata of a committed offset is not this pipeline's ({error}): {self.metadata!r:.200}. "
-                'docs/runbook_kafka.md, "Setting offsets", says how to set the offsets again.'
+                f"Another tool wrote the metadata of a committed offset ({error}): {self.metadata!r:.200}. "
+                'To set the offsets again, see docs/runbook_kafka.md, "Setting offsets".'
             ) from error
 
 
-def metadata_text(topic_id: str, plan: bytes | None) -> str:
+def encode_metadata(topic_id: str, plan: bytes | None) -> str:
     """The metadata of an offset to commit."""
     content = OffsetMetadata(1, WRITER, topic_id, _NONE if plan is None else msgspec.Raw(plan))
     return msgspec.json.encode(content).decode()
 
 
-def kept_group(group: str) -> str:
+def name_kept_group(group: str) -> str:
     """The group that keeps a copy of a group's offsets."""
     return f"{group}.kept"
 
 
-def partitions(client: Consumer, topic: str) -> list[int]:
+def list_partitions(client: Consumer, topic: str) -> list[int]:
     """The partitions of a topic.
 
     Raises:
-        ConfigurationError: there is no such topic, or there cannot be one of that name.
+        ConfigurationError: the topic does not exist, or its name is invalid.
     """
     metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
     if metadata.error is not None:
         if metadata.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
             raise ConfigurationError(
-                f"There is no topic {topic!r}: {metadata.error.str()}. `make topics` creates what infra/kafka/topics "
-                "declares; .env and Airflow's Variables give the names."
+                f"There is no topic {topic!r}: {metadata.error.str()}. Create it with `make topics`, or correct its "
+                "name in .env or in Airflow's Variables."
             )
         raise KafkaException(metadata.error)
     return sorted(metadata.partitions)
 
 
 def read_topic_id(config: Config, topic: str) -> str:
-    """The id that Kafka gave a topic when it was made, as its tools print it.
+    """Read the id of a topic, which Kafka assigns when it creates the topic.
 
     Raises:
-        KafkaException: there is no such topic, or the broker is away.
+        KafkaException: the topic does not exist, or the broker is down.
     """
-    admin = AdminClient({**QUIET, **CONNECTED, **config})  # must live until the answer is there
+    admin = AdminClient({**QUIET, **CONNECTED, **config})  # must live until the answer arrives
     answers = admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)
     return str(answers[topic].result().topic_id)
 
 
-def bounds(
-    config: Config, client: Consumer, topic: str, asked: Sequence[int], *, settle_s: float = 0.0
+def read_bounds(
+    config: Config, client: Consumer, topic: str, partitions: Sequence[int], *, settle_s: float = 0.0
 ) -> dict[int, Bounds]:
-    """The bounds of partitions.
+    """Read the bounds of partitions.
 
     Args:
-        client: reads committed messages only.
-        settle_s: seconds to wait until the transactions that are open now have ended.
+        client: a consumer that reads committed messages only.
+        settle_s: seconds to wait for the end of the transactions that are open now.
     """
-    highs = high_watermarks(config, topic, asked)
+    highs = read_high_watermarks(config, topic, partitions)
     until_stable = Retrying(
         retry=retry_if_result(lambda ends: any(ends[partition] < high for partition, high in highs.items())),
         stop=stop_after_delay(settle_s),
         wait=wait_fixed(0.02),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
-    ends: dict[int, int] = until_stable(_edges, client, topic, asked, OFFSET_END)
-    lows = _edges(client, topic, asked, OFFSET_BEGINNING)
-    return {it: Bounds(lows[it], ends[it], max(highs[it], ends[it])) for it in asked}
+    ends: dict[int, int] = until_stable(_read_edges, client, topic, partitions, OFFSET_END)
+    lows = _read_edges(client, topic, partitions, OFFSET_BEGINNING)
+    return {
+        partition: Bounds(lows[partition], ends[partition], max(highs[partition], ends[partition]))
+        for partition in partitions
+    }
 
 
-def high_watermarks(config: Config, topic: str, asked: Sequence[int]) -> dict[int, int]:
-    """The ends of partitions, messages of open transactions included."""
-    with consumer(config, "watermarks", isolation="read_uncommitted") as client:
-        return _edges(client, topic, asked, OFFSET_END)
+def read_high_watermarks(config: Config, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+    """The ends of partitions, including messages of open transactions."""
+    with open_consumer(config, "watermarks", isolation="read_uncommitted") as client:
+        return _read_edges(client, topic, partitions, OFFSET_END)
 
 
-def _edges(client: Consumer, topic: str, asked: Sequence[int], edge: int) -> dict[int, int]:
-    """The first or last offsets of partitions, as the client's isolation level has them.
+def _read_edges(client: Consumer, topic: str, partitions: Sequence[int], edge: int) -> dict[int, int]:
+    """The first or last offsets of partitions that the client's isolation level allows to read.
 
-    As for a time, Kafka's ListOffsets request takes -2 for the beginning and -1 for the end.
+    Kafka's ListOffsets request accepts -2 (beginning) and -1 (end) in place of a time.
     """
-    answers = client.offsets_for_times([TopicPartition(topic, it, edge) for it in asked], timeout=REQUEST_TIMEOUT_S)
+    requests = [TopicPartition(topic, partition, edge) for partition in partitions]
+    answers = client.offsets_for_times(requests, timeout=REQUEST_TIMEOUT_S)
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
     return {answer.partition: answer.offset for answer in answers}
 
 
-def held_back(topic: str, within: Mapping[int, Bounds]) -> list[HeldBack]:
-    """What open transactions hold back on a topic."""
-    return [HeldBack(topic, it, found.end, found.held) for it, found in within.items() if found.held]
+def list_held_back(topic: str, bounds: Mapping[int, Bounds]) -> list[HeldBack]:
+    """The offsets of a topic that open transactions hold back."""
+    return [HeldBack(topic, partition, bound.end, bound.held) for partition, bound in bounds.items() if bound.held]
 
 
-def committed(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, Committed]:
-    """What the consumer's group has committed, by partition; waits for an open transaction of the group."""
+def read_committed_offsets(client: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, Committed]:
+    """The committed offsets of the consumer's group, by partition. Waits for an open transaction of the group."""
     until_coordinated = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
         stop=stop_after_delay(REQUEST_TIMEOUT_S),
@@ -211,7 +224,7 @@ def committed(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, C
         reraise=True,
     )
     answers = until_coordinated(
-        client.committed, [TopicPartition(topic, it) for it in asked], timeout=REQUEST_TIMEOUT_S
+        client.committed, [TopicPartition(topic, partition) for partition in partitions], timeout=REQUEST_TIMEOUT_S
     )
     for answer in answers:
         if answer.error is not None:
@@ -223,7 +236,7 @@ def committed(client: Consumer, topic: str, asked: Sequence[int]) -> dict[int, C
 
 
 class GroupReader:
-    """Reads a group's committed offsets on its topic together with the copy that is kept of them."""
+    """Reads a group's committed offsets on its topic, and the copy of them."""
 
     def __init__(self, topic: str, group: str, consumer: Consumer, kept: Consumer) -> None:
         self.topic = topic
@@ -233,113 +246,120 @@ class GroupReader:
 
     @property
     def writers(self) -> tuple[Consumer, Consumer]:
-        """The clients in whose groups each offset is committed."""
+        """The consumers of both groups, for which each offset is committed."""
         return self.consumer, self._kept
 
     @cached_property
     def partitions(self) -> list[int]:
-        """The topic's partitions when they were first asked for.
+        """The topic's partitions when they were first read.
 
         Raises:
-            ConfigurationError: there is no such topic.
+            ConfigurationError: the topic does not exist.
         """
-        return partitions(self.consumer, self.topic)
+        return list_partitions(self.consumer, self.topic)
 
-    def kept(self) -> dict[int, Committed]:
-        """What this pipeline has committed."""
-        return committed(self._kept, self.topic, self.partitions)
+    def read_kept(self) -> dict[int, Committed]:
+        """The copy: the offsets that this pipeline has committed."""
+        return read_committed_offsets(self._kept, self.topic, self.partitions)
 
-    def unchecked(self) -> dict[int, Committed]:
-        """What the group has committed, whoever it was."""
-        return committed(self.consumer, self.topic, self.partitions)
+    def read_unchecked(self) -> dict[int, Committed]:
+        """The offsets of the group, whichever client committed them."""
+        return read_committed_offsets(self.consumer, self.topic, self.partitions)
 
-    def committed(self) -> dict[int, Committed]:
-        """What the group has committed; each of its offsets has its copy.
+    def read_committed(self) -> dict[int, Committed]:
+        """The offsets of the group, checked against the copy.
 
         Raises:
-            OffsetsError: somebody else has committed for the group.
+            OffsetsError: another client committed with this group id.
         """
-        return self._equal(is_copy_expected=True)
+        return self._read_equal(is_copy_expected=True)
 
-    def observed(self) -> dict[int, Committed]:
-        """The same for readers that commit nothing: they take offsets without any copy as they are."""
-        return self._equal(is_copy_expected=False)
+    def observe(self) -> dict[int, Committed]:
+        """As `read_committed`, but offsets without a copy are accepted. For readers that commit nothing."""
+        return self._read_equal(is_copy_expected=False)
 
-    def _equal(self, *, is_copy_expected: bool) -> dict[int, Committed]:
+    def _read_equal(self, *, is_copy_expected: bool) -> dict[int, Committed]:
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
-            kept, own = self.kept(), self.unchecked()
+            kept, own = self.read_kept(), self.read_unchecked()
             if own == kept or (not is_copy_expected and is_without_copy(own, kept)):
                 return own
-            # A commit of ours between the two reads makes them differ, and moves the copy.
-            if self.kept() == kept or time.monotonic() > deadline:
+            # A commit of this pipeline between the two reads makes them differ. It also changes the copy.
+            if self.read_kept() == kept or time.monotonic() > deadline:
                 check_kept(self.topic, self.group, own, kept)
 
 
 @contextmanager
-def group_reader(
+def open_group_reader(
     config: Config, topic: str, group: str, *, isolation: Isolation = "read_committed"
 ) -> Iterator[GroupReader]:
-    """A reader of a group's offsets, whose consumer reads the topic as well.
+    """A reader of a group's offsets. Its consumer can also read the topic.
 
-    By default it waits for open transactions of the group; with read_uncommitted it reads what was committed before.
+    By default it waits for open transactions of the group. With read_uncommitted it returns the offsets before them.
     """
-    kept = kept_group(group)
-    with consumer(config, group, isolation=isolation) as own, consumer(config, kept, isolation=isolation) as copy:
+    kept = name_kept_group(group)
+    with (
+        open_consumer(config, group, isolation=isolation) as own,
+        open_consumer(config, kept, isolation=isolation) as copy,
+    ):
         yield GroupReader(topic, group, own, copy)
 
 
-def current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:
-    """What a group has committed so far, without waiting for its open transaction, which may take minutes.
+def read_current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:
+    """The committed offsets of a group. Does not wait for its open transaction, which may take minutes.
 
     Raises:
-        OffsetsError: somebody else has committed for the group.
+        OffsetsError: another client committed with this group id.
     """
     try:
-        with group_reader(config, topic, group, isolation="read_uncommitted") as reader:
-            return reader.observed()
+        with open_group_reader(config, topic, group, isolation="read_uncommitted") as reader:
+            return reader.observe()
     except OffsetsError:
         # The markers of one commit may be written at different times.
-        with group_reader(config, topic, group) as reader:
-            return reader.observed()
+        with open_group_reader(config, topic, group) as reader:
+            return reader.observe()
 
 
-def group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
-    """The committed offsets of a group, by partition; None where it never committed.
+def read_group_offsets(config: Config, topic: str, group: str) -> dict[int, int | None]:
+    """The committed offsets of a group, by partition; None if it never committed.
 
     Raises:
-        OffsetsError: somebody else has committed for the group.
+        OffsetsError: another client committed with this group id.
     """
-    with broker_errors(config, f"reading the offsets of {group}"), group_reader(config, topic, group) as reader:
-        return {partition: found.offset for partition, found in reader.observed().items()}
+    with (
+        translate_broker_errors(config, f"reading the offsets of {group}"),
+        open_group_reader(config, topic, group) as reader,
+    ):
+        return {partition: committed.offset for partition, committed in reader.observe().items()}
 
 
 def is_without_copy(own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> bool:
-    """Whether a group has offsets and no copy: of an earlier version, of somebody else, or the copy was deleted."""
-    return all(found.offset is None for found in kept.values()) and any(it.offset is not None for it in own.values())
+    """Whether a group has offsets but no copy: an earlier version or another client committed, or it was deleted."""
+    has_copy = any(committed.offset is not None for committed in kept.values())
+    return not has_copy and any(committed.offset is not None for committed in own.values())
 
 
 def check_kept(topic: str, group: str, own: Mapping[int, Committed], kept: Mapping[int, Committed]) -> None:
-    """Raises OffsetsError if a group's offsets are not those that this pipeline has committed."""
-    for partition, found in own.items():
+    """Raise OffsetsError if a group's offsets are not those that this pipeline has committed."""
+    for partition, committed in own.items():
         ours = kept[partition]
-        if found == ours:
+        if committed == ours:
             continue
-        if found.offset == ours.offset:
-            difference = f"is at {ours.offset}, but not with the metadata that this pipeline committed"
+        if committed.offset == ours.offset:
+            difference = f"is at {ours.offset}, but its metadata is not what this pipeline committed"
         else:
-            difference = f"is at {_text(found.offset)}, but this pipeline committed {_text(ours.offset)}"
-        is_gone = found.offset is None
+            difference = f"is at {_describe(committed.offset)}, but this pipeline committed {_describe(ours.offset)}"
+        is_gone = committed.offset is None
         cause = "they were deleted" if is_gone else "another client commits with this group id; stop it first"
-        if all(it.offset is None for it in kept.values()):
-            remedy = f"`make offsets GROUP={group} TO=beginning` starts with the first message"
+        if all(committed.offset is None for committed in kept.values()):
+            remedy = f"To start with the first message: `make offsets GROUP={group} TO=beginning`"
         else:
-            remedy = f"`make offsets GROUP={group} TO=kept` sets the group back to where this pipeline was"
+            remedy = f"To continue where this pipeline was: `make offsets GROUP={group} TO=kept`"
         raise OffsetsError(
-            f"{topic}[{partition}]: group {group} {difference} (group {kept_group(group)} keeps a copy): {cause}. "
+            f"{topic}[{partition}]: group {group} {difference} (group {name_kept_group(group)} keeps a copy): {cause}. "
             f"Nothing was done. {remedy}."
         )
 
 
-def _text(offset: int | None) -> str:
+def _describe(offset: int | None) -> str:
     return "no offset" if offset is None else str(offset)

@@ -1,4 +1,4 @@
-"""Who holds messages back: Kafka's own tool shows the transactional ids; the client has no call for them."""
+"""Find which transactions hold messages back, with Kafka's command line tool: the client has no call for that."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from jobs.kafka.client import Config
 from jobs.kafka.offsets import HeldBack
 
-# Kafka's archive, and what some distributions call it.
+# Its name in Kafka's archive and in some distributions.
 _TOOLS = ("kafka-transactions.sh", "kafka-transactions")
 _TIMEOUT_S = 60
 
 
-def explained(config: Config, held: Sequence[HeldBack]) -> list[str]:
-    """A line for each partition with held offsets: how many, from which on, and by which transactional id.
+def describe_held_back(config: Config, held: Sequence[HeldBack]) -> list[str]:
+    """A line for each partition with offsets held back: how many, from which on, and by which transactional id.
 
-    The id is left out where the PATH has no kafka-transactions.sh; the last line then says how to ask it. It is empty
-    where nothing is held back.
+    Without kafka-transactions.sh on the PATH, the lines have no id, and the last line has the commands to run.
     """
     if not held:
         return []
@@ -29,30 +28,31 @@ def explained(config: Config, held: Sequence[HeldBack]) -> list[str]:
         ask = f"{_TOOLS[0]} --bootstrap-server {servers}"
         return [
             *map(str, held),
-            f"Who holds them: `{ask} describe-producers --topic {first.topic} --partition {first.partition}` and "
-            f"`{ask} list` (Kafka's own tool, which is not on the PATH)",
+            f"To find the transaction: `{ask} describe-producers --topic {first.topic} --partition {first.partition}` "
+            f"and `{ask} list` (a tool of Kafka that is not on the PATH)",
         ]
     command = [tool, "--bootstrap-server", servers]
     try:
-        ids = {row["ProducerId"]: row["TransactionalId"] for row in _rows([*command, "list"])}
-        return [f"{it}, by the transactional id {_holder(command, it, ids) or 'that has just ended'}" for it in held]
+        ids = {row["ProducerId"]: row["TransactionalId"] for row in _read_table([*command, "list"])}
+        holders = [_find_holder(command, offsets, ids) or "that has just ended" for offsets in held]
+        return [f"{offsets}, by the transactional id {holder}" for offsets, holder in zip(held, holders, strict=True)]
     except (subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
-        return [*map(str, held), f"{tool} could not tell who holds them: {error}"]
+        return [*map(str, held), f"Could not find the transaction with {tool}: {error}"]
 
 
-def _holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str | None:
-    """The transactional id of the producer whose transaction on a partition began first."""
-    asked = [*command, "describe-producers", "--topic", held.topic, "--partition", str(held.partition)]
+def _find_holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str | None:
+    """The transactional id of the oldest open transaction on a partition."""
+    describe = [*command, "describe-producers", "--topic", held.topic, "--partition", str(held.partition)]
     began = {
         int(row["CurrentTransactionStartOffset"]): row["ProducerId"]
-        for row in _rows(asked)
+        for row in _read_table(describe)
         if row["CurrentTransactionStartOffset"].isdigit()
     }
     return ids.get(began[min(began)]) if began else None
 
 
-def _rows(command: list[str]) -> Iterator[dict[str, str]]:
-    """The tool's table: columns that are set apart by blanks, with a line of names."""
+def _read_table(command: list[str]) -> Iterator[dict[str, str]]:
+    """The rows of the tool's table, which has a header and columns separated by spaces."""
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     lines = [line.split() for line in answer.stdout.splitlines() if line.strip()]
     for cells in lines[1:]:

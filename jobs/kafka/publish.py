@@ -1,4 +1,4 @@
-"""PublishKafka's work: results, dead letters and the group's offsets, in transactions of whole chunks."""
+"""PublishKafka's work: send results, dead letters and the group's offsets, in transactions of whole chunks."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
 from jobs.kafka.staged import Chunk, Manifest
-from jobs.kafka.transaction import GroupWriter, group_writer
-from jobs.parallel import prefetched
+from jobs.kafka.transaction import GroupWriter, open_group_writer
+from jobs.parallel import prefetch
 from jobs.settings import check_distinct
 
-# So few objects stay in the processor's cache, and the next ones get their memory.
+# 2,000 rows as Python objects stay in the CPU cache, and the next 2,000 reuse their memory.
 PIECE_RECORDS = 2_000
 _MAX_MESSAGE_CHARS = 1_000
 _MAX_STACKTRACE_CHARS = 8_000
 
 
 class Published(msgspec.Struct):
-    """How many messages became visible, for metrics and logs."""
+    """The number of published results, and of rejects by reason."""
 
     results: int = 0
     rejects: Counter[str] = msgspec.field(default_factory=Counter)
 
     def count(self, reasons: pa.ChunkedArray) -> None:
-        """Add outcomes by their reasons; results have none."""
+        """Add outcomes by their reasons, which are null for results."""
         self.results += reasons.null_count
         self.rejects.update(reasons.drop_null().to_pylist())
 
 
 class Outlet(msgspec.Struct, frozen=True):
-    """Where outcomes go, and the names that a dead letter bears of the task that wrote it."""
+    """The topics for outcomes, and the names in the headers of a dead letter: the DAG, the task and its stage."""
 
     result_topic: str
     dlq_topic: str
@@ -48,33 +48,33 @@ class Outlet(msgspec.Struct, frozen=True):
     stage: str
 
 
-@resources.cyclic_gc_paused()
+@resources.pause_cyclic_gc()
 def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
-    """Publish staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
+    """Publish the staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
     Raises:
         ConfigurationError: one of the topics does not exist.
-        OffsetsError: the group was set back to before the claim, somebody else has committed for it, or the topic was
-            made again.
-        ServiceUnavailableError: a broker is away, or a newer worker has taken over. What was committed stays, the
-            rest is aborted, and the next try goes on from there.
+        OffsetsError: the group was set back to before the claim, another client committed with its id, or the topic was
+            recreated.
+        ServiceUnavailableError: a broker is down, or a newer worker has taken over. Committed transactions stay, the
+            current one is aborted, and the next try continues from there.
     """
     check_distinct(manifest.topic, outlet.result_topic, outlet.dlq_topic)
     published = Published()
-    with group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
+    with open_group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)
         manifest.check_topic(writer.topic_id)
-        at = writer.offsets()
-        if manifest.is_passed_by(at):
+        committed = writer.read_offsets()
+        if manifest.is_passed_by(committed):
             return published
-        ends = manifest.ends_behind(at)
-        chunks = [chunk for chunk in manifest.chunks if (at[chunk.partition] or 0) < chunk.next]
-        loaded = prefetched(lambda it: _uncovered(it, at[it.partition]), chunks)
-        for group in grouped(chunks, manifest.chunk_records, manifest.chunk_bytes):
+        ends = manifest.list_ends_after(committed)
+        chunks = [chunk for chunk in manifest.chunks if (committed[chunk.partition] or 0) < chunk.next]
+        loaded = prefetch(lambda chunk: _read_uncovered(chunk, committed[chunk.partition]), chunks)
+        for group in group_chunks(chunks, manifest.chunk_records, manifest.chunk_bytes):
             offsets = {chunk.partition: chunk.next for chunk in group}
             if group[-1] is chunks[-1]:
                 offsets |= ends
-            # Before the transaction begins: a slow storage shall not use up its time, nor hold readers back.
+            # Load before the transaction begins: slow storage would use up its timeout and hold readers back.
             ready = list(islice(loaded, len(group)))
             with writer.transaction(offsets):
                 for chunk, uncovered in ready:
@@ -82,14 +82,14 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
                     _send(writer, uncovered, outlet, origin)
                     published.count(uncovered["reason"])
         if not chunks:
-            # Only transaction markers, or aborted messages: nothing to send, but the group moves on.
+            # The claim has only transaction markers or aborted messages: send nothing, but commit its ends.
             with writer.transaction(ends):
                 pass
     return published
 
 
-def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[list[Chunk]]:
-    """Chunks that share a transaction: as many as stay within the limits together. A larger one is alone."""
+def group_chunks(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[list[Chunk]]:
+    """Group the chunks that share a transaction, up to the limits. A chunk above a limit is alone."""
     group: list[Chunk] = []
     records = size = 0
     for chunk in chunks:
@@ -103,8 +103,8 @@ def grouped(chunks: list[Chunk], max_records: int, max_bytes: int) -> Iterator[l
         yield group
 
 
-def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
-    """Read the outcomes of a chunk from the committed offset on."""
+def _read_uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
+    """Read the outcomes of a chunk that start at the committed offset."""
     outcomes = pa.Table.from_batches(read_batches(chunk.url))
     if committed is not None and committed > chunk.first:
         outcomes = outcomes.filter(pc.greater_equal(outcomes["offset"], committed))
@@ -115,13 +115,13 @@ def _uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
 
 def _send(writer: GroupWriter, outcomes: pa.Table, outlet: Outlet, origin: Origin) -> None:
     for piece in outcomes.to_batches(PIECE_RECORDS):
-        writer.send_all(outlet.result_topic, _results(piece))
+        writer.send_all(outlet.result_topic, _list_results(piece))
         rejects = piece.filter(piece["reason"].is_valid())
         send_dead_letters(writer, outlet.dlq_topic, rejects, repeat(origin, len(rejects)))
-        writer.forget_delivered()
+        writer.free_delivered()
 
 
-def _results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
+def _list_results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
     """The results among outcomes, for `GroupWriter.send_all`."""
     results = outcomes.select(["key", "value"]).filter(outcomes["reason"].is_null())
     keys, values = (column.to_pylist() for column in results.columns)
@@ -129,20 +129,20 @@ def _results(outcomes: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def send_dead_letters(writer: GroupWriter, dlq_topic: str, rejects: pa.RecordBatch, origins: Iterable[Origin]) -> None:
-    """Send messages as they were, with headers that say where they were and why they failed.
+    """Send unchanged messages with headers that say where they come from and why they failed.
 
     Args:
         rejects: rows with the columns of OUTCOME_SCHEMA.
-        origins: one for each.
+        origins: one for each row.
     """
     columns = (rejects[name].to_pylist() for name in ("key", "value", "headers"))
-    for origin, key, value, own, error in zip(origins, *columns, error_headers(rejects), strict=True):
-        of_message = [(header["key"], header["value"]) for header in own] if own else []
-        writer.send(dlq_topic, key, value, of_message + origin.headers + error)
+    for origin, key, value, headers, error in zip(origins, *columns, make_error_headers(rejects), strict=True):
+        own_headers = [(header["key"], header["value"]) for header in headers] if headers else []
+        writer.send(dlq_topic, key, value, own_headers + origin.headers + error)
 
 
-def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
-    """The headers that say why messages were turned away, and at which offset, as UTF-8 strings.
+def make_error_headers(rejects: pa.RecordBatch) -> list[Headers]:
+    """The headers with the error and the offset of each message, as UTF-8 strings.
 
     Args:
         rejects: rows with the columns offset, reason, message and stacktrace of OUTCOME_SCHEMA; only the last may be
@@ -155,10 +155,10 @@ def error_headers(rejects: pa.RecordBatch) -> list[Headers]:
         pc.utf8_slice_codeunits(rejects["stacktrace"], -_MAX_STACKTRACE_CHARS, None),
     )
     errors = zip(*(column.cast(pa.binary()).to_pylist() for column in texts), strict=True)
-    found: list[Headers] = []
+    all_headers: list[Headers] = []
     for offset, reason, message, stacktrace in errors:
         headers: Headers = [(OFFSET, offset), (REASON, reason), (MESSAGE, message)]
         if stacktrace is not None:
             headers.append((STACKTRACE, stacktrace))
-        found.append(headers)
-    return found
+        all_headers.append(headers)
+    return all_headers

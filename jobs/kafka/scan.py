@@ -1,10 +1,10 @@
-"""Reading ranges of a topic's offsets: the committed messages of each, a list at a time, with progress."""
+"""Read the committed messages in ranges of a topic's offsets, in lists, with progress."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 
 import msgspec
@@ -13,13 +13,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from jobs.errors import IS_IT_UP, ServiceUnavailableError
 from jobs.kafka.client import REQUEST_TIMEOUT_S
 from jobs.kafka.offsets import Bounds
+from jobs.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# Called with the name of what is being read, how much of it is done and how much there is.
-Progress = Callable[[str, int, int], object]
 
-# How many messages one call takes from librdkafka's queue, and how long it waits for them.
+# The most messages that one call takes from librdkafka's queue, and the time that it waits for a message.
 _BATCH = 10_000
 _POLL_S = 1.0
 
@@ -32,24 +31,24 @@ class Claim(msgspec.Struct, frozen=True):
     end: int
 
 
-def whole(bounds: Mapping[int, Bounds]) -> list[Claim]:
-    """All that can be read of each partition."""
-    return [Claim(partition, found.low, found.end) for partition, found in bounds.items()]
+def claim_all(bounds: Mapping[int, Bounds]) -> list[Claim]:
+    """All readable offsets of each partition."""
+    return [Claim(partition, bound.low, bound.end) for partition, bound in bounds.items()]
 
 
 def scan(
     client: Consumer, topic: str, ranges: Iterable[Claim], progress: Progress = lambda *_: None, doing: str = ""
 ) -> Generator[list[Message]]:
-    """Read the committed messages of some ranges, one partition after the other and in order of offset.
+    """Read the committed messages of ranges, one partition after the other, in order of offset.
 
     Args:
-        doing: a word before the topic's name in what `progress` is called with.
+        doing: a word that `progress` shows before the topic's name.
 
     Yields:
         Lists of messages of one partition.
 
     Raises:
-        ServiceUnavailableError: as `read`.
+        ServiceUnavailableError: as for `read`.
     """
     claims = [claim for claim in ranges if claim.start < claim.end]
     title = f"{doing} {topic}".strip()
@@ -65,13 +64,13 @@ def scan(
 
 
 def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]:
-    """Read the committed messages of one claim, in order of offset, a list at a time.
+    """Read the committed messages of one claim, in order of offset, in lists.
 
-    Transaction markers and aborted messages take offsets too, so the end is where the partition's position says,
-    never a count of messages.
+    Transaction markers and aborted messages take offsets too, so the position of the partition marks the end, not a
+    count of messages.
 
     Raises:
-        ServiceUnavailableError: nothing came for a whole request timeout.
+        ServiceUnavailableError: no message arrived within a request timeout.
     """
     if claim.start == claim.end:
         return
@@ -79,18 +78,18 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     try:
         while True:
-            # poll waits for one, consume takes what else is there: consume alone would wait for a full batch.
+            # poll waits for one message, consume takes those that are queued. consume alone waits for a full batch.
             if (message := client.poll(_POLL_S)) is not None:
                 batch = [message, *client.consume(_BATCH, timeout=0)]
                 deadline = time.monotonic() + REQUEST_TIMEOUT_S
             elif time.monotonic() > deadline:
                 raise ServiceUnavailableError(
-                    f"No message of {topic}[{claim.partition}] came for {REQUEST_TIMEOUT_S:.0f} s although the claim "
+                    f"No message of {topic}[{claim.partition}] arrived within {REQUEST_TIMEOUT_S:.0f} s, but the claim "
                     f"ends at {claim.end}. {IS_IT_UP}"
                 )
             else:
                 continue
-            messages, ended = _until(claim.end, batch)
+            messages, ended = _split_at(claim.end, batch)
             if messages:
                 yield messages
             if ended:
@@ -99,8 +98,8 @@ def read(client: Consumer, topic: str, claim: Claim) -> Generator[list[Message]]
         client.unassign()
 
 
-def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
-    """The messages before `end`, and whether the partition's position has reached it."""
+def _split_at(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
+    """The messages before `end`, and whether the partition's position has reached `end`."""
     if not any(map(Message.error, batch)) and batch[-1].offset() < end - 1:
         return batch, False
     messages = []
@@ -113,7 +112,7 @@ def _until(end: int, batch: list[Message]) -> tuple[list[Message], bool]:
             if offset >= end - 1:
                 return messages, True
         elif error.code() != KafkaError._PARTITION_EOF:
-            log.error("%s[%s]@%s cannot be read", message.topic(), message.partition(), message.offset())
+            log.error("Cannot read %s[%s]@%s", message.topic(), message.partition(), message.offset())
             raise KafkaException(error)
         elif message.offset() >= end:
             return messages, True

@@ -1,4 +1,4 @@
-"""Setting a group's offsets: by the copy that is kept of them, to an edge of the topic, or to a moment."""
+"""Set a group's offsets: to their copy, to the beginning or end of the topic, or to a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
-from jobs.kafka.offsets import SETTLE_S, Bounds, Committed, GroupReader, bounds, group_reader, held_back, read_topic_id
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, translate_broker_errors
+from jobs.kafka.offsets import (
+    SETTLE_S,
+    Bounds,
+    Committed,
+    GroupReader,
+    list_held_back,
+    open_group_reader,
+    read_bounds,
+    read_topic_id,
+)
 from jobs.kafka.ownership import is_ours
-from jobs.kafka.scan import Claim, Progress, scan
+from jobs.kafka.scan import Claim, scan
 from jobs.kafka.topic_ids import TopicIds
-from jobs.kafka.transaction import group_writer
+from jobs.kafka.transaction import open_group_writer
+from jobs.progress import Progress
 
 
 class Move(msgspec.Struct, frozen=True):
-    """One partition: from where this pipeline was (None: nobody knows) to where it shall be.
+    """The move of a group on one partition.
 
-    Going on from there, `skipped` messages are never read, and `repeated` ones a second time. Where nobody knows where
-    the group was, both are what there may be at most. `is_planned`: a plan of what was under way is discarded.
+    Attributes:
+        before: the offset where this pipeline was; None if unknown.
+        target: the offset to set.
+        skipped: number of messages that will never be read; at most this many if `before` is None.
+        repeated: number of messages that will be read again; at most this many if `before` is None.
+        is_planned: whether the move discards the plan of an unfinished claim.
     """
 
     partition: int
@@ -32,14 +46,14 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Offsets(msgspec.Struct, frozen=True):
-    """A group's own offsets, whoever has committed them, and the copy that this pipeline keeps."""
+    """A group's own offsets, whichever client committed them, and the copy that this pipeline keeps."""
 
     own: dict[int, Committed]
     kept: dict[int, Committed]
 
 
 class Moves(msgspec.Struct, frozen=True):
-    """What setting the offsets of a group on its topic, which has this id, would do; `seen` is where it was then."""
+    """The moves of a group on its topic. `seen` are its offsets when the moves were computed."""
 
     topic: str
     topic_id: str
@@ -61,76 +75,79 @@ class Moves(msgspec.Struct, frozen=True):
 
     @property
     def is_certain(self) -> bool:
-        """Whether it is known where the group was."""
+        """Whether the group's position was known on every partition."""
         return all(move.before is not None for move in self.moves)
 
 
-def look(
+def preview_moves(
     config: Config, topic: str, group: str, to: str, *, topic_ids: TopicIds | None, progress: Progress = lambda *_: None
 ) -> Moves:
-    """Count what setting the offsets would skip or repeat, message by message. Changes nothing.
+    """Count, message by message, what setting the offsets would skip or repeat. Changes nothing.
 
     Args:
-        to: kept, beginning, end, or a moment as RFC 3339: the first message at or after it, by Kafka's time stamps.
-        topic_ids: None for a group whose topics are not remembered.
-        progress: gets the name of what is read, how much of it is done and how much there is.
+        to: kept, beginning, end, or an RFC 3339 time for the first message at or after it, by Kafka's timestamps.
+        topic_ids: None for a group whose topic ids are not stored.
+        progress: shows the progress of the count.
 
     Raises:
-        ConfigurationError: `to` is none of these.
-        OffsetsError: nothing is kept.
-        ServiceUnavailableError: an open transaction hides messages behind the end.
+        ConfigurationError: `to` is invalid.
+        OffsetsError: the offsets have no copy.
+        ServiceUnavailableError: an open transaction hides messages after the end.
     """
-    moment = _moment(to)
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, group) as reader:
+    moment = _parse_moment(to)
+    with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, group) as reader:
         topic_id = read_topic_id(config, topic)
         seen = _read(reader)
-        within = bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
-        if to == "end" and (held := held_back(topic, within)):
+        bounds = read_bounds(config, reader.consumer, topic, list(seen.own), settle_s=SETTLE_S)
+        if to == "end" and (held := list_held_back(topic, bounds)):
             raise ServiceUnavailableError(
-                f"An open transaction holds messages back, which `end` would skip unread: {'; '.join(map(str, held))}. "
+                f"An open transaction holds back messages that `end` would skip: {'; '.join(map(str, held))}. "
                 "Nothing was changed. Try again when it has ended."
             )
-        before = _positions(seen, within, topic_id, topic_ids.read(group, topic) if topic_ids else None)
-        targets = _targets(reader, seen, within, to, moment)
+        before = _find_positions(seen, bounds, topic_id, topic_ids.read(group, topic) if topic_ids else None)
+        targets = _find_targets(reader, seen, bounds, to, moment)
         moves = []
         for number, (partition, target) in enumerate(targets.items(), start=1):
-            plan = None if to == "kept" else seen.kept[partition].plan(dict)
-            was = before[partition]
-            # What was planned may be written already.
-            done = max(was, plan.get("end", was)) if plan and was is not None else was
-            skipped, repeated = _count(reader, partition, (was, done), target.offset, within[partition])
-            moves.append(Move(partition, was, target, skipped, repeated, plan is not None))
+            plan = None if to == "kept" else seen.kept[partition].decode_plan(dict)
+            position = before[partition]
+            # Messages up to the end of the plan may already be written.
+            written = max(position, plan.get("end", position)) if plan and position is not None else position
+            skipped, repeated = _count(
+                reader, partition, target.offset, bounds[partition], position=position, written=written
+            )
+            moves.append(Move(partition, position, target, skipped, repeated, plan is not None))
             progress(f"counting {topic}", number, len(targets))
     return Moves(topic, topic_id, group, seen, moves)
 
 
 def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> None:
-    """Commit the targets, for the group and for its copy, and remember the topic.
+    """Commit the targets for the group and for its copy, and store the topic's id.
 
     Raises:
-        OffsetsError: the topic was made again, or the group has moved since the look; nothing was committed.
-        ServiceUnavailableError: a broker is away; doing it again is harmless.
+        OffsetsError: the topic was recreated, or the group has moved since `preview_moves`; nothing was committed.
+        ServiceUnavailableError: a broker is down; it is safe to try again.
     """
-    with group_writer(config, wanted.group, wanted.topic, 1) as writer:
+    with open_group_writer(config, wanted.group, wanted.topic, 1) as writer:
         if writer.topic_id != wanted.topic_id or _read(writer.reader) != wanted.seen:
             raise OffsetsError(
-                f"{wanted.topic} was made again, or group {wanted.group} has moved, since these messages were counted. "
-                "Nothing was committed. Pause the DAG, end its run, and do the same again."
+                f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were counted. "
+                "Nothing was committed. Pause the DAG, end its run, and run the command again."
             )
-        offsets = {it.partition: it.target.offset for it in wanted.moves if it.target.offset is not None}
-        plans = {it.partition: plan for it in wanted.moves if (plan := it.target.plan(msgspec.Raw)) is not None}
-        with writer.transaction(offsets, {it: bytes(plan) for it, plan in plans.items()}):
+        offsets = {move.partition: move.target.offset for move in wanted.moves if move.target.offset is not None}
+        decoded = {move.partition: move.target.decode_plan(msgspec.Raw) for move in wanted.moves}
+        plans = {partition: bytes(plan) for partition, plan in decoded.items() if plan is not None}
+        with writer.transaction(offsets, plans):
             pass
     if topic_ids is not None:
-        # After the commit: killed in between, the same command again sets it right.
+        # After the commit: if the command is killed in between, running it again repairs the file.
         topic_ids.remember(wanted.group, wanted.topic, wanted.topic_id)
 
 
 def _read(reader: GroupReader) -> Offsets:
-    return Offsets(reader.unchecked(), reader.kept())
+    return Offsets(reader.read_unchecked(), reader.read_kept())
 
 
-def _moment(to: str) -> datetime | None:
+def _parse_moment(to: str) -> datetime | None:
     if to in ("kept", "beginning", "end"):
         return None
     try:
@@ -139,63 +156,84 @@ def _moment(to: str) -> datetime | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise ConfigurationError(
-            f"TO={to!r}: give kept, beginning, end, or a time with its offset, such as 2026-01-05T08:00:00Z."
+            f"TO={to!r} is invalid: use kept, beginning, end, or a time with an offset, for example "
+            "2026-01-05T08:00:00Z."
         )
     return moment
 
 
-def _positions(
-    seen: Offsets, within: dict[int, Bounds], topic_id: str, remembered: str | None
+def _find_positions(
+    seen: Offsets, bounds: dict[int, Bounds], topic_id: str, remembered: str | None
 ) -> dict[int, int | None]:
-    """Where this pipeline was: by the copy, or by the group itself where its offsets have none."""
+    """Where this pipeline was, from the copy, or from the group itself if its offsets have no copy."""
     known = seen.kept
-    if all(it.offset is None for it in known.values()):
-        if remembered not in (None, topic_id):  # it has read nothing of this topic
-            return {it: found.low for it, found in within.items()}
+    if not _has_offsets(known):
+        if remembered not in (None, topic_id):  # recreated: the group has read nothing of this topic
+            return {partition: bound.low for partition, bound in bounds.items()}
         if remembered is None or is_ours(seen.own, topic_id):
             known = seen.own
-    if all(it.offset is None for it in known.values()):
-        return dict.fromkeys(within)
-    # A partition without an offset beside others that have one is new.
-    return {it: found.low if known[it].offset is None else known[it].offset for it, found in within.items()}
+    if not _has_offsets(known):
+        return dict.fromkeys(bounds)
+    # If only some partitions have an offset, the others are new.
+    return {
+        partition: bound.low if known[partition].offset is None else known[partition].offset
+        for partition, bound in bounds.items()
+    }
 
 
-def _targets(
-    reader: GroupReader, seen: Offsets, within: dict[int, Bounds], to: str, moment: datetime | None
+def _has_offsets(offsets: dict[int, Committed]) -> bool:
+    return any(committed.offset is not None for committed in offsets.values())
+
+
+def _find_targets(
+    reader: GroupReader, seen: Offsets, bounds: dict[int, Bounds], to: str, moment: datetime | None
 ) -> dict[int, Committed]:
     if to == "kept":
-        if all(found.offset is None for found in seen.kept.values()):
+        if not _has_offsets(seen.kept):
             raise OffsetsError(
-                f"No copy of the offsets of group {reader.group} on {reader.topic} is kept (any more). Nothing was "
-                'changed. docs/runbook_kafka.md, "Setting offsets", says what else there is.'
+                f"There is no copy of the offsets of group {reader.group} on {reader.topic}. Nothing was changed. See "
+                'docs/runbook_kafka.md, "Setting offsets", for the other values of TO.'
             )
-        kept = seen.kept
-        return {it: kept[it] if kept[it].offset is not None else Committed(found.low) for it, found in within.items()}
+        return {
+            partition: Committed(bound.low) if seen.kept[partition].offset is None else seen.kept[partition]
+            for partition, bound in bounds.items()
+        }
     if to == "beginning":
-        return {it: Committed(found.low) for it, found in within.items()}
+        return {partition: Committed(bound.low) for partition, bound in bounds.items()}
     if moment is None:
-        return {it: Committed(found.end) for it, found in within.items()}
-    asked = [TopicPartition(reader.topic, it, int(moment.timestamp() * 1000)) for it in within]
-    answers = reader.consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
-    # A negative offset: all messages are older.
-    return {it.partition: Committed(it.offset if it.offset >= 0 else within[it.partition].end) for it in answers}
+        return {partition: Committed(bound.end) for partition, bound in bounds.items()}
+    times = [TopicPartition(reader.topic, partition, int(moment.timestamp() * 1000)) for partition in bounds]
+    answers = reader.consumer.offsets_for_times(times, timeout=REQUEST_TIMEOUT_S)
+    # A negative offset means that all messages are older.
+    return {
+        answer.partition: Committed(answer.offset if answer.offset >= 0 else bounds[answer.partition].end)
+        for answer in answers
+    }
 
 
 def _count(
     reader: GroupReader,
     partition: int,
-    was_and_done: tuple[int | None, int | None],
     target: int | None,
-    within: Bounds,
+    bounds: Bounds,
+    *,
+    position: int | None,
+    written: int | None,
 ) -> tuple[int, int]:
-    """How many messages are skipped and repeated."""
-    was, done = was_and_done
-    target = within.low if target is None else target
+    """Count the messages that are skipped and that are repeated.
+
+    Args:
+        position: the offset where this pipeline was.
+        written: the end of the messages that it may have written.
+    """
+    target = bounds.low if target is None else target
+    skipped_from = bounds.low if position is None else max(position, bounds.low)
+    repeated_to = bounds.end if written is None else min(written, bounds.end)
     return (
-        _messages(reader, partition, within.low if was is None else max(was, within.low), min(target, within.end)),
-        _messages(reader, partition, max(target, within.low), within.end if done is None else min(done, within.end)),
+        _count_messages(reader, partition, skipped_from, min(target, bounds.end)),
+        _count_messages(reader, partition, max(target, bounds.low), repeated_to),
     )
 
 
-def _messages(reader: GroupReader, partition: int, start: int, end: int) -> int:
+def _count_messages(reader: GroupReader, partition: int, start: int, end: int) -> int:
     return sum(map(len, scan(reader.consumer, reader.topic, [Claim(partition, start, end)])))

@@ -1,6 +1,6 @@
-"""Claim checks: tasks hand each other the URL of a manifest; the messages stay in Arrow files next to it.
+"""Staged files (claim checks): tasks pass on the URL of a manifest; the messages stay in Arrow files next to it.
 
-Each try of a task has a folder for its files.
+Each try of a task has its own folder.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from confluent_kafka import Message
 from pyarrow import fs
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
-from jobs.kafka.dead_letter import headers_of_all
+from jobs.kafka.dead_letter import read_all_headers
 from jobs.kafka.scan import Claim
 
-# A message as it was: offset, timestamp in milliseconds since 1970, key, value and headers, byte for byte.
+# An unchanged message: offset, timestamp in milliseconds since 1970, key, value and headers.
 MESSAGE_SCHEMA = pa.schema(
     [
         ("offset", pa.int64()),
@@ -28,9 +28,9 @@ MESSAGE_SCHEMA = pa.schema(
         ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
     ]
 )
-# The outcome of a message, in the order of the messages. A result has a new key and value, no headers and no reason. A
-# reject keeps the message's key, value and headers byte for byte. Its reason is for machines and its text for people;
-# only an unexpected error has a stack trace.
+# The outcome of a message. A result has a new key and value, no headers and no reason. A reject keeps the message's
+# key, value and headers byte for byte. `reason` is for programs, `message` for people. Only an unexpected error has a
+# stack trace.
 OUTCOME_SCHEMA = pa.schema(
     [
         *(MESSAGE_SCHEMA.field(name) for name in ("offset", "key", "value", "headers")),
@@ -42,14 +42,14 @@ OUTCOME_SCHEMA = pa.schema(
 # A reject with the partition of its message.
 REJECT_SCHEMA = pa.schema([("partition", pa.int32()), *OUTCOME_SCHEMA])
 
-# A list or an Arrow array with a value for each row; None where all are null.
+# A list or an Arrow array with a value for each row; None if all are null.
 Column = Sequence[Any] | None
 
 
 class Chunk(msgspec.Struct, frozen=True):
     """A staged file with messages of one partition, from the offset `first` to the offset `last`.
 
-    `size` is that of their keys, values and headers in bytes.
+    `size` is the size of their keys, values and headers in bytes.
     """
 
     partition: int
@@ -61,15 +61,17 @@ class Chunk(msgspec.Struct, frozen=True):
 
     @property
     def next(self) -> int:
-        """The offset to commit once the chunk is done with."""
+        """The offset to commit when the chunk is done."""
         return self.last + 1
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a run works on, where its chunks are, and the messages that cannot go on.
+    """The claim of a run, its chunks, and its rejects.
 
-    `topic_id` is that of the topic when the claim was made. A chunk was ended by the message that reached
-    `chunk_records` or `chunk_bytes`. `rejects_url` is an Arrow file of REJECT_SCHEMA.
+    Attributes:
+        topic_id: id of the topic when the claim was made.
+        chunk_records, chunk_bytes: the limits; a chunk ends with the message that reaches one of them.
+        rejects_url: an Arrow file of REJECT_SCHEMA.
     """
 
     topic: str
@@ -88,37 +90,42 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def ends(self) -> dict[int, int]:
-        """The offsets that the group has committed when the run is done, by partition."""
+        """The offsets to commit when the run is done, by partition."""
         return {claim.partition: claim.end for claim in self.claims}
 
     def check_topic(self, topic_id: str) -> None:
-        """Raises OffsetsError if the topic's id is another one by now: it was deleted and made again."""
+        """Raise OffsetsError if the topic has another id now, because it was deleted and recreated."""
         if topic_id != self.topic_id:
             raise OffsetsError(
-                f"{self.topic} was deleted and made again since this run's claim (id {self.topic_id}, now {topic_id}). "
-                "Nothing was committed. The next run says what to do."
+                f"{self.topic} was deleted and recreated since this run's claim (id {self.topic_id}, now {topic_id}). "
+                "Nothing was committed. The error of the next run says what to do."
             )
 
-    def ends_behind(self, offsets: dict[int, int | None]) -> dict[int, int]:
-        """The ends that are not behind committed offsets (by partition), so that no commit goes backwards.
+    def list_ends_after(self, offsets: dict[int, int | None]) -> dict[int, int]:
+        """The claim's ends that are not below the committed offsets, by partition, so that no commit goes backwards.
 
-        An offset that stays the same is committed again: Kafka forgets those of partitions that stand still for longer
-        than offsets.retention.minutes.
+        An unchanged offset is committed again, because Kafka deletes offsets that are older than
+        offsets.retention.minutes.
 
         Raises:
-            OffsetsError: the group was set back to before the claim: what lies in between would be left out.
+            OffsetsError: the group was set back to before the claim, so messages in between would be skipped.
         """
         for claim in self.claims:
-            at = offsets[claim.partition]
-            if at is not None and at < claim.start:
+            offset = offsets[claim.partition]
+            if offset is not None and offset < claim.start:
                 raise OffsetsError(
-                    f"{self.topic}[{claim.partition}]: group {self.group} was set back to {at}, before {claim.start} "
-                    "where this run's claim starts. Nothing was committed. Clear the run from ConsumeKafka on."
+                    f"{self.topic}[{claim.partition}]: group {self.group} was set back to {offset}, before "
+                    f"{claim.start} where this run's claim starts. Nothing was committed. Clear the run from "
+                    "ConsumeKafka on."
                 )
-        return {p: end for p, end in self.ends.items() if (at := offsets[p]) is None or at <= end}
+        return {
+            partition: end
+            for partition, end in self.ends.items()
+            if (offset := offsets[partition]) is None or offset <= end
+        }
 
     def is_passed_by(self, offsets: dict[int, int | None]) -> bool:
-        """Whether committed offsets (by partition) cover the whole claim, so that nothing is left to do."""
+        """Whether the committed offsets cover the whole claim, so that nothing is left to do."""
         return all((offsets.get(claim.partition) or 0) >= claim.end for claim in self.claims)
 
 
@@ -126,7 +133,7 @@ def read_manifest(url: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        StagedFilesGoneError: the run's work was committed, or a later run has taken it over.
+        StagedFilesGoneError: the run's work is already committed, or a later run does it.
     """
     filesystem, path = fs.FileSystem.from_uri(url)
     try:
@@ -134,12 +141,12 @@ def read_manifest(url: str) -> Manifest:
             return msgspec.json.decode(stream.read(), type=Manifest)
     except FileNotFoundError as error:
         raise StagedFilesGoneError(
-            f"{url} is gone: this run's work was committed, or a later run has taken it over. Nothing is left to do; "
-            "clear the run from ConsumeKafka on to work on what is there now."
+            f"{url} was deleted: this run's work is already committed, or a later run does it. Nothing is left to do. "
+            "To process new messages, clear the run from ConsumeKafka on."
         ) from error
 
 
-def outcome_batch(
+def make_outcome_batch(
     messages: pa.RecordBatch,
     *,
     keys: Column = None,
@@ -154,8 +161,8 @@ def outcome_batch(
         messages: a batch of MESSAGE_SCHEMA.
         keys: keys of the results; null for rejects.
         values: values of the results; null for rejects.
-        reasons: why messages are rejected, for machines; null for results.
-        texts: why messages are rejected, for people; null for results.
+        reasons: the reasons of the rejects, for programs; null for results.
+        texts: the errors of the rejects, for people; null for results.
         stacktraces: stack traces of unexpected errors; null for all others.
     """
     own = {
@@ -166,27 +173,29 @@ def outcome_batch(
         "message": texts,
         "stacktrace": stacktraces,
     }
-    columns = {name: _column(values, OUTCOME_SCHEMA.field(name).type, len(messages)) for name, values in own.items()}
+    columns = {
+        name: _make_column(values, OUTCOME_SCHEMA.field(name).type, len(messages)) for name, values in own.items()
+    }
     is_result = columns["reason"].is_null()
     for name in ("key", "value", "headers"):
         columns[name] = pc.if_else(is_result, columns[name], messages.column(name))
     return pa.record_batch([messages.column("offset"), *columns.values()], schema=OUTCOME_SCHEMA)
 
 
-def _column(values: Column, kind: pa.DataType, count: int) -> pa.Array:
+def _make_column(values: Column, kind: pa.DataType, count: int) -> pa.Array:
     if values is None:
         return pa.nulls(count, kind)
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-def reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
-    """Messages (rows of MESSAGE_SCHEMA) that cannot go on for one reason, as a batch of REJECT_SCHEMA."""
-    outcomes = outcome_batch(messages, reasons=[reason] * len(messages), texts=texts)
+def make_reject_batch(partition: int, messages: pa.RecordBatch, reason: str, texts: list[str]) -> pa.RecordBatch:
+    """A batch of REJECT_SCHEMA with messages (rows of MESSAGE_SCHEMA) that are rejected for the same reason."""
+    outcomes = make_outcome_batch(messages, reasons=[reason] * len(messages), texts=texts)
     partitions = pa.repeat(pa.scalar(partition, pa.int32()), len(messages))
     return pa.record_batch([partitions, *outcomes.columns], schema=REJECT_SCHEMA)
 
 
-def message_batch(messages: list[Message]) -> pa.RecordBatch:
+def make_message_batch(messages: list[Message]) -> pa.RecordBatch:
     """Messages as a batch of MESSAGE_SCHEMA."""
     return pa.record_batch(
         [
@@ -194,15 +203,15 @@ def message_batch(messages: list[Message]) -> pa.RecordBatch:
             pa.array([milliseconds for _, milliseconds in map(Message.timestamp, messages)], pa.int64()),
             pa.array(list(map(Message.key, messages)), pa.binary()),
             pa.array(list(map(Message.value, messages)), pa.binary()),
-            _headers(messages),
+            _make_headers(messages),
         ],
         schema=MESSAGE_SCHEMA,
     )
 
 
-def _headers(messages: list[Message]) -> pa.ListArray:
+def _make_headers(messages: list[Message]) -> pa.ListArray:
     kind = MESSAGE_SCHEMA.field("headers").type
-    all_headers = headers_of_all(messages)
+    all_headers = read_all_headers(messages)
     if not any(all_headers):
         return pa.nulls(len(messages), kind)
     return pa.array(

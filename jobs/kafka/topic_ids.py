@@ -1,7 +1,7 @@
-"""The identity of topics: a topic that was deleted and made again has its old name, another id and no offsets.
+"""Detect recreated topics: a topic that was deleted and recreated has the same name, another id and no offsets.
 
-Kafka deletes a topic's committed offsets with it, metadata included. So each group's topic id is remembered in a file
-under STAGING_URL.
+Kafka deletes a topic's committed offsets and their metadata together with the topic. So a file under STAGING_URL stores
+the topic id of each group.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _FOLDER = "topic-ids"
 
 
 class TopicIds:
-    """The topic ids that groups have worked with, a file for each.
+    """The ids of the topics that groups have read, in one file for each group and topic.
 
     Args:
         staging: the folder at STAGING_URL.
@@ -23,18 +23,18 @@ class TopicIds:
         self._folder = staging.child(_FOLDER)
 
     def read(self, group: str, topic: str) -> str | None:
-        """The id that was remembered; None if the group is new."""
+        """The stored id; None if the group is new."""
         return self._folder.child(group).read_text(topic) or None
 
     def remember(self, group: str, topic: str, topic_id: str) -> None:
         self._folder.child(group).write_text(topic, topic_id)
 
     def check(self, group: str, topic: str, topic_id: str) -> None:
-        """Raises OffsetsError if the topic of this name was another one when the group worked on it."""
+        """Raise OffsetsError if the topic had another id when the group last read it."""
         remembered = self.read(group, topic)
         if remembered not in (None, topic_id):
             raise OffsetsError(
-                f"{topic} was deleted and made again since group {group} worked on it (id {remembered}, now "
-                f"{topic_id}), or this is another cluster. The group's offsets went with the old topic, and nothing of "
-                f"the new one is done. To start with it: `make offsets GROUP={group} TO=beginning`."
+                f"{topic} was deleted and recreated since group {group} read it (id {remembered}, now {topic_id}), or "
+                "this is another cluster. The group's offsets were deleted with the old topic. To start with the new "
+                f"one: `make offsets GROUP={group} TO=beginning`."
             )

@@ -1,4 +1,4 @@
-"""Topics as the files of infra/kafka/topics declare them."""
+"""Create and alter topics as the files in infra/kafka/topics declare them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from confluent_kafka.admin import (
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, translate_broker_errors
 from jobs.settings import Settings
 
-# The name of a difference that is not a setting.
+# `Difference.what` for the number of partitions; otherwise it is the name of a topic setting.
 PARTITIONS = "partitions"
 
 
 class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A topic that should be; `setting` is the name in .env that may give it another name."""
+    """A declared topic. `setting` is the setting in .env that can change its name."""
 
     setting: str
     name: str
@@ -35,7 +35,7 @@ class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What a topic has and what is declared."""
+    """A setting whose value on the broker differs from the declared one."""
 
     topic: str
     what: str
@@ -47,28 +47,28 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[Topic]
 
 
-def declared(path: Path, settings: Settings) -> list[Topic]:
-    """The topics of a file, under the names that these settings give them.
+def load_topics(path: Path, settings: Settings) -> list[Topic]:
+    """The topics that a file declares, with the names in the settings.
 
     Raises:
-        ConfigurationError: the file is not as it should be.
+        ConfigurationError: the file is invalid.
     """
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    if unknown := [it.setting for it in file.topics if not hasattr(settings, it.setting.lower())]:
+    if unknown := [topic.setting for topic in file.topics if not hasattr(settings, topic.setting.lower())]:
         raise ConfigurationError(f"{path}: there is no setting {', '.join(unknown)}")
-    return [msgspec.structs.replace(it, name=getattr(settings, it.setting.lower())) for it in file.topics]
+    return [msgspec.structs.replace(topic, name=getattr(settings, topic.setting.lower())) for topic in file.topics]
 
 
 def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:
     """Create the topics that are missing.
 
     Returns:
-        The names of those created, and how the others differ from what is declared.
+        The names of the created topics, and how the existing ones differ from their declarations.
     """
-    with broker_errors(config, "applying topics"):
+    with translate_broker_errors(config, "applying topics"):
         admin = AdminClient({**QUIET, **config})
         created = []
         missing = [
@@ -87,32 +87,37 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
         for name in created:
             _wait_until_known(admin, name)
         return created, [
-            difference for topic in topics if topic.name not in created for difference in _differences(admin, topic)
+            difference
+            for topic in topics
+            if topic.name not in created
+            for difference in _find_differences(admin, topic)
         ]
 
 
 def alter(config: Config, differences: list[Difference]) -> list[Difference]:
-    """Give existing topics the settings that are declared.
+    """Give existing topics their declared settings.
 
     Returns:
-        What stays as it is: the number of partitions, because a new one changes which partition a key belongs to.
+        The differences that remain: numbers of partitions, because a change moves keys to other partitions.
     """
-    settings = [it for it in differences if it.what != PARTITIONS]
+    settings = [difference for difference in differences if difference.what != PARTITIONS]
     resources: dict[str, ConfigResource] = {}
-    for it in settings:
-        resource = resources.setdefault(it.topic, ConfigResource(ResourceType.TOPIC, it.topic))
-        resource.add_incremental_config(ConfigEntry(it.what, it.declared, incremental_operation=AlterConfigOpType.SET))
+    for difference in settings:
+        resource = resources.setdefault(difference.topic, ConfigResource(ResourceType.TOPIC, difference.topic))
+        resource.add_incremental_config(
+            ConfigEntry(difference.what, difference.declared, incremental_operation=AlterConfigOpType.SET)
+        )
     if resources:
-        with broker_errors(config, "altering topics"):
+        with translate_broker_errors(config, "altering topics"):
             admin = AdminClient({**QUIET, **config})
             answers = admin.incremental_alter_configs(list(resources.values()), request_timeout=REQUEST_TIMEOUT_S)
             for answer in answers.values():
                 answer.result()
-    return [it for it in differences if it.what == PARTITIONS]
+    return [difference for difference in differences if difference.what == PARTITIONS]
 
 
 def _wait_until_known(admin: AdminClient, name: str) -> None:
-    """Wait until the broker, which has taken a new topic, gives its partitions out."""
+    """Wait until the metadata of the broker has the partitions of a new topic."""
     until_known = Retrying(
         retry=retry_if_result(lambda error: error is not None),
         stop=stop_after_delay(REQUEST_TIMEOUT_S),
@@ -121,11 +126,11 @@ def _wait_until_known(admin: AdminClient, name: str) -> None:
     until_known(lambda: admin.list_topics(name, timeout=REQUEST_TIMEOUT_S).topics[name].error)
 
 
-def _differences(admin: AdminClient, topic: Topic) -> list[Difference]:
-    found = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
+def _find_differences(admin: AdminClient, topic: Topic) -> list[Difference]:
+    count = len(admin.list_topics(topic.name, timeout=REQUEST_TIMEOUT_S).topics[topic.name].partitions)
     differences = []
-    if found != topic.partitions:
-        differences.append(Difference(topic.name, PARTITIONS, str(found), str(topic.partitions)))
+    if count != topic.partitions:
+        differences.append(Difference(topic.name, PARTITIONS, str(count), str(topic.partitions)))
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     held = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
     for name, value in topic.config.items():

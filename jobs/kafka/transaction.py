@@ -1,7 +1,7 @@
-"""One producer per consumer group: its transactional id fences every older worker of that group.
+"""Transactions of a consumer group. The transactional id is the group's id, which fences every older worker.
 
-Consumers with assigned partitions have no other fence, so the id is the group's id: never made from a run, a try or
-an index. The order is fixed: init_transactions, read the committed offsets, drop what they cover, begin.
+Consumers with assigned partitions have no other fence, so the id must not contain a run, a try or an index. The order
+is fixed: init_transactions, read the committed offsets, drop the messages that they cover, begin.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.kafka.client import CONNECTED, MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config
 from jobs.kafka.dead_letter import Headers
-from jobs.kafka.offsets import Committed, GroupReader, group_reader, metadata_text, partitions, read_topic_id
+from jobs.kafka.offsets import (
+    Committed,
+    GroupReader,
+    encode_metadata,
+    list_partitions,
+    open_group_reader,
+    read_topic_id,
+)
 
-# A killed worker's open transaction holds readers back for so long at most.
+# The longest time for which the open transaction of a killed worker holds readers back.
 _TRANSACTION_TIMEOUT_S = 20
 
 # librdkafka's RD_KAFKA_PARTITION_UA.
 PARTITION_BY_KEY = -1
 
-# How long a call may overrun its own deadline before it is given up.
+# Seconds after its timeout until a call is given up.
 _GRACE_S = 5
 
 
 class _NoAnswerError(ServiceUnavailableError):
-    """librdkafka did not come back from a call."""
+    """A call of librdkafka did not return."""
 
 
-def _answered(call: Callable[..., object], *arguments: Any) -> None:
-    """Make a transactional call and insist on its deadline, which is its last argument in seconds.
+def _call_with_timeout(call: Callable[..., object], *arguments: Any) -> None:
+    """Make a transactional call and enforce its timeout, which is the last argument, in seconds.
 
-    librdkafka 2.16 can wait for ever in send_offsets_to_transaction when the broker is killed under it (reproduced),
-    and a thread that waits in C hears no signal either. The call is left behind in a daemon thread.
+    librdkafka 2.16 can block forever in send_offsets_to_transaction if the broker is killed meanwhile (reproduced). A
+    thread that blocks in C handles no signals either. So the call runs in a daemon thread, which is abandoned.
     """
     answer: Future[object] = Future()
 
@@ -54,16 +61,15 @@ def _answered(call: Callable[..., object], *arguments: Any) -> None:
     except FutureTimeoutError:
         name, seconds = getattr(call, "__name__", "a call"), arguments[-1] + _GRACE_S
         raise _NoAnswerError(
-            f"Kafka's client did not come back from {name} within {seconds:.0f} s: the broker went away under it. The "
-            "transaction counts as a whole or not at all; the next try looks. "
-            f"{IS_IT_UP}"
+            f"Kafka's client did not return from {name} within {seconds:.0f} s: the connection to the broker was lost. "
+            f"The transaction is committed completely or not at all; the next try checks. {IS_IT_UP}"
         ) from None
 
 
 class GroupWriter:
-    """Writes messages together with its group's offsets. Made by `group_writer`, when older workers are fenced.
+    """Writes messages together with its group's offsets. Created by `open_group_writer` after it fenced older workers.
 
-    `topic_id` is the id that the source topic has now.
+    `topic_id` is the current id of the source topic.
     """
 
     def __init__(self, producer: Producer, reader: GroupReader, topic_id: str) -> None:
@@ -72,25 +78,25 @@ class GroupWriter:
         self.topic = reader.topic
         self.topic_id = topic_id
 
-    def committed(self) -> dict[int, Committed]:
+    def read_committed(self) -> dict[int, Committed]:
         """The group's committed offsets, by partition of the source topic.
 
         Raises:
-            OffsetsError: somebody else has committed for the group.
+            OffsetsError: another client committed with this group id.
         """
-        return self.reader.committed()
+        return self.reader.read_committed()
 
-    def offsets(self) -> dict[int, int | None]:
-        """The group's committed offsets without their metadata; None where it never committed."""
-        return {partition: found.offset for partition, found in self.committed().items()}
+    def read_offsets(self) -> dict[int, int | None]:
+        """The group's committed offsets without their metadata; None if it never committed."""
+        return {partition: committed.offset for partition, committed in self.read_committed().items()}
 
     @contextmanager
     def transaction(self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None) -> Iterator[None]:
-        """Everything that is sent inside becomes visible together with the group's new offsets, or not at all.
+        """A transaction: all messages sent inside become visible together with the group's new offsets, or not at all.
 
         Args:
             offsets: by partition of the source topic.
-            plans: what `Committed.plan` is to find there, as JSON; nothing where it is left out.
+            plans: JSON for the metadata of offsets, by partition (see `Committed.decode_plan`).
         """
         noted = plans or {}
         self._producer.begin_transaction()
@@ -98,37 +104,39 @@ class GroupWriter:
             yield
             for client in self.reader.writers:
                 positions = [
-                    TopicPartition(self.topic, it, offset, metadata=metadata_text(self.topic_id, noted.get(it)))
-                    for it, offset in offsets.items()
+                    TopicPartition(
+                        self.topic, partition, offset, metadata=encode_metadata(self.topic_id, noted.get(partition))
+                    )
+                    for partition, offset in offsets.items()
                 ]
                 group = client.consumer_group_metadata()
-                _answered(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
-            _answered(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
+                _call_with_timeout(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
+            _call_with_timeout(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
         except _NoAnswerError:
-            raise  # an abort would wait for the same answer; the next worker's init_transactions aborts
+            raise  # abort_transaction would block too; init_transactions of the next worker aborts
         except BaseException:
             self._abort()
             raise
 
     def send_all(self, topic: str, messages: list[dict[str, Any]]) -> None:
-        """Send messages (each with key and value, without headers), many at a time."""
+        """Send messages in one call, each with key and value and without headers."""
         queued = self._producer.produce_batch(topic, messages)
         if queued != len(messages):
             fault = next(message["_error"] for message in messages if "_error" in message)
             raise KafkaException(fault)
 
-    def forget_delivered(self) -> None:
-        """Give back the memory of what Kafka has acknowledged: the client keeps each message until it is asked.
+    def free_delivered(self) -> None:
+        """Free acknowledged messages; the client keeps them until poll() is called.
 
         Raises:
-            KafkaException: a newer worker has taken over meanwhile.
+            KafkaException: a newer worker has taken over.
         """
         self._producer.poll(0)
 
     def check_topics(self, *topics: str) -> None:
-        """Raises ConfigurationError if one of them does not exist: sending would wait for it until the deadline."""
+        """Raise ConfigurationError if a topic does not exist. Without this check, sending waits until its timeout."""
         for topic in topics:
-            partitions(self.reader.consumer, topic)
+            list_partitions(self.reader.consumer, topic)
 
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
@@ -144,9 +152,9 @@ class GroupWriter:
 
     def _abort(self) -> None:
         try:
-            _answered(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
+            _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
         except KafkaException as error:
-            # A fenced or broken producer cannot abort; the broker does it when the next worker initialises.
+            # A fenced or failed producer cannot abort; the broker aborts when the next worker initialises.
             if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
                 raise
 
@@ -155,7 +163,7 @@ _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaE
 
 
 @contextmanager
-def group_writer(
+def open_group_writer(
     config: Config, group: str, topic: str, chunk_records: int, *, transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S
 ) -> Iterator[GroupWriter]:
     """Fence every older worker of `group`, then write for it.
@@ -164,11 +172,11 @@ def group_writer(
         config: at least bootstrap.servers.
         group: consumer group; also the transactional id.
         topic: the group's source topic.
-        chunk_records: the most messages of one transaction; sizes the producer's queue.
+        chunk_records: the most messages in one transaction; sets the size of the producer's queue.
 
     Raises:
-        ConfigurationError: there is no such topic.
-        ServiceUnavailableError: a broker is away, or a newer worker has taken over. Nothing was committed.
+        ConfigurationError: the topic does not exist.
+        ServiceUnavailableError: a broker is down, or a newer worker has taken over. Nothing was committed.
     """
     settings = {
         **QUIET,
@@ -180,17 +188,17 @@ def group_writer(
         "message.max.bytes": MAX_MESSAGE_BYTES,
         "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
         "queue.buffering.max.kbytes": 1_048_576,
-        # The broker refuses a transaction's first requests for some milliseconds after the last one's commit.
+        # For some milliseconds after a commit, the broker rejects the first requests of the next transaction.
         "retry.backoff.ms": 10,
         "linger.ms": 5,
         "batch.size": 1_000_000,
         "compression.type": "lz4",
     }
     try:
-        with group_reader(config, topic, group) as reader:
+        with open_group_reader(config, topic, group) as reader:
             producer = Producer(settings)
-            _answered(producer.init_transactions, REQUEST_TIMEOUT_S)
-            partitions(reader.consumer, topic)  # a topic that does not exist is a wrong setting
+            _call_with_timeout(producer.init_transactions, REQUEST_TIMEOUT_S)
+            list_partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
             yield GroupWriter(producer, reader, read_topic_id(config, topic))
     except KafkaException as error:
         fault = error.args[0]
@@ -198,13 +206,14 @@ def group_writer(
         if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
             raise ServiceUnavailableError(
                 f"{where}: a newer worker has taken over, or the transaction took longer than "
-                f"{transaction_timeout_s} s. It is aborted."
+                f"{transaction_timeout_s} s. The transaction was aborted."
             ) from error
         if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             raise ConfigurationError(
-                f"{where}: {fault.str()}. Raise max.message.bytes of the topic that it was for "
+                f"{where}: {fault.str()}. Raise max.message.bytes of the topic "
                 "(infra/kafka/topics, docs/runbook_kafka.md)."
             ) from error
         raise ServiceUnavailableError(
-            f"{where}: {fault.str()}. The transaction counts as a whole or not at all; the next try looks. {IS_IT_UP}"
+            f"{where}: {fault.str()}. The transaction is committed completely or not at all; the next try checks. "
+            f"{IS_IT_UP}"
         ) from error

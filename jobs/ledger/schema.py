@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import Message
 from jsonschema import Draft202012Validator
 
-from jobs.kafka.dead_letter import headers_of
+from jobs.kafka.dead_letter import read_headers
 
 
 def find_schema_faults(schema: Path, messages: Iterable[Message], convert: Callable[[Message], Any]) -> list[str]:
@@ -37,4 +37,4 @@ def parse_value(message: Message) -> Any:
 
 def decode_headers(message: Message) -> dict[str, str]:
     """Return a message's headers as text, by name."""
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers_of(message) or []}
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in read_headers(message) or []}

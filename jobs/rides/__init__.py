@@ -1,1 +1,1 @@
-"""The rides vertical: its contract, its price, its sinks and the ledger that holds them together."""
+"""The rides vertical: contract, pricing, sinks and ledger."""

@@ -1,4 +1,4 @@
-"""Columns of decoded rides and results, and the canonical forms of their ids and times."""
+"""Arrow columns of decoded rides and results, and the canonical forms of ids and times."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from operator import attrgetter
 import numpy as np
 import pyarrow as pa
 
-from jobs.rides.fields import COMPUTED_FIELDS, RAW_FIELDS, in_table_order
+from jobs.rides.fields import COMPUTED_FIELDS, RAW_FIELDS, sort_for_table
 
-# Texts first, as in a table.
+# Text columns first, as in the BigQuery table.
 RIDES_SCHEMA = pa.schema(
-    [(field.path, pa.string() if field.kind.is_text else pa.float64()) for field in in_table_order(RAW_FIELDS)]
+    [(field.path, pa.string() if field.kind.is_text else pa.float64()) for field in sort_for_table(RAW_FIELDS)]
 )
 RESULTS_SCHEMA = pa.schema([*RIDES_SCHEMA, *((field.path, pa.float64()) for field in COMPUTED_FIELDS)])
 
@@ -27,8 +27,8 @@ IS_TIMESTAMP = (
 )
 
 
-def columns(rides: Sequence[object], schema: pa.Schema) -> pa.RecordBatch:
-    """Build a batch from the attributes of rides that a schema names; `origin.lat` is the `lat` of `origin`."""
+def make_columns(rides: Sequence[object], schema: pa.Schema) -> pa.RecordBatch:
+    """Make a batch from the attributes of rides that a schema names; `origin.lat` is the `lat` of `origin`."""
     arrays = []
     for field in schema:
         values = map(attrgetter(field.name), rides)

@@ -1,4 +1,4 @@
-"""ComputeCostTravel's work: staged messages of rides_raw in, staged outcomes out."""
+"""ComputeCostTravel's work: price staged messages of rides_raw and stage the outcomes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import msgspec
 from jobs import resources
 from jobs.files import Folder, read_chunk
 from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk, Manifest
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.distance import Distance
 from jobs.rides.pricing import price
 
-# 8,000 messages are 2 to 3 MB: they stay in the CPU cache and amortise the calls of a slice.
+# 8,000 messages are 2 to 3 MB: they fit the CPU cache and amortise the cost of a slice.
 _SLICE_RECORDS = 8_000
 
 
-@resources.cyclic_gc_paused()
+@resources.pause_cyclic_gc()
 def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str, Manifest]:
     """Price every staged chunk.
 
@@ -31,7 +31,7 @@ def compute(manifest: Manifest, distance: Distance, folder: Folder) -> tuple[str
             chunk, url=folder.write_chunk(chunk.partition, chunk.first, priced, OUTCOME_SCHEMA)
         )
 
-    # Two at a time: half of the work is Arrow's and NumPy's, which need no interpreter lock.
-    chunks = [priced for _, priced in prefetched(price_chunk, manifest.chunks, ahead=2)]
+    # Two chunks at a time: half of the work is in Arrow and NumPy, which release the GIL.
+    chunks = [priced for _, priced in prefetch(price_chunk, manifest.chunks, ahead=2)]
     computed = msgspec.structs.replace(manifest, chunks=tuple(chunks))
     return folder.write_manifest(computed), computed

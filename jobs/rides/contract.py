@@ -1,7 +1,7 @@
-"""The contract of a ride: what `rides_raw` may hold, and every reason for which a message is turned away.
+"""The contract of a ride: the valid messages of `rides_raw`, and the reasons to reject a message.
 
-`parse_ride` is the authority, one message at a time. `jobs.rides.pricing` decides the common cases column-wise
-and asks here for all others. The written form is infra/kafka/schemas/rides_raw.schema.json.
+`parse_ride` is the authority, one message at a time. `jobs.rides.pricing` handles the common cases column by column
+and calls it for all others. The JSON Schema is infra/kafka/schemas/rides_raw.schema.json.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COMFORTS = {
     "business": "high",
 }
 
-# RFC 3339 (section 5.6), with at most microseconds. Python's datetime knows no leap second, so :60 is turned away.
+# RFC 3339 (section 5.6) with at most microseconds. Python's datetime has no leap seconds, so :60 is rejected.
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
@@ -59,9 +59,9 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}
 
 
 class RejectedError(Exception):
-    """A message breaks the contract. Its arguments are a `Reason`, for machines, and a text for people.
+    """A message violates the contract. The arguments are a `Reason` for programs and a text for people.
 
-    What the text quotes of a message is written with !r: a lone surrogate could not be sent.
+    Parts of the message are quoted with !r, because a text with a lone surrogate cannot be sent.
     """
 
     @property
@@ -73,7 +73,7 @@ class RejectedError(Exception):
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A place: latitude in −90..90 and longitude in −180..180 degrees."""
+    """A point: latitude in −90..90 and longitude in −180..180 degrees."""
 
     lat: float
     lon: float
@@ -100,17 +100,17 @@ def parse_ride(value: bytes | None) -> Ride:
         The ride with ride_id in lower case, ts as `YYYY-MM-DDTHH:MM:SS.ffffffZ` and comfort without aliases.
 
     Raises:
-        RejectedError: the first fault found: of the bytes, of the JSON, then of the fields in the contract's order.
+        RejectedError: the first error in the bytes, in the JSON, or in the fields in the contract's order.
     """
     ride: dict[str, Any] = {}
     # Input and output objects by parent path; "" is the ride itself.
-    sources, targets = {"": _parse_object(_text(value))}, {"": ride}
+    sources, targets = {"": _parse_object(_decode_text(value))}, {"": ride}
     for path, place, name, kind, default, check in _STEPS:
         if place not in sources:
-            sources[place] = _member(sources[""], place, dict, place)
+            sources[place] = _read_member(sources[""], place, dict, place)
             targets[place] = ride[place] = {}
         if default is None or name in sources[place]:
-            targets[place][name] = check(_member(sources[place], name, kind, path), path)
+            targets[place][name] = check(_read_member(sources[place], name, kind, path), path)
     return msgspec.convert(ride, Ride)
 
 
@@ -118,7 +118,8 @@ def normalise_timestamp(text: str) -> str:
     """Return an RFC 3339 time in UTC with six digits of a second.
 
     Raises:
-        RejectedError: not such a time, no offset, more than microseconds, or outside the years 0001–9999 in UTC.
+        RejectedError: not an RFC 3339 time, no offset, more than six digits of a second, or outside the years 0001–9999
+            in UTC.
     """
     if not _TIMESTAMP.fullmatch(text):
         raise RejectedError(
@@ -134,7 +135,7 @@ def normalise_timestamp(text: str) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _text(value: bytes | None) -> str:
+def _decode_text(value: bytes | None) -> str:
     if not value:
         raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
     if value.startswith(b"\xef\xbb\xbf"):
@@ -147,8 +148,8 @@ def _text(value: bytes | None) -> str:
 
 def _parse_object(text: str) -> dict[str, Any]:
     try:
-        # msgspec finds what is malformed in a fifth of the time. It rejects lone surrogates, and a number with a large
-        # exponent takes it 16 µs.
+        # msgspec detects malformed JSON five times as fast as json. Not used for escapes, because it rejects lone
+        # surrogates, and for large exponents, because each takes it 16 µs.
         if "\\" not in text and _LARGEST not in text:
             _decode_ride(text)
     except (msgspec.ValidationError, RecursionError):
@@ -162,11 +163,11 @@ def _parse_object(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise RejectedError(Reason.INVALID_JSON, "nested too deeply") from error
     if not isinstance(parsed, dict):
-        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_json_type(parsed)}, not an object")
+        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_name_type(parsed)}, not an object")
     return parsed
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
@@ -177,57 +178,57 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _float(integer: str) -> float:
-    # Without the sum, -0 would be -0.0, which the fast decoder reads as 0.
+def _parse_integer(integer: str) -> float:
+    # The sum turns -0.0 into 0.0, which is what msgspec returns for -0.
     return float(integer) + 0.0
 
 
-# How Python, JavaScript and C++ end the largest double, which some senders use for a missing value.
+# The end of the largest double as Python, JavaScript and C++ print it. Some senders use it for a missing value.
 _LARGEST = "e+308"
 _decode_ride = msgspec.json.Decoder(Ride).decode
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Integers become floats at once: Python refuses to read very long ones as int.
+# Parse integers as floats: Python raises an error for very long ones.
 _decode = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_float, parse_float=float, parse_constant=_no_constant
+    object_pairs_hook=_check_unique, parse_int=_parse_integer, parse_float=float, parse_constant=_reject_constant
 ).decode
 
 
-def _member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
+def _read_member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
     value = members.get(name)
     if type(value) is kind:
         return value
     if name not in members:
         raise RejectedError(Reason.MISSING_FIELD, f"{path} is missing")
-    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_json_type(value)}, not a {_JSON_TYPES[kind]}")
+    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_name_type(value)}, not a {_JSON_TYPES[kind]}")
 
 
 _JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
 
 
-def _json_type(value: object) -> str:
+def _name_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "null")
 
 
-def _ride_id(text: str, _: str) -> str:
+def _check_ride_id(text: str, _: str) -> str:
     if not _UUID.fullmatch(text):
         raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
     return text.lower()
 
 
-def _latitude(degrees: float, path: str) -> float:
-    return _coordinate(degrees, path, 90)
+def _check_latitude(degrees: float, path: str) -> float:
+    return _check_coordinate(degrees, path, 90)
 
 
-def _longitude(degrees: float, path: str) -> float:
-    return _coordinate(degrees, path, 180)
+def _check_longitude(degrees: float, path: str) -> float:
+    return _check_coordinate(degrees, path, 180)
 
 
-def _coordinate(degrees: float, path: str, limit: int) -> float:
+def _check_coordinate(degrees: float, path: str, limit: int) -> float:
     if -limit <= degrees <= limit:
         return degrees
     if not math.isfinite(degrees):
@@ -235,13 +236,13 @@ def _coordinate(degrees: float, path: str, limit: int) -> float:
     raise RejectedError(Reason.OUT_OF_RANGE, f"{path} {degrees} is outside -{limit}..{limit}")
 
 
-def _comfort(text: str, _: str) -> str:
+def _check_comfort(text: str, _: str) -> str:
     if comfort := COMFORTS.get(text):
         return comfort
-    raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is none of {', '.join(COMFORTS)}")
+    raise RejectedError(Reason.UNKNOWN_COMFORT, f"comfort {text[:40]!r} is not one of {', '.join(COMFORTS)}")
 
 
-def _amount(amount: float, path: str) -> float:
+def _check_amount(amount: float, path: str) -> float:
     if 0 <= amount < math.inf:
         return amount
     if not math.isfinite(amount):
@@ -250,12 +251,12 @@ def _amount(amount: float, path: str) -> float:
 
 
 _CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
-    Kind.UUID: _ride_id,
+    Kind.UUID: _check_ride_id,
     Kind.TIME: lambda text, _: normalise_timestamp(text),
-    Kind.COMFORT: _comfort,
-    Kind.LATITUDE: _latitude,
-    Kind.LONGITUDE: _longitude,
-    Kind.AMOUNT: _amount,
+    Kind.COMFORT: _check_comfort,
+    Kind.LATITUDE: _check_latitude,
+    Kind.LONGITUDE: _check_longitude,
+    Kind.AMOUNT: _check_amount,
 }
 # Per field: path, parent, name, JSON type, default, check.
 _STEPS = [

@@ -1,4 +1,4 @@
-"""Distances between points in degrees, whole columns at a time."""
+"""Distances between columns of points in degrees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def haversine(origin_lat: Column, origin_lon: Column, destination_lat: Column, d
     half_phi = (phi_2 - phi_1) / 2
     half_lambda = np.radians(destination_lon - origin_lon) / 2
     a = np.sin(half_phi) ** 2 + np.cos(phi_1) * np.cos(phi_2) * np.sin(half_lambda) ** 2
-    # Rounding may lift a just above 1 for antipodal points.
+    # For antipodal points, rounding may make a slightly larger than 1.
     kilometres: Column = 2 * MEAN_EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(a, 1.0)))
     return kilometres
 
@@ -47,15 +47,15 @@ def geodesic(origin_lat: Column, origin_lon: Column, destination_lat: Column, de
 _METHODS: dict[str, Distance] = {"haversine": haversine, "geodesic": geodesic}
 
 
-def distance_function(method: str) -> Distance:
-    """Return the distance function of a DISTANCE_METHOD.
+def find_distance_function(method: str) -> Distance:
+    """The distance function of a DISTANCE_METHOD.
 
     Raises:
-        ConfigurationError: there is no such method.
+        ConfigurationError: the method does not exist.
     """
     try:
         return _METHODS[method]
     except KeyError:
         raise ConfigurationError(
-            f"DISTANCE_METHOD={method!r} is none of {', '.join(_METHODS)}. Set it in .env."
+            f"DISTANCE_METHOD={method!r} is not one of {', '.join(_METHODS)}. Set it in .env."
         ) from None

@@ -1,7 +1,7 @@
-"""PutGCP's work: what waits on rides_result goes to Cloud Storage as Parquet, by the hour of the ride.
+"""PutGCP's work: export rides_result to Cloud Storage as Parquet, by the hour of the ride.
 
-The export has a consumer group of its own. It waits until many rides are there, or until the first of them has waited
-long enough, so that objects are few and large while Elasticsearch shows every ride at once.
+The export has its own consumer group. It waits for many rides, or until the oldest one has waited long enough, so that
+objects are few and large while Elasticsearch shows every ride at once.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from google.cloud import storage
 
 from jobs.files import Folder, read_chunk
 from jobs.kafka.claim import Limits, Plan, claim
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, broker_errors
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, translate_broker_errors
 from jobs.kafka.commit import commit_offsets
-from jobs.kafka.offsets import SETTLE_S, bounds, group_reader
+from jobs.kafka.offsets import SETTLE_S, open_group_reader, read_bounds
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.kafka.topic_ids import TopicIds
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.rides.transform import REPETITIVE, flatten
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.parquet import check_bucket, export, holds_objects, object_name
+from jobs.sinks.parquet import check_bucket, export, holds_objects, name_object
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is exported, by which consumer group, and where to."""
+    """What to export, for which consumer group, and where to."""
 
     topic: str
     group: str
@@ -38,7 +38,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """How many rows were written as how many objects; `waits` says what messages wait for if none was due."""
+    """The number of rows and objects written. If no export was due, `waits` says what the messages wait for."""
 
     rows: int = 0
     objects: int = 0
@@ -55,28 +55,28 @@ def export_if_due(
     topic_ids: TopicIds,
     is_asked_for: bool,
 ) -> Exported:
-    """Export what waits when there are EXPORT_TARGET_RECORDS, when the first has waited EXPORT_MAX_AGE_S, or on demand.
-
-    If the group has no committed offsets although there are objects, it refuses to write everything a second time.
+    """Export if EXPORT_TARGET_RECORDS rides wait, if the oldest has waited EXPORT_MAX_AGE_S, or on demand.
 
     Args:
         connect: makes the client of Cloud Storage; called only when an export is due.
+        is_asked_for: export all waiting rides now.
 
     Raises:
-        ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed; exporting again is harmless.
+        OffsetsError: the bucket has objects but the group no committed offsets, so everything would be exported twice.
+        ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed; it is safe to try again.
     """
-    # A caller may see results before their transaction is readable.
+    # A caller may see the results of a transaction before readers do.
     settle_s = SETTLE_S if is_asked_for else 0
-    found = backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
+    backlog = read_backlog(config, target.topic, target.group, settings.export_max_age_s, settle_s=settle_s)
     least = 1 if is_asked_for else settings.export_target_records
-    if not found.is_due(least):
-        held = f", {found.held} of them behind an open transaction" if found.held else ""
+    if not backlog.is_due(least):
+        held = f", {backlog.held} of them behind an open transaction" if backlog.held else ""
         return Exported(
-            waits=f"{found.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
+            waits=f"{backlog.offsets} offsets of {target.topic} wait for EXPORT_TARGET_RECORDS={least} or "
             f"EXPORT_MAX_AGE_S={settings.export_max_age_s:g}{held}"
         )
     client = connect()
-    with group_reader(config, target.topic, target.group) as reader:
+    with open_group_reader(config, target.topic, target.group) as reader:
         claimed = claim(
             config,
             reader,
@@ -95,9 +95,13 @@ def export_if_due(
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What a group has still to do: offsets, whether a run has begun with them, and whether one is of before a time.
+    """The backlog of the export.
 
-    Of these offsets, `held` are behind open transactions and cannot be exported yet.
+    Attributes:
+        offsets: offsets from the committed ones to the high watermarks.
+        held: how many of them open transactions hold back.
+        is_begun: whether an earlier run planned a claim and did not finish it.
+        is_old: whether the oldest message has waited longer than EXPORT_MAX_AGE_S.
     """
 
     offsets: int
@@ -110,39 +114,43 @@ class Backlog(msgspec.Struct, frozen=True):
         return readable > 0 and (self.is_begun or self.is_old or readable >= target_records)
 
 
-def backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_s: float = 0) -> Backlog:
-    """What waits on a topic for a group; old is what has been there for `max_age_s` seconds.
+def read_backlog(config: Config, topic: str, group: str, max_age_s: float, *, settle_s: float = 0) -> Backlog:
+    """Read the backlog of a group on a topic.
 
     Args:
+        max_age_s: the age, in seconds, from which a message is old.
         settle_s: seconds to wait for the end of the transactions that are open now.
     """
-    with broker_errors(config, f"reading the lag of {group}"), group_reader(config, topic, group) as reader:
-        at = reader.observed()
-        within = bounds(config, reader.consumer, topic, list(at), settle_s=settle_s)
+    with (
+        translate_broker_errors(config, f"reading the lag of {group}"),
+        open_group_reader(config, topic, group) as reader,
+    ):
+        committed_offsets = reader.observe()
+        bounds = read_bounds(config, reader.consumer, topic, list(committed_offsets), settle_s=settle_s)
         border_ms = int((time.time() - max_age_s) * 1000)
-        asked = [TopicPartition(topic, partition, border_ms) for partition in at]
+        times = [TopicPartition(topic, partition, border_ms) for partition in committed_offsets]
         younger = {
-            found.partition: found.offset
-            for found in reader.consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+            answer.partition: answer.offset
+            for answer in reader.consumer.offsets_for_times(times, timeout=REQUEST_TIMEOUT_S)
         }
     offsets, is_old = 0, False
-    for partition, bound in within.items():
-        start = at[partition].offset
+    for partition, bound in bounds.items():
+        start = committed_offsets[partition].offset
         start = bound.low if start is None else start
-        # A negative offset: there is nothing younger.
+        # A negative offset means that all messages are older.
         is_old |= bound.end > start and (younger[partition] < 0 or younger[partition] > start)
         offsets += bound.high - start
-    is_begun = any(found.plan(Plan) is not None for found in at.values())
-    return Backlog(offsets, sum(it.held for it in within.values()), is_begun, is_old)
+    is_begun = any(committed.decode_plan(Plan) is not None for committed in committed_offsets.values())
+    return Backlog(offsets, sum(bound.held for bound in bounds.values()), is_begun, is_old)
 
 
 def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) -> list[str]:
-    """Write staged results as Parquet objects of SINK_SCHEMA; their names. What is no result is left out."""
+    """Write staged results as Parquet objects of SINK_SCHEMA. Returns their names. Invalid messages are left out."""
     check_bucket(client, bucket)
 
     def put_chunk(chunk: Chunk) -> list[str]:
         rows, _ = flatten(read_chunk(chunk.url), chunk.partition)
-        return export(client, bucket, rows, partial(object_name, prefix, staged.topic, chunk), REPETITIVE)
+        return export(client, bucket, rows, partial(name_object, prefix, staged.topic, chunk), REPETITIVE)
 
-    # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
-    return [name for _, names in prefetched(put_chunk, staged.chunks, ahead=2) for name in names]
+    # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
+    return [name for _, names in prefetch(put_chunk, staged.chunks, ahead=2) for name in names]

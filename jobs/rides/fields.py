@@ -1,4 +1,4 @@
-"""The fields of a ride: the list that layouts, Arrow schemas, documents, mappings and tables derive from."""
+"""The fields of a ride. Layouts, Arrow schemas, documents, mappings and tables derive from this list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Kind(Enum):
-    """What a field holds."""
+    """The kind of a field's values."""
 
     UUID = auto()
     TIME = auto()
@@ -44,10 +44,10 @@ class Field(msgspec.Struct, frozen=True):
     """One field.
 
     Attributes:
-        path: where it is in a message, `origin.lat` for example.
-        description: for people who look at the table in BigQuery.
-        is_repetitive: it has few different values, so that a dictionary makes it small in Parquet.
-        default: what a message without it has; None if it is mandatory.
+        path: its place in a message, for example `origin.lat`.
+        description: shown in the BigQuery table.
+        is_repetitive: whether it has few different values, so that Parquet stores it with a dictionary.
+        default: the value in a message without it; None if it is mandatory.
     """
 
     path: str
@@ -85,7 +85,7 @@ COMPUTED_FIELDS = (
     ),
 )
 RESULT_FIELDS = (*RAW_FIELDS, *COMPUTED_FIELDS)
-# What the sinks hold, in the order of an Elasticsearch document.
+# The fields in the sinks, in the order of an Elasticsearch document.
 SINK_FIELDS = (
     *RESULT_FIELDS[:2],
     Field("agent_timestamp", Kind.TIME, "When Kafka had the result; the same in Elasticsearch"),
@@ -95,7 +95,7 @@ SINK_FIELDS = (
 )
 
 
-def in_table_order(fields: Iterable[Field]) -> list[Field]:
+def sort_for_table(fields: Iterable[Field]) -> list[Field]:
     """Texts and times first, otherwise in the given order."""
     return sorted(fields, key=lambda field: not field.kind.is_text)
 
@@ -107,14 +107,14 @@ _TEMPLATE_SETTINGS = {
 }
 
 
-def json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[tuple[str, Field]], str]:
-    """How fields are written as one JSON object without spaces.
+def make_json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[tuple[str, Field]], str]:
+    """The layout of one JSON object without spaces.
 
     Args:
-        time_end: what stands behind a time, its closing quote included.
+        time_end: the text after a time, including its closing quote.
 
     Returns:
-        What stands before each value, and what stands behind the last one.
+        The text before each value, with its field, and the text after the last value.
     """
     layout: list[tuple[str, Field]] = []
     text, separator, parent = "", "{", ""
@@ -131,8 +131,8 @@ def json_layout(fields: Iterable[Field], *, time_end: str = '"') -> tuple[list[t
     return layout, text + ("}}" if parent else "}")
 
 
-def index_template() -> dict[str, Any]:
-    """The Elasticsearch index template: strict, so that a field that it does not know is refused."""
+def make_index_template() -> dict[str, Any]:
+    """The Elasticsearch index template. Its mapping is strict: a document with an unknown field is rejected."""
     properties: dict[str, Any] = {}
     for field in SINK_FIELDS:
         mapping = {"type": _TYPES[field.kind][0]}
@@ -146,9 +146,9 @@ def index_template() -> dict[str, Any]:
     }
 
 
-def table_schema() -> list[dict[str, str]]:
-    """The columns of the tables in BigQuery, as Terraform's `google_bigquery_table` takes them."""
+def make_table_schema() -> list[dict[str, str]]:
+    """The columns of the BigQuery tables, in the format of Terraform's `google_bigquery_table`."""
     return [
         {"name": field.column, "type": _TYPES[field.kind][1], "mode": "REQUIRED", "description": field.description}
-        for field in in_table_order(SINK_FIELDS)
+        for field in sort_for_table(SINK_FIELDS)
     ]

@@ -1,4 +1,4 @@
-"""PutElasticSearch's work: staged rows into the index, one document per ride."""
+"""PutElasticSearch's work: index staged rows, one document per ride."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from elasticsearch import Elasticsearch
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
-from jobs.parallel import prefetched
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
+from jobs.parallel import prefetch
 from jobs.rides.contract import Reason
-from jobs.rides.transform import documents
+from jobs.rides.transform import make_documents
 from jobs.rides.vertical import TEMPLATE
-from jobs.sinks.elasticsearch import actions, bulk, verify_template
+from jobs.sinks.elasticsearch import index_batches, make_bulk_lines, verify_template
 
 
 def put_elasticsearch(
@@ -24,11 +24,11 @@ def put_elasticsearch(
     """Index transformed rows.
 
     Args:
-        staged: the run's messages as they were, for what Elasticsearch refuses.
+        staged: the run's unchanged messages, for those that Elasticsearch rejects.
         transformed: the same chunks as rows of SINK_SCHEMA.
 
     Returns:
-        URL and content of a manifest whose rejects are what Elasticsearch will never take as it is.
+        URL and content of a manifest whose rejects are the messages that Elasticsearch rejects for good.
     """
     verify_template(client, index, TEMPLATE)
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
@@ -37,15 +37,15 @@ def put_elasticsearch(
     def load(chunk: Chunk) -> tuple[pa.Int64Array, pa.StringArray]:
         rows = read_chunk(chunk.url)
         offsets = rows.column("kafka_offset")
-        return offsets, actions(rows.column("ride_id"), offsets, documents(rows))
+        return offsets, make_bulk_lines(rows.column("ride_id"), offsets, make_documents(rows))
 
     def batches() -> Iterator[tuple[tuple[Chunk, pa.Int64Array], pa.StringArray]]:
-        for chunk, (offsets, lines) in prefetched(load, transformed.chunks):
+        for chunk, (offsets, lines) in prefetch(load, transformed.chunks):
             yield (chunk, offsets), lines
 
     def rejected() -> Iterator[pa.RecordBatch]:
         nonlocal refused
-        for (chunk, all_offsets), refusals in bulk(client, index, batches()):
+        for (chunk, all_offsets), refusals in index_batches(client, index, batches()):
             if not refusals:
                 continue
             refused += len(refusals)
@@ -53,7 +53,7 @@ def put_elasticsearch(
             messages = read_chunk(originals[chunk.partition, chunk.first].url)
             faulty = messages.filter(pc.is_in(messages.column("offset"), offsets))
             texts = dict(zip(offsets.to_pylist(), refusals.values(), strict=True))
-            yield reject_batch(
+            yield make_reject_batch(
                 chunk.partition,
                 faulty,
                 Reason.REFUSED_BY_ELASTICSEARCH,

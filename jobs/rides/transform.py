@@ -1,7 +1,7 @@
-"""TransformJSON's work: values of rides_result in, flat and stamped rows for the sinks out.
+"""TransformJSON's work: turn values of rides_result into flat rows with agent_timestamp for the sinks.
 
-`SINK_SCHEMA` is the one definition of what both sinks hold: Parquet as it is, Elasticsearch with each pair of
-coordinates joined to a geo_point (`documents`).
+`SINK_SCHEMA` is the one definition of a row in both sinks. Parquet has the same columns; in Elasticsearch, each pair of
+coordinates is a geo_point (`make_documents`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, reject_batch
-from jobs.parallel import prefetched
-from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, columns
+from jobs.kafka.staged import REJECT_SCHEMA, Chunk, Manifest, make_reject_batch
+from jobs.parallel import prefetch
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RESULTS_SCHEMA, make_columns
 from jobs.rides.contract import Reason
-from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, in_table_order, json_layout
+from jobs.rides.fields import RESULT_FIELDS, SINK_FIELDS, Kind, make_json_layout, sort_for_table
 
 _UTC = pa.timestamp("us", "UTC")
 _ARROW_TYPES = {
@@ -34,12 +34,12 @@ _ARROW_TYPES = {
     Kind.OFFSET: pa.int64(),
 }
 SINK_SCHEMA = pa.schema(
-    [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in in_table_order(SINK_FIELDS)]
+    [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in sort_for_table(SINK_FIELDS)]
 )
 # See `jobs.sinks.parquet.export`.
 REPETITIVE = tuple(field.column for field in SINK_FIELDS if field.is_repetitive)
-# The Z of a time is part of the layout.
-_DOCUMENT, _DOCUMENT_END = json_layout(SINK_FIELDS, time_end='Z"')
+# The layout includes the Z of a time.
+_DOCUMENT, _DOCUMENT_END = make_json_layout(SINK_FIELDS, time_end='Z"')
 
 _LAST_MILLISECOND = 253_402_300_799_999
 
@@ -54,7 +54,7 @@ _MESSAGE_TYPES: dict[Kind, Any] = {
 
 
 def _define_result() -> type[msgspec.Struct]:
-    """A message of `rides_result`; unknown fields are ignored, so that a later version may add some."""
+    """Define the type of a message of `rides_result`. Unknown fields are ignored, so a later version may add some."""
     members: dict[str, Any] = {}
     for field in RESULT_FIELDS:
         place, _, name = field.path.rpartition(".")
@@ -64,7 +64,9 @@ def _define_result() -> type[msgspec.Struct]:
 
 
 def _define(name: str, members: dict[str, Any]) -> type[msgspec.Struct]:
-    fields = [(key, _define(key, it)) if isinstance(it, dict) else (key, *it) for key, it in members.items()]
+    fields = [
+        (key, _define(key, member)) if isinstance(member, dict) else (key, *member) for key, member in members.items()
+    ]
     return msgspec.defstruct(name, fields, frozen=True, gc=False, kw_only=True)
 
 
@@ -76,7 +78,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
     """Flatten and stamp every staged chunk.
 
     Returns:
-        URL and content of a manifest whose chunks hold rows of SINK_SCHEMA; its rejects are no rides_result.
+        URL and content of a manifest whose chunks hold rows of SINK_SCHEMA. Its rejects are invalid messages.
     """
     chunks: list[Chunk] = []
 
@@ -86,8 +88,8 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
         return msgspec.structs.replace(chunk, url=url, records=len(rows)), rejects
 
     def rejected() -> Iterator[pa.RecordBatch]:
-        # Two at a time: most of the work is Arrow's, which needs no interpreter lock.
-        for _, (flat, rejects) in prefetched(flatten_chunk, manifest.chunks, ahead=2):
+        # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
+        for _, (flat, rejects) in prefetch(flatten_chunk, manifest.chunks, ahead=2):
             chunks.append(flat)
             yield rejects
 
@@ -100,8 +102,7 @@ def transform(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
 def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Turn messages (MESSAGE_SCHEMA) of one partition into rows of SINK_SCHEMA and of REJECT_SCHEMA.
 
-    agent_timestamp is the time at which Kafka has the result from: whoever reads the message again, for either sink,
-    stamps the very same row.
+    agent_timestamp is the Kafka timestamp of the message, so every read, for either sink, gives the same row.
     """
     values = messages.column("value").fill_null(b"")
     results, is_result, faults = _read(values)
@@ -110,7 +111,7 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
         [
             results.column("ride_id"),
             pc.cast(results.column("ts"), _UTC),
-            _agent_timestamps(sent),
+            _make_agent_timestamps(sent),
             results.column("comfort"),
             *(results.column(field.path) for field in RESULT_FIELDS if not field.kind.is_text),
             pa.repeat(pa.scalar(partition, pa.int32()), len(results)),
@@ -118,12 +119,12 @@ def flatten(messages: pa.RecordBatch, partition: int) -> tuple[pa.RecordBatch, p
         ],
         schema=SINK_SCHEMA,
     )
-    rejects = reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
+    rejects = make_reject_batch(partition, messages.filter(pc.invert(is_result)), Reason.INVALID_RESULT, faults)
     return rows, rejects
 
 
 def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list[str]]:
-    """Decode values: the results (a batch of RESULTS_SCHEMA), which values they are, and the faults of the others."""
+    """Decode values; returns the results (RESULTS_SCHEMA), a mask of their values, and the faults of the others."""
     rides: list[msgspec.Struct] = []
     faults: list[str | None] = []
     for value in values.to_pylist():
@@ -132,32 +133,32 @@ def _read(values: pa.BinaryArray) -> tuple[pa.RecordBatch, pa.BooleanArray, list
             faults.append(None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(str(error))
-    results = columns(rides, RESULTS_SCHEMA)
+    results = make_columns(rides, RESULTS_SCHEMA)
     is_canonical = pc.and_(
         pc.match_substring_regex(results.column("ride_id"), IS_RIDE_ID),
         pc.match_substring_regex(results.column("ts"), IS_TIMESTAMP),
     )
     decoded = np.flatnonzero([fault is None for fault in faults])
     for row in decoded[~is_canonical.to_numpy(zero_copy_only=False)].tolist():
-        faults[row] = "ride_id is not a UUID in lower case, or ts not a time in UTC with six digits of a second"
+        faults[row] = "ride_id is not a UUID in lower case, or ts is not a UTC time with six digits of a second"
     is_result = pa.array([fault is None for fault in faults], pa.bool_())
     return results.filter(is_canonical), is_result, [fault for fault in faults if fault is not None]
 
 
-def _agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
-    """Times of Kafka, held within the years 1970–9999: a foreign producer may have set any."""
+def _make_agent_timestamps(milliseconds: pa.Int64Array) -> pa.TimestampArray:
+    """Kafka timestamps, clipped to the years 1970–9999: another producer may set any value."""
     kept = np.clip(milliseconds.to_numpy(), 0, _LAST_MILLISECOND)
     return pa.array(kept * 1000, pa.int64()).cast(_UTC)
 
 
-def documents(rows: pa.RecordBatch) -> pa.StringArray:
-    """Each row of SINK_SCHEMA as a JSON document for the index `rides`. Nothing in a row needs escaping."""
-    parts = [part for before, field in _DOCUMENT for part in (before, _text(rows.column(field.column)))]
+def make_documents(rows: pa.RecordBatch) -> pa.StringArray:
+    """Each row of SINK_SCHEMA as a JSON document for the index `rides`. No value needs escaping."""
+    parts = [part for before, field in _DOCUMENT for part in (before, _format_column(rows.column(field.column)))]
     return pc.binary_join_element_wise(*parts, _DOCUMENT_END, "")
 
 
-def _text(column: pa.Array) -> pa.StringArray:
+def _format_column(column: pa.Array) -> pa.StringArray:
     if column.type == _UTC:
-        # Without its zone a time is printed as it is.
+        # Without a time zone, Arrow prints a time without an offset.
         return pc.replace_substring(pc.cast(column.cast(pa.timestamp("us")), pa.string()), " ", "T")
     return column if column.type == pa.string() else pc.cast(column, pa.string())

@@ -1,4 +1,4 @@
-"""What belongs to the rides."""
+"""The declaration of the rides vertical."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DistanceMethod = Literal["haversine", "geodesic"]
 
 
 class RidesSettings(Settings):
-    """The settings that rides add. (They are older than the rule that a vertical's settings bear its name.)"""
+    """The settings of rides. (They predate the rule that the name of a setting starts with its vertical.)"""
 
     topic_settings: ClassVar[tuple[str, ...]] = ("raw_topic", "result_topic", "dlq_topic")
 

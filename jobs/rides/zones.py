@@ -1,4 +1,4 @@
-"""What the playbook found, as the report page and others read it: zones, and revenue and rides in each."""
+"""The result of the BigQuery playbook: zones, and the revenue and rides of each. The report page reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FILE = "zones.json"
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """A zone of this training. Degrees; the radius is in the model's unit."""
+    """A zone of one training run. Coordinates are in degrees, the radius in the model's unit."""
 
     centroid_id: int
     label: str
@@ -21,7 +21,7 @@ class Zone(msgspec.Struct, frozen=True):
 
 
 class Revenue(msgspec.Struct, frozen=True):
-    """What rides of one zone and comfort brought in, in the unit of their prices. `outside`: beyond the zone."""
+    """The revenue of rides of one zone and comfort, in their currency. `outside` counts rides beyond the zone."""
 
     centroid_id: int
     label: str
@@ -32,7 +32,7 @@ class Revenue(msgspec.Struct, frozen=True):
 
 
 class Zones(msgspec.Struct, frozen=True):
-    """A run's result. `sample`: longitude, latitude and centroid id of some rides, to draw the zones with."""
+    """The result of a run. `sample` has longitude, latitude and centroid id of some rides, to draw the zones."""
 
     generated_at: str
     engine: str
@@ -51,7 +51,7 @@ class Zones(msgspec.Struct, frozen=True):
 
 
 def write(zones: Zones, path: Path) -> None:
-    """Write zones as JSON. A file that is there already is replaced at once, never half written."""
+    """Write zones as JSON. An existing file is replaced atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_bytes(encode(zones))
@@ -64,7 +64,7 @@ def encode(zones: Zones) -> bytes:
 
 
 def read(path: Path) -> Zones | None:
-    """The zones of a file; None where there is none, or one that another version wrote."""
+    """Read the zones in a file; None if the file is missing or another version wrote it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Zones)
     except (FileNotFoundError, msgspec.MsgspecError):

@@ -1,1 +1,1 @@
-"""Where rows go: each sink writes the same thing again when it is asked again."""
+"""The sinks. Each writes the same documents or objects again when a task is retried."""

@@ -1,4 +1,4 @@
-"""Bulk indexing that can be repeated: `_id` is the business key, the version is the offset, the newest one stays."""
+"""Idempotent bulk indexing: `_id` is the business key, the version is the offset, and the newest version stays."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 
 T = TypeVar("T")
 
-# Requests of so many documents, two at a time: half a bulk queue, and no gain beyond it on 2 cores.
+# Two requests of 5,000 documents at a time: larger values are not faster on 2 cores.
 _DOCUMENTS_PER_REQUEST = 5_000
 _PARALLEL_REQUESTS = 2
 _REQUEST_TIMEOUT_S = 60
-# What is refused for now is sent again for so long inside the task; then Airflow's retries take over.
+# The task retries temporary errors for this time; after that, Airflow retries the task.
 RETRY_FOR_S = 60
 
 _JSON = "application/vnd.elasticsearch+json; compatible-with=9"
-# Elasticsearch takes a bulk request as JSON, too, and as such the client sends bytes as they are; NDJSON it copies.
+# Elasticsearch accepts a bulk request as JSON, too. With this content type the client sends bytes without a copy.
 _BULK_HEADERS = {"content-type": _JSON, "accept": _JSON}
 _RESULT_OF_EACH = "items.index.status,items.index.error.type,items.index.error.reason"
-# One line for every request is too much for a log that people read.
+# The client logs a line for every request.
 logging.getLogger("elastic_transport.transport").setLevel(logging.WARNING)
 
-# What is wrong with the document itself. Other faults are the cluster's (a closed index, a limit on shards) and pass.
+# Errors of the document itself. All others are errors of the cluster (a closed index, a limit on shards) and temporary.
 _DOCUMENT_FAULTS = {
     "strict_dynamic_mapping_exception",
     "mapper_parsing_exception",
@@ -44,40 +44,38 @@ _DOCUMENT_FAULTS = {
     "illegal_argument_exception",
     "action_request_validation_exception",
 }
-# What an illegal_argument_exception says where not the document is at fault: a full index, an alias set up wrong.
+# Texts of an illegal_argument_exception that is an error of the cluster: a full index, an alias without write index.
 _CLUSTER_FAULTS = ("can't exceed", "no write index", "pipeline with id")
-_VERSION_CONFLICT = 409  # a newer version is there already
+_VERSION_CONFLICT = 409  # the index already has a newer version
 _GONE = 404
 _FORBIDDEN = 403
-# Right after a node's start also the answer to a right password: its own index of users is not there yet.
+# Just after the start of a node also the answer to a correct password: the index of users is not available yet.
 _UNKNOWN_USER = 401
 _APPLY = "Apply it: `make template`."
 
 
 class _RefusedForNowError(Exception):
-    """Elasticsearch asks to try again: too many requests, a shard that is away, a disk over its flood stage."""
+    """A temporary error: too many requests, a shard that is not available, a disk above the flood stage."""
 
 
 def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
-    """Apply the index template of a file to an index; it changes nothing where the cluster holds the same one.
-
-    A template acts when an index is made, so an index that is there gets the mapping's new fields as well.
+    """Apply the index template in a file, and add new fields to the mapping of the index if it exists.
 
     Raises:
-        ConfigurationError: the index cannot take the mapping, or is an alias that cannot be written to.
-        ServiceUnavailableError: it could not be applied.
+        ConfigurationError: the mapping conflicts with the index, or the index is an alias without a write index.
+        ServiceUnavailableError: the template could not be applied.
     """
     template = json.loads(path.read_text())
-    with explained(client, f"applying the template of index {index}"):
+    with translate_errors(client, f"applying the template of index {index}"):
         client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
         if not client.indices.exists(index=index):
             return
-        _held(client, index)
+        _read_index(client, index)
         try:
             client.indices.put_mapping(index=index, **template["template"]["mappings"])
         except BadRequestError as error:
             raise ConfigurationError(
-                f"Index {index} holds another mapping than {path.name} and cannot take it ({error.message}: "
+                f"The mapping of index {index} conflicts with {path.name} ({error.message}: "
                 f"{error.info['error']['reason']}). Delete the index or rebuild it under another RIDES_INDEX."
             ) from error
 
@@ -91,7 +89,7 @@ def create_index(client: Elasticsearch, index: str) -> None:
     Raises:
         ServiceUnavailableError: it could not be created.
     """
-    with explained(client, f"creating index {index}"):
+    with translate_errors(client, f"creating index {index}"):
         if client.indices.exists(index=index):
             return
         try:
@@ -102,18 +100,18 @@ def create_index(client: Elasticsearch, index: str) -> None:
 
 
 def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
-    """See that an index, or the template that will make it, has the mapping of a file. Needs no right to change either.
+    """Check that an index, or its template if it does not exist, has the mapping in a file. Needs read access only.
 
     Raises:
-        ConfigurationError: there is none, or fields are missing or of another type.
-        ServiceUnavailableError: it could not be read.
+        ConfigurationError: there is no template, or fields are missing or have another type.
+        ServiceUnavailableError: the mapping could not be read.
     """
     wanted = json.loads(path.read_text())["template"]["mappings"]
-    with explained(client, f"reading the mapping of index {index}"):
+    with translate_errors(client, f"reading the mapping of index {index}"):
         try:
             if client.indices.exists(index=index):
-                # Of an alias, the newest of its indices.
-                held = max(_held(client, index).items())[1]["mappings"]
+                # For an alias, the newest of its indices.
+                held = max(_read_index(client, index).items())[1]["mappings"]
             else:
                 (template,) = client.indices.get_index_template(name=index)["index_templates"]
                 held = template["index_template"]["template"]["mappings"]
@@ -129,23 +127,25 @@ def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
     if dynamic != wanted["dynamic"]:
         unlike.append(f"dynamic is {dynamic}")
     if unlike:
-        raise ConfigurationError(f"The mapping of index {index} is not {path.name}'s: {', '.join(unlike)}. {_APPLY}")
+        raise ConfigurationError(
+            f"The mapping of index {index} differs from {path.name}: {', '.join(unlike)}. {_APPLY}"
+        )
 
 
-def _held(client: Elasticsearch, index: str) -> dict[str, Any]:
+def _read_index(client: Elasticsearch, index: str) -> dict[str, Any]:
     """The index, or the indices of an alias, by name.
 
     Raises:
-        ConfigurationError: it is an alias that cannot be written to.
+        ConfigurationError: the alias has no write index.
     """
     held: dict[str, Any] = client.indices.get(index=index).body
     if len(held) > 1 and not any(found["aliases"].get(index, {}).get("is_write_index") for found in held.values()):
-        raise ConfigurationError(f"{index} is an alias of several indices and none of them is its write index.")
+        raise ConfigurationError(f"{index} is an alias of several indices without a write index. Set is_write_index.")
     return held
 
 
-def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
-    """The two lines of each document in a bulk request."""
+def make_bulk_lines(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringArray) -> pa.StringArray:
+    """The two lines of a bulk request for each document."""
     return pc.binary_join_element_wise(
         '{"index":{"_id":"',
         _escape(ids),
@@ -159,7 +159,7 @@ def actions(ids: pa.StringArray, versions: pa.Int64Array, documents: pa.StringAr
 
 
 def _escape(texts: pa.StringArray) -> pa.StringArray:
-    """Texts as they stand between the quotes of a JSON string."""
+    """Escape texts for JSON strings."""
     is_unsafe = pc.match_substring_regex(texts, r'["\\\x00-\x1f]')
     if not is_unsafe.true_count:
         return texts
@@ -167,19 +167,20 @@ def _escape(texts: pa.StringArray) -> pa.StringArray:
     return pc.replace_with_mask(texts, is_unsafe, pa.array(escaped, pa.string()))
 
 
-def bulk(
+def index_batches(
     client: Elasticsearch, index: str, batches: Iterable[tuple[T, pa.StringArray]]
 ) -> Iterator[tuple[T, dict[int, str]]]:
-    """Index batches of documents (rows of `actions`), the next one's first requests beside the last ones of a batch.
+    """Index batches of documents (rows of `make_bulk_lines`). Requests of consecutive batches run in parallel.
 
     Args:
-        batches: each with whatever tells the caller which one it is.
+        batches: each batch with a value that identifies it to the caller.
 
     Yields:
-        That, with what Elasticsearch said of each document that it will never take as it is, by row of the batch.
+        The identifying value, and the error text of each document that Elasticsearch rejects for good, by row of the
+        batch.
 
     Raises:
-        ServiceUnavailableError: not all were taken within RETRY_FOR_S; sending them again is harmless.
+        ServiceUnavailableError: not all documents were indexed within RETRY_FOR_S; it is safe to try again.
         ConfigurationError: the client may not write to the index.
     """
     client = client.options(max_retries=0, request_timeout=_REQUEST_TIMEOUT_S)
@@ -191,8 +192,8 @@ def bulk(
                 yield batch, start, lines.slice(start, _DOCUMENTS_PER_REQUEST), start == starts[-1]
 
     refusals: dict[int, str] = {}
-    with explained(client, f"indexing into {index}"):
-        sent = prefetched(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
+    with translate_errors(client, f"indexing into {index}"):
+        sent = prefetch(lambda request: _send(client, index, request[2]), requests(), ahead=_PARALLEL_REQUESTS)
         for (batch, start, _, is_last), refused in sent:
             refusals.update({start + row: message for row, message in refused.items()})
             if is_last:
@@ -201,17 +202,17 @@ def bulk(
 
 
 def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> int:
-    """Delete the documents that a query finds and that nobody changes meanwhile; how many those were.
+    """Delete the documents that match a query, unless they change meanwhile. Returns how many were deleted.
 
-    (Not by _delete_by_query, which the node without Docker does not have.)
+    It does not use _delete_by_query, which the node without Docker lacks.
 
     Raises:
         ConfigurationError: the client may not delete from the index.
-        ServiceUnavailableError: not all were deleted; doing it again is harmless.
+        ServiceUnavailableError: not all documents were deleted; it is safe to try again.
     """
-    with explained(client, f"deleting from {index}"):
+    with translate_errors(client, f"deleting from {index}"):
         client.indices.refresh(index=index, ignore_unavailable=True)
-        found = scan(
+        hits = scan(
             client,
             {"query": query, "_source": False, "seq_no_primary_term": True},
             index=index,
@@ -226,7 +227,7 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
                 "if_seq_no": hit["_seq_no"],
                 "if_primary_term": hit["_primary_term"],
             }
-            for hit in found
+            for hit in hits
         )
         deleted = 0
         answers = streaming_bulk(client, deletions, chunk_size=_DOCUMENTS_PER_REQUEST, raise_on_error=False)
@@ -238,7 +239,7 @@ def delete_where(client: Elasticsearch, index: str, query: dict[str, Any]) -> in
 
 
 def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int, str]:
-    """Send one request, and its documents that are refused for now again, with backoff and jitter."""
+    """Send one request; send documents with temporary errors again, with backoff and jitter."""
     refusals: dict[int, str] = {}
     if not len(lines):
         return refusals
@@ -251,10 +252,11 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
     ):
         with attempt:
             rest = lines if len(left) == len(lines) else lines.take(pa.array(left))
-            if not _request(client, index, rest, "errors")["errors"]:
+            if not _post_bulk(client, index, rest, "errors")["errors"]:
                 return refusals
-            # Sending them once more to hear which changes nothing. An answer for each would cost more, every time.
-            items = _request(client, index, rest, _RESULT_OF_EACH)["items"]
+            # Send the same documents again, which changes nothing, and ask for the result of each. To ask every time
+            # would cost more.
+            items = _post_bulk(client, index, rest, _RESULT_OF_EACH)["items"]
             again = []
             for row, item in zip(left.tolist(), items, strict=True):
                 result = item["index"]
@@ -270,8 +272,8 @@ def _send(client: Elasticsearch, index: str, lines: pa.StringArray) -> dict[int,
     return refusals
 
 
-def _request(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: str) -> dict[str, Any]:
-    """Send a bulk request; of the answer what is wanted (a filter_path)."""
+def _post_bulk(client: Elasticsearch, index: str, lines: pa.StringArray, wanted: str) -> dict[str, Any]:
+    """Send a bulk request; returns the part of the answer that `wanted` (a filter_path) selects."""
     _, offsets, data = lines.buffers()
     begin, end = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]].tolist()
     try:
@@ -300,8 +302,8 @@ def _describe(error: dict[str, Any]) -> str:
 
 
 @contextmanager
-def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
-    """Turn the client's errors into ours, which name the address and the remedy."""
+def translate_errors(client: Elasticsearch, doing: str) -> Iterator[None]:
+    """Turn the client's errors into ones with the address and what to do."""
     where = ", ".join(str(node.base_url) for node in client.transport.node_pool.all())
     try:
         yield
@@ -312,12 +314,12 @@ def explained(client: Elasticsearch, doing: str) -> Iterator[None]:
     except ApiError as error:
         if error.status_code == _FORBIDDEN:
             raise ConfigurationError(
-                f"Elasticsearch at {where}: {doing}: not allowed. Check the roles of the user: in a task that of the "
-                "connection es_local."
+                f"Elasticsearch at {where}: {doing}: not allowed. Check the roles of the user; a task uses the one in "
+                "the connection es_local."
             ) from error
         if error.status_code == _UNKNOWN_USER:
             raise ServiceUnavailableError(
-                f"Elasticsearch at {where}: {doing}: the password is not taken (401). Right after its start that "
-                "passes; else it is not the one that Elasticsearch was set up with: see docs/troubleshooting.md."
+                f"Elasticsearch at {where}: {doing}: Elasticsearch rejected the password (401). Just after its start, "
+                "try again. Otherwise the password was changed after the first start: see docs/troubleshooting.md."
             ) from error
         raise ServiceUnavailableError(f"Elasticsearch at {where}: {doing} failed: {error}") from error

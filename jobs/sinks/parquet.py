@@ -1,4 +1,4 @@
-"""Parquet objects whose names determine their content, so that a replay writes the same objects again."""
+"""Parquet objects whose names determine their content, so that a retry writes the same objects again."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from jobs.kafka.staged import Chunk
 
 _PARALLEL_UPLOADS = 4
 _UPLOAD_TIMEOUT_S = 60
-# Lost connections, 429 and 5xx are tried again for so long inside the task; then Airflow's retries take over.
+# The task retries lost connections, 429 and 5xx for this time; after that, Airflow retries the task.
 RETRY_FOR_S = 60
 WRITE_OPTIONS: dict[str, Any] = {"compression": "zstd", "coerce_timestamps": "us"}
 _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=10).with_timeout(RETRY_FOR_S)
 
 
 def check_bucket(client: storage.Client, bucket: str) -> None:
-    """Fail before any data is touched if the bucket is not there.
+    """Check that the bucket exists, before any data is touched.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"looking for bucket {bucket}"):
+    with translate_errors(client, f"looking for bucket {bucket}"):
         try:
             is_there = client.bucket(bucket).exists(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
         except google.api_core.exceptions.Forbidden:
-            return  # may write objects but not look at buckets: the first upload will tell
+            return  # The account may write objects but not read buckets: the first upload shows whether it exists.
     if not is_there:
         raise ConfigurationError(
-            f"There is no bucket {bucket!r} at {client._connection.API_BASE_URL}. Create it (for the emulator, "
-            "`make bucket` does) or set GCS_BUCKET."
+            f"There is no bucket {bucket!r} at {client._connection.API_BASE_URL}. Create it (on the emulator with "
+            "`make bucket`) or set GCS_BUCKET."
         )
 
 
 def create_bucket(client: storage.Client, bucket: str) -> None:
-    """Create a bucket unless it is there.
+    """Create a bucket if it does not exist.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"creating bucket {bucket}"), suppress(google.api_core.exceptions.Conflict):
+    with translate_errors(client, f"creating bucket {bucket}"), suppress(google.api_core.exceptions.Conflict):
         client.create_bucket(bucket, timeout=_UPLOAD_TIMEOUT_S)
 
 
@@ -64,47 +64,50 @@ def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"listing bucket {bucket}"):
+    with translate_errors(client, f"listing bucket {bucket}"):
         return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
 
 
-def objects(
+def list_objects(
     client: storage.Client, bucket: str, prefix: str, hours: tuple[str, str] | None = None
 ) -> list[storage.Blob]:
-    """The Parquet objects under the prefix, by name; of the hours (`YYYY/MM/DD/HH`) from the first to the last.
+    """The Parquet objects under the prefix, sorted by name.
+
+    Args:
+        hours: first and last hour (`YYYY/MM/DD/HH`) to list; None for all.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
-    with explained(client, f"listing bucket {bucket}"):
+    with translate_errors(client, f"listing bucket {bucket}"):
         edges = [join(prefix, hour) for hour in hours] if hours else [None, None]
-        found = client.list_blobs(
+        blobs = client.list_blobs(
             bucket,
             prefix=join(prefix, ""),
             start_offset=edges[0],
-            end_offset=edges[1] and f"{edges[1]}0",  # the last hour's names go on with a slash, which sorts before
+            end_offset=edges[1] and f"{edges[1]}0",  # a slash, which sorts before 0, follows the hour
             retry=_RETRY,
             timeout=_UPLOAD_TIMEOUT_S,
         )
-        return [blob for blob in found if blob.name.endswith(".parquet")]
+        return [blob for blob in blobs if blob.name.endswith(".parquet")]
 
 
 def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
-    """The rows of an object as one batch.
+    """Read the rows of an object as one batch.
 
     Raises:
-        ConfigurationError: it is no Parquet file with this schema.
+        ConfigurationError: it is not a Parquet file with this schema.
         ServiceUnavailableError: it could not be read.
     """
     url = f"gs://{blob.bucket.name}/{blob.name}"
-    with explained(blob.client, f"reading {url}"):
+    with translate_errors(blob.client, f"reading {url}"):
         content = blob.download_as_bytes(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
     try:
         table = pq.read_table(io.BytesIO(content))
     except pa.ArrowInvalid as error:
-        raise ConfigurationError(f"{url} is no Parquet file ({error}). Move it elsewhere.") from error
+        raise ConfigurationError(f"{url} is not a Parquet file ({error}). Move it elsewhere.") from error
     if not table.schema.equals(schema):
-        raise ConfigurationError(f"{url} is not of this pipeline: its columns are others. Move it elsewhere.")
+        raise ConfigurationError(f"This pipeline did not write {url}: it has other columns. Move it elsewhere.")
     return pa.concat_batches([pa.RecordBatch.from_pylist([], schema=schema), *table.to_batches()])
 
 
@@ -114,15 +117,15 @@ def delete_rows(
     repetitive: Sequence[str],
     is_dropped: Callable[[pa.RecordBatch], NDArray[np.bool_]],
 ) -> int:
-    """Write an object again without some of its rows, or delete it if no row is left; how many rows went.
+    """Delete rows from an object, or the object if no row is left. Returns how many rows were deleted.
 
-    An object that keeps all is left alone. What others write meanwhile is looked at again, never overwritten.
+    If another client writes the object meanwhile, its new version is read again, never overwritten.
 
     Args:
         repetitive: as in `export`.
 
     Raises:
-        ConfigurationError, ServiceUnavailableError: as `read_rows`; doing it again is harmless.
+        ConfigurationError, ServiceUnavailableError: as for `read_rows`; it is safe to try again.
     """
     if not is_dropped(read_rows(blob, schema)).any():
         return 0
@@ -131,7 +134,7 @@ def delete_rows(
         stop=stop_after_attempt(5),
         reraise=True,
     )
-    with explained(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
+    with translate_errors(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
         dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, repetitive, is_dropped)
     return dropped
 
@@ -160,8 +163,8 @@ def join(prefix: str, name: str) -> str:
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
 
 
-def object_name(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
-    """Name of the object with the chunk's rides of one hour (`YYYY/MM/DD/HH`, UTC)."""
+def name_object(prefix: str, topic: str, chunk: Chunk, hour: str) -> str:
+    """The name of the object for the rows of a chunk in one hour (`YYYY/MM/DD/HH`, UTC)."""
     return join(prefix, f"{hour}/{topic}-{chunk.partition:05d}-{chunk.first:020d}-{chunk.last:020d}.parquet")
 
 
@@ -172,36 +175,36 @@ def export(
     name: Callable[[str], str],
     repetitive: Sequence[str] = (),
 ) -> list[str]:
-    """Write rows (with a column ts) as one object per hour of ts; the objects' names.
+    """Write rows (with a column ts) as one object per hour of ts. Returns the names of the objects.
 
     Args:
-        name: makes an object's name of its hour (`YYYY/MM/DD/HH`, UTC).
-        repetitive: columns with few different values, which a dictionary makes small. For others it would take half of
-            the time, and make larger objects.
+        name: returns the name of the object for an hour (`YYYY/MM/DD/HH`, UTC).
+        repetitive: columns with few different values, written with a dictionary. A dictionary for the other columns
+            would take half of the time and make the objects larger.
 
     Raises:
-        ServiceUnavailableError, ConfigurationError: not all were written; writing them again is harmless.
+        ServiceUnavailableError, ConfigurationError: not all objects were written; it is safe to try again.
     """
-    parts = [(name(hour), part) for hour, part in by_hour(rows)]
+    parts = [(name(hour), part) for hour, part in split_by_hour(rows)]
     target = client.bucket(bucket)
-    with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, explained(client, f"writing to bucket {bucket}"):
+    with ThreadPoolExecutor(_PARALLEL_UPLOADS) as pool, translate_errors(client, f"writing to bucket {bucket}"):
         # The first failure cancels the rest.
         for _ in pool.map(lambda part: _upload(target, part[0], part[1], repetitive), parts):
             pass
     return [name for name, _ in parts]
 
 
-def by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The rows of each hour of ts, in the order of their offsets."""
-    # strftime would print the years before 1000 without leading zeros.
+def split_by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each hour of ts, in order of offset."""
     hours = rows.column("ts").cast(pa.int64()).to_numpy() // 3_600_000_000
     if (hours[1:] < hours[:-1]).any():
         in_order = np.argsort(hours, kind="stable")
         hours, rows = hours[in_order], rows.take(pa.array(in_order))
-    found, begins, counts = np.unique(hours, return_index=True, return_counts=True)
-    for hour, begin, count in zip(found.tolist(), begins.tolist(), counts.tolist(), strict=True):
-        at = np.datetime64(hour, "h").item()
-        yield f"{at.year:04d}/{at:%m/%d/%H}", rows.slice(begin, count)
+    different_hours, begins, counts = np.unique(hours, return_index=True, return_counts=True)
+    for hour, begin, count in zip(different_hours.tolist(), begins.tolist(), counts.tolist(), strict=True):
+        moment = np.datetime64(hour, "h").item()
+        # strftime prints years before 1000 without leading zeros.
+        yield f"{moment.year:04d}/{moment:%m/%d/%H}", rows.slice(begin, count)
 
 
 def _upload(
@@ -225,8 +228,8 @@ def _upload(
 
 
 @contextmanager
-def explained(client: storage.Client, doing: str) -> Iterator[None]:
-    """Turn the client's errors into ours, which name the address and the remedy."""
+def translate_errors(client: storage.Client, doing: str) -> Iterator[None]:
+    """Turn the client's errors into ones with the address and what to do."""
     where = client._connection.API_BASE_URL
     try:
         yield
@@ -234,7 +237,7 @@ def explained(client: storage.Client, doing: str) -> Iterator[None]:
         raise ConfigurationError(f"Cloud Storage at {where}: {doing}: {error.message}. Check GCS_BUCKET.") from error
     except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
         raise ConfigurationError(
-            f"Cloud Storage at {where}: {doing}: not allowed. Check the key of the connection gcp_default and the "
+            f"Cloud Storage at {where}: {doing}: not allowed. Check the key in the connection gcp_default and the "
             f"roles of its service account: {error.message}"
         ) from error
     except (

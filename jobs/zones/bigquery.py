@@ -11,7 +11,7 @@ import google.auth.exceptions
 import requests
 from google.cloud import bigquery
 
-from jobs.clients import google_credentials
+from jobs.clients import load_google_credentials
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.vertical import ZonesSettings
@@ -30,7 +30,7 @@ def create_bigquery_client(settings: ZonesSettings) -> bigquery.Client:
     Raises:
         ConfigurationError: GOOGLE_APPLICATION_CREDENTIALS names no usable file, or there are no credentials.
     """
-    credentials, _ = google_credentials(settings, "BigQuery")
+    credentials, _ = load_google_credentials(settings, "BigQuery")
     return bigquery.Client(settings.bigquery_project, credentials, location=settings.bigquery_location)
 
 

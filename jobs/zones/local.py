@@ -28,7 +28,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token
 
 from jobs.errors import ConfigurationError
-from jobs.sinks.parquet import explained
+from jobs.sinks.parquet import translate_errors
 from jobs.zones import kmeans, reference
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.kmeans import Model
@@ -92,7 +92,7 @@ class LocalEngine:
         rows = {name: self._query_table(f"SELECT * FROM {dataset}.{name}").to_pylist() for name in tables}  # noqa: S608
         content = msgspec.json.format(msgspec.json.encode(SavedTraining(self._models, rows)), indent=1)
         name = _build_object_name(dataset)
-        with explained(self._client, f"writing gs://{bucket}/{name}"):
+        with translate_errors(self._client, f"writing gs://{bucket}/{name}"):
             self._client.bucket(bucket).blob(name).upload_from_string(content, "application/json")
         return f"gs://{bucket}/{name}"
 
@@ -103,7 +103,7 @@ class LocalEngine:
             ConfigurationError: no training was saved yet.
         """
         name = _build_object_name(dataset)
-        with explained(self._client, f"reading gs://{bucket}/{name}"):
+        with translate_errors(self._client, f"reading gs://{bucket}/{name}"):
             try:
                 content = self._client.bucket(bucket).blob(name).download_as_bytes()
             except google.api_core.exceptions.NotFound as error:
@@ -209,7 +209,7 @@ class LocalEngine:
         folder = Path(self._folder.name) / str(next(self._numbers))
         folder.mkdir()
         files = [str(folder / f"{number:08d}.parquet") for number in range(len(blobs))]
-        with ThreadPoolExecutor(_DOWNLOADS) as pool, explained(self._client, f"reading {options['uris'][0]}"):
+        with ThreadPoolExecutor(_DOWNLOADS) as pool, translate_errors(self._client, f"reading {options['uris'][0]}"):
             for _ in pool.map(lambda blob, file: blob.download_to_filename(file), blobs.values(), files):
                 pass
         self._create_table(f"main.objects_{folder.name}", pa.table({"filename": files, "_FILE_NAME": list(blobs)}))
@@ -231,7 +231,7 @@ class LocalEngine:
         if str(options.get("format")).upper() != "CSV" or types != {"TEXT"} or not expression.args.get("overwrite"):
             raise StatementError("The local engine supports only LOAD DATA OVERWRITE of CSV into STRING columns.")
         bucket, name = _split_uri(uri)
-        with explained(self._client, f"reading {uri}"):
+        with translate_errors(self._client, f"reading {uri}"):
             content = self._client.bucket(bucket).blob(name).download_as_bytes()
         lines = reference.parse_lines(content)[int(options.get("skip_leading_rows", 0)) :]
         rows = [[*line, *[None] * (len(columns) - len(line))] for line in lines]
@@ -400,7 +400,7 @@ def _list_objects(client: storage.Client, pattern: str) -> Iterator[tuple[str, s
     if pattern.count("*") > 1:
         raise StatementError(f"{pattern}: a URI may contain only one *.")
     bucket, name = _split_uri(pattern)
-    with explained(client, f"listing {pattern}"):
+    with translate_errors(client, f"listing {pattern}"):
         for blob in client.list_blobs(bucket, prefix=name.split("*")[0]):
             if fnmatchcase(blob.name, name):
                 yield f"gs://{bucket}/{blob.name}", blob

@@ -19,7 +19,7 @@ import msgspec
 from google.cloud import storage
 
 from jobs.errors import ConfigurationError
-from jobs.sinks.parquet import explained
+from jobs.sinks.parquet import translate_errors
 from jobs.zones.playbook import REFERENCE_FOLDER, Parameters
 
 OBJECT = f"{REFERENCE_FOLDER}uber-split2.csv"
@@ -103,7 +103,7 @@ def ensure(client: storage.Client, parameters: Parameters, *, may_generate: bool
         ServiceUnavailableError
     """
     uri = f"gs://{parameters.bucket}/{OBJECT}"
-    with explained(client, f"reading {uri}"):
+    with translate_errors(client, f"reading {uri}"):
         blob = client.bucket(parameters.bucket).blob(OBJECT)
         try:
             content = blob.download_as_bytes()

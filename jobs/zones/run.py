@@ -10,7 +10,7 @@ from google.cloud import storage
 
 from jobs.errors import ConfigurationError
 from jobs.rides.zones import FILE, Revenue, Zone, Zones, encode
-from jobs.sinks.parquet import check_bucket, explained
+from jobs.sinks.parquet import check_bucket, translate_errors
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client
 from jobs.zones.engine import Answer, Engine
 from jobs.zones.local import LocalEngine
@@ -135,6 +135,6 @@ def score_locally(settings: ZonesSettings, client: storage.Client, on_answer: On
         engine.restore(values.bucket, values.dataset)
         zones = collect(run(engine, selected, values, on_answer), engine.title, "as trained")
     name = f"{MODELS_FOLDER}{values.dataset}/{FILE}"
-    with explained(client, f"writing gs://{values.bucket}/{name}"):
+    with translate_errors(client, f"writing gs://{values.bucket}/{name}"):
         client.bucket(values.bucket).blob(name).upload_from_string(encode(zones), "application/json")
     return f"gs://{values.bucket}/{name}"

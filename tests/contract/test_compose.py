@@ -1,4 +1,4 @@
-"""The compose files, as far as they can be judged without starting anything."""
+"""Rules for the compose files, checked without starting anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 from infra.docker import compose, environment
 from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
 BASE = ROOT / "infra" / "docker-base.yml"
@@ -80,11 +80,11 @@ def images() -> set[str]:
 
 
 def one_shots() -> dict[str, dict[str, Any]]:
-    return {name: it for name, it in services().items() if it["restart"] == "no"}
+    return {name: service for name, service in services().items() if service["restart"] == "no"}
 
 
 def long_running() -> dict[str, dict[str, Any]]:
-    return {name: it for name, it in services().items() if it["restart"] == "unless-stopped"}
+    return {name: service for name, service in services().items() if service["restart"] == "unless-stopped"}
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
@@ -119,10 +119,12 @@ def texts() -> str:
 
 def used_variables() -> set[str]:
     names = {match[1] for match in VARIABLE.finditer(texts())}
-    return names | {name for it in services().values() for name, value in environment_of(it).items() if value is None}
+    return names | {
+        name for service in services().values() for name, value in environment_of(service).items() if value is None
+    }
 
 
-# --- One stack, however it is called ------------------------------------------------------------
+# --- One stack, however it is called --------------------------------------------------------------
 
 
 def test_the_root_compose_file_includes_the_core_stack() -> None:
@@ -147,7 +149,7 @@ def config(*options: str, **variables: str) -> Any:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     # Anchors of the file itself are shown only where it is not included.
-    return {name: it for name, it in json.loads(result.stdout).items() if not name.startswith("x-")}
+    return {name: part for name, part in json.loads(result.stdout).items() if not name.startswith("x-")}
 
 
 @needs_compose
@@ -170,7 +172,7 @@ def test_the_address_that_kafka_advertises_can_be_changed() -> None:
 def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
     def of_scheduler(**variables: str) -> tuple[Any, ...]:
         service = config(**variables)["services"]["airflow-scheduler"]
-        (key,) = [it["source"] for it in service["volumes"] if it["target"] == "/run/secrets/gcp.json"]
+        (key,) = [volume["source"] for volume in service["volumes"] if volume["target"] == "/run/secrets/gcp.json"]
         return service["environment"]["GOOGLE_APPLICATION_CREDENTIALS"], service["environment"]["GCS_BUCKET"], key
 
     assert of_scheduler()[0] == ""
@@ -181,7 +183,7 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
     )
 
 
-# --- Profiles -----------------------------------------------------------------------------------
+# --- Profiles -------------------------------------------------------------------------------------
 
 
 def test_the_core_includes_every_profile() -> None:
@@ -225,11 +227,11 @@ def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() 
     assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
 
 
-# --- Settings -----------------------------------------------------------------------------------
+# --- Settings -------------------------------------------------------------------------------------
 
 
 def test_every_compose_variable_is_in_the_example_and_every_setting_is_used() -> None:
-    settings = {name.upper() for name in stack_settings().model_fields}
+    settings = {name.upper() for name in merge_settings().model_fields}
     assert used_variables() <= set(example())
     assert set(example()) <= used_variables() | settings | {"COMPOSE_PROJECT_NAME"}
 
@@ -286,21 +288,23 @@ def test_airflow_services_share_their_keys() -> None:
         "AIRFLOW__API__SECRET_KEY",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
     ]
-    airflow = {name: environment_of(it) for name, it in services().items() if name.startswith("airflow-")}
+    airflow = {name: environment_of(service) for name, service in services().items() if name.startswith("airflow-")}
     assert len(airflow) == 6
     for name in names:
-        assert len({it[name] for it in airflow.values()}) == 1, name
+        assert len({variables[name] for variables in airflow.values()}) == 1, name
     assert len(default(airflow["airflow-init"]["AIRFLOW__API_AUTH__JWT_SECRET"])) >= 64
 
 
 def test_only_the_scheduler_has_the_connections() -> None:
-    having = {name for name, it in services().items() if any("AIRFLOW_CONN" in key for key in environment_of(it))}
+    having = {
+        name for name, service in services().items() if any("AIRFLOW_CONN" in key for key in environment_of(service))
+    }
     assert having == {"airflow-scheduler"}
     text = json.dumps(environment_of(services()["airflow-scheduler"]))
     assert "ELASTIC_PASSWORD" not in text, "tasks write with a user of their own"
 
 
-# --- Services -----------------------------------------------------------------------------------
+# --- Services -------------------------------------------------------------------------------------
 
 
 def test_every_service_is_long_running_or_one_shot() -> None:
@@ -407,7 +411,8 @@ def test_ports_are_published_on_the_loopback_and_configurable() -> None:
 
 
 def test_memory_is_limited_and_fits_the_budget() -> None:
-    limits = {name: mib(service["mem_limit"]) for name, service in services().items() if "profiles" not in service}
+    limits = {name: mib(service["mem_limit"]) for name, service in services().items()}
+    limits = {name: limit for name, limit in limits.items() if name in read_services(STACK)}
     staying = sum(limit for name, limit in limits.items() if name not in one_shots())
     assert staying + max(limits[name] for name in one_shots()) <= MAX_MIB, "one-shot services are gone soon"
     for name, variable in (("kafka", "KAFKA_HEAP_OPTS"), ("elasticsearch", "ES_JAVA_OPTS"), ("kafka-ui", "JAVA_OPTS")):
@@ -420,7 +425,9 @@ def test_a_second_stack_can_run_on_the_same_engine() -> None:
     for name, service in services().items():
         assert "container_name" not in service, name
         assert "network_mode" not in service, name
-    assert not any("name" in (it or {}) for kind in ("volumes", "networks") for it in stack()[kind].values())
+    assert not any(
+        "name" in (definition or {}) for kind in ("volumes", "networks") for definition in stack()[kind].values()
+    )
 
 
 def test_networks_isolate_services_that_do_not_communicate() -> None:
@@ -490,7 +497,9 @@ def test_kafka_has_the_same_settings_with_and_without_docker() -> None:
         for name, value in environment_of(services()["kafka"]).items()
         if name.startswith("KAFKA_")
     }
-    assert {name: properties.get(name) for name in kafka.BROKER} == {name: str(it) for name, it in kafka.BROKER.items()}
+    assert {name: properties.get(name) for name in kafka.BROKER} == {
+        name: str(value) for name, value in kafka.BROKER.items()
+    }
     assert environment_of(services()["kafka"])["CLUSTER_ID"] == kafka.CLUSTER_ID
     advertised = default(properties["advertised.listeners"])
     assert advertised == "PLAINTEXT://kafka:9092,PLAINTEXT_HOST://localhost:29092"

@@ -1,4 +1,4 @@
-"""Generated files are those that the code makes."""
+"""Generated files are up to date."""
 
 from __future__ import annotations
 

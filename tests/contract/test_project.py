@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.kafka.topics import declared
+from jobs.kafka.topics import load_topics
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT, Settings
 
@@ -115,7 +115,7 @@ def test_the_airflow_folder_does_not_hide_the_package() -> None:
 
 
 def test_topics_have_the_designed_settings() -> None:
-    topics = {topic.setting: topic for topic in declared(TOPICS, RidesSettings(_env_file=None))}
+    topics = {topic.setting: topic for topic in load_topics(TOPICS, RidesSettings(_env_file=None))}
     assert {setting: topic.name for setting, topic in topics.items()} == {
         "RAW_TOPIC": "rides_raw",
         "RESULT_TOPIC": "rides_result",
@@ -134,7 +134,7 @@ def test_topics_have_the_designed_settings() -> None:
 def test_topics_take_their_names_from_settings() -> None:
     names = {"RAW_TOPIC": "a", "RESULT_TOPIC": "b", "DLQ_TOPIC": "c"}
     settings = RidesSettings(_env_file=None, raw_topic="a", result_topic="b", dlq_topic="c")
-    topics = declared(TOPICS, settings)
+    topics = load_topics(TOPICS, settings)
     assert {topic.setting: topic.name for topic in topics} == names
 
 
@@ -147,7 +147,7 @@ def test_an_invalid_topic_list_is_rejected_by_file_name(tmp_path: Path, text: st
     file = tmp_path / "topics.yml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=re.escape(str(file))):
-        declared(file, Settings())
+        load_topics(file, Settings())
 
 
 def test_no_image_uses_the_latest_tag() -> None:

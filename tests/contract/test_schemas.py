@@ -1,4 +1,4 @@
-"""The contract's written form and the code hold together."""
+"""The JSON Schemas and the code agree."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, replay_headers
-from jobs.kafka.publish import error_headers
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, make_replay_headers
+from jobs.kafka.publish import make_error_headers
 from jobs.kafka.staged import REJECT_SCHEMA
 from jobs.rides.contract import COMFORTS, Reason, Ride
 from jobs.rides.transform import PricedRide
 from jobs.settings import ROOT
-from ride_faults import FAULTS, every_fault
+from ride_faults import FAULTS, draw_faults
 from tests.testkit.rides import result, ride
 
 SCHEMAS = {path.name.split(".")[0]: json.loads(path.read_text()) for path in ROOT.glob("infra/kafka/schemas/*.json")}
@@ -36,7 +36,7 @@ def test_code_schema_and_producer_share_the_reject_reasons() -> None:
     assert SCHEMAS["rides_dlq"]["properties"][REASON]["enum"] == [str(reason) for reason in Reason]
     later = {Reason.INVALID_RESULT, Reason.REFUSED_BY_ELASTICSEARCH, Reason.UNEXPECTED}
     assert set(FAULTS) == set(Reason) - later
-    assert {label for label, _ in islice(every_fault(random.Random(7)), 100)} == set(FAULTS)
+    assert {label for label, _ in islice(draw_faults(random.Random(7)), 100)} == set(FAULTS)
 
 
 def test_code_and_schemas_have_the_same_fields() -> None:
@@ -68,10 +68,10 @@ def test_dead_letter_headers_match_their_schema(reason: Reason, stage: str) -> N
 
     def letter(before: Headers, reason: str, stacktrace: str | None) -> dict[str, str]:
         row = {"offset": 0, "reason": reason, "message": text, "stacktrace": stacktrace}
-        (error,) = error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
+        (error,) = make_error_headers(pa.RecordBatch.from_pylist([row], REJECT_SCHEMA))
         return {name: (value or b"").decode() for name, value in [*before, *origin.headers, *error]}
 
     validator.validate(letter([], reason, None))
-    validator.validate(letter(replay_headers(None), reason, text))
+    validator.validate(letter(make_replay_headers(None), reason, text))
     assert not validator.is_valid(letter([], "another", None))
     assert not validator.is_valid(letter([(REPLAYED, b"0")], reason, None))

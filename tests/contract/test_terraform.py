@@ -1,4 +1,4 @@
-"""The Terraform files and docs/gcp.md, held to the code, the SQL and each other. Nothing here talks to Google."""
+"""Terraform files, docs/gcp.md, code and SQL agree. Nothing here connects to Google."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(TERRAFOR
 EVERYTHING = "\n".join(FILES.values())
 COLUMNS = json.loads((TERRAFORM / "rides_schema.json").read_text(encoding="utf-8"))
 
-# What BigQuery makes of a Parquet column of each type; the first name is its API's, the second SQL's.
+# BigQuery's type of each Parquet type: the name in the API, the name in SQL.
 TYPES = {
     pa.string(): ("STRING", "STRING"),
     pa.timestamp("us", "UTC"): ("TIMESTAMP", "TIMESTAMP"),
@@ -35,7 +35,7 @@ TYPES = {
 
 
 def block(kind: str, *names: str) -> str:
-    """The text of a top-level block, such as block("resource", "google_storage_bucket", "rides")."""
+    """The text of a top-level block, for example block("resource", "google_storage_bucket", "rides")."""
     head = " ".join([kind, *(f'"{name}"' for name in names)])
     match = re.search(rf"(?ms)^{re.escape(head)} \{{\n(.*?)^\}}$", EVERYTHING)
     assert match, f"there is no {head}"
@@ -244,7 +244,7 @@ def test_the_sizes_in_the_guide_are_measured_by_its_script(tmp_path: Path) -> No
         for text in (shown_after(code), run(code, tmp_path))
     )
     assert len(shown) == 10
-    # Another version of zstd or of Arrow may pack a little tighter.
+    # Other versions of zstd or Arrow may compress a little better.
     assert measured == {rides: pytest.approx(size, rel=0.05) for rides, size in shown.items()}
     assumed = re.search(r"(?m)^PARQUET = \{(.*)\}", fenced("python", "# cost.py"))
     assert assumed

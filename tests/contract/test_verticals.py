@@ -1,4 +1,4 @@
-"""What verticals declare is there, and nothing is declared twice."""
+"""What verticals declare exists and is unique."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 from infra.kibana import saved_objects
 from jobs.errors import ConfigurationError
-from jobs.kafka.topics import declared
+from jobs.kafka.topics import load_topics
 from jobs.settings import ROOT, Settings
 from jobs.vertical import Vertical
-from jobs.verticals import declared_topics, find_vertical, find_verticals, stack_settings
+from jobs.verticals import find_vertical, find_verticals, load_declared_topics, merge_settings
 
 VERTICALS = find_verticals()
-# Their settings are older than the rule that names begin with the vertical's.
+# Their settings are older than the rule that names start with the vertical's name.
 OLDER = {"rides", "zones"}
 
 each = pytest.mark.parametrize("vertical", VERTICALS, ids=lambda vertical: vertical.name)
@@ -34,7 +34,7 @@ def test_every_package_that_declares_a_vertical_is_found() -> None:
     names = [vertical.name for vertical in VERTICALS]
     assert names[0] == "rides"
     assert "zones" in names
-    with pytest.raises(ConfigurationError, match=r"There is no vertical 'ticket': there are rides, .*zones"):
+    with pytest.raises(ConfigurationError, match=r"There is no vertical 'ticket'. Verticals: rides, .*zones"):
         find_vertical("ticket")
 
 
@@ -46,7 +46,7 @@ def test_a_vertical_that_cannot_be_imported_gives_exit_code_3() -> None:
         "import jobs.__main__\n"
     )
     commands = [sys.executable, "-c", code, "ledger"], [sys.executable, "-c", code, "lag"]
-    codes = [subprocess.run(it, cwd=ROOT, capture_output=True, check=False).returncode for it in commands]
+    codes = [subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode for command in commands]
     assert codes == [3, 1], "1 of the ledger would mean that something is lost"
 
 
@@ -82,7 +82,7 @@ def test_a_vertical_names_only_its_own_settings(vertical: Vertical) -> None:
 def test_topics_match_the_topics_file_of_the_vertical(vertical: Vertical) -> None:
     if vertical.topics is None:
         return
-    topics = declared(vertical.topics, settings_of(vertical))
+    topics = load_topics(vertical.topics, settings_of(vertical))
     assert {topic.setting.lower() for topic in topics} == set(vertical.settings.topic_settings)
 
 
@@ -106,5 +106,5 @@ def test_groups_dags_and_indices_are_declared_once() -> None:
 
 
 def test_topic_names_of_all_verticals_are_unique() -> None:
-    names = [topic.name for topic in declared_topics(stack_settings()(_env_file=None))]  # type: ignore[call-arg]
+    names = [topic.name for topic in load_declared_topics(merge_settings()(_env_file=None))]  # type: ignore[call-arg]
     assert len(names) == len(set(names)) >= 3

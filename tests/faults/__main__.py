@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.machine import machine
+from benchmarks.machine import describe_machine
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 from tests.faults.campaign import Campaign, Round
@@ -56,7 +56,7 @@ def main(
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     played = [msgspec.json.decode(file.read_bytes(), type=Round) for file in sorted(folder.glob("[0-9]*.json"))]
-    summary = {"machine": machine(), "rounds": [it.seed for it in played], "targets": summaries(played)}
+    summary = {"machine": describe_machine(), "rounds": [each.seed for each in played], "targets": summaries(played)}
     (folder / "campaign.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
     (folder / "table.md").write_text(markdown(played))
     console.print(table(played))

@@ -159,7 +159,7 @@ class Audit:
         for ride_id in sorted(versions.keys() ^ self.expected.keys())[:SHOWN]:
             what = "unknown" if ride_id in versions else "missing"
             self.differences.append(f"Elasticsearch: ride {ride_id} is {what}")
-        stale = [it for it, newest in self.newest.items() if versions.get(it, newest[1]) != newest[1]]
+        stale = [ride_id for ride_id, newest in self.newest.items() if versions.get(ride_id, newest[1]) != newest[1]]
         for ride_id in sorted(stale)[:SHOWN]:
             self.differences.append(
                 f"Elasticsearch: ride {ride_id} has version {versions[ride_id]}, its newest result is at "

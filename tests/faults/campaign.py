@@ -89,7 +89,7 @@ class Campaign:
             played = wait([pool.submit(self._lane, some) for some in lanes[:2]])
         failures = [error for lane in played.done if (error := lane.exception()) is not None]
         # A fault in one lane stops the other, too.
-        for error in sorted(failures, key=lambda it: isinstance(it, StoppedError)):
+        for error in sorted(failures, key=lambda error: isinstance(error, StoppedError)):
             raise error
         self._lane(lanes[2])
         return self._compare(seed, began)
@@ -121,8 +121,8 @@ class Campaign:
             glimpses=struck.glimpses,
             details=struck.details,
             recovered_s=round(seconds, 1),
-            airflow={it.name: self.environment.airflow.tries(*it.key) for it in struck.hit},
-            logs={it.name: tasks.told(it.log) for it in struck.hit},
+            airflow={task.name: self.environment.airflow.tries(*task.key) for task in struck.hit},
+            logs={task.name: tasks.told(task.log) for task in struck.hit},
         )
 
     def _recovered(self, target: Target, struck: Struck) -> float:

@@ -24,8 +24,8 @@ from infra.local.isolation import isolated_settings
 from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
-from jobs.airflow_api import signed_in
-from jobs.clients import elasticsearch_admin, kafka_config, storage_client
+from jobs.airflow_api import sign_in
+from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
 from tests.faults import tasks
@@ -77,7 +77,7 @@ class Watch:
     def __init__(self, settings: Settings, feed: Feed) -> None:
         self.moments: list[Moment] = []
         self._settings, self._feed = settings, feed
-        self._offsets = Offsets(kafka_config(settings), PARTITIONS)
+        self._offsets = Offsets(make_kafka_config(settings), PARTITIONS)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -132,7 +132,7 @@ class Airflow:
     """Airflow's REST API, as people use it."""
 
     def __init__(self, settings: Settings) -> None:
-        with signed_in(settings) as (self._session, self._url):
+        with sign_in(settings) as (self._session, self._url):
             pass
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -144,7 +144,7 @@ class Airflow:
         """Every try of a task as Airflow has recorded it."""
         answer = self._call("GET", f"/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/tries")
         names = ("try_number", "state", "start_date", "end_date")
-        return [{name: it[name] for name in names} for it in answer["task_instances"]]
+        return [{name: instance[name] for name in names} for instance in answer["task_instances"]]
 
     def runs(self, dag_id: str, state: str) -> list[str]:
         """The latest runs in a state."""
@@ -157,7 +157,7 @@ class Airflow:
         if task_ids:
             body |= {"task_ids": task_ids, "include_downstream": True}
         answer = self._call("POST", f"/{dag_id}/clearTaskInstances", body)
-        return [it["task_id"] for it in answer["task_instances"]]
+        return [instance["task_id"] for instance in answer["task_instances"]]
 
 
 class Environment:
@@ -166,9 +166,9 @@ class Environment:
     def __init__(self, settings: Settings, direct: Settings, gateways: tuple[Gateway, Gateway], seed: int) -> None:
         self.settings, self.direct = settings, direct
         self.elasticsearch_gateway, self.gcs_gateway = gateways
-        self.kafka: Config = kafka_config(direct)
-        self.elasticsearch = elasticsearch_admin(direct)
-        self.gcs = storage_client(direct)
+        self.kafka: Config = make_kafka_config(direct)
+        self.elasticsearch = make_elasticsearch_admin(direct)
+        self.gcs = make_storage_client(direct)
         self.airflow = Airflow(direct)
         self.tasks = tasks.Tasks(settings)
         self._offsets = threading.local()

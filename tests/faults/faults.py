@@ -54,7 +54,7 @@ class Target(msgspec.Struct, frozen=True):
     strike: Callable[[Environment, random.Random], Struck]
 
 
-# --- Catching a task at work -------------------------------------------------------------------
+# --- Catching a task at work ----------------------------------------------------------------------
 
 
 def _catch(environment: Environment, dag_id: str, task_id: str, ready: Callable[[], Ready]) -> tuple[Try, Glimpse]:
@@ -176,7 +176,7 @@ def _held(trap: Trap) -> dict[str, Any]:
     return {"request_in_flight": trap.request, "service_had_done_it": trap.after}
 
 
-# --- SIGKILL of a task -------------------------------------------------------------------------
+# --- SIGKILL of a task ----------------------------------------------------------------------------
 
 
 def kill_publish_kafka(environment: Environment, rng: random.Random) -> Struck:
@@ -240,7 +240,7 @@ def kill_worker(environment: Environment, rng: random.Random) -> Struck:
     return Struck(mark, what, [glimpse], {"worker": task.worker, "task_killed_too": with_task}, [task])
 
 
-# --- Zombies -----------------------------------------------------------------------------------
+# --- Zombies --------------------------------------------------------------------------------------
 
 
 def zombie_before_init(environment: Environment, rng: random.Random) -> Struck:
@@ -366,14 +366,14 @@ def _until_tried_again(environment: Environment, lost: Try) -> Try:
     later: list[Try] = []
 
     def tried_again() -> bool:
-        later.extend(it for it in environment.running() if it.key == lost.key and it.number > lost.number)
+        later.extend(task for task in environment.running() if task.key == lost.key and task.number > lost.number)
         return bool(later)
 
     environment.until(tried_again, f"a try after {lost.name}", RETRY_S)
     return later[0]
 
 
-# --- Services ----------------------------------------------------------------------------------
+# --- Services -------------------------------------------------------------------------------------
 
 
 def kill_scheduler(environment: Environment, rng: random.Random) -> Struck:
@@ -429,11 +429,11 @@ def _kill_service(
     proof = [line for line in lines if process in line and "SIGKILL" in line]
     assert proof, f"supervisord did not log that {process} was killed"
     details_now = {**(details or {}), "supervisord": proof[-1], "pid": pid, "next_pid": environment.pid(process)}
-    what = f"SIGKILL of {process} while {', '.join(it.name for it in hit)} was at work"
+    what = f"SIGKILL of {process} while {', '.join(task.name for task in hit)} was at work"
     return Struck(mark, what, glimpses, details_now, hit)
 
 
-# --- Services that refuse ----------------------------------------------------------------------
+# --- Services that refuse -------------------------------------------------------------------------
 
 
 def elasticsearch_429(environment: Environment, rng: random.Random) -> Struck:
@@ -457,8 +457,8 @@ def _refuse(  # noqa: PLR0917
     try:
         environment.until(refusal.began.is_set, f"a write of {task_id}", HUNT_S)
         mark = environment.watch.mark()
-        tries = [it for it in environment.running() if it.task_id == task_id]
-        glimpses = [environment.tasks.glimpse(it) for it in tries]
+        tries = [task for task in environment.running() if task.task_id == task_id]
+        glimpses = [environment.tasks.glimpse(task) for task in tries]
         environment.pause(seconds)
     finally:
         gateway.refusal = None
@@ -495,8 +495,8 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Environment, random.Rand
                         break
             environment.pause(0.002)
         details = {
-            "tries": [it.number for it in hit],
-            "left_behind": [name for it in hit for name in environment.tasks.staged(it)],
+            "tries": [task.number for task in hit],
+            "left_behind": [name for task in hit for name in environment.tasks.staged(task)],
         }
         return Struck(mark, f"full disk under {wanted} tries of {hit[0].name}", [], details, hit)
 
@@ -517,7 +517,7 @@ def _met_full_disk(environment: Environment, ended: Try) -> bool:
     return met
 
 
-# --- Run again by hand -------------------------------------------------------------------------
+# --- Run again by hand ----------------------------------------------------------------------------
 
 
 def run_again(environment: Environment, rng: random.Random) -> Struck:
@@ -535,7 +535,7 @@ def run_again(environment: Environment, rng: random.Random) -> Struck:
     return Struck(mark, what, glimpses, {"cleared": cleared, "was_running": run_id == task.run_id}, hit)
 
 
-# --- None --------------------------------------------------------------------------------------
+# --- None -----------------------------------------------------------------------------------------
 
 
 def nothing(environment: Environment, rng: random.Random) -> Struck:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, Message, Producer
 
 from ride_generator import NEW_YORK, make_rides, now
-from ride_messages import mixed
+from ride_messages import mix
 from tests.testkit.kafka import Config, Headers
 
 FAULTY = 0.03
@@ -117,7 +117,7 @@ class Feed:
 def known_messages(seed: int) -> Iterator[Sent]:
     """Good, faulty and duplicate messages; the faulty ones with keys and headers of all kinds."""
     rng = random.Random(f"{seed}:headers")
-    for message in mixed(make_rides(NEW_YORK, seed, now), seed, FAULTY, DUPLICATES):
+    for message in mix(make_rides(NEW_YORK, seed, now), seed, FAULTY, DUPLICATES):
         if message.fault is None:
             yield Sent(message.key, message.value, [], None)
             continue

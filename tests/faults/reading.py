@@ -64,7 +64,9 @@ class TopicReader:
                         left.discard(message.partition())
                     else:
                         raise KafkaException(error)
-            self._positions = {it.partition: it.offset for it in consumer.position(consumer.assignment())}
+            self._positions = {
+                position.partition: position.offset for position in consumer.position(consumer.assignment())
+            }
         finally:
             consumer.close()
         self._positions = {
@@ -78,7 +80,7 @@ def documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> dict[str
     held: dict[str, Document] = {}
     for start in range(0, len(ids), 1_000):
         answer = client.mget(index=index, ids=ids[start : start + 1_000])
-        held |= {it["_id"]: Document(it["_version"], it["_source"]) for it in answer["docs"] if it["found"]}
+        held |= {hit["_id"]: Document(hit["_version"], hit["_source"]) for hit in answer["docs"] if hit["found"]}
     return held
 
 
@@ -115,7 +117,10 @@ class Offsets:
             KafkaException: the broker is away.
         """
         asked = [TopicPartition(topic, partition) for partition in range(self._partitions)]
-        return {it.partition: max(it.offset, 0) for it in self._client(group, "read_uncommitted").committed(asked, 2)}
+        return {
+            offset.partition: max(offset.offset, 0)
+            for offset in self._client(group, "read_uncommitted").committed(asked, 2)
+        }
 
     def ends(self, topic: str) -> dict[int, int]:
         """The last stable offsets.

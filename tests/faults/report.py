@@ -30,7 +30,7 @@ OUTCOMES = {
     "Wrote ": "wrote the same objects",
     "Indexed ": "wrote the same documents",
     "Staged ": "staged, for nobody",
-    "Transformed ": "transformed, for nobody",
+    "Processed ": "processed, for nobody",
     "Committed ": "committed",
     "Task killed!": "was ended by Airflow",
 }
@@ -72,7 +72,7 @@ def was_at_work(hit: Hit) -> bool:
 def zombies(rounds: Sequence[Round]) -> Counter[tuple[str, ...]]:
     """Target, where it froze, when it woke up, what it did then, what its retry did; how often."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for hit in (hit for it in rounds for hit in it.hits if "wakes" in hit.details):
+    for hit in (hit for played in rounds for hit in played.hits if "wakes" in hit.details):
         zombie, retry = (_outcome("\n".join(log)) for log in hit.logs.values())
         counts[hit.target, hit.details["frozen"], hit.details["wakes"], zombie, retry] += 1
     return counts
@@ -84,9 +84,9 @@ def _outcome(log: str) -> str:
 
 def _cells(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
     cells: list[tuple[str, ...]] = []
-    for it in summaries(rounds):
-        at_work = str(it.at_work) if it.target != "none" else "–"
-        cells.append((it.target, str(it.faults), at_work, f"{it.p50_s:.0f}", f"{it.max_s:.0f}"))
+    for summary in summaries(rounds):
+        at_work = str(summary.at_work) if summary.target != "none" else "–"
+        cells.append((summary.target, str(summary.faults), at_work, f"{summary.p50_s:.0f}", f"{summary.max_s:.0f}"))
     return cells
 
 
@@ -102,11 +102,11 @@ def markdown(rounds: Sequence[Round]) -> str:
     text = _rows([HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *_cells(rounds)])
     woken = [(*what, str(count)) for what, count in sorted(zombies(rounds).items())]
     text += "\n" + _rows([ZOMBIES, (*["---"] * (len(ZOMBIES) - 1), "---:"), *woken])
-    faults = [hit for it in rounds for hit in it.hits if hit.target != "none"]
+    faults = [hit for played in rounds for hit in played.hits if hit.target != "none"]
     return text + (
         f"\n{len(faults)} faults in {len(rounds)} rounds, {sum(map(was_at_work, faults))} of them proven to have hit a "
-        f"task at work; {sum(it.sent for it in rounds):,} messages sent; "
-        f"{sum(len(it.differences) for it in rounds)} differences.\n"
+        f"task at work; {sum(played.sent for played in rounds):,} messages sent; "
+        f"{sum(len(played.differences) for played in rounds)} differences.\n"
     )
 
 

@@ -166,7 +166,7 @@ def told(log: Path) -> list[str]:
     """What a task's log says at its end, with the errors that it names."""
     lines = []
     for entry in entries(log):
-        errors = [f"{it.get('exc_type')}: {it.get('exc_value')}" for it in entry.get("error_detail") or []]
+        errors = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
         lines.append(" ← ".join([str(entry.get("event", "")), *errors])[:600])
     return lines[-8:]
 

@@ -1,4 +1,4 @@
-"""Both ways of a ride for a whole module of examples, and how many of those there are."""
+"""Flows that all examples of a module share, and the number of examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    # Shrinking takes thousands of round trips. What fails names its message, and SEED repeats it.
+    # Shrinking takes thousands of round trips. A failure shows its message, and SEED repeats it.
     phases=[Phase.explicit, Phase.generate],
 )
 
@@ -47,7 +47,7 @@ def pricing(stack: Stack, topic_factory: Callable[..., str], tmp_path_factory: p
 
 @pytest.fixture(scope="module")
 def tails(pricing: Pricing) -> Iterator[Tails]:
-    """What is new on rides_raw, rides_result and rides_dlq."""
+    """New messages on rides_raw, rides_result and rides_dlq."""
     with (
         tail(pricing.config, pricing.source) as raw,
         tail(pricing.config, pricing.result) as result,
@@ -65,7 +65,7 @@ def sinking(
     yield Sinking(
         config=stack.kafka,
         group=f"sinking-{uuid4().hex[:8]}",
-        # One partition, so that examples with the same ride_id have one order: the newest offset is in the index.
+        # One partition orders the messages of a ride_id: the newest offset is in the index.
         source=topic_factory("result", 1),
         dlq=topic_factory("dlq", PARTITIONS),
         folder=_folder(tmp_path_factory),

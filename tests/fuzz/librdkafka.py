@@ -1,4 +1,4 @@
-"""A producer for what confluent-kafka cannot write: header keys that are not UTF-8. It calls the same C library."""
+"""A producer of header keys that are not UTF-8, which confluent-kafka cannot write. It calls the same C library."""
 
 from __future__ import annotations
 

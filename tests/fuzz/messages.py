@@ -1,7 +1,6 @@
-"""Hypothesis strategies for messages: rides at the edges of the contract, and all the ways to be none.
+"""Hypothesis strategies for messages: rides at the limits of the contract, and invalid messages of all kinds.
 
-Rides are put together as JSON text, member by member, since what matters here (repeated keys, -0, 1e400, escapes) is
-lost on the way through an encoder.
+Rides are built as JSON text, member by member: an encoder would lose repeated keys, -0, 1e400 and escapes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def written(pairs: Pairs) -> str:
     return "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
 
 
-# --- Rides that the contract takes -------------------------------------------------------------
+# --- Valid rides ----------------------------------------------------------------------------------
 
 amounts = st.one_of(
     *[st.floats(0, 1000).map(repr)] * 3,
@@ -48,7 +47,7 @@ amounts = st.one_of(
         ]
     ),
 )
-uuids = st.uuids().flatmap(lambda it: st.sampled_from([str(it), str(it).upper(), str(it)[:18].upper() + str(it)[18:]]))
+uuids = st.uuids().flatmap(lambda x: st.sampled_from([str(x), str(x).upper(), str(x)[:18].upper() + str(x)[18:]]))
 zones = st.sampled_from(["Z", "z", "+00:00", "-00:00", "+23:59", "-23:59", "+05:30", "-08:00"])
 fractions = st.one_of(st.just(""), st.text("0123456789", min_size=1, max_size=6).map(".".__add__))
 moments = st.one_of(
@@ -60,8 +59,8 @@ moments = st.one_of(
             *("1969-12-31T23:59:59", "1582-10-10T00:00:00", "2038-01-19T03:14:08", "2262-04-11T23:47:17"),
         ]
     ),
-).map(lambda it: it if isinstance(it, str) else it.replace(microsecond=0).isoformat())
-# At the ends of the calendar an offset may lead out of it: then the oracle turns the time away.
+).map(lambda x: x if isinstance(x, str) else x.replace(microsecond=0).isoformat())
+# Near years 1 and 9999 an offset may leave the calendar; the oracle rejects these times.
 times = st.builds(
     lambda moment, mark, fraction, zone: moment.replace("T", mark) + fraction + zone,
     moments,
@@ -114,7 +113,7 @@ def as_pairs(ride: dict[str, Any]) -> Pairs:
     return [(quoted(name), written(value) if isinstance(value, list) else value) for name, value in ride.items()]
 
 
-# What an unknown field may hold: any JSON, lone and paired surrogates, other fields' names.
+# Values of unknown fields: any JSON, lone and paired surrogates, names of other fields.
 texts = st.one_of(
     st.text(max_size=6).map(quoted),
     st.sampled_from([r'"\ud800"', r'"\udfff\ud800"', r'"\ud83d\ude95"', '"🚕"', r'"\u0000"', '"{\\"a\\":1}"', '":"']),
@@ -133,8 +132,8 @@ unknown = st.tuples(st.sampled_from(['"driver"', '"alt"', '""', r'"\ud800"', '"r
 
 
 def escaped(text: str, position: int) -> str:
-    """The text with one letter of a string written as an escape; as it is where there stands none."""
-    # true, false, null and exponents are no strings: they are broken by this, and the oracle sees it.
+    """The text with the letter at a position written as an escape; unchanged if there is no letter."""
+    # true, false, null and exponents are not strings: an escape makes them invalid, and the oracle notices.
     if text[position : position + 1].isalpha() and text[position - 1 : position] != "\\":
         return f"{text[:position]}\\u{ord(text[position]):04X}{text[position + 1 :]}"
     return text
@@ -142,7 +141,7 @@ def escaped(text: str, position: int) -> str:
 
 @st.composite
 def good(draw: Draw) -> bytes:
-    """A ride that the contract takes (but for a price beyond the doubles, or a time beyond the calendar)."""
+    """A valid ride, except for a price too large for a double or a time outside of the calendar."""
     ride = draw(members())
     for point in POINTS:
         if draw(st.booleans()):
@@ -159,7 +158,7 @@ def good(draw: Draw) -> bytes:
     return text.encode()
 
 
-# --- Rides that are broken somewhere -----------------------------------------------------------
+# --- Invalid rides --------------------------------------------------------------------------------
 
 not_numbers = st.sampled_from(
     [
@@ -203,9 +202,7 @@ not_times = st.one_of(
     ).map(quoted),
 )
 not_ride_ids = st.one_of(
-    st.uuids().flatmap(
-        lambda it: st.sampled_from([it.hex, f"{{{it}}}", f"urn:uuid:{it}", f"{it}\n", f" {it}", f"{it}0"])
-    ),
+    st.uuids().flatmap(lambda x: st.sampled_from([x.hex, f"{{{x}}}", f"urn:uuid:{x}", f"{x}\n", f" {x}", f"{x}0"])),
     st.text(string.hexdigits + "-", min_size=36, max_size=36),
 ).map(quoted)
 not_comforts = st.sampled_from(["", "Low", "LOW", "low ", "luxury", "écо", "low\u0000", "\ud800", "x" * 1000]).map(
@@ -215,7 +212,7 @@ not_comforts = st.sampled_from(["", "Low", "LOW", "low ", "luxury", "écо", "lo
 
 @st.composite
 def wrong_member(draw: Draw) -> bytes:
-    """A ride with a member, nested or not, that holds something else."""
+    """A ride with a wrong value in one member, nested or not."""
     ride = draw(members())
     wrong = {
         "ride_id": st.one_of(not_ride_ids, not_texts),
@@ -238,7 +235,7 @@ def wrong_member(draw: Draw) -> bytes:
 
 @st.composite
 def wrong_keys(draw: Draw) -> bytes:
-    """A ride in which an object at some level has a key too many or too few, or one that is written another way."""
+    """A ride in which one object has an extra, a missing or a differently written key."""
     ride = draw(members())
     level = draw(st.sampled_from(["top", *POINTS, "unknown"]))
     if level == "unknown":
@@ -265,7 +262,7 @@ def wrong_keys(draw: Draw) -> bytes:
 
 @st.composite
 def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
-    """A good ride whose text is cut, doubled, wrapped, followed or preceded by something, or has bytes changed."""
+    """A valid ride whose text is truncated, repeated, wrapped, surrounded by other bytes, or changed."""
     value = written(as_pairs(draw(members()))).encode()
     kind = draw(st.sampled_from(["cut", "insert", "replace", "before", "after", "wrapped", "encoded", "quotes"]))
     position = draw(st.integers(0, len(value)))
@@ -302,7 +299,7 @@ def wrong_text(draw: Draw) -> bytes:  # noqa: PLR0911 (one for each way)
 
 @st.composite
 def deep(draw: Draw) -> bytes:
-    """A ride with something nested in it, or nothing else than nesting."""
+    """A ride with deep nesting, or nothing but nesting."""
     levels = draw(st.sampled_from([2, 50, 150, 150, 100_000, 400_000]))
     before, after = draw(st.sampled_from([("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")]))
     levels = min(levels, LARGE // len(before + after)) if levels > 1000 else levels
@@ -323,7 +320,7 @@ def deep(draw: Draw) -> bytes:
 
 @st.composite
 def large(draw: Draw) -> bytes:
-    """A message of about 900 KB, most of it one thing."""
+    """A message of about 900 KB, mostly one repeated part."""
     ride = draw(members())
     kind = draw(
         st.sampled_from(["text", "escapes", "digits", "fraction", "spaces", "key", "keys", "twice", "ts", "noise"])
@@ -365,7 +362,7 @@ def results(draw: Draw) -> Pairs:
 
 @st.composite
 def foreign_results(draw: Draw) -> bytes:
-    """What somebody else may write to rides_result: a result with members and bytes changed, added and taken away."""
+    """A foreign message on rides_result: a result with members and bytes changed, added or removed."""
     pairs = draw(results())
     for _ in range(draw(st.integers(0, 2))):
         position = draw(st.integers(0, len(pairs) - 1))
@@ -405,14 +402,14 @@ foreign_values: st.SearchStrategy[bytes | None] = st.one_of(
 )
 extremes: st.SearchStrategy[bytes] = st.one_of(deep(), large())
 
-# --- Messages ----------------------------------------------------------------------------------
+# --- Messages -------------------------------------------------------------------------------------
 
 header_keys = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8),
     st.sampled_from(["__connect.errors.topic", "__connect.errors.offset", "datastream.replayed", "datastream.fault"]),
 )
 headers = st.one_of(st.none(), st.lists(st.tuples(header_keys, st.none() | st.binary(max_size=8)), max_size=4))
-keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda it: str(it).encode()))
+keys = st.one_of(st.none(), st.binary(max_size=40), st.uuids().map(lambda x: str(x).encode()))
 
 
 def messages(values: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[Raw]:

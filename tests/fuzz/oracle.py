@@ -1,6 +1,6 @@
-"""The contract of rides_raw read a second time: written from docs/architecture.md, sharing no code with jobs.rides.
+"""A second implementation of the contract of rides_raw, written from docs/architecture.md without code of jobs.rides.
 
-Where `jobs.rides` stops at the first fault, this finds them all, so that any of them may be the one that it names.
+`jobs.rides` stops at the first fault; this finds all of them, and accepts any as the reported one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AMOUNTS = ("duration_min", "price_base", "price_per_km", "price_per_min")
 POINTS = ("origin", "destination")
 EARTH_RADIUS_KM = 6371.0088
 LARGEST = Fraction(sys.float_info.max)
-# How deep a message may be nested is left to the interpreter, which never takes so many levels, and always so few.
+# The interpreter limits the nesting of messages: it always rejects the first number of levels and accepts the second.
 CERTAINLY_TOO_DEEP = 50_000
 CERTAINLY_NOT_TOO_DEEP = 200
 HEX = frozenset("0123456789abcdefABCDEF")
@@ -26,9 +26,9 @@ HEX = frozenset("0123456789abcdefABCDEF")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What has to become of a message: a result (`ride`: its normalised fields), or a dead letter with one of `faults`.
+    """The expected outcome of a message: a result with the fields `ride`, or a dead letter with one of `faults`.
 
-    Where it has both, either will do: it depends on the last digit of a price, or on the interpreter's stack.
+    If it has both, either is accepted: the last digit of a price or the interpreter's stack decides.
     """
 
     ride: dict[str, Any] | None = None
@@ -36,13 +36,13 @@ class Verdict:
 
 
 class Number(str):
-    """A number as it stands in the text."""
+    """A number as written in the text."""
 
     __slots__ = ()
 
 
 class Members(list[tuple[str, Any]]):
-    """An object with all its members, repeated ones too."""
+    """An object with all its members, including repeated ones."""
 
 
 def judge(value: bytes | None) -> Verdict:  # noqa: PLR0911 (one for each fault that ends the reading)
@@ -69,7 +69,7 @@ def judge(value: bytes | None) -> Verdict:  # noqa: PLR0911 (one for each fault 
     ride = _read(content, problems)
     if problems:
         return _rejected(*problems, *faults)
-    # Near antipodes and near the largest double the last digits decide.
+    # Near antipodes and near the largest double, the last digits decide.
     exact = _total(ride, _great_circle_km(ride))
     if exact > LARGEST * (1 + Fraction(1, 10**7)):
         return _rejected("not_finite", *faults)
@@ -79,10 +79,10 @@ def judge(value: bytes | None) -> Verdict:  # noqa: PLR0911 (one for each fault 
 
 
 def judge_result(value: bytes | None) -> Verdict:
-    """What has to become of a message of rides_result that anyone may have written: a row for the sinks, or a refusal.
+    """The expected outcome of any message on rides_result: a row for the sinks, or a rejection.
 
-    The reader of results is laxer than the one of raw rides: what it drops it need not understand, and of a key that
-    occurs twice it may take the last one.
+    The reader of results is less strict than that of raw rides: it skips unknown members, and may use the last of
+    repeated keys.
     """
     refused = _rejected("invalid_result")
     text = (value or b"").decode("utf-8", "surrogateescape")
@@ -108,14 +108,14 @@ def judge_result(value: bytes | None) -> Verdict:
 
 
 def is_result_of(ride: dict[str, Any], result: bytes) -> bool:
-    """Whether a message of rides_result is that of a normalised ride, every number to the last digit it can have."""
+    """Whether a message of rides_result belongs to a normalised ride, with all numbers exact."""
     actual = json.loads(result, parse_int=float, parse_constant=_no_constant)
     distance_km, price_total = actual.pop("distance_km"), actual.pop("price_total")
     wanted_km = _great_circle_km(ride)
-    # Haversine loses half of its digits near antipodes: 1e-16 there is a decimetre.
+    # Haversine loses half of its digits near antipodes, where 1e-16 is a decimetre.
     allowed_km = 1e-6 if wanted_km < 19_900 else 1e-3
     exact = _total(ride, distance_km)
-    # Four roundings of half a unit in the last place each; below the normal doubles a unit is 5e-324.
+    # Four roundings of half a unit in the last place; a unit of subnormal doubles is 5e-324.
     allowed = exact * Fraction(4, 2**53) + 4 * Fraction(5e-324)
     return (
         actual == ride
@@ -130,7 +130,7 @@ def _rejected(*faults: str) -> Verdict:
 
 
 def _depth(text: str) -> int:
-    """How deep brackets are nested, those in strings not counted; of text that is no JSON, some upper bound."""
+    """The depth of nested brackets outside of strings; an upper bound for text that is not JSON."""
     if text.count("[") + text.count("{") <= CERTAINLY_NOT_TOO_DEEP:
         return 0
     deepest = depth = 0
@@ -167,7 +167,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _read(content: Members, faults: set[str]) -> dict[str, Any]:
-    """The normalised fields; adds every fault that it finds."""
+    """The normalised fields. Adds every fault to the set."""
     given = dict(content)
     ride: dict[str, Any] = {
         "ride_id": _ride_id(_member(given, "ride_id", str, faults), faults),

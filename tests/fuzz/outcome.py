@@ -1,4 +1,4 @@
-"""What became of messages on rides_raw, read back from Kafka and held against the oracle."""
+"""Compares the outcome of messages on rides_raw, as read from Kafka, with the oracle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHY_NAMES = (
 
 
 def end_once(pricing: Pricing, tails: Tails, sent: list[Raw]) -> None:
-    """Send the messages with a good ride behind them in each partition, and hold what comes out against the oracle."""
+    """Send messages and then a valid ride to each partition, and compare the outcome with the oracle."""
     last = [keyed(ride())._replace(partition=partition) for partition in range(PARTITIONS)]
     produce(pricing.config, pricing.source, [*sent, *last])
     pricing.run()
@@ -51,13 +51,13 @@ def end_once(pricing: Pricing, tails: Tails, sent: list[Raw]) -> None:
 
 
 def source_of(letter: Record) -> tuple[int, int]:
-    """Partition and offset that a dead letter comes from. Its own headers may have the same names: the last count."""
+    """Partition and offset of a dead letter's source, by the last headers of these names."""
     why = dict(letter.headers or [])
     return int(why[WHY + "partition"] or b""), int(why[WHY + "offset"] or b"")
 
 
 def check_letter(pricing: Pricing, raw: Record, letter: Record, verdict: Verdict) -> None:
-    """A dead letter is the message byte for byte; behind its own headers stand those that say why."""
+    """A dead letter is the message byte for byte, with its headers first and the error headers after them."""
     assert (letter.key, letter.value) == (raw.key, raw.value)
     own = raw.headers or []
     assert (letter.headers or [])[: len(own)] == own

@@ -1,4 +1,4 @@
-"""Reads what is new in a topic, so that thousands of examples can share one."""
+"""Reads the new messages of a topic, so that thousands of examples can share one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.testkit.wait import DEADLINE_S
 
 
 class Tail:
-    """The messages of a topic behind those that it has returned before."""
+    """The messages of a topic that it has not returned before."""
 
     def __init__(self, consumer: Consumer, config: Config, topic: str) -> None:
         self._consumer = consumer
@@ -48,7 +48,7 @@ class Tail:
 
 
 def _headers(message: Message) -> Headers | None:
-    """None where a key is not UTF-8: the client has no answer then (see `jobs.kafka.dead_letter.headers_of_all`)."""
+    """None if a key is not UTF-8, which the client cannot read (see `jobs.kafka.dead_letter.read_all_headers`)."""
     try:
         (headers,) = map(Message.headers, [message])
     except (SystemError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Poison by size, and by what the client cannot read: no message blocks its partition."""
+"""Very large and unreadable messages do not block their partition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOISE = random.Random(7).randbytes(1_200_000)
 
 
 def test_the_largest_message_of_the_topic_ends_once(pricing: Pricing, tails: Tails) -> None:
-    """To the byte: of one more the broker says that it is too large."""
+    """Exactly the largest: the broker rejects one more byte."""
     producer = Producer({**pricing.config, "message.max.bytes": 2 * 2**20})
     fits, too_large = 1_000_000, len(NOISE)
     while too_large - fits > 1:
@@ -35,7 +35,7 @@ def test_the_largest_message_of_the_topic_ends_once(pricing: Pricing, tails: Tai
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_large_messages_that_compress_well_end_once(pricing: Pricing, tails: Tails, codec: str) -> None:
-    """The topic limits batches as they are compressed, so what is in them may be much larger than its limit."""
+    """The topic limits compressed batches, so their content may be much larger than its limit."""
     producer = Producer({**pricing.config, "message.max.bytes": 1_000_000_000, "compression.type": codec})
     for value in (bytes(16 * 2**20), b"[" * 16 * 2**20):
         assert is_taken(producer, pricing.source, value)
@@ -43,14 +43,14 @@ def test_large_messages_that_compress_well_end_once(pricing: Pricing, tails: Tai
 
 
 def test_repetition_that_only_zstd_compresses_ends_once(pricing: Pricing, tails: Tails) -> None:
-    """80 MiB that zstd writes in one, and lz4, with its window of 64 KiB, in 80: dead letters are sent with lz4."""
+    """80 MiB compress to 1 MiB with zstd and to 80 MiB with lz4, whose window is 64 KiB. Dead letters use lz4."""
     producer = Producer({**pricing.config, "message.max.bytes": 1_000_000_000, "compression.type": "zstd"})
     assert is_taken(producer, pricing.source, NOISE[:1_000_000] * 84)
     end_once(pricing, tails, [])
 
 
 def is_taken(producer: Producer, topic: str, value: bytes) -> bool:
-    """Whether the broker takes a message for partition 0, or finds it too large."""
+    """Whether the broker accepts a message for partition 0, or rejects it as too large."""
     errors: list[KafkaError | None] = []
     producer.produce(topic, value, b"key", partition=0, on_delivery=lambda error, _: errors.append(error))
     assert producer.flush(DEADLINE_S) == 0
@@ -61,7 +61,7 @@ def is_taken(producer: Producer, topic: str, value: bytes) -> bool:
 
 
 def test_messages_with_header_keys_that_are_not_utf8_end_once(pricing: Pricing, tails: Tails) -> None:
-    """The client cannot read such headers: the message goes on without them, key and value as they are."""
+    """The client cannot read these headers, so the message is processed without them."""
     for value in (encode(ride()), b"\xff"):
         for key in (b"\xff", b"caf\xe9", b"\xed\xa0\x80"):
             produce_with_header(pricing.config["bootstrap.servers"], pricing.source, b"\xfe", value, (key, b"\x00"))

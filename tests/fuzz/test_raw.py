@@ -1,4 +1,4 @@
-"""Anything on rides_raw: each message ends in one of rides_result and rides_dlq, and holds up none behind it."""
+"""Any message on rides_raw ends up on rides_result or rides_dlq, and does not block later ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything on rides_dlq: what came from a topic of ours goes back there as it was, so often and no oftener."""
+"""Any dead letter from our topics is replayed unchanged, up to the limit of replays."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.kafka.dead_letter import headers_of
-from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.dead_letter import read_headers
+from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.rides.vertical import REPLAY_GROUP
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.librdkafka import produce_with_header
@@ -35,7 +35,7 @@ marks = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def topics(stack: Stack, topic_factory: Callable[..., str]) -> Iterator[dict[str, tuple[str, Tail]]]:
-    """Name and tail of each topic that a dead letter may be in, come from or go to."""
+    """Name and tail of the dead-letter topic and of each source topic."""
     with ExitStack() as tails:
         names = {prefix: topic_factory(prefix, PARTITIONS) for prefix in ("raw", "result", "dlq")}
         yield {prefix: (name, tails.enter_context(tail(stack.kafka, name))) for prefix, name in names.items()}
@@ -94,7 +94,7 @@ def test_dead_letters_with_any_headers_are_replayed_or_kept(
 
 
 def test_dead_letters_with_unreadable_headers_are_kept(stack: Stack, topics: dict[str, tuple[str, Tail]]) -> None:
-    """The client cannot read header keys that are not UTF-8, and must not be asked twice: nobody knows the source."""
+    """The client cannot read header keys that are not UTF-8, so their source is unknown. Reading twice crashes it."""
     (raw, _), (dlq, letters) = topics["raw"], topics["dlq"]
     for key in (b"\xff", TOPIC.encode() + b"\xe9"):
         produce_with_header(stack.kafka["bootstrap.servers"], dlq, b"key", b"value", (key, raw.encode()))
@@ -103,18 +103,20 @@ def test_dead_letters_with_unreadable_headers_are_kept(stack: Stack, topics: dic
     replayed = replay(stack.kafka, dlq, REPLAY_GROUP, sources, MAX_REPLAYS)
     assert (replayed.sent.total(), replayed.foreign) == (0, 2)
     assert len(letters.new()) == 2
-    for message in latest(stack.kafka, dlq, 2):
-        assert headers_of(message) is None
-        assert headers_of(message) is None, "what the client keeps of them would crash the interpreter"
+    for message in read_latest(stack.kafka, dlq, 2):
+        assert read_headers(message) is None
+        assert read_headers(message) is None, "what the client keeps of them would crash the interpreter"
 
 
 def last_of(record: Record, name: str) -> str:
-    """A header's text, by its last one: earlier ones are of the message's earlier lives."""
+    """The text of a header. The last one counts; earlier ones are from before a replay."""
     names: Headers = [(key, value) for key, value in record.headers or [] if key == name]
     return (names[-1][1] or b"").decode("utf-8", "replace") if names else ""
 
 
 def times_replayed(record: Record) -> int:
-    """The highest mark; one that is no number of at most nine digits counts as once."""
+    """The highest replay count; a mark that is not a number of at most nine digits counts as 1."""
     marks = [value or b"" for key, value in record.headers or [] if key == MARK]
-    return max((int(it) if 0 < len(it) < 10 and set(it) <= set(b"0123456789") else 1 for it in marks), default=0)
+    return max(
+        (int(mark) if 0 < len(mark) < 10 and set(mark) <= set(b"0123456789") else 1 for mark in marks), default=0
+    )

@@ -1,4 +1,4 @@
-"""Anything on rides_result: both sinks hold each ride as it was written, or it is a dead letter, never both."""
+"""Any message on rides_result is in both sinks unchanged, or is a dead letter, never both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(scope="module")
 def sink_tails(sinking: Sinking) -> Iterator[tuple[Tail, Tail]]:
-    """What is new on rides_result and rides_dlq."""
+    """New messages on rides_result and rides_dlq."""
     with tail(sinking.config, sinking.source) as result, tail(sinking.config, sinking.dlq) as dlq:
         yield result, dlq
 
@@ -54,19 +54,19 @@ def test_deep_and_large_results_are_accepted_or_rejected(
 def test_priced_rides_reach_both_sinks(
     pricing: Pricing, sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail], sent: list[Raw]
 ) -> None:
-    """The whole way: rides at all edges, priced, indexed and exported; none of them is refused."""
+    """Rides at the limits of the contract are priced, indexed and exported without a rejection."""
     produce(pricing.config, pricing.source, [*sent, keyed(ride())])
     pricing.result = sinking.source
     pricing.run()
     taken = arrive_once(sinking, exporting, sink_tails)
-    # Where the last digit decides (`Verdict`), the price may be one or not.
+    # Where the last digit decides (`Verdict`), the ride may have a price or not.
     certain = [judge(raw.value) for raw in sent]
     wanted = {verdict.ride["ride_id"] for verdict in certain if verdict.ride and not verdict.faults}
     assert wanted <= set(taken)
 
 
 def arrive_once(sinking: Sinking, exporting: Exporting, sink_tails: tuple[Tail, Tail]) -> list[str]:
-    """Run the sinks and hold what they have against rides_result; the rides that they took."""
+    """Run the sinks and compare their content with rides_result; returns the accepted rides."""
     exporting.prefix = f"tests/{uuid4().hex[:8]}/"
     sinking.run()
     exporting.run()
@@ -103,7 +103,7 @@ def exported(exporting: Exporting) -> list[dict[str, Any]]:
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of Parquet by the names of rides_result."""
+    """A row of Parquet with the field names of rides_result."""
     left = {
         name: value for name, value in row.items() if name not in {"agent_timestamp", "kafka_partition", "kafka_offset"}
     }

@@ -1,4 +1,4 @@
-"""Both ways of a ride, each with topics, a group, an index and a prefix of its own."""
+"""Fixtures of both flows, each with its own topics, group, index and prefix."""
 
 from __future__ import annotations
 

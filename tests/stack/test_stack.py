@@ -1,6 +1,6 @@
-"""The whole stack in Docker: brought up, used, killed, taken down and up again, given other passwords, removed.
+"""The whole stack in Docker: started, used, killed, restarted, given other passwords, removed.
 
-The tests are one story and run in this order: `make test-stack`. Project, ports and volumes are their own.
+The tests depend on this order: `make test-stack`. They use their own project, ports and volumes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from infra.docker.preflight import PORTS
 from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 from tests.testkit.dashboard.picture import BROWSERS
 from tests.testkit.wait import until
 
@@ -39,12 +39,12 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Stack:
-    """One compose project, with the settings of its own in the environment."""
+    """One compose project, whose settings are environment variables."""
 
     def __init__(self) -> None:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
-        # Empty is the default, whatever the .env of this checkout says. What an empty value leaves to .env is set.
-        development = {name.upper(): str(field.default) for name, field in stack_settings().model_fields.items()}
+        # An empty value means the default and overrides the .env of this checkout. Other settings are set explicitly.
+        development = {name.upper(): str(field.default) for name, field in merge_settings().model_fields.items()}
         ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
@@ -63,7 +63,7 @@ class Stack:
         }
 
     def run(self, *command: str, timeout_s: float = 600, fails: bool = False) -> str:
-        """Run a command at the root; returns what it prints."""
+        """Run a command in the root folder; returns its output."""
         result = subprocess.run(
             command, cwd=ROOT, env=os.environ | self.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, check=False, timeout=timeout_s,
@@ -78,7 +78,7 @@ class Stack:
         return self.run(sys.executable, "-m", "jobs", *arguments)
 
     def up(self) -> float:
-        """Start and wait until all is healthy; returns how many seconds that took."""
+        """Start and wait until all services are healthy; returns the seconds."""
         begun = time.monotonic()
         self.compose("up", "--detach", "--wait", "--wait-timeout", "300")
         return time.monotonic() - begun
@@ -103,7 +103,9 @@ class Stack:
         """Since when each container runs; one-shot services run at every start."""
         names = self.compose("ps", "--quiet").split()
         found = json.loads(self.run("docker", "inspect", *names))
-        return {it["Id"]: it["State"]["StartedAt"] for it in found if it["State"]["Running"]}
+        return {
+            container["Id"]: container["State"]["StartedAt"] for container in found if container["State"]["Running"]
+        }
 
     def container(self, service: str) -> dict[str, Any]:
         name = self.compose("ps", "--quiet", service).strip()
@@ -111,10 +113,10 @@ class Stack:
         return dict(details)
 
     def kill(self, service: str) -> None:
-        """SIGKILL to its process, and wait until Docker has started it again and it is healthy.
+        """Send SIGKILL to a service, and wait until Docker has restarted it and it is healthy.
 
-        From a container in the host's process namespace: `docker kill` would count as a stop by hand, and would not be
-        followed by a restart.
+        The signal comes from a container in the host's process namespace: Docker does not restart a container after
+        `docker kill`.
         """
         before = self.container(service)
         pid, image = str(before["State"]["Pid"]), before["Config"]["Image"]
@@ -158,7 +160,7 @@ def test_a_second_start_changes_nothing(stack: Stack) -> None:
 def test_elasticsearch_rejects_unauthenticated_requests(stack: Stack) -> None:
     assert stack.elasticsearch("rides/_search").status_code == 401
     assert stack.elasticsearch("rides/_search", "elastic", "wrong").status_code == 401
-    # What the roles are; that they are obeyed is Elasticsearch's own affair.
+    # The definition of the roles; Elasticsearch enforces them.
     roles = stack.elasticsearch("_security/role", "elastic", "changeme").json()
     (writes,), (reads,) = roles[WRITER]["indices"], roles[READER]["indices"]
     assert writes["names"] == reads["names"] == ["rides*"]
@@ -245,7 +247,7 @@ def test_generated_secrets_replace_the_development_secrets(stack: Stack) -> None
     assert requests.post(f"{api}/connections", json=stored, headers=old, timeout=30).status_code == 201
     before = stack.ledger()
 
-    # As `make up` does it, for a user whose id is not that of Airflow's image.
+    # As `make up` does, for a user whose id differs from that of Airflow's image.
     stack.variables |= {name: generate() for name, generate in environment.GENERATED.items()}
     stack.variables["AIRFLOW_UID"] = "1234"
     stack.up()

@@ -1,4 +1,4 @@
-"""The DAGs' steps without Airflow, each with a folder of its own as a try of a task has."""
+"""The steps of the DAGs without Airflow. Each step has a new folder, like each try of a task."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from jobs.clients import Systems
 from jobs.files import Folder
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.commit import Rejects, commit_offsets
-from jobs.kafka.offsets import SETTLE_S, Committed, group_offsets, group_reader
+from jobs.kafka.offsets import SETTLE_S, Committed, open_group_reader, read_group_offsets
 from jobs.kafka.publish import Outlet, Published, publish
-from jobs.kafka.set_offsets import Move, look, set_offsets
+from jobs.kafka.set_offsets import Move, preview_moves, set_offsets
 from jobs.kafka.stage import stage
 from jobs.kafka.staged import Manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.compute import compute
 from jobs.rides.distance import haversine
-from jobs.rides.export import Backlog, backlog, put_gcs
+from jobs.rides.export import Backlog, put_gcs, read_backlog
 from jobs.rides.index import put_elasticsearch
 from jobs.rides.ops.ledger import Ledger, take_ledger
 from jobs.rides.transform import transform
@@ -41,8 +41,8 @@ SMALL = Limits(run_records=1_000_000, chunk_records=10, chunk_bytes=2**25)
 
 
 def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic_ids: TopicIds) -> None:
-    """What `make offsets` does, or the same to offsets by partition."""
-    wanted = look(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
+    """Set a group's offsets as `make offsets` does, or to offsets by partition."""
+    wanted = preview_moves(config, topic, group, "beginning" if isinstance(to, dict) else to, topic_ids=topic_ids)
     if isinstance(to, dict):
         moves = [Move(partition, None, Committed(offset), 0, 0) for partition, offset in to.items()]
         wanted = msgspec.structs.replace(wanted, moves=moves)
@@ -51,7 +51,7 @@ def move(config: Config, topic: str, group: str, to: str | dict[int, int], topic
 
 @dataclass
 class Flow:
-    """One group at work on one topic."""
+    """One group that reads one topic."""
 
     config: dict[str, Any]
     group: str
@@ -60,7 +60,7 @@ class Flow:
     folder: Folder
     limits: Limits = SMALL
     has_output: bool = False
-    settle_s: float = SETTLE_S  # as the sinks do
+    settle_s: float = SETTLE_S  # the default of the sinks
     tries: Any = field(default_factory=count)
 
     def next_folder(self) -> Folder:
@@ -74,13 +74,13 @@ class Flow:
         move(self.config, self.source, self.group, to, self.topic_ids)
 
     def offsets(self) -> dict[int, int | None]:
-        return group_offsets(self.config, self.source, self.group)
+        return read_group_offsets(self.config, self.source, self.group)
 
     def dead_letters(self) -> list[Record]:
         return read_all(self.config, self.dlq)
 
     def stage(self, wait_s: float = 0, *, settle_s: float | None = None, is_planned: bool = False) -> Manifest | None:
-        with group_reader(self.config, self.source, self.group) as reader:
+        with open_group_reader(self.config, self.source, self.group) as reader:
             claimed = claim(
                 self.config,
                 reader,
@@ -100,20 +100,20 @@ class Flow:
 
 
 def held_when_forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many messages the client still holds each time when it shall forget those that were delivered."""
+    """The number of messages that the client holds each time before it frees acknowledged ones."""
     held: list[int] = []
-    forget_delivered = GroupWriter.forget_delivered
+    free_delivered = GroupWriter.free_delivered
 
     def counting(writer: GroupWriter) -> None:
         held.append(len(writer._producer))
 
         def is_empty() -> bool:
-            forget_delivered(writer)
+            free_delivered(writer)
             return len(writer._producer) == 0
 
         until(is_empty, "forgetting what was delivered")
 
-    monkeypatch.setattr(GroupWriter, "forget_delivered", counting)
+    monkeypatch.setattr(GroupWriter, "free_delivered", counting)
     return held
 
 
@@ -168,7 +168,7 @@ class Exporting(Flow):
         self.commit(staged)
 
     def backlog(self, max_age_s: float = 300, *, settle_s: float = 0) -> Backlog:
-        return backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
+        return read_backlog(self.config, self.source, self.group, max_age_s, settle_s=settle_s)
 
     def objects(self) -> dict[str, bytes]:
         """The objects under the prefix by name."""
@@ -196,7 +196,7 @@ class Sinking(Flow):
         return commit_offsets(self.config, transformed, rejects, self.dlq, "dag_index_and_export")
 
     def write(self) -> tuple[Manifest, Manifest]:
-        """Everything but the commit: the transformed and the indexed manifest."""
+        """Run all steps except the commit; returns the transformed and the indexed manifest."""
         staged = self.staged()
         transformed = self.transform(staged)
         indexed = self.index_rides(staged, transformed)
@@ -214,7 +214,7 @@ class Sinking(Flow):
 
 @dataclass
 class Pipeline:
-    """Both ways of a ride on topics of their own, under the groups that the ledger looks at."""
+    """Both flows on new topics, with the group ids that the ledger reads."""
 
     stack: Stack
     pricing: Pricing
@@ -223,7 +223,7 @@ class Pipeline:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "raw_topic": self.pricing.source,
             "result_topic": self.pricing.result,

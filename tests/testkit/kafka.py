@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
     @property
     def error(self) -> dict[str, str]:
-        """The KIP-298 headers by their names after the prefix."""
+        """The KIP-298 headers by name without the prefix."""
         prefix = "__connect.errors."
         return {
             name.removeprefix(prefix): (value or b"").decode()
@@ -39,7 +39,7 @@ class Record(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A message to be sent; partition −1 lets the key decide."""
+    """A message to send; the key decides the partition if it is −1."""
 
     value: bytes | None
     key: bytes | None = None
@@ -48,7 +48,7 @@ class Raw(NamedTuple):
 
 
 def produce(config: Config, topic: str, raws: Iterable[Raw | bytes | None]) -> None:
-    """Send messages and wait until all are there."""
+    """Send messages and wait until all are acknowledged."""
     producer = Producer({**config, "partitioner": "murmur2_random", "message.max.bytes": 2 * 2**20, "linger.ms": 1})
     send(producer, topic, raws)
     assert producer.flush(DEADLINE_S) == 0
@@ -66,7 +66,7 @@ def send(producer: Producer, topic: str, raws: Iterable[Raw | bytes | None]) -> 
 
 
 def transactional(config: Config, name: str) -> Producer:
-    """A transactional producer that has begun."""
+    """A producer with an open transaction."""
     producer = Producer({**config, "transactional.id": name, "transaction.timeout.ms": 60_000})
     producer.init_transactions(DEADLINE_S)
     producer.begin_transaction()
@@ -74,7 +74,7 @@ def transactional(config: Config, name: str) -> Producer:
 
 
 def aborted(config: Config, topic: str, raws: Sequence[Raw | bytes | None]) -> None:
-    """Messages of a transaction that was aborted: they take offsets, and nobody may see them."""
+    """Send messages in a transaction and abort it: they have offsets, but readers must not see them."""
     producer = transactional(config, f"aborted-{uuid4()}")
     send(producer, topic, raws)
     assert producer.flush(DEADLINE_S) == 0
@@ -144,7 +144,7 @@ def read_visible(config: Config, topic: str) -> list[Record]:
 
 
 def commit(config: Config, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-    """Set a group's offsets as an operator would."""
+    """Commit offsets of a group, as any Kafka client can."""
     consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
     try:
         consumer.commit(
@@ -156,9 +156,11 @@ def commit(config: Config, group: str, topic: str, offsets: Mapping[int, int]) -
 
 
 def delete_all_records(config: Config, topic: str, partitions: int = 6) -> None:
-    """As if retention had deleted every message."""
+    """Delete all messages, as retention does."""
     admin = AdminClient(config)
-    for answer in admin.delete_records([TopicPartition(topic, it, -1) for it in range(partitions)]).values():
+    for answer in admin.delete_records(
+        [TopicPartition(topic, partition, -1) for partition in range(partitions)]
+    ).values():
         answer.result(DEADLINE_S)
 
 

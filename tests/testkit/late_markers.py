@@ -1,7 +1,7 @@
-"""A broker whose transaction markers come late, and the delaying proxy that does it.
+"""A broker whose transaction markers are delayed by a proxy.
 
-The transaction coordinator writes markers through the inter-broker listener, to itself as well, at the advertised
-address: that of the proxy.
+The transaction coordinator writes markers through the inter-broker listener, even to itself. The advertised address is
+that of the proxy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobs.settings import LOOPBACK, Settings
 
 
 class DelayingProxy:
-    """Passes TCP on to a port of the loopback; what goes there waits for `delay_s` seconds, and until it is open."""
+    """Forwards TCP to a port of the loopback. Data to it waits `delay_s` seconds, and until the proxy is open."""
 
     def __init__(self, port: int, upstream: int) -> None:
         self.delay_s = 0.0
@@ -46,7 +46,7 @@ class DelayingProxy:
         self._loop.close()
 
     def close(self) -> None:
-        """Let nothing pass until it is opened."""
+        """Hold all data until `open`."""
         self._loop.call_soon_threadsafe(self._gate.clear)
 
     def open(self) -> None:
@@ -77,18 +77,18 @@ class DelayingProxy:
                 writer.write(data)
                 await writer.drain()
         except OSError:
-            pass  # the other side has gone
+            pass  # the other side has closed the connection
         finally:
             writer.close()
 
 
 @contextmanager
 def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> Iterator[None]:
-    """From the next commit on, no marker is written until the end of the block, or for so many seconds."""
-    answered = transaction._answered
+    """From the next commit on, hold markers until the end of the block or for `release_after_s` seconds."""
+    answered = transaction._call_with_timeout
 
     def closing(call: Callable[..., object], *arguments: Any) -> None:
-        # Before that, the broker itself has to ask the coordinator about the transaction.
+        # Close it only now: before, the broker has to query the coordinator about the transaction.
         if call.__name__ == "commit_transaction":
             proxy.close()
             if release_after_s is not None:
@@ -98,7 +98,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
         answered(call, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "_answered", closing)
+        patch.setattr(transaction, "_call_with_timeout", closing)
         try:
             yield
         finally:
@@ -107,7 +107,7 @@ def held_markers(proxy: DelayingProxy, release_after_s: float | None = None) -> 
 
 @contextmanager
 def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
-    """A Kafka whose markers the proxy can delay, and which looks for expired records twice a second."""
+    """A Kafka whose markers the proxy can delay. It checks for expired records and transactions twice a second."""
     wanted = isolated_settings()
     inter_broker, advertised = ports.find_free(2)
     properties = kafka._properties
@@ -125,6 +125,7 @@ def broker_with_proxy() -> Iterator[tuple[Settings, DelayingProxy]]:
                 "inter.broker.listener.name": name,
                 "log.retention.check.interval.ms": 500,
                 "log.initial.task.delay.ms": 500,
+                "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
             }.items()
         )
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from jobs.kafka.staged import Chunk
 from jobs.rides.distance import haversine
 from jobs.rides.transform import SINK_SCHEMA
-from jobs.sinks.parquet import export, object_name
+from jobs.sinks.parquet import export, name_object
 from ride_generator import CITIES, make_rides, spread
 
 START = datetime(2026, 1, 5, 22, tzinfo=UTC)
@@ -48,8 +48,8 @@ def ride_rows(count: int, *, city: str = "new-york", seed: int = 1, first_offset
 
 
 def put(client: Any, bucket: str, prefix: str, rows: list[dict[str, Any]], topic: str = "rides_result") -> list[str]:
-    """Write rows as PutGCP does; the objects' names."""
+    """Write rows as PutGCP does; returns the names of the objects."""
     batch = pa.RecordBatch.from_pylist(rows, SINK_SCHEMA)
     offsets = [row["kafka_offset"] for row in rows]
     chunk = Chunk(0, min(offsets), max(offsets), len(rows), 0, "")
-    return export(client, bucket, batch, lambda hour: object_name(prefix, topic, chunk, hour))
+    return export(client, bucket, batch, lambda hour: name_object(prefix, topic, chunk, hour))

@@ -14,7 +14,7 @@ from tests.testkit.kafka import Raw
 
 
 def ride(**changes: Any) -> dict[str, Any]:
-    """A good ride of rides_raw with an id of its own."""
+    """A valid ride of rides_raw with a new id."""
     return {
         "ride_id": str(uuid4()),
         "ts": "2026-01-05T08:15:30.123456Z",
@@ -43,7 +43,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 
 def messages(values: Sequence[bytes | None], first: int = 0, sent_at: int = 0) -> pa.RecordBatch:
-    """Values as a batch of MESSAGE_SCHEMA with consecutive offsets, all sent at one millisecond since 1970."""
+    """Values as a batch of MESSAGE_SCHEMA with consecutive offsets and one timestamp in ms since 1970."""
     count = len(values)
     return pa.record_batch(
         [

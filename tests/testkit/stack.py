@@ -1,4 +1,4 @@
-"""Running services: clients of them, topics, and their end when the tests are killed."""
+"""Clients of the running services, topics, and a guardian that stops services when the tests are killed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.settings import ROOT, Settings, load
-from jobs.verticals import declared_topics, stack_settings
+from jobs.verticals import load_declared_topics, merge_settings
 from tests.testkit.wait import until
 
-# Waits until this process ends, however it ends (pytest-timeout ends it at once), then stops what it has left behind.
+# Waits until this process ends in any way (pytest-timeout ends it at once), then stops the services that it left.
 GUARDIAN = """
 import shutil, sys
 from infra.local.services.catalog import local_stack
@@ -51,21 +51,21 @@ class Stack:
 
 
 def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
-    """Makes a topic with a name of its own, otherwise as the rides' file declares the one that its prefix means.
+    """A function that creates topics with new names and the declared settings of rides_raw, rides_result or rides_dlq.
 
-    The prefix says raw, result or dlq; any other one is taken for raw.
+    The prefix of the name selects the settings: raw, result or dlq; others have those of rides_raw.
     """
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient(config)
-    settings = {topic.setting: topic for topic in declared_topics(load(stack_settings()))}
+    admin = AdminClient({**config, "log_level": 2})  # silent when its broker stops
+    settings = {topic.setting: topic for topic in load_declared_topics(load(merge_settings()))}
 
     def make(prefix: str, partitions: int = 6) -> str:
         name = f"{prefix}-{uuid4().hex[:8]}"
-        setting = next((it for it in settings if it.split("_")[0].lower() in prefix), "RAW_TOPIC")
+        setting = next((name for name in settings if name.split("_")[0].lower() in prefix), "RAW_TOPIC")
         config = {key: str(value) for key, value in settings[setting].config.items()}
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
-        # The controller has it; the broker hears of it a moment later.
+        # The controller knows it; the broker learns of it a moment later.
         until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
         return name
 

@@ -1,4 +1,4 @@
-"""Commands with the packages of a requirement set: real processes, ended in each way that a task can end."""
+"""Commands with the packages of a requirement set: real processes that end in every way a task can end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from jobs import environments, tether
-from jobs.environments import Command, find_interpreter, settings_variables
+from jobs.environments import Command, find_interpreter, make_settings_variables
 from jobs.errors import CommandError, ConfigurationError
 from jobs.settings import Settings
 from tests.testkit.wait import until
@@ -99,7 +99,7 @@ def test_a_command_inherits_only_what_is_allowed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_vertical_hands_over_its_settings_and_no_password_of_the_core() -> None:
-    variables = settings_variables(ToySettings, ToySettings(_env_file=None, kafka_port=1234))
+    variables = make_settings_variables(ToySettings, ToySettings(_env_file=None, kafka_port=1234))
     assert variables["TOY_RATE"] == "7"
     assert variables["KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:1234"
     assert not [name for name in variables if "PASSWORD" in name]

@@ -1,4 +1,4 @@
-"""Settings: one file explains them all, and a wrong one is named with its remedy."""
+"""Settings: .env.example explains them all, and errors name the setting and the remedy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jobs.cli import ledger as ledger_command
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, load
 from jobs.settings import Settings as CoreSettings
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
-Settings = stack_settings()
+Settings = merge_settings()
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of this shell, and no .env of this checkout."""
+    """Hide the settings of this shell and the .env of this checkout."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for kind in (Settings, CoreSettings):
@@ -55,7 +55,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_rejects_topics_with_the_same_name(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """Today's client ends in a segmentation fault when it shall make one topic twice."""
+    """The client ends in a segmentation fault when it creates a topic twice in one call."""
     monkeypatch.setenv("DLQ_TOPIC", "rides_raw")
     done = CliRunner().invoke(command_line.app, [command, *ARGUMENTS.get(command, [])])
     if command == "ledger":
@@ -80,7 +80,7 @@ def test_the_example_lists_every_setting_once_with_its_default() -> None:
     assert len(names) == len(set(names))
     assert set(names) >= {name.upper() for name in Settings.model_fields}
     defaults = Settings()
-    # What only containers read is held by test_compose.py.
+    # test_compose.py checks the settings that only containers read.
     for name, value in ((name, value) for name, value in example() if name.lower() in Settings.model_fields):
         field = Settings.model_fields[name.lower()]
         if name == "DATASTREAM_STATE":
@@ -126,7 +126,7 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
     ("given", "is_google"),
     [
         ({}, False),
-        ({"GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, False),  # it may be there for something else
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, False),  # it may be set for another purpose
         ({"GCS_BUCKET": "mine"}, False),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, True),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json", "CLOUD_STORAGE": "emulator"}, False),

@@ -1,1 +1,1 @@
-"""What Airflow calls when something is late."""
+"""Callbacks for missed deadlines."""

@@ -1,1 +1,1 @@
-"""Custom hooks: connections by their conn_id."""
+"""Custom hooks for Airflow's connections."""

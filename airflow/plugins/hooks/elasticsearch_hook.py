@@ -1,4 +1,4 @@
-"""The Elasticsearch connection as the official client takes it."""
+"""The hook for Elasticsearch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow.sdk import BaseHook
 
 
 class ElasticsearchHook(ElasticsearchPythonHook):
-    """ElasticsearchPythonHook for a connection id: http(s), host, port, user and password come from the connection."""
+    """An ElasticsearchPythonHook that takes scheme, host, port, user and password from a connection."""
 
     def __init__(self, es_conn_id: str = "es_local") -> None:
         connection = BaseHook.get_connection(es_conn_id)

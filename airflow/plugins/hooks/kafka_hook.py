@@ -1,4 +1,4 @@
-"""The Kafka connection as confluent-kafka takes it."""
+"""The hook for Kafka."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
 
 
 class KafkaHook(KafkaBaseHook):
-    """Gives jobs.kafka the configuration of a connection, its managed sign-in included."""
+    """Returns the configuration of a connection for jobs.kafka, including managed authentication."""
 
-    def config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
         """The connection's extra, with bootstrap.servers."""
         config = self._build_config()
-        # What belongs to one consumer is decided by jobs.kafka, not by a connection that all share.
+        # jobs.kafka sets these for each consumer; the connection is shared by all tasks.
         return {name: value for name, value in config.items() if name not in ("group.id", "enable.auto.commit")}

@@ -1,1 +1,1 @@
-"""Custom operators: Airflow's face of jobs/."""
+"""Custom operators. Each calls a function of jobs/."""

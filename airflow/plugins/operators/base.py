@@ -1,4 +1,4 @@
-"""What the operators share: settings, staged folders, and how our errors become Airflow's."""
+"""The base of the operators: settings, staging folders, and the mapping of errors to Airflow's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError, StagedFilesGoneError
 from jobs.files import Folder
-from jobs.kafka.offsets import group_offsets
+from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.staged import Manifest, read_manifest
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import Settings, load
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
-# How every DAG of the stack treats its tasks: what passes is tried again soon, what hangs is ended.
+# The default arguments of every DAG: retry soon, and end tasks that hang.
 DEFAULT_ARGS = {
     "owner": "datastream",
     "retries": 2,
@@ -32,7 +32,7 @@ DEFAULT_ARGS = {
 
 
 class DatastreamOperator(BaseOperator):
-    """Runs a function of jobs/. A wrong setting fails the task at once; any other error is tried again."""
+    """Runs a function of jobs/. A wrong setting fails the task without a retry; all other errors are retried."""
 
     # Template fields that may be empty.
     optional_fields: Sequence[str] = ()
@@ -43,7 +43,7 @@ class DatastreamOperator(BaseOperator):
 
     @abstractmethod
     def work(self, context: Context, settings: Any) -> str | None:
-        """Do the task; the URL of the manifest that the next task takes up."""
+        """Do the work of the task; returns the URL of the manifest for the next task."""
 
     def execute(self, context: Context) -> str | None:
         try:
@@ -51,8 +51,8 @@ class DatastreamOperator(BaseOperator):
                 value = getattr(self, name)
                 if value is None or "" in ([value] if isinstance(value, str) else value):
                     raise ConfigurationError(f"{self.task_id}: {name} is empty. Set its Variable (see .env.example).")
-            # All settings are checked by the first task, before any data is touched.
-            return self.work(context, load(stack_settings()))
+            # Load the settings of all verticals, so that the first task checks them before any data is touched.
+            return self.work(context, load(merge_settings()))
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
         except StagedFilesGoneError as error:
@@ -60,29 +60,29 @@ class DatastreamOperator(BaseOperator):
 
     @cached_property
     def kafka(self) -> dict[str, Any]:
-        """Configuration of the Kafka connection."""
-        return KafkaHook(self.kafka_conn_id).config()
+        """The configuration in the Kafka connection."""
+        return KafkaHook(self.kafka_conn_id).read_config()
 
-    def folder(self, context: Context, settings: Settings) -> Folder:
-        """The folder for what this try stages."""
+    def locate_folder(self, context: Context, settings: Settings) -> Folder:
+        """The staging folder of this try."""
         task = context["ti"]
-        return self.run_folder(context, settings).child(task.task_id, str(task.try_number))
+        return self.locate_run_folder(context, settings).child(task.task_id, str(task.try_number))
 
-    def run_folder(self, context: Context, settings: Settings) -> Folder:
-        """The folder for all that this run stages."""
-        return self.dag_folder(context, settings).child(context["ti"].run_id)
+    def locate_run_folder(self, context: Context, settings: Settings) -> Folder:
+        """The staging folder of this run."""
+        return self.locate_dag_folder(context, settings).child(context["ti"].run_id)
 
-    def dag_folder(self, context: Context, settings: Settings) -> Folder:
-        """The folder for all runs of this DAG."""
+    def locate_dag_folder(self, context: Context, settings: Settings) -> Folder:
+        """The staging folder of this DAG."""
         return Folder(settings.staging).child(context["ti"].dag_id)
 
-    def topic_ids(self, settings: Settings) -> TopicIds:
-        """The topics that groups have worked with."""
+    def make_topic_ids(self, settings: Settings) -> TopicIds:
+        """The ids of the topics that groups have read."""
         return TopicIds(Folder(settings.staging))
 
-    def unfinished(self, url: str) -> Manifest:
-        """The manifest at `url`; skips the task if its group has passed it, as in an old run that was cleared."""
+    def read_unfinished(self, url: str) -> Manifest:
+        """Read the manifest at `url`. Skips the task if its claim is already committed, as in a cleared old run."""
         manifest = read_manifest(url)
-        if manifest.is_passed_by(group_offsets(self.kafka, manifest.topic, manifest.group)):
+        if manifest.is_passed_by(read_group_offsets(self.kafka, manifest.topic, manifest.group)):
             raise AirflowSkipException(f"Group {manifest.group} has passed this run's claim: nothing is left to do.")
         return manifest

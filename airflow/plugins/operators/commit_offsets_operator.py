@@ -1,4 +1,4 @@
-"""CommitOffsets: the group moves on once both sinks hold its claim."""
+"""CommitOffsets: commits the offsets of a claim after the sinks have written it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from operators.base import DatastreamOperator
 
 
 class CommitOffsetsOperator(DatastreamOperator):
-    """Publishes what the sinks refused and commits the claim's ends, in one transaction.
+    """Publishes the rejects as dead letters and commits the claim's ends, in one transaction.
 
     Args:
-        transformed: URL of the manifest of the task that read the messages.
-        transformed_by: id of that task, for dead letters.
-        put: URL of the manifest of the task that wrote them to the sink.
-        put_by: id of that task, for dead letters.
-        dlq_topic: for dead letters.
-        refused_metric: name of the counter, which is followed by the reason.
+        transformed: URL of the manifest of the task that transformed the messages.
+        transformed_by: id of that task, for the headers of dead letters.
+        put: URL of the manifest of the task that wrote to the sink.
+        put_by: id of that task, for the headers of dead letters.
+        dlq_topic: topic for dead letters.
+        refused_metric: name of the counter; the reason is appended.
     """
 
     template_fields: Sequence[str] = ("transformed", "put", "dlq_topic")
@@ -55,7 +55,7 @@ class CommitOffsetsOperator(DatastreamOperator):
             Rejects(read_manifest(self.put), self.put_by, "TASK_PUT"),
         ]
         refused = commit_offsets(self.kafka, transformed, rejects, self.dlq_topic, self.dag_id)
-        self.run_folder(context, settings).delete()
-        self.log.info("Committed %s; refused: %d", transformed.ends, refused.total())
+        self.locate_run_folder(context, settings).delete()
+        self.log.info("Committed %s, rejected %d messages", transformed.ends, refused.total())
         for reason, count in refused.items():
             Stats.incr(f"{self.refused_metric}.{reason}", count)

@@ -9,10 +9,10 @@ from operators.step_operator import StepOperator
 
 
 class ComputeCostOperator(StepOperator):
-    """Gives every staged ride its distance and its price, and every faulty message its reason."""
+    """Computes the distance and price of every staged ride, and the reason of every invalid message."""
 
     def step(self, manifest: Manifest, folder: Folder, settings: RidesSettings) -> tuple[str, Manifest]:
         from jobs.rides.compute import compute
-        from jobs.rides.distance import distance_function
+        from jobs.rides.distance import find_distance_function
 
-        return compute(manifest, distance_function(settings.distance_method), folder)
+        return compute(manifest, find_distance_function(settings.distance_method), folder)

@@ -1,4 +1,4 @@
-"""ConsumeKafka: claims what a group has still to do and stages it."""
+"""ConsumeKafka: claims the new messages of a group and stages them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
 from jobs.kafka.claim import Limits, claim, holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S, group_reader
+from jobs.kafka.offsets import SETTLE_S, open_group_reader
 from jobs.kafka.stage import stage
 from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
 
 
 class ConsumeKafkaOperator(DatastreamOperator):
-    """Stages the messages behind a group's committed offsets; skips the run where there are none.
+    """Stages the messages after a group's committed offsets. Without new messages, it skips the run.
 
     Args:
-        topic: what to consume.
-        group: consumer group; the DAG's id, so that it is found at once in Kafka's tools.
-        dlq_topic, result_topic: where the group's work shows. If the group has no committed offsets although there is
-            output, the task fails instead of doing everything a second time.
-        source_topic: where the topic's own messages come from; only looked at to see that all of them differ.
-        waits_for_messages: wait POLL_WAIT_S for a first message. Otherwise the claim waits for open transactions: what
-            starts the run is their commit, and readers see that a moment later.
+        topic: topic to consume.
+        group: consumer group. Use the DAG's id, so that it is easy to find in Kafka's tools.
+        dlq_topic, result_topic: topics of the group's output. If the group has output but no committed offsets, the
+            task fails, because it would process every message twice.
+        source_topic: topic from which `topic` is made; only used to check that all topics differ.
+        waits_for_messages: wait up to POLL_WAIT_S for a first message. Otherwise wait for open transactions: their
+            commit triggers the run, and readers see it a moment later.
     """
 
     template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic", "source_topic")
@@ -54,14 +54,14 @@ class ConsumeKafkaOperator(DatastreamOperator):
 
     def work(self, context: Context, settings: Settings) -> str:
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
-        # Only one run is active: what earlier ones left behind is claimed anew, from the committed offsets.
-        self.dag_folder(context, settings).delete_all_but(self.run_folder(context, settings))
-        with group_reader(self.kafka, self.topic, self.group) as reader:
+        # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
+        self.locate_dag_folder(context, settings).delete_all_but(self.locate_run_folder(context, settings))
+        with open_group_reader(self.kafka, self.topic, self.group) as reader:
             claimed = claim(
                 self.kafka,
                 reader,
                 Limits.from_settings(settings),
-                topic_ids=self.topic_ids(settings),
+                topic_ids=self.make_topic_ids(settings),
                 wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
                 settle_s=0 if self.waits_for_messages else SETTLE_S,
                 has_output=self._has_output,
@@ -69,7 +69,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
             Stats.gauge(f"datastream.lag.{self.topic}", claimed.lag)
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
-            url, manifest = stage(self.kafka, reader, claimed, self.folder(context, settings))
+            url, manifest = stage(self.kafka, reader, claimed, self.locate_folder(context, settings))
         self.log.info(
             "Staged %d messages of %s in %d chunks; the group was %d offsets behind",
             manifest.records,

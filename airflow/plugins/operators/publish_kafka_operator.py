@@ -1,4 +1,4 @@
-"""PublishKafka: results, dead letters and offsets in transactions of whole chunks."""
+"""PublishKafka: sends results, dead letters and offsets in transactions of whole chunks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from operators.base import DatastreamOperator
 
 
 class PublishKafkaOperator(DatastreamOperator):
-    """Publishes what became of the staged messages, exactly once.
+    """Publishes the outcomes of the staged messages, exactly once.
 
     Args:
         computed: URL of the manifest of the task that computed the outcomes.
-        computed_by: id of that task, for dead letters.
-        result_topic: for results.
-        dlq_topic: for dead letters.
-        published_metric, rejected_metric: names of the counters; the latter's is followed by the reason.
+        computed_by: id of that task, for the headers of dead letters.
+        result_topic: topic for results.
+        dlq_topic: topic for dead letters.
+        published_metric, rejected_metric: names of the counters; the reason is appended to the second.
     """
 
     template_fields: Sequence[str] = ("computed", "result_topic", "dlq_topic")
@@ -48,13 +48,16 @@ class PublishKafkaOperator(DatastreamOperator):
     def work(self, context: Context, settings: Settings) -> None:
         from jobs.kafka.publish import Outlet, publish
 
-        # publish() itself looks at the committed offsets; a try after the last commit still ends as a success.
+        # publish() checks the committed offsets, so a retry after the last commit still succeeds.
         manifest = read_manifest(self.computed)
         outlet = Outlet(self.result_topic, self.dlq_topic, self.dag_id, self.computed_by, "TRANSFORMATION")
         published = publish(self.kafka, manifest, outlet)
-        self.run_folder(context, settings).delete()
-        rejected = ", ".join(f"{count} {reason}" for reason, count in published.rejects.most_common())
-        self.log.info("Published %d results; rejected: %s", published.results, rejected or "none")
+        self.locate_run_folder(context, settings).delete()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in published.rejects.most_common())
+        total = published.rejects.total()
+        self.log.info(
+            "Published %d results, rejected %d messages%s", published.results, total, reasons and f" ({reasons})"
+        )
         Stats.incr(self.published_metric, published.results)
         for reason, count in published.rejects.items():
             Stats.incr(f"{self.rejected_metric}.{reason}", count)

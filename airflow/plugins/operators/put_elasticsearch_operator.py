@@ -14,7 +14,7 @@ from operators.base import DatastreamOperator
 
 
 class PutElasticsearchOperator(DatastreamOperator):
-    """Indexes transformed rows; what Elasticsearch refuses for good is staged for CommitOffsets.
+    """Indexes transformed rows. Documents that Elasticsearch rejects for good are staged for CommitOffsets.
 
     Args:
         staged: URL of ConsumeKafka's manifest.
@@ -33,12 +33,12 @@ class PutElasticsearchOperator(DatastreamOperator):
         from hooks.elasticsearch_hook import ElasticsearchHook
         from jobs.rides.index import put_elasticsearch
 
-        staged = self.unfinished(self.staged)
+        staged = self.read_unfinished(self.staged)
         client = ElasticsearchHook(self.es_conn_id).get_conn
         url, indexed = put_elasticsearch(
-            client, settings.rides_index, staged, read_manifest(self.transformed), self.folder(context, settings)
+            client, settings.rides_index, staged, read_manifest(self.transformed), self.locate_folder(context, settings)
         )
         count = indexed.records - indexed.rejects
-        self.log.info("Indexed %d rides into %s; %d refused", count, settings.rides_index, indexed.rejects)
+        self.log.info("Indexed %d rides into %s, rejected %d", count, settings.rides_index, indexed.rejects)
         Stats.incr("datastream.rides.indexed", count)
         return url

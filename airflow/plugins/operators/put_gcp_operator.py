@@ -1,4 +1,4 @@
-"""PutGCP: writes what waits on a topic as Parquet to Cloud Storage, when it is worth an object."""
+"""PutGCP: exports a topic to Cloud Storage as Parquet when enough rides wait."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from operators.base import DatastreamOperator
 
 
 class PutGCPOperator(DatastreamOperator):
-    """Writes results under gs://<bucket>/<prefix>/YYYY/MM/DD/HH/ by ride time, and commits its own group's offsets.
+    """Writes results to gs://<bucket>/<prefix>/YYYY/MM/DD/HH/ by ride time, and commits the offsets of its own group.
 
-    When it does, `jobs.rides.export.export_if_due` decides; a run with the parameter export_now asks for it.
+    `jobs.rides.export.export_if_due` decides when; the parameter export_now exports at once.
 
     Args:
-        topic: what to export.
+        topic: topic to export.
         group: consumer group of the export.
-        staged: ConsumeKafka's manifest; None where it had nothing new.
+        staged: URL of ConsumeKafka's manifest; None if it was skipped.
     """
 
     template_fields: Sequence[str] = ("topic", "staged", "bucket", "prefix")
@@ -55,8 +55,8 @@ class PutGCPOperator(DatastreamOperator):
             CloudStorageHook(self.gcp_conn_id).get_conn,
             Target(self.topic, self.group, self.bucket, self.prefix),
             settings,
-            self.folder(context, settings),
-            topic_ids=self.topic_ids(settings),
+            self.locate_folder(context, settings),
+            topic_ids=self.make_topic_ids(settings),
             is_asked_for=context["params"]["export_now"],
         )
         if exported.waits and self.staged is None:

@@ -1,4 +1,4 @@
-"""A step between ConsumeKafka and what publishes or writes: staged messages in, staged outcomes out."""
+"""The base of the steps between ConsumeKafka and the tasks that publish or write."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class StepOperator(DatastreamOperator):
 
     @abstractmethod
     def step(self, manifest: Manifest, folder: Folder, settings: Any) -> tuple[str, Manifest]:
-        """Do the work; URL and content of the manifest for the next task."""
+        """Process the chunks; returns URL and content of the manifest for the next task."""
 
     def work(self, context: Context, settings: Any) -> str:
-        url, done = self.step(self.unfinished(self.staged), self.folder(context, settings), settings)
+        url, done = self.step(self.read_unfinished(self.staged), self.locate_folder(context, settings), settings)
         self.log.info(
             "Processed %d messages in %d chunks, rejected %d",
             done.records + done.rejects,

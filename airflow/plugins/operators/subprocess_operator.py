@@ -1,4 +1,4 @@
-"""A command in a process of its own, with the packages of a vertical's requirement set."""
+"""Runs a command as a subprocess, with the packages of a vertical's requirement set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from jobs.environments import Command, find_interpreter, settings_variables
+from jobs.environments import Command, find_interpreter, make_settings_variables
 from jobs.verticals import find_vertical
 from operators.base import DatastreamOperator
 
@@ -15,14 +15,14 @@ from operators.base import DatastreamOperator
 class SubprocessOperator(DatastreamOperator):
     """Runs `python <arguments>` with the interpreter of a vertical's requirement set.
 
-    Its output goes to the task's log line by line. It ends when the task ends, also when the task is killed. An exit
+    The task's log shows its output line by line. The command ends with the task, even if the task is killed. An exit
     code other than 0 fails the try.
 
     Args:
-        vertical: name of the vertical; its command gets the settings that the vertical adds and the services'
-            addresses as environment variables.
-        arguments: for the interpreter, for example ("-m", "dbt.cli.main", "build").
-        variables: more environment variables, for example a password out of a connection.
+        vertical: name of the vertical. The command gets the vertical's settings and the addresses of the services as
+            environment variables.
+        arguments: arguments of the interpreter, for example ("-m", "dbt.cli.main", "build").
+        variables: more environment variables, for example a password from a connection.
     """
 
     template_fields: Sequence[str] = ("arguments", "variables")
@@ -40,7 +40,7 @@ class SubprocessOperator(DatastreamOperator):
     def work(self, context: Context, settings: Any) -> None:
         vertical = find_vertical(self.vertical)
         command = [find_interpreter(vertical.requirement_set), *self.arguments]
-        variables = settings_variables(vertical.settings, settings) | {
+        variables = make_settings_variables(vertical.settings, settings) | {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka["bootstrap.servers"],
             **(self.variables or {}),
         }

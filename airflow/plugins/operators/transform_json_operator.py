@@ -1,4 +1,4 @@
-"""TransformJSON: flattens and stamps staged results."""
+"""TransformJSON: turns staged results into flat rows."""
 
 from __future__ import annotations
 

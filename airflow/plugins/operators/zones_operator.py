@@ -1,4 +1,4 @@
-"""Run the playbook in infra/bigquery as tasks: one query job for each step on BigQuery, or one local task."""
+"""Run the playbook in infra/bigquery: one task with a query job for each step on BigQuery, or one local task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from operators.base import DatastreamOperator
 
 Phase = Literal["train", "score"]
 
-# The roles of the steps that each DAG runs. `look` steps are for people. `dataset` is left out because creating one
-# needs a permission on the whole project, which the tasks' account should not have.
+# The roles of the steps that each DAG runs. `look` steps are for people. `dataset` steps need a permission on the whole
+# project, which the account of the tasks should not have.
 _ROLES = {"train": ("setup", "train"), "score": ("setup", "score")}
 _LOCAL_TASKS = {"train": "TrainLocally", "score": "ScoreLocally"}
 

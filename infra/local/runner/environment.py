@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from infra.local.runner.paths import Paths
-from jobs.environments import STACK_MARK, inherited_variables
+from jobs.environments import STACK_MARK, read_inherited_variables
 from jobs.settings import LOOPBACK
 
 
 def make_base(paths: Paths) -> dict[str, str]:
     """Inherited variables, a PATH that starts with this interpreter's folder, and the mark of the stack."""
-    inherited = inherited_variables()
+    inherited = read_inherited_variables()
     here = str(Path(sys.executable).parent)
     # Services talk to each other on the loopback, never through a proxy.
     direct = ",".join(filter(None, [inherited.get("no_proxy") or inherited.get("NO_PROXY"), LOOPBACK, "localhost"]))

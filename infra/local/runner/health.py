@@ -7,7 +7,7 @@ from typing import Any
 import requests
 
 from infra.local.runner.service import Service
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.settings import Settings
 
 TIMEOUT_S = 3
@@ -19,7 +19,7 @@ def get_json(url: str) -> Any:
     Raises:
         requests.RequestException: no answer within TIMEOUT_S, an error status, or an answer that is not JSON.
     """
-    answer = local_session().get(url, timeout=TIMEOUT_S)
+    answer = make_local_session().get(url, timeout=TIMEOUT_S)
     answer.raise_for_status()
     return answer.json()
 

@@ -216,7 +216,8 @@ class Stack:
         def is_acquired() -> bool:
             try:
                 lock.acquire(blocking=False)
-            except (Timeout, FileNotFoundError):  # held, or `clean` is deleting the folder
+            except (Timeout, FileNotFoundError, FileExistsError):
+                # Held, or `clean` deletes the folder while the library makes it.
                 return False
             return True
 

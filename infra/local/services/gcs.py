@@ -7,7 +7,7 @@ import sys
 from infra.local.runner.health import TIMEOUT_S, get_json
 from infra.local.runner.paths import Paths
 from infra.local.runner.service import Process, Service
-from jobs.clients import local_session
+from jobs.clients import make_local_session
 from jobs.settings import LOOPBACK, ROOT, Settings
 
 NAME = "gcs"
@@ -40,7 +40,7 @@ def _find_fault(settings: Settings) -> None:
 
 
 def _create_bucket(settings: Settings) -> None:
-    answer = local_session().post(_buckets(settings), json={"name": settings.bucket}, timeout=TIMEOUT_S)
+    answer = make_local_session().post(_buckets(settings), json={"name": settings.bucket}, timeout=TIMEOUT_S)
     if answer.status_code != CONFLICT:  # it exists already
         answer.raise_for_status()
 

@@ -25,19 +25,27 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_d
 
 from jobs.clients import Systems
 from jobs.errors import ServiceUnavailableError
-from jobs.kafka.client import broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, headers_of, is_dead_letter_of, times_replayed
-from jobs.kafka.offsets import SETTLE_S, Bounds, HeldBack, bounds, group_offsets, held_back, partitions
-from jobs.kafka.scan import scan, whole
+from jobs.kafka.client import open_consumer, translate_broker_errors
+from jobs.kafka.dead_letter import count_replays, is_dead_letter_of, read_error, read_headers
+from jobs.kafka.offsets import (
+    SETTLE_S,
+    Bounds,
+    HeldBack,
+    list_held_back,
+    list_partitions,
+    read_bounds,
+    read_group_offsets,
+)
+from jobs.kafka.scan import claim_all, scan
 from jobs.ledger import verdict
 from jobs.ledger.schema import decode_headers, find_schema_faults, parse_value
 from jobs.ledger.verdict import Figure
 from jobs.rides.ops.superseded import Superseded, is_before, is_reprocessing, read_identity, read_mark
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.settings import ROOT
-from jobs.sinks.elasticsearch import explained as elasticsearch_explained
-from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
 from jobs.sinks.parquet import join
+from jobs.sinks.parquet import translate_errors as translate_storage_errors
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
@@ -123,7 +131,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     def held_back(self, settings: RidesSettings) -> list[HeldBack]:
         """List the offsets that open transactions hold back, on all topics."""
         topics = ((settings.raw_topic, self.raw), (settings.result_topic, self.result), (settings.dlq_topic, self.dlq))
-        return [held for topic, topic_bounds in topics for held in held_back(topic, topic_bounds)]
+        return [held for topic, topic_bounds in topics for held in list_held_back(topic, topic_bounds)]
 
 
 class _Results(msgspec.Struct):
@@ -160,17 +168,17 @@ def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
         ServiceUnavailableError: a service does not answer, or the groups commit too often for a consistent snapshot.
     """
     settings, config = systems.settings, systems.config
-    with broker_errors(config, "taking the ledger"), consumer(config, "ledger") as client:
+    with translate_broker_errors(config, "taking the ledger"), open_consumer(config, "ledger") as client:
         snapshot = _take_snapshot(systems, client)
         is_unfinished = is_reprocessing(config, settings.raw_topic)
         raw = processed = replayed = reprocessed = 0
         superseded = Superseded()
-        for messages in scan(client, settings.raw_topic, whole(snapshot.raw), systems.progress, "counting"):
+        for messages in scan(client, settings.raw_topic, claim_all(snapshot.raw), systems.progress, "counting"):
             for message in messages:
                 raw += 1
                 processed += message.offset() < snapshot.priced.get(message.partition(), 0)
-                if headers := headers_of(message):
-                    replayed += times_replayed(headers) > 0
+                if headers := read_headers(message):
+                    replayed += count_replays(headers) > 0
                     if (mark := read_mark(headers)) and (ride := read_identity(message)):
                         reprocessed += 1
                         superseded.add(mark, ride[0])
@@ -257,7 +265,7 @@ def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapsh
     settings, config = systems.settings, systems.config
 
     def read_offsets(topic: str, group: str) -> dict[int, int]:
-        return {partition: offset or 0 for partition, offset in group_offsets(config, topic, group).items()}
+        return {partition: offset or 0 for partition, offset in read_group_offsets(config, topic, group).items()}
 
     def read_groups() -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
         return (
@@ -268,14 +276,16 @@ def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapsh
 
     topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
 
-    def read_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
-        return [bounds(config, client, topic, partitions(client, topic), settle_s=settle_s) for topic in topics]
+    def read_topic_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
+        return [
+            read_bounds(config, client, topic, list_partitions(client, topic), settle_s=settle_s) for topic in topics
+        ]
 
-    read_bounds(SETTLE_S)
+    read_topic_bounds(SETTLE_S)
 
     def attempt() -> _Snapshot | None:
         before = read_groups()
-        topic_bounds = read_bounds()
+        topic_bounds = read_topic_bounds()
         return _Snapshot(*before, *topic_bounds) if read_groups() == before else None
 
     retry_until_equal = Retrying(
@@ -296,7 +306,7 @@ _decode_ride_id = msgspec.json.Decoder(_RideId).decode
 
 def _read_results(systems: Systems[RidesSettings], client: Consumer, snapshot: _Snapshot) -> _Results:
     results = _Results()
-    lists = scan(client, systems.settings.result_topic, whole(snapshot.result), systems.progress, "counting")
+    lists = scan(client, systems.settings.result_topic, claim_all(snapshot.result), systems.progress, "counting")
     rows: list[tuple[int, int, bytes]] = []
 
     def flush() -> None:
@@ -306,7 +316,7 @@ def _read_results(systems: Systems[RidesSettings], client: Consumer, snapshot: _
 
     for message in (message for messages in lists for message in messages):
         results.count += 1
-        results.replayed += times_replayed(headers_of(message)) > 0
+        results.replayed += count_replays(read_headers(message)) > 0
         is_exported = message.offset() < snapshot.exported.get(message.partition(), 0)
         is_indexed = message.offset() < snapshot.indexed.get(message.partition(), 0)
         results.exported += is_exported
@@ -330,18 +340,18 @@ def _read_dead_letters(
     systems: Systems[RidesSettings], client: Consumer, topic_bounds: Mapping[int, Bounds]
 ) -> _DeadLetters:
     settings, dead = systems.settings, _DeadLetters()
-    lists = scan(client, settings.dlq_topic, whole(topic_bounds), systems.progress, "counting")
+    lists = scan(client, settings.dlq_topic, claim_all(topic_bounds), systems.progress, "counting")
     for message in (message for messages in lists for message in messages):
-        headers = headers_of(message)
+        headers = read_headers(message)
         if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP):
             dead.raw += 1
-            dead.by_reason[error_text(headers, "exception.class.name")] += 1
+            dead.by_reason[read_error(headers, "exception.class.name")] += 1
         elif is_dead_letter_of(headers, settings.result_topic, INDEX_GROUP):
             dead.refusals += 1
-            texts = error_text(headers, "partition"), error_text(headers, "offset")
+            texts = read_error(headers, "partition"), read_error(headers, "offset")
             if all(map(str.isdigit, texts)):  # otherwise it breaks its schema, which is a fault
                 position = int(texts[0]), int(texts[1])
-                is_unreadable = error_text(headers, "stage") == "VALUE_CONVERTER"
+                is_unreadable = read_error(headers, "stage") == "VALUE_CONVERTER"
                 (dead.unreadable if is_unreadable else dead.refused).add(position)
         else:
             dead.foreign += 1
@@ -376,7 +386,7 @@ def _count_documents(systems: Systems[RidesSettings], expected_min: int, expecte
     client, index = systems.elasticsearch, systems.settings.rides_index
 
     def read_count() -> int:
-        with elasticsearch_explained(client, f"counting {index}"):
+        with translate_elasticsearch_errors(client, f"counting {index}"):
             count: int = client.count(index=index, ignore_unavailable=True)["count"]
         return count
 
@@ -404,7 +414,7 @@ def _read_parquet(
         return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
 
     settings = systems.settings
-    with storage_explained(systems.gcs, f"reading bucket {settings.bucket}"):
+    with translate_storage_errors(systems.gcs, f"reading bucket {settings.bucket}"):
         blobs = [
             blob
             for blob in systems.gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))

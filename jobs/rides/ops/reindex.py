@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import broker_errors, consumer
-from jobs.kafka.offsets import Bounds, bounds, group_offsets, partitions
+from jobs.kafka.client import open_consumer, translate_broker_errors
+from jobs.kafka.offsets import Bounds, list_partitions, read_bounds, read_group_offsets
 from jobs.kafka.scan import Claim, scan
-from jobs.kafka.staged import message_batch
-from jobs.parallel import prefetched
+from jobs.kafka.staged import make_message_batch
+from jobs.parallel import prefetch
 from jobs.rides.ops.retention import compute_expiry
 from jobs.rides.ops.superseded import is_reprocessing
-from jobs.rides.transform import SINK_SCHEMA, documents, flatten
+from jobs.rides.transform import SINK_SCHEMA, flatten, make_documents
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
-from jobs.sinks.elasticsearch import actions, apply_template, bulk, create_index, explained
-from jobs.sinks.parquet import check_bucket, objects, read_rows
+from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines, translate_errors
+from jobs.sinks.parquet import check_bucket, list_objects, read_rows
 
 _READ_AHEAD = 8  # objects read in parallel
 _BULK_ROWS = 50_000  # the minimum; many objects hold only a few hundred rows
@@ -76,13 +76,13 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
         for batch in _join_batches(batches, _BULK_ROWS):
             kept = batch if expiry is None else _filter_unexpired(batch, expiry, topic_bounds)
             done.expired += len(batch) - len(kept)
-            yield None, actions(kept["ride_id"], kept["kafka_offset"], documents(kept))
+            yield None, make_bulk_lines(kept["ride_id"], kept["kafka_offset"], make_documents(kept))
 
-    for _, refusals in bulk(elasticsearch, index, build_actions()):
+    for _, refusals in index_batches(elasticsearch, index, build_actions()):
         done.refused += len(refusals)
         done.refusal = done.refusal or next(iter(refusals.values()), "")
     _check_no_reprocessing(systems)  # one may have started meanwhile
-    with explained(elasticsearch, f"counting {index}"):
+    with translate_errors(elasticsearch, f"counting {index}"):
         elasticsearch.indices.refresh(index=index, ignore_unavailable=True)
         done.documents = elasticsearch.count(index=index, ignore_unavailable=True)["count"]
     return done
@@ -97,8 +97,8 @@ def _check_no_reprocessing(systems: Systems[RidesSettings]) -> None:
 
 
 def _read_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[pa.RecordBatch]:
-    blobs = objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
-    for _, rows in prefetched(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
+    blobs = list_objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
+    for _, rows in prefetch(lambda blob: read_rows(blob, SINK_SCHEMA), blobs, ahead=_READ_AHEAD):
         done.objects += 1
         done.rows += len(rows)
         yield rows
@@ -108,9 +108,9 @@ def _read_objects(systems: Systems[RidesSettings], done: Reindexed) -> Iterator[
 def _find_unexported(systems: Systems[RidesSettings]) -> tuple[dict[int, Bounds], list[Claim]]:
     """Return the bounds of the result topic, and the ranges of offsets that are indexed but not exported."""
     config, topic = systems.config, systems.settings.result_topic
-    with broker_errors(config, f"reading the offsets of {topic}"), consumer(config, "reindex") as client:
-        topic_bounds = bounds(config, client, topic, partitions(client, topic))
-    indexed, exported = (group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
+    with translate_broker_errors(config, f"reading the offsets of {topic}"), open_consumer(config, "reindex") as client:
+        topic_bounds = read_bounds(config, client, topic, list_partitions(client, topic))
+    indexed, exported = (read_group_offsets(config, topic, group) for group in (INDEX_GROUP, EXPORT_GROUP))
     claims = [
         Claim(partition, max(exported[partition] or 0, bound.low), indexed[partition] or 0)
         for partition, bound in topic_bounds.items()
@@ -129,9 +129,9 @@ def _filter_unexpired(rows: pa.RecordBatch, expiry: datetime, topic_bounds: dict
 
 def _read_results(systems: Systems[RidesSettings], claims: list[Claim], done: Reindexed) -> Iterator[pa.RecordBatch]:
     config, topic = systems.config, systems.settings.result_topic
-    with broker_errors(config, f"reading {topic}"), consumer(config, "reindex") as client:
+    with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, "reindex") as client:
         for messages in scan(client, topic, claims, systems.progress, "reading"):
-            rows, _ = flatten(message_batch(messages), messages[0].partition())
+            rows, _ = flatten(make_message_batch(messages), messages[0].partition())
             done.results += len(rows)
             yield rows
 

@@ -24,22 +24,22 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs import clients
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.kafka.client import Config, broker_errors, consumer
-from jobs.kafka.dead_letter import Headers, error_text, headers_of, headers_of_all, is_dead_letter_of
+from jobs.kafka.client import Config, open_consumer, translate_broker_errors
+from jobs.kafka.dead_letter import Headers, is_dead_letter_of, read_all_headers, read_error, read_headers
 from jobs.kafka.lag import wait_until_done
 from jobs.kafka.offsets import (
     Bounds,
     Committed,
-    bounds,
-    group_offsets,
-    group_reader,
-    held_back,
-    high_watermarks,
-    partitions,
+    list_held_back,
+    list_partitions,
+    open_group_reader,
+    read_bounds,
+    read_group_offsets,
+    read_high_watermarks,
 )
 from jobs.kafka.ownership import check_ownership
 from jobs.kafka.scan import Claim, scan
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
 from jobs.rides.ops.superseded import (
     Mark,
@@ -53,12 +53,12 @@ from jobs.rides.ops.superseded import (
     read_identity,
     read_mark,
 )
-from jobs.rides.pricing import normalised_timestamps
+from jobs.rides.pricing import normalise_timestamps
 from jobs.rides.transform import REPETITIVE, SINK_SCHEMA
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
-from jobs.sinks.parquet import check_bucket, delete_rows, objects
+from jobs.sinks.parquet import check_bucket, delete_rows, list_objects
 
 _CHUNK = 10_000  # the maximum number of messages in a transaction
 _SNAPSHOT_WITHIN_S = 60
@@ -188,10 +188,10 @@ def plan_work(systems: Systems, window: Window) -> Work:
     settings, config = systems.settings, systems.config
     topic = settings.raw_topic
     check_bucket(systems.gcs, settings.bucket)  # fail before any copy is sent
-    with broker_errors(config, f"reading {topic}"), group_reader(config, topic, GROUP) as reader:
+    with translate_broker_errors(config, f"reading {topic}"), open_group_reader(config, topic, GROUP) as reader:
         check_ownership(config, reader)
         client = reader.consumer
-        begun = _read_plans(reader.committed())
+        begun = _read_plans(reader.read_committed())
         if begun and (other := next(iter(begun.values())).window) != window:
             raise ConfigurationError(f"Another reprocessing is unfinished. Finish it first: make reprocess {other}")
         plans = begun or _make_plans(config, client, settings, window)
@@ -227,7 +227,7 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
         OffsetsError: another process has started a reprocessing since `plan_work`.
         ServiceUnavailableError: a service does not answer, or the DAGs make no progress. Run it again to resume.
     """
-    with broker_errors(systems.config, "reprocessing"), consumer(systems.config, GROUP) as client:
+    with translate_broker_errors(systems.config, "reprocessing"), open_consumer(systems.config, GROUP) as client:
         _send(systems, client, work)
         _wait_for_dags(systems, client, nudge)
         copies = _read_copies(systems, client, work)
@@ -235,8 +235,8 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
     copies.update(work.earlier)
     _purge_parquet(systems, work, copies, done)
     _purge_elasticsearch(systems, copies, done)
-    with group_writer(systems.config, GROUP, systems.settings.raw_topic, 1) as writer:
-        _check_plans(writer.committed(), work.plans)
+    with open_group_writer(systems.config, GROUP, systems.settings.raw_topic, 1) as writer:
+        _check_plans(writer.read_committed(), work.plans)
         with writer.transaction({partition: plan.end for partition, plan in work.plans.items()}):
             pass  # the same offsets without the plan
     return done
@@ -246,7 +246,7 @@ def reprocess(systems: Systems, work: Work, nudge: Callable[[], object]) -> Repr
 
 
 def _read_plans(offsets: dict[int, Committed]) -> dict[int, Plan]:
-    return {partition: plan for partition, offset in offsets.items() if (plan := offset.plan(Plan)) is not None}
+    return {partition: plan for partition, offset in offsets.items() if (plan := offset.decode_plan(Plan)) is not None}
 
 
 def _check_plans(offsets: dict[int, Committed], expected: dict[int, Plan]) -> None:
@@ -261,10 +261,10 @@ def _make_plans(config: Config, client: Consumer, settings: RidesSettings, windo
     raw, result = settings.raw_topic, settings.result_topic
 
     def attempt() -> dict[int, Plan] | None:
-        priced = group_offsets(config, raw, COMPUTE_GROUP)
+        priced = read_group_offsets(config, raw, COMPUTE_GROUP)
         result_bounds = _read_settled_bounds(config, client, result)
         text = format_positions({partition: bound.end for partition, bound in result_bounds.items()})
-        if group_offsets(config, raw, COMPUTE_GROUP) != priced:
+        if read_group_offsets(config, raw, COMPUTE_GROUP) != priced:
             return None
         # Messages that are held back come before the copies, so wait until they are visible.
         raw_bounds = _read_settled_bounds(config, client, raw)
@@ -293,8 +293,8 @@ def _read_settled_bounds(config: Config, client: Consumer, topic: str) -> dict[i
     Raises:
         ServiceUnavailableError: one stays open.
     """
-    topic_bounds = bounds(config, client, topic, partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
-    if held := held_back(topic, topic_bounds):
+    topic_bounds = read_bounds(config, client, topic, list_partitions(client, topic), settle_s=_SNAPSHOT_WITHIN_S)
+    if held := list_held_back(topic, topic_bounds):
         raise ServiceUnavailableError(
             f"An open transaction holds messages back: {'; '.join(map(str, held))}. Without them, newer prices could "
             "be overwritten. Nothing was changed. `make ledger` names the producer. Try again when it has ended."
@@ -309,8 +309,8 @@ def _find_dead_letters(systems: Systems, client: Consumer) -> set[Position]:
     topic_bounds = _read_settled_bounds(systems.config, client, settings.dlq_topic)
     ranges = {partition: (0, bound.end) for partition, bound in topic_bounds.items()}
     for messages in _scan_ranges(systems, client, settings.dlq_topic, ranges, "reading"):
-        for headers in headers_of_all(messages):
-            texts = error_text(headers, "partition"), error_text(headers, "offset")
+        for headers in read_all_headers(messages):
+            texts = read_error(headers, "partition"), read_error(headers, "offset")
             if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP) and all(map(str.isdigit, texts)):
                 positions.add((int(texts[0]), int(texts[1])))
     return positions
@@ -320,7 +320,7 @@ def _scan_ranges(
     systems: Systems, client: Consumer, topic: str, ranges: dict[int, tuple[int, int]], verb: str
 ) -> Iterator[list[Message]]:
     """Yield the messages at offsets [start, end) of each partition that retention has not deleted."""
-    topic_bounds = bounds(systems.config, client, topic, list(ranges))
+    topic_bounds = read_bounds(systems.config, client, topic, list(ranges))
     claims = [
         Claim(partition, max(start, topic_bounds[partition].low), end) for partition, (start, end) in ranges.items()
     ]
@@ -330,14 +330,16 @@ def _scan_ranges(
 def _identify(messages: list[Message]) -> Iterator[tuple[Message, bytes, str]]:
     """Yield each valid message with its ride and its ts in canonical form."""
     identified = [(message, *pair) for message in messages if (pair := read_identity(message)) is not None]
-    times = normalised_timestamps(pa.array([ts for _, _, ts in identified], pa.string())).to_pylist()
+    times = normalise_timestamps(pa.array([ts for _, _, ts in identified], pa.string())).to_pylist()
     for (message, ride, _), ts in zip(identified, times, strict=True):
         if ts is not None:
             yield message, ride, ts
 
 
 def _pair_with_headers(messages: list[Message]) -> Iterator[tuple[Message, Headers]]:
-    return ((message, headers) for message, headers in zip(messages, headers_of_all(messages), strict=True) if headers)
+    return (
+        (message, headers) for message, headers in zip(messages, read_all_headers(messages), strict=True) if headers
+    )
 
 
 def _get_position(message: Message) -> Position:
@@ -350,12 +352,12 @@ def _get_position(message: Message) -> Position:
 def _send(systems: Systems, client: Consumer, work: Work) -> None:
     """Send copies of the rides' messages, each to its own partition and in the same order."""
     topic = systems.settings.raw_topic
-    with group_writer(systems.config, GROUP, topic, _CHUNK) as writer:
-        committed = writer.committed()
+    with open_group_writer(systems.config, GROUP, topic, _CHUNK) as writer:
+        committed = writer.read_committed()
         _check_plans(committed, work.plans if work.is_begun else {})
         if not work.is_begun:
             _commit(writer, work, dict.fromkeys(work.plans, 0))
-            committed = writer.committed()
+            committed = writer.read_committed()
         ranges = {partition: (committed[partition].offset or 0, plan.end) for partition, plan in work.plans.items()}
         for messages in _scan_ranges(systems, client, topic, ranges, "sending"):
             copies = [message for message, ride, _ in _identify(messages) if _is_copied(message, ride, work)]
@@ -382,7 +384,7 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
     with writer.transaction(offsets, plans):
         for message in copies or []:
             mark = Mark(_get_position(message), work.plans[message.partition()].supersedes)
-            headers = add_mark(headers_of(message), mark)
+            headers = add_mark(read_headers(message), mark)
             writer.send(writer.topic, message.key(), message.value(), headers, message.partition())
 
 
@@ -392,9 +394,9 @@ def _commit(writer: GroupWriter, work: Work, offsets: dict[int, int], copies: li
 def _wait_for_dags(systems: Systems, client: Consumer, nudge: Callable[[], object]) -> None:
     """Wait until all messages that are on rides_raw now are priced, and their results indexed and exported."""
     settings, config = systems.settings, systems.config
-    raw = high_watermarks(config, settings.raw_topic, partitions(client, settings.raw_topic))
+    raw = read_high_watermarks(config, settings.raw_topic, list_partitions(client, settings.raw_topic))
     _wait_for(systems, settings.raw_topic, COMPUTE_GROUP, raw, "rides priced")
-    result = high_watermarks(config, settings.result_topic, partitions(client, settings.result_topic))
+    result = read_high_watermarks(config, settings.result_topic, list_partitions(client, settings.result_topic))
     _wait_for(systems, settings.result_topic, INDEX_GROUP, result, "rides indexed")
     _wait_for(systems, settings.result_topic, EXPORT_GROUP, result, "rides exported", nudge)
 
@@ -417,9 +419,9 @@ def _wait_for(  # noqa: PLR0917
 
 
 def _count_left(systems: Systems, topic: str, group: str, ends: dict[int, int]) -> int:
-    with group_reader(systems.config, topic, group) as reader:
-        committed = reader.observed()
-        topic_bounds = bounds(systems.config, reader.consumer, topic, list(ends))
+    with open_group_reader(systems.config, topic, group) as reader:
+        committed = reader.observe()
+        topic_bounds = read_bounds(systems.config, reader.consumer, topic, list(ends))
     starts = {partition: max(committed[partition].offset or 0, topic_bounds[partition].low) for partition in ends}
     return sum(max(0, end - starts[partition]) for partition, end in ends.items())
 
@@ -430,12 +432,12 @@ def _count_left(systems: Systems, topic: str, group: str, ends: dict[int, int]) 
 def _read_copies(systems: Systems, client: Consumer, work: Work) -> Copies:
     """Collect the copies of this work from their marks. Messages that retention has deleted since are not needed."""
     topic = systems.settings.raw_topic
-    topic_bounds = bounds(systems.config, client, topic, list(work.plans))
+    topic_bounds = read_bounds(systems.config, client, topic, list(work.plans))
     ranges = {partition: (plan.end, topic_bounds[partition].end) for partition, plan in work.plans.items()}
     copies = Copies(work.plan.window.start, work.plan.window.end)
     for messages in _scan_ranges(systems, client, topic, ranges, "counting"):
         for message, ride, ts in _identify(messages):
-            mark = read_mark(headers_of(message))
+            mark = read_mark(read_headers(message))
             if mark is not None and mark.supersedes == work.plan.supersedes:
                 copies.add(mark, ride, ts)
     return copies
@@ -452,7 +454,7 @@ def _purge_parquet(systems: Systems, work: Work, copies: Copies, done: Reprocess
         return copies.superseded.covers(pa.array(ids, pa.binary(16)), partitions, offsets)
 
     hours = _format_hour(copies.first), _format_hour(copies.last)
-    blobs = objects(systems.gcs, settings.bucket, settings.gcs_prefix, hours)
+    blobs = list_objects(systems.gcs, settings.bucket, settings.gcs_prefix, hours)
     with ThreadPoolExecutor(_PARALLEL_OBJECTS) as pool:
         dropped = pool.map(lambda blob: delete_rows(blob, SINK_SCHEMA, REPETITIVE, is_superseded), blobs)
         for number, rows in enumerate(dropped, start=1):

@@ -13,10 +13,10 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
-from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, broker_errors, consumer
-from jobs.kafka.offsets import Bounds, bounds, partitions
+from jobs.kafka.client import QUIET, REQUEST_TIMEOUT_S, Config, open_consumer, translate_broker_errors
+from jobs.kafka.offsets import Bounds, list_partitions, read_bounds
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.elasticsearch import delete_where, explained
+from jobs.sinks.elasticsearch import delete_where, translate_errors
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
@@ -53,12 +53,12 @@ def delete_expired(systems: Systems[RidesSettings], *, dry_run: bool) -> Expired
     if before is None:
         return None
     topic, index = settings.result_topic, settings.rides_index
-    with broker_errors(config, f"reading {topic}"), consumer(config, "retention") as client:
-        topic_bounds = bounds(config, client, topic, partitions(client, topic))
+    with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, "retention") as client:
+        topic_bounds = read_bounds(config, client, topic, list_partitions(client, topic))
         _check_longer_than_topic(settings, config)
     is_old: dict[str, Any] = {"range": {"agent_timestamp": {"lt": before.isoformat()}}}
     query = {"bool": {"filter": [is_old, _build_deleted_in_kafka_query(topic_bounds)]}}
-    with explained(elasticsearch, f"counting {index}"):
+    with translate_errors(elasticsearch, f"counting {index}"):
         old = elasticsearch.count(index=index, query=is_old, ignore_unavailable=True)["count"]
         deleted = elasticsearch.count(index=index, query=query, ignore_unavailable=True)["count"]
     if not dry_run:

@@ -16,9 +16,9 @@ import pyarrow as pa
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from jobs.kafka.client import Config, broker_errors
+from jobs.kafka.client import Config, translate_broker_errors
 from jobs.kafka.dead_letter import Headers
-from jobs.kafka.offsets import group_reader
+from jobs.kafka.offsets import open_group_reader
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 
 # The position of the raw message that the copy replaces: "<partition>:<offset>".
@@ -120,8 +120,11 @@ def add_mark(headers: Headers | None, mark: Mark) -> Headers:
 
 def is_reprocessing(config: Config, topic: str) -> bool:
     """Return whether a reprocessing of the raw topic is unfinished."""
-    with broker_errors(config, f"reading the offsets of {GROUP}"), group_reader(config, topic, GROUP) as reader:
-        return any(offset.plan(dict) is not None for offset in reader.observed().values())
+    with (
+        translate_broker_errors(config, f"reading the offsets of {GROUP}"),
+        open_group_reader(config, topic, GROUP) as reader,
+    ):
+        return any(offset.decode_plan(dict) is not None for offset in reader.observe().values())
 
 
 def is_before(

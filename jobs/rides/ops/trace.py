@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.clients import Systems
-from jobs.kafka.client import broker_errors, consumer
-from jobs.kafka.dead_letter import error_text, headers_of
-from jobs.kafka.offsets import SETTLE_S, bounds, partitions
-from jobs.kafka.scan import scan, whole
+from jobs.kafka.client import open_consumer, translate_broker_errors
+from jobs.kafka.dead_letter import read_error, read_headers
+from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
+from jobs.kafka.scan import claim_all, scan
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.elasticsearch import explained as elasticsearch_explained
-from jobs.sinks.parquet import explained as storage_explained
+from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
 from jobs.sinks.parquet import join
+from jobs.sinks.parquet import translate_errors as translate_storage_errors
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -39,9 +39,9 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
     """Yield each place that holds the ride, upstream first. Reads whole topics."""
     settings, config, elasticsearch, gcs = systems.settings, systems.config, systems.elasticsearch, systems.gcs
     hours: set[str] = set()
-    with broker_errors(config, "tracing a ride"), consumer(config, "trace") as client:
+    with translate_broker_errors(config, "tracing a ride"), open_consumer(config, "trace") as client:
         for topic in (settings.raw_topic, settings.result_topic, settings.dlq_topic):
-            ranges = whole(bounds(config, client, topic, partitions(client, topic), settle_s=SETTLE_S))
+            ranges = claim_all(read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S))
             for messages in scan(client, topic, ranges, systems.progress, "reading"):
                 for message in messages:
                     key, value = message.key() or b"", message.value() or b""
@@ -49,16 +49,16 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
                         continue
                     if topic == settings.result_topic:
                         hours |= _find_hour(value)
-                    headers = headers_of(message)
-                    reason, text = (error_text(headers, f"exception.{part}") for part in ("class.name", "message"))
+                    headers = read_headers(message)
+                    reason, text = (read_error(headers, f"exception.{part}") for part in ("class.name", "message"))
                     position: dict[str, int | str] = {"partition": message.partition(), "offset": message.offset()}
                     yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
-    with elasticsearch_explained(elasticsearch, "looking up a ride"):
+    with translate_elasticsearch_errors(elasticsearch, "looking up a ride"):
         answer = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
         if answer.get("found"):
             position = {"_id": ride_id, "version": answer["_version"]}
             yield Sighting(f"Elasticsearch {settings.rides_index}", position, answer["_source"])
-    with storage_explained(gcs, f"reading bucket {settings.bucket}"):
+    with translate_storage_errors(gcs, f"reading bucket {settings.bucket}"):
         for hour in sorted(hours):
             for blob in gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
                 table = pq.read_table(io.BytesIO(blob.download_as_bytes()))

@@ -10,7 +10,7 @@ from typing import Any
 from elasticsearch import Elasticsearch, NotFoundError
 
 from jobs.errors import DatastreamError
-from jobs.sinks.elasticsearch import explained
+from jobs.sinks.elasticsearch import translate_errors
 
 MAX_BUCKETS = 120
 _INTERVALS_S = (
@@ -50,7 +50,7 @@ def fetch_answers(client: Elasticsearch, index: str) -> Answers:
         DatastreamError, ServiceUnavailableError, ConfigurationError: as in `write_report`.
     """
     client = client.options(request_timeout=_REQUEST_TIMEOUT_S)
-    with explained(client, f"reading {index} for the report"):
+    with translate_errors(client, f"reading {index} for the report"):
         try:
             snapshot = client.open_point_in_time(
                 index=index, keep_alive=_KEEP_ALIVE, allow_partial_search_results=False

@@ -1,4 +1,4 @@
-"""What a run claims: offsets that do not fit, plans that later runs take up, planners that come too late."""
+"""Claims: offsets outside of the topic, plans that later runs resume, late planners, and commits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka import claim
 from jobs.kafka.claim import Limits, holds_dead_letters, holds_results
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.transaction import GroupWriter
 from tests.testkit.flow import Exporting, Pricing, Sinking
 from tests.testkit.kafka import Raw, aborted, produce
@@ -30,13 +30,13 @@ def results(count: int) -> list[Raw]:
 
 
 def delete_up_to(pricing: Pricing, partition: int, offset: int) -> None:
-    """What retention does."""
+    """Delete records, as retention does."""
     admin = AdminClient(pricing.config)
     for future in admin.delete_records([TopicPartition(pricing.source, partition, offset)]).values():
         future.result(DEADLINE_S)
 
 
-# --- Offsets that do not fit -------------------------------------------------------------------
+# --- Offsets outside of the topic -----------------------------------------------------------------
 
 
 def test_missing_offsets_with_existing_results_are_an_error(pricing: Pricing) -> None:
@@ -59,11 +59,11 @@ def test_output_is_not_checked_when_offsets_exist(pricing: Pricing) -> None:
 
 def test_results_and_dead_letters_count_as_output(pricing: Pricing) -> None:
     def holds(topic: str) -> bool:
-        with consumer(pricing.config, "looker") as client:
+        with open_consumer(pricing.config, "looker") as client:
             return holds_results(pricing.config, client, topic)
 
     def holds_dead(source: str, dag_id: str = "dag_compute_cost") -> bool:
-        with consumer(pricing.config, "looker") as client:
+        with open_consumer(pricing.config, "looker") as client:
             return holds_dead_letters(pricing.config, client, pricing.dlq, source, dag_id)
 
     assert not holds(pricing.result)
@@ -78,9 +78,9 @@ def test_results_and_dead_letters_count_as_output(pricing: Pricing) -> None:
 
 
 def test_aborted_messages_do_not_count_as_output(pricing: Pricing) -> None:
-    """A first publish that was killed must not stop the next run with `its output exists`."""
+    """A killed first publish must not stop the next run with "its output exists"."""
     aborted(pricing.config, pricing.result, rides(5))
-    with consumer(pricing.config, "looker") as client:
+    with open_consumer(pricing.config, "looker") as client:
         assert not holds_results(pricing.config, client, pricing.result)
 
 
@@ -117,7 +117,7 @@ def test_a_missing_topic_stops_the_run(pricing: Pricing) -> None:
 
 @pytest.mark.parametrize("name", ["", "rides raw"])
 def test_an_invalid_topic_name_is_a_configuration_error(pricing: Pricing, name: str) -> None:
-    """An empty RESULT_TOPIC gets here by way of the operator, and is tried three times."""
+    """An empty RESULT_TOPIC reaches this code through the operator, which retries it twice."""
     pricing.source = name
     with pytest.raises(ConfigurationError):
         pricing.stage()
@@ -137,7 +137,7 @@ def test_a_missing_output_topic_stops_before_publishing(pricing: Pricing, missin
     assert pricing.publish(computed).results == 5
 
 
-# --- Plans -------------------------------------------------------------------------------------
+# --- Plans ----------------------------------------------------------------------------------------
 
 
 def cut(manifest: Any) -> list[tuple[int, int, int, int]]:
@@ -149,7 +149,7 @@ def test_a_plan_is_resumed_after_the_topic_has_grown(exporting: Exporting) -> No
     first = exporting.staged()
     at_plan = exporting.offsets()
     produce(exporting.config, exporting.source, results(70))
-    exporting.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # settings changed meanwhile, too
+    exporting.limits = Limits(run_records=7, chunk_records=3, chunk_bytes=50)  # changed settings
     again = exporting.staged()
     assert (cut(again), again.claims) == (cut(first), first.claims)
     assert exporting.offsets() == at_plan == dict.fromkeys(range(6), 0), "the plan is committed with unchanged offsets"
@@ -187,15 +187,15 @@ def test_a_planned_claim_of_markers_commits_its_end(exporting: Exporting) -> Non
 
 
 def _before_planning(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
-    """Let another worker act between a planner's look at the topic and its own plan."""
-    real = claim.group_writer
+    """Let another worker act after a planner has read the topic and before it commits its plan."""
+    real = claim.open_group_writer
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(claim, "group_writer", real)
+        monkeypatch.setattr(claim, "open_group_writer", real)
         other()
         return real(*arguments)
 
-    monkeypatch.setattr(claim, "group_writer", late)
+    monkeypatch.setattr(claim, "open_group_writer", late)
 
 
 def test_a_zombie_planner_cannot_move_offsets_back(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,21 +223,21 @@ def test_a_zombie_planner_adopts_the_newer_plan(exporting: Exporting, monkeypatc
 
 def test_a_zombie_planner_in_its_transaction_is_fenced(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
     produce(exporting.config, exporting.source, results(40))
-    committed = GroupWriter.committed
+    committed = GroupWriter.read_committed
 
     def asleep(writer: GroupWriter) -> Any:
         offsets = committed(writer)
-        monkeypatch.setattr(GroupWriter, "committed", committed)
+        monkeypatch.setattr(GroupWriter, "read_committed", committed)
         exporting.run()
         return offsets
 
-    monkeypatch.setattr(GroupWriter, "committed", asleep)
+    monkeypatch.setattr(GroupWriter, "read_committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         exporting.stage()
     assert sum(offset or 0 for offset in exporting.offsets().values()) == 40
 
 
-# --- CommitOffsets -----------------------------------------------------------------------------
+# --- CommitOffsets --------------------------------------------------------------------------------
 
 
 def test_offsets_move_only_from_the_start_of_the_claim(sinking: Sinking) -> None:

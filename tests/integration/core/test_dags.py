@@ -1,4 +1,4 @@
-"""The DAGs: their wiring, and both of them run by dag.test() against the real services, in this one process."""
+"""The DAGs: their wiring, and runs by dag.test() in this process against real services."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
-from jobs.kafka.offsets import group_offsets
+from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from jobs.zones import playbook
@@ -47,7 +47,7 @@ INDEX = ["ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP", "CommitO
 
 @pytest.fixture(scope="module")
 def airflow(stack: Stack) -> Iterator[None]:
-    """Airflow's environment for this stack, set before Airflow is imported, and a database of its own."""
+    """Set Airflow's environment for this stack before it is imported, and create its database."""
     assert "airflow.settings" not in sys.modules, "Airflow was imported before its environment was set"
     variables = airflow_service.airflow_environment(stack.settings)
     home = Path(variables["AIRFLOW_HOME"])
@@ -70,7 +70,7 @@ def bag(airflow: None) -> Any:
     return DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 
 
-# --- Wiring ------------------------------------------------------------------------------------
+# --- Wiring ---------------------------------------------------------------------------------------
 
 
 def test_dags_are_imported_without_errors(bag: Any) -> None:
@@ -196,7 +196,7 @@ def test_task_templates_read_airflow_variables(bag: Any) -> None:
     assert bag.dags["dag_compute_cost"].get_task("ConsumeKafka").topic == "{{ var.value.RAW_TOPIC }}"
 
 
-# --- Runs --------------------------------------------------------------------------------------
+# --- Runs -----------------------------------------------------------------------------------------
 
 
 class Dags:
@@ -214,6 +214,8 @@ class Dags:
         with pytest.MonkeyPatch.context() as patch:
             # Airflow 3.3's dag.test() takes a deadline's definition for its id when the run is done, and fails.
             patch.setattr(dag, "deadline", None)
+            for task in dag.tasks:
+                patch.setattr(task, "retry_delay", timedelta(seconds=1))
             run = dag.test(run_conf=conf)
         return {task.task_id: str(task.state) for task in run.get_task_instances()}, run
 
@@ -224,12 +226,12 @@ class Dags:
         return self.run("dag_index_and_export", export_now=export_now)[0]
 
     def move(self, group: str, topic: str) -> None:
-        """To the beginning."""
+        """Set a group's offsets to the beginning."""
         move(self.stack.kafka, topic, group, "beginning", TopicIds(Folder(self.stack.settings.staging)))
 
     def offsets(self, group: str) -> set[int | None]:
         topic = self.raw if group == "dag_compute_cost" else self.result
-        return set(group_offsets(self.stack.kafka, topic, group).values())
+        return set(read_group_offsets(self.stack.kafka, topic, group).values())
 
     def rows(self) -> list[tuple[int, int]]:
         """Partition and offset of each row in Parquet."""
@@ -240,7 +242,7 @@ class Dags:
         ]
 
     def held(self) -> tuple[int, int, int, int]:
-        """How many results, dead letters, documents and objects there are."""
+        """The numbers of results, dead letters, documents and objects."""
         client = self.stack.elasticsearch
         client.indices.refresh(index=self.index, ignore_unavailable=True)
         return (
@@ -274,7 +276,7 @@ def dags(  # noqa: PLR0917 (fixtures)
 
 
 def events() -> int:
-    """How many events the asset has."""
+    """The number of asset events."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
@@ -296,11 +298,11 @@ def test_rides_flow_through_both_dags(dags: Dags) -> None:
     results, dead, documents, objects = dags.held()
     assert (results, dead, documents) == (41, 2, 40)
     assert objects > 0
-    # What was staged is gone.
+    # Staged files are deleted.
     staging = dags.stack.settings.datastream_state / "staging"
     left = {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()}
     assert left == {"topic-ids"}
-    # Nothing new: both skip, nothing changes.
+    # Without new messages both DAGs skip.
     before = dags.held()
     assert set(dags.compute().values()) == {"skipped"}
     assert set(dags.index_and_export().values()) == {"skipped"}
@@ -321,14 +323,16 @@ def test_rides_are_searchable_before_they_are_exported(dags: Dags, monkeypatch: 
     results, _, documents, objects = dags.held()
     assert (results, documents, objects) == (20, 20, 0)
     assert dags.offsets("dag_index_and_export.PutGCP") == {None}
-    # Nothing new: the run is skipped whole, and the rides go on waiting.
+    # Without new messages the whole run is skipped, and the rides keep waiting.
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
-    # Their age is enough, also in a run that has nothing new.
+    # Their age triggers the export, even in a run without new messages.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "0")
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX) | {"PutGCP": "success"}
-    assert sorted(dags.rows()) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(dags.rows()) == [
+        (record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)
+    ]
     assert dags.index_and_export(export_now=False) == all_("skipped", INDEX)
-    # So many that they are worth an object.
+    # EXPORT_TARGET_RECORDS triggers the export.
     monkeypatch.setenv("EXPORT_MAX_AGE_S", "300")
     monkeypatch.setenv("EXPORT_TARGET_RECORDS", "15")
     before = dags.held()[3]
@@ -339,7 +343,7 @@ def test_rides_are_searchable_before_they_are_exported(dags: Dags, monkeypatch: 
 
 
 def test_a_retried_export_writes_the_same_objects(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although by then there is more to export, and chunks would be cut otherwise."""
+    """Even if there is more to export by then, and chunks would have other borders."""
     produce(dags.stack.kafka, dags.result, [keyed(result()) for _ in range(60)])
 
     def killed(*_: Any) -> None:
@@ -355,7 +359,7 @@ def test_a_retried_export_writes_the_same_objects(dags: Dags, monkeypatch: pytes
     assert dags.index_and_export() == all_("success", INDEX)
     assert dags.index_and_export()["PutGCP"] == "success"
     rows = dags.rows()
-    assert sorted(rows) == [(it.partition, it.offset) for it in read_all(dags.stack.kafka, dags.result)]
+    assert sorted(rows) == [(record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)]
 
 
 def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
@@ -364,7 +368,7 @@ def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
     produce(dags.stack.kafka, dags.result, [keyed(result(price_base=5000.0)), Raw(b"no result", b"k")])
     assert dags.index_and_export() == all_("success", INDEX)
     errors = [letter.error for letter in read_all(dags.stack.kafka, dags.dlq)]
-    assert {(it["connector.name"], it["task.id"], it["stage"], it["topic"]) for it in errors} == {
+    assert {(error["connector.name"], error["task.id"], error["stage"], error["topic"]) for error in errors} == {
         ("dag_index_and_export", "PutElasticSearch", "TASK_PUT", dags.result),
         ("dag_index_and_export", "TransformJSON", "VALUE_CONVERTER", dags.result),
     }
@@ -401,7 +405,7 @@ def test_an_invalid_setting_fails_before_data_is_read(
 def test_an_invalid_output_topic_fails_a_group_with_offsets_too(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """With offsets committed, nobody has looked at the output topics before they are written."""
+    """With committed offsets, the first access to the output topics is the write."""
     dags.move("dag_compute_cost", dags.raw)
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
     with monkeypatch.context() as patch:
@@ -425,7 +429,7 @@ def test_an_invalid_output_topic_fails_a_group_with_offsets_too(
 def test_variables_with_the_same_topic_stop_both_dags(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, name: str, same_as: str
 ) -> None:
-    """The pipeline would feed itself for ever."""
+    """The pipeline would read its own output in an endless loop."""
     produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
     with monkeypatch.context() as patch:
         patch.setenv(name, os.environ[same_as])
@@ -460,7 +464,7 @@ def test_an_unknown_bucket_fails_without_a_commit(
 def test_a_cleared_old_run_does_nothing(
     dags: Dags, monkeypatch: pytest.MonkeyPatch, dag_id: str, is_kept: bool
 ) -> None:
-    """Each task behind ConsumeKafka again, with its old manifest, after a newer run has moved on."""
+    """Execute each task after ConsumeKafka again with its old manifest, after a newer run has committed."""
     if is_kept:  # as if its tasks had been killed between commit and clean-up
         monkeypatch.setattr(Folder, "delete", lambda _: None)
         monkeypatch.setattr(Folder, "delete_all_but", lambda *_: None)
@@ -489,7 +493,7 @@ def test_a_cleared_old_run_does_nothing(
             object.__setattr__(operator, name, value)
         again = SimpleNamespace(task_id=task.task_id, try_number=2, run_id=old.run_id, dag_id=dag_id)
         skipped = pytest.raises(AirflowSkipException, match=r"(?i)nothing is left to do")
-        # PutGCP works on what there is now, whichever run it is in.
+        # PutGCP exports the current backlog in any run.
         with suppress(AirflowSkipException) if is_kept or task.task_id == "PutGCP" else skipped:
             operator.execute({"ti": again, "params": {"export_now": True}})
     assert dags.held() == before
@@ -506,7 +510,7 @@ def test_dags_train_zones_and_score_rides(
     monkeypatch.setenv("AIRFLOW_VAR_GCS_PREFIX", "rides/processed/")
     rides = ride_rows(300)
     put(stack.gcs, bucket, "rides/processed/", rides)
-    # There is nothing to score with yet: it fails at once, and says what to do.
+    # Without a model the score DAG fails at once and names the remedy.
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
     assert dags.run("dag_zones_train")[0] == {"TrainLocally": "success"}
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "success"}
@@ -516,7 +520,7 @@ def test_dags_train_zones_and_score_rides(
     assert len(result["zones"]) == 8
     revenue = sum(part["revenue"] for part in result["revenue"])
     assert revenue == pytest.approx(sum(ride["price_total"] for ride in rides), rel=1e-9)
-    # Rides of another city: refused, and the last result stays.
+    # Rides of another city are rejected, and the last result is kept.
     put(stack.gcs, bucket, "rides/processed/", ride_rows(400, city="paris", first_offset=1_000))
     assert dags.run("dag_zones_score")[0] == {"ScoreLocally": "failed"}
     assert json.loads(stack.gcs.bucket(bucket).blob("models/rides/zones.json").download_as_bytes()) == result
@@ -529,12 +533,12 @@ def test_hooks_read_their_connections(airflow: None, stack: Stack, monkeypatch: 
     extra = {"bootstrap.servers": "a:1", "group.id": "shared", "enable.auto.commit": False, "client.id": "me"}
     name = f"kafka_{uuid4().hex[:6]}"
     monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
-    assert KafkaHook(name).config() == {"bootstrap.servers": "a:1", "client.id": "me"}
-    assert KafkaHook("kafka_local").config()["bootstrap.servers"] == stack.bootstrap_servers
+    assert KafkaHook(name).read_config() == {"bootstrap.servers": "a:1", "client.id": "me"}
+    assert KafkaHook("kafka_local").read_config()["bootstrap.servers"] == stack.bootstrap_servers
     assert ElasticsearchHook("es_local").get_conn.info()["version"]["number"].startswith("9.")
 
 
-# --- Cleaning up -------------------------------------------------------------------------------
+# --- Cleaning up ----------------------------------------------------------------------------------
 
 
 def test_the_next_run_deletes_files_of_a_failed_run(dags: Dags) -> None:

@@ -1,4 +1,4 @@
-"""`make demo`, as a user runs it: the whole stack with Airflow's scheduler, on ports and state of its own."""
+"""`make demo` as a user runs it: the whole stack with Airflow's scheduler, on free ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import requests
 
 from infra.local.runner import ports
 from jobs.settings import ROOT
-from jobs.verticals import stack_settings
+from jobs.verticals import merge_settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -49,13 +49,13 @@ def state() -> Iterator[Path]:
 def run(state: Path) -> Iterator[Run]:
     """Runs a command of the Makefile or of `python -m` against this stack; stops the stack in the end."""
     kafka, elasticsearch, gcs, airflow = ports.find_free(4)
-    # What other tests of this session said about their own stack must not reach this one.
+    # Variables that other tests set for their stack must not reach this one.
     inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
-    # Nor what the .env of this checkout says.
+    # Nor must the .env of this checkout.
     defaults = {
-        name.upper(): str(field.default) for name, field in stack_settings().model_fields.items() if field.default
+        name.upper(): str(field.default) for name, field in merge_settings().model_fields.items() if field.default
     }
     environment = (
         inherited
@@ -176,7 +176,7 @@ def test_the_readme_shows_the_output_of_the_demo(demo: str) -> None:
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run: figures, bars, the width of columns, ids and paths."""
+    """A line without the parts that differ between runs: figures, bars, column widths, ids and paths."""
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", line)
     line = re.sub(r"\S*/(report\.html|ledger\.json|logs)", r"\1", line)
     line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐]+", " ", line)

@@ -1,4 +1,4 @@
-"""rides_raw → rides_result and rides_dlq, exactly once, whatever is killed and tried again."""
+"""rides_raw → rides_result and rides_dlq exactly once, after kills and retries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jobs.errors import OffsetsError, ServiceUnavailableError
 from jobs.kafka.claim import Limits
 from jobs.kafka.scan import Claim
 from jobs.kafka.staged import Manifest
-from jobs.kafka.transaction import GroupWriter, group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.contract import parse_ride
 from jobs.settings import ROOT
-from ride_faults import every_fault
+from ride_faults import draw_faults
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing, held_when_forgotten
 from tests.testkit.kafka import Raw, aborted, java_partition, produce, read_all, read_visible, send, transactional
@@ -61,12 +61,12 @@ def assert_once(pricing: Pricing, sent: list[Raw]) -> None:
     assert all((offset or 0) >= ends[partition] for partition, offset in pricing.offsets().items())
 
 
-# --- The plain way -----------------------------------------------------------------------------
+# --- Without failures -----------------------------------------------------------------------------
 
 
 def test_valid_invalid_and_duplicate_messages_balance(pricing: Pricing) -> None:
     good = [encode(made) for made in islice(make_rides(NEW_YORK, 7, now), 200)]
-    faults = list(islice(every_fault(random.Random(7)), 140))
+    faults = list(islice(draw_faults(random.Random(7)), 140))
     broken = [(label, fault(made)) for (label, fault), made in zip(faults, make_rides(NEW_YORK, 8, now), strict=False)]
     sent = [Raw(value, json.loads(value)["ride_id"].encode()) for value in [*good, *good[:25]]]
     sent += [Raw(value, b"%d" % number, [("label", label.encode())]) for number, (label, value) in enumerate(broken)]
@@ -129,7 +129,7 @@ def test_dead_letters_hold_the_message_byte_for_byte(pricing: Pricing) -> None:
     pricing.run()
 
     raws = read_all(pricing.config, pricing.source)
-    dead = {(int(it.error["partition"]), int(it.error["offset"])): it for it in pricing.dead_letters()}
+    dead = {(int(letter.error["partition"]), int(letter.error["offset"])): letter for letter in pricing.dead_letters()}
     assert len(dead) == len(sent)
     seen = []
     for (partition, offset), letter in dead.items():
@@ -196,13 +196,13 @@ def test_an_empty_topic_leaves_no_files(pricing: Pricing, tmp_path: Path) -> Non
 
 def test_waiting_ends_at_the_first_message(pricing: Pricing) -> None:
     producer = Producer({**pricing.config, "linger.ms": 500})
-    send(producer, pricing.source, rides(1))  # on its way when the wait begins
+    send(producer, pricing.source, rides(1))  # still buffered when the wait starts
     manifest = pricing.stage(wait_s=DEADLINE_S)
     assert manifest is not None
     assert manifest.records == 1
 
 
-# --- Tried again -------------------------------------------------------------------------------
+# --- Retries --------------------------------------------------------------------------------------
 
 
 def test_every_step_may_be_repeated(pricing: Pricing) -> None:
@@ -247,7 +247,7 @@ def test_a_failed_publisher_resumes_after_its_last_commit(
 
 
 def test_overlapping_claims_are_published_once(pricing: Pricing) -> None:
-    """ConsumeKafka ran again and claimed more; the older manifest finds its part done."""
+    """A repeated ConsumeKafka claimed more; the older manifest finds its part published."""
     first = rides(20)
     produce(pricing.config, pricing.source, first)
     older = pricing.computed()
@@ -312,7 +312,7 @@ def test_a_publisher_killed_in_a_transaction_is_completed_once(pricing: Pricing,
     assert_once(pricing, sent)
 
 
-# --- Zombies -----------------------------------------------------------------------------------
+# --- Zombies --------------------------------------------------------------------------------------
 
 
 def test_a_zombie_after_init_transactions_is_fenced(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,16 +337,16 @@ def test_a_zombie_between_init_and_begin_is_fenced(pricing: Pricing, monkeypatch
     sent = rides(50)
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    committed = GroupWriter.committed
+    committed = GroupWriter.read_committed
 
     def asleep(writer: GroupWriter) -> Any:
         """The zombie has read the old offsets when it falls asleep."""
         offsets = committed(writer)
-        monkeypatch.setattr(GroupWriter, "committed", committed)
+        monkeypatch.setattr(GroupWriter, "read_committed", committed)
         assert pricing.publish(computed).results == 50
         return offsets
 
-    monkeypatch.setattr(GroupWriter, "committed", asleep)
+    monkeypatch.setattr(GroupWriter, "read_committed", asleep)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         pricing.publish(computed)
     assert_once(pricing, sent)
@@ -405,7 +405,7 @@ def _half_published(pricing: Pricing, computed: Manifest, chunks: int, monkeypat
 def test_small_chunks_of_several_partitions_share_a_transaction(
     pricing: Pricing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of three partitions fit into a transaction of ten messages, which counts as a whole."""
+    """Chunks of three partitions fit into one transaction of ten messages, which is committed as a whole."""
     sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(17))]
     sent.append(Raw(b"bad", b"k", partition=1))
     produce(pricing.config, pricing.source, sent)
@@ -436,7 +436,7 @@ def test_acknowledged_messages_are_freed_during_the_transaction(
 
 
 def test_a_transaction_does_not_wait_for_staged_files(pricing: Pricing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that it sends has been read when it begins: here the files are gone by then."""
+    """All messages are read before it begins: the files are deleted by then."""
     sent = [raw._replace(partition=number % 6) for number, raw in enumerate(rides(18))]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
@@ -497,7 +497,7 @@ def test_an_older_claim_never_moves_offsets_back(pricing: Pricing, monkeypatch: 
 
 
 def test_a_claim_ahead_of_the_group_is_rejected(pricing: Pricing) -> None:
-    """Someone reset the offsets while a run was under way: what lies before its claim is still to be done."""
+    """The offsets were reset during a run, so messages before its claim are still to be priced."""
     sent = [raw._replace(partition=0) for raw in rides(30)]
     produce(pricing.config, pricing.source, sent)
     pricing.set_offsets(dict.fromkeys(range(6), 0) | {0: 20})
@@ -511,7 +511,7 @@ def test_a_claim_ahead_of_the_group_is_rejected(pricing: Pricing) -> None:
     assert_once(pricing, sent)
 
 
-# --- Transactions of others --------------------------------------------------------------------
+# --- Foreign transactions -------------------------------------------------------------------------
 
 
 def test_aborted_messages_are_not_priced(pricing: Pricing) -> None:
@@ -558,7 +558,7 @@ def test_an_open_transaction_is_not_claimed(pricing: Pricing) -> None:
 
 
 def test_read_all_waits_for_open_transactions(pricing: Pricing) -> None:
-    """Kafka answers a commit before readers see it: who reads at once would take what is late for lost."""
+    """Kafka answers a commit before readers see it, so an immediate read would miss messages."""
     sent = rides(5)
     producer = transactional(pricing.config, f"open-{pricing.group}")
     send(producer, pricing.result, sent)
@@ -571,24 +571,12 @@ def test_read_all_waits_for_open_transactions(pricing: Pricing) -> None:
         assert ids(reading.result(DEADLINE_S)) == ids(sent)
 
 
-def test_an_abandoned_transaction_is_aborted_within_35_seconds(pricing: Pricing) -> None:
-    """20 s until its time is over, and the broker looks every 10 s."""
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
-        writer._producer.begin_transaction()
-        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
-        assert writer._producer.flush(DEADLINE_S) == 0
-        produce(pricing.config, pricing.result, [Raw(b"later", b"k", partition=0)])
-        assert read_visible(pricing.config, pricing.result) == []
-        until(lambda: read_visible(pricing.config, pricing.result) != [], "the broker has aborted it", within_s=35)
-        assert [record.value for record in pricing.results()] == [b"later"]
-
-
 def test_readers_see_whole_chunks_only(pricing: Pricing) -> None:
     """Results and dead letters of a chunk become visible together, with its offsets."""
     sent = [raw._replace(partition=0) for raw in [*rides(5), *(Raw(b"bad", b"k") for _ in range(5))]]
     produce(pricing.config, pricing.source, sent)
     computed = pricing.computed()
-    with group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 10) as writer:
         with writer.transaction({0: 10}):
             writer.send_all(pricing.result, [{"key": b"k", "value": b"v"}])
             writer.send(pricing.dlq, b"k", b"v", [])

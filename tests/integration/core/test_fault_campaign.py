@@ -1,4 +1,4 @@
-"""A short fault campaign with Airflow at work; `make test-faults` plays the long one."""
+"""A short fault campaign with Airflow; `make test-faults` runs the long one."""
 
 from __future__ import annotations
 

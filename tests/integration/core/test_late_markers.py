@@ -1,6 +1,6 @@
-"""Kafka answers a commit before readers see it: what reads right behind one waits, or says what is held back.
+"""Kafka answers a commit before readers see it: reads right after a commit wait, or report what is held back.
 
-Records that are older than the topic's retention are here as well, because this broker looks for them all the time.
+The test of records older than the retention is here, because this broker checks for them twice a second.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local.environment import export_settings
+from infra.local.services import kafka
 from jobs.clients import Systems
-from jobs.kafka import offsets
+from jobs.kafka import offsets, transaction
 from jobs.kafka.claim import Limits
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import bounds, held_back
-from jobs.kafka.replay import count_replayable, latest, replay
+from jobs.kafka.offsets import list_held_back, read_bounds
+from jobs.kafka.replay import count_replayable, read_latest, replay
+from jobs.kafka.transaction import open_group_writer
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
@@ -42,7 +44,7 @@ from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 
-# Later than any reader that does not wait, and well within SETTLE_S.
+# Longer than a read without waiting takes, and shorter than SETTLE_S.
 DELAY_S = 0.1
 MONTH_MS = 30 * 24 * 60 * 60 * 1000
 
@@ -65,12 +67,13 @@ def topic_factory(late: tuple[Stack, DelayingProxy]) -> Callable[..., str]:
 
 @pytest.fixture
 def pipeline(late: tuple[Stack, DelayingProxy], pipeline: Pipeline) -> Iterator[Pipeline]:
-    """The usual flows on this broker; its markers are late from now on."""
+    """The flows on this broker, whose markers are delayed from now on."""
     here, proxy = late
-    # Each run is one transaction: the next one could not begin before the markers of the last.
+    # One transaction per run: the next one cannot begin before the markers of the last.
     limits = Limits(run_records=1000, chunk_records=1000, chunk_bytes=2**25)
     flows = [
-        replace(it, config=here.kafka, limits=limits) for it in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
+        replace(flow, config=here.kafka, limits=limits)
+        for flow in (pipeline.pricing, pipeline.sinking, pipeline.exporting)
     ]
     proxy.delay_s = DELAY_S
     yield Pipeline(here, *flows)
@@ -84,12 +87,14 @@ def proxy(late: tuple[Stack, DelayingProxy]) -> DelayingProxy:
 
 def held(pipeline: Pipeline, topic: str) -> int:
     """How many offsets readers cannot see."""
-    with consumer(pipeline.stack.kafka, "looker") as client:
-        return sum(it.count for it in held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6))))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return sum(
+            part.count for part in list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6)))
+        )
 
 
 def test_markers_are_late(pipeline: Pipeline, proxy: DelayingProxy) -> None:
-    """What the other tests rest on."""
+    """The other tests rely on this."""
     pipeline.send(good=30)
     with held_markers(proxy):
         pipeline.pricing.run()
@@ -122,7 +127,7 @@ def test_lag_includes_results_without_markers(pipeline: Pipeline, proxy: Delayin
     with held_markers(proxy):
         pipeline.pricing.run()
         lag = read_lag(pipeline.stack.kafka, pipeline.pricing.result, pipeline.sinking.group)
-        assert (lag.offsets, sum(it.count for it in lag.held_back)) == (30, 30)
+        assert (lag.offsets, sum(part.count for part in lag.held_back)) == (30, 30)
         assert pipeline.sinking.stage(settle_s=0) is None, "nothing can be read yet"
 
 
@@ -141,7 +146,7 @@ def test_the_ledger_waits_for_markers(pipeline: Pipeline) -> None:
 def test_the_ledger_never_reports_held_back_results_as_lost(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The group's marker may be there before those of its results."""
+    """The marker of the group's offsets may be written before those of the results."""
     monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
     pipeline.send(good=30, bad=3)
     verdicts = []
@@ -160,7 +165,7 @@ def test_dead_letters_are_replayed_right_after_their_commit(pipeline: Pipeline, 
     pipeline.send(good=1, bad=5)
     with held_markers(proxy, release_after_s=1):
         pipeline.pricing.run()
-        sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+        sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
         arguments = pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1
         assert count_replayable(*arguments).sent.total() == 5
     assert replay(*arguments).sent.total() == 5
@@ -172,10 +177,10 @@ def test_dead_letters_and_traces_are_found_right_after_their_commit(pipeline: Pi
     produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(sent), Raw(b"bad", b"k")])
     pipeline.pricing.run()
     with ThreadPoolExecutor(1) as pool:
-        letters = pool.submit(latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
+        letters = pool.submit(read_latest, pipeline.stack.kafka, pipeline.pricing.dlq, 5)
         traces = trace(Systems(pipeline.settings), sent["ride_id"])
-        assert [it.place for it in traces] == [pipeline.pricing.source, pipeline.pricing.result]
-        assert [it.value() for it in letters.result()] == [b"bad"]
+        assert [place.place for place in traces] == [pipeline.pricing.source, pipeline.pricing.result]
+        assert [letter.value() for letter in letters.result()] == [b"bad"]
 
 
 def test_reprocessing_sees_dead_letters_and_results_right_after_their_commit(pipeline: Pipeline) -> None:
@@ -202,7 +207,7 @@ def test_reindexing_takes_results_indexed_a_moment_ago(pipeline: Pipeline) -> No
 
 
 def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingProxy) -> None:
-    """The race that ended one `make demo` in seventeen: no lag on rides_result, and nothing of it indexed."""
+    """This race failed one `make demo` in seventeen: no lag on rides_result, and nothing indexed."""
     pipeline.send(good=30)
     variables = {**os.environ, **export_settings(pipeline.settings), "COLUMNS": "200"}
     with held_markers(proxy):
@@ -217,11 +222,29 @@ def test_the_wait_command_waits_for_markers(pipeline: Pipeline, proxy: DelayingP
     assert f"Held back by an open transaction: {pipeline.pricing.result}[" in told
 
 
-# --- Retention ---------------------------------------------------------------------------------
+# --- Abandoned transactions -----------------------------------------------------------------------
+
+
+def test_an_abandoned_transaction_is_aborted_after_its_timeout(pipeline: Pipeline) -> None:
+    """After 1 s here, where the broker checks twice a second. In production after 20 s, checked every 10 s."""
+    assert transaction._TRANSACTION_TIMEOUT_S == 20
+    assert not any("abort.timed.out" in name for name in kafka.BROKER), "Kafka's default is 10 s"
+    config, pricing = pipeline.stack.kafka, pipeline.pricing
+    with open_group_writer(config, pricing.group, pricing.source, 10, transaction_timeout_s=1) as writer:
+        writer._producer.begin_transaction()
+        writer.send(pricing.result, b"k", b"abandoned", [], partition=0)
+        assert writer._producer.flush(DEADLINE_S) == 0
+        produce(config, pricing.result, [Raw(b"later", b"k", partition=0)])
+        assert read_visible(config, pricing.result) == []
+        until(lambda: read_visible(config, pricing.result) != [], "the broker aborts the transaction", within_s=5)
+        assert [record.value for record in pricing.results()] == [b"later"]
+
+
+# --- Retention ------------------------------------------------------------------------------------
 
 
 def old_records(config: dict[str, Any], topic: str, count: int) -> None:
-    """Records as a backfill, a mirror or a restore sends them: with the time stamps of a month ago."""
+    """Send records with timestamps of a month ago, as a backfill, a mirror or a restore does."""
     then = int(time.time() * 1000) - MONTH_MS
     producer = Producer(config)
     for number in range(count):
@@ -230,7 +253,7 @@ def old_records(config: dict[str, Any], topic: str, count: int) -> None:
 
 
 def low(config: dict[str, Any], topic: str) -> int:
-    with consumer(config, "looker") as client:
+    with open_consumer(config, "looker") as client:
         watermarks: tuple[int, int] = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=DEADLINE_S)
         return watermarks[0]
 
@@ -242,7 +265,7 @@ def test_records_with_old_timestamps_are_kept_as_long_as_others(
     admin = AdminClient(config)
     settings = {"retention.ms": "604800000", "message.timestamp.type": "CreateTime"}
     old_records(config, raw, 20)
-    # Two controls, one after the other: the broker has looked at each topic in between, and deletes such records.
+    # Two control topics prove that the broker has checked every topic and deletes expired records.
     for control in (f"control-1-{raw}", f"control-2-{raw}"):
         admin.create_topics([NewTopic(control, 1, 1, config=settings)])[control].result(DEADLINE_S)
         until(lambda name=control: admin.list_topics(name, timeout=DEADLINE_S).topics[name].error is None, control)

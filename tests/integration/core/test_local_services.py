@@ -1,4 +1,4 @@
-"""The services without Docker, for real: a stack of its own on free ports, beside whatever else runs here."""
+"""The services without Docker: a real stack on free ports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line on this stack, without a JDK, Maven or Docker in reach."""
+    """Run the command line on this stack, without a JDK, Maven or Docker on the PATH."""
     variables = {
         **export_settings(settings),
         "HOME": str(Path.home()),

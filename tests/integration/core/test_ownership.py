@@ -1,4 +1,4 @@
-"""Ways to lose rides behind a group's back: somebody commits for it, its topic is made again, its offsets go."""
+"""Foreign commits in a group, recreated topics and lost offsets do not lose rides."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from infra.local.environment import export_settings
 from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.claim import Plan
 from jobs.kafka.lag import read_lag
-from jobs.kafka.offsets import committed, group_offsets, group_reader, kept_group
-from jobs.kafka.set_offsets import look, set_offsets
+from jobs.kafka.offsets import name_kept_group, open_group_reader, read_committed_offsets, read_group_offsets
+from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.settings import ROOT
 from tests.testkit.flow import Exporting, Flow, Pipeline, Pricing
 from tests.testkit.kafka import Raw, commit, produce
@@ -33,20 +33,20 @@ def rides(count: int, partition: int = -1) -> list[Raw]:
     return [keyed(ride())._replace(partition=partition) for _ in range(count)]
 
 
-def stranger_commits(flow: Flow, offsets: dict[int, int]) -> None:
-    """As a copied connector or a console consumer does that uses the group's id."""
+def commit_as_foreign_client(flow: Flow, offsets: dict[int, int]) -> None:
+    """Commit with the group's id, as a copied connector or a console consumer does."""
     commit(flow.config, flow.group, flow.source, offsets)
 
 
 def forget(flow: Flow, *groups: str) -> None:
-    """Delete groups, as their expiry does."""
+    """Delete groups, as expiry does."""
     admin = AdminClient(flow.config)  # must live until the answers are there
     for answer in admin.delete_consumer_groups(list(groups)).values():
         answer.result(DEADLINE_S)
 
 
 def make_again(flow: Flow, topic: str, partitions: int = 6) -> None:
-    """Delete a topic and make it again."""
+    """Delete a topic and create it again."""
     admin = AdminClient(flow.config)
     admin.delete_topics([topic])[topic].result(DEADLINE_S)
 
@@ -60,21 +60,21 @@ def make_again(flow: Flow, topic: str, partitions: int = 6) -> None:
 
 
 def run_on(pricing: Pricing) -> int:
-    """Price all that is there; how many results came of it."""
+    """Price all messages; returns the number of results."""
     total = 0
     while (staged := pricing.stage()) is not None:
         total += pricing.publish(pricing.compute(staged)).results
     return total
 
 
-# --- A stranger in the group -------------------------------------------------------------------
+# --- Foreign commits ------------------------------------------------------------------------------
 
 
 def test_a_foreign_commit_is_rejected_and_can_be_reset(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(10, partition=2))
     pricing.run()
     produce(pricing.config, pricing.source, rides(40, partition=2))
-    stranger_commits(pricing, {2: 50})
+    commit_as_foreign_client(pricing, {2: 50})
     refusal = rf"{pricing.source}\[2\]: group {pricing.group} is at 50, but this pipeline committed 10"
     with pytest.raises(OffsetsError, match=rf"{refusal}.*make offsets GROUP={pricing.group} TO=kept"):
         pricing.stage()
@@ -82,7 +82,7 @@ def test_a_foreign_commit_is_rejected_and_can_be_reset(pricing: Pricing) -> None
         read_lag(pricing.config, pricing.source, pricing.group)
     assert len(pricing.results()) == 10
 
-    wanted = look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+    wanted = preview_moves(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
     assert (wanted.skipped, wanted.repeated, wanted.is_certain) == (0, 0, True)
     set_offsets(pricing.config, wanted, pricing.topic_ids)
     assert pricing.offsets()[2] == 10
@@ -95,7 +95,7 @@ def test_a_foreign_commit_during_a_run_skips_nothing(pricing: Pricing) -> None:
     pricing.run()
     produce(pricing.config, pricing.source, rides(40, partition=2))
     computed = pricing.computed()
-    stranger_commits(pricing, {2: 50})
+    commit_as_foreign_client(pricing, {2: 50})
     with pytest.raises(OffsetsError, match="another client commits with this group id"):
         pricing.publish(computed)
     assert len(pricing.results()) == 10
@@ -106,7 +106,7 @@ def test_a_foreign_commit_during_a_run_skips_nothing(pricing: Pricing) -> None:
 def test_a_foreign_commit_in_the_first_run_of_a_new_group_skips_nothing(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(40, partition=2))
     computed = pricing.computed()
-    stranger_commits(pricing, {2: 20})
+    commit_as_foreign_client(pricing, {2: 20})
     with pytest.raises(OffsetsError, match=r"is at 20, but this pipeline committed no offset.*TO=beginning"):
         pricing.publish(computed)
     pricing.set_offsets("beginning")
@@ -116,21 +116,21 @@ def test_a_foreign_commit_in_the_first_run_of_a_new_group_skips_nothing(pricing:
 def test_a_foreign_commit_in_a_new_group_is_not_adopted(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(40, partition=2))
     assert pricing.stage() is not None
-    stranger_commits(pricing, {2: 40})
+    commit_as_foreign_client(pricing, {2: 40})
     with pytest.raises(OffsetsError, match=r"is at 40, but this pipeline committed no offset.*TO=beginning"):
         pricing.stage()
-    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
-    assert (end.skipped, end.is_certain) == (40, False), "the stranger's position says nothing"
+    end = preview_moves(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    assert (end.skipped, end.is_certain) == (40, False), "the foreign position proves nothing"
     pricing.set_offsets("beginning")
     assert run_on(pricing) == 40
 
 
 def test_a_foreign_commit_of_the_same_offset_does_not_lose_the_plan(exporting: Exporting) -> None:
-    """Without it, the claim would be cut otherwise, and Parquet would hold its rows under two names."""
+    """Without the plan, chunks would have other borders, and Parquet would hold rows under two names."""
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     first = exporting.staged()
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
-    stranger_commits(exporting, {1: 0})
+    commit_as_foreign_client(exporting, {1: 0})
     with pytest.raises(OffsetsError, match=r"\[1\]: group .* is at 0, but not with the metadata"):
         exporting.stage()
     exporting.set_offsets("kept")
@@ -140,31 +140,33 @@ def test_a_foreign_commit_of_the_same_offset_does_not_lose_the_plan(exporting: E
 def test_every_commit_is_kept_with_its_writer_topic_and_plan(exporting: Exporting) -> None:
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     staged = exporting.staged()
-    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        committed_offsets = reader.unchecked()
-        assert committed_offsets == reader.kept()
+    with open_group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        committed_offsets = reader.read_unchecked()
+        assert committed_offsets == reader.read_kept()
         metadata = msgspec.json.decode(committed_offsets[1].metadata)
         assert (metadata["v"], metadata["writer"], metadata["topic_id"]) == (1, "datastream", staged.topic_id)
-        assert committed_offsets[1].plan(Plan) == Plan(35, exporting.limits.chunk_records, exporting.limits.chunk_bytes)
+        assert committed_offsets[1].decode_plan(Plan) == Plan(
+            35, exporting.limits.chunk_records, exporting.limits.chunk_bytes
+        )
     exporting.commit(staged)
-    with group_reader(exporting.config, exporting.source, exporting.group) as reader:
-        committed_offsets = reader.unchecked()
-        assert committed_offsets == reader.kept()
-        assert (committed_offsets[1].offset, committed_offsets[1].plan(Plan)) == (35, None)
+    with open_group_reader(exporting.config, exporting.source, exporting.group) as reader:
+        committed_offsets = reader.read_unchecked()
+        assert committed_offsets == reader.read_kept()
+        assert (committed_offsets[1].offset, committed_offsets[1].decode_plan(Plan)) == (35, None)
     assert not exporting.backlog().is_begun
 
 
-# --- Offsets of earlier versions ---------------------------------------------------------------
+# --- Offsets of earlier versions ------------------------------------------------------------------
 
 
 def test_offsets_of_an_earlier_version_are_adopted_once(pricing: Pricing, caplog: pytest.LogCaptureFixture) -> None:
     produce(pricing.config, pricing.source, rides(40, partition=2))
-    stranger_commits(pricing, {2: 30})
+    commit_as_foreign_client(pricing, {2: 30})
     with caplog.at_level(logging.WARNING):
         assert run_on(pricing) == 10
     assert caplog.text.count("Adopted the offsets of group") == 1
     assert "{2: 30}" in caplog.text
-    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] == 40
+    assert read_group_offsets(pricing.config, pricing.source, name_kept_group(pricing.group))[2] == 40
 
 
 def test_a_plan_of_an_earlier_version_is_resumed(exporting: Exporting) -> None:
@@ -184,13 +186,13 @@ def test_metadata_of_another_tool_is_never_adopted(exporting: Exporting) -> None
     client = Consumer({**exporting.config, "group.id": exporting.group, "enable.auto.commit": False})
     offsets = [TopicPartition(exporting.source, 1, 0, metadata="by hand")]
     client.commit(offsets=offsets, asynchronous=False)
-    with pytest.raises(OffsetsError, match=r"is not this pipeline's.*'by hand'"):
+    with pytest.raises(OffsetsError, match=r"Another tool wrote the metadata.*'by hand'"):
         exporting.stage()
-    assert committed(client, exporting.source, [1])[1].metadata == "by hand"
+    assert read_committed_offsets(client, exporting.source, [1])[1].metadata == "by hand"
     client.close()
 
 
-# --- Topics and offsets that go ----------------------------------------------------------------
+# --- Lost topics and offsets ----------------------------------------------------------------------
 
 
 def test_a_recreated_topic_is_distinguished_from_expired_offsets(pricing: Pricing) -> None:
@@ -199,17 +201,17 @@ def test_a_recreated_topic_is_distinguished_from_expired_offsets(pricing: Pricin
     pricing.has_output = True
     make_again(pricing, pricing.source)
     produce(pricing.config, pricing.source, rides(200))
-    remade = rf"{pricing.source} was deleted and made again since group {pricing.group} worked on it"
+    remade = rf"{pricing.source} was deleted and recreated since group {pricing.group} worked on it"
     with pytest.raises(OffsetsError, match=rf"{remade}.*make offsets GROUP={pricing.group} TO=beginning"):
         pricing.stage()
     beginning, end = (
-        look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        preview_moves(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
         for to in ("beginning", "end")
     )
     assert (beginning.skipped, beginning.repeated, beginning.is_certain) == (0, 0, True)
     assert (end.skipped, end.repeated) == (200, 0), "the old remedy left these out"
-    with pytest.raises(OffsetsError, match="No copy of the offsets"):
-        look(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
+    with pytest.raises(OffsetsError, match="There is no copy of the offsets"):
+        preview_moves(pricing.config, pricing.source, pricing.group, "kept", topic_ids=pricing.topic_ids)
     set_offsets(pricing.config, beginning, pricing.topic_ids)
     assert run_on(pricing) == 200
 
@@ -218,7 +220,7 @@ def test_a_topic_recreated_during_a_run_is_rejected(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(50))
     computed = pricing.computed()
     make_again(pricing, pricing.source)
-    with pytest.raises(OffsetsError, match="was deleted and made again since this run's claim"):
+    with pytest.raises(OffsetsError, match="was deleted and recreated since this run's claim"):
         pricing.publish(computed)
     assert pricing.results() == []
     assert set(pricing.offsets().values()) == {None}
@@ -237,19 +239,19 @@ def test_deleted_offsets_are_restored_from_their_copy(pricing: Pricing) -> None:
 
 
 def test_a_deleted_copy_is_recreated(pricing: Pricing, caplog: pytest.LogCaptureFixture) -> None:
-    """It may look like litter in Kafka-UI."""
+    """The copy may look like garbage in Kafka-UI."""
     produce(pricing.config, pricing.source, rides(50, partition=2))
     pricing.run()
     produce(pricing.config, pricing.source, rides(7, partition=2))
-    forget(pricing, kept_group(pricing.group))
+    forget(pricing, name_kept_group(pricing.group))
     with caplog.at_level(logging.WARNING):
         assert run_on(pricing) == 7
     assert "Adopted the offsets" in caplog.text
-    assert group_offsets(pricing.config, pricing.source, kept_group(pricing.group))[2] is not None
+    assert read_group_offsets(pricing.config, pricing.source, name_kept_group(pricing.group))[2] is not None
 
 
 def test_a_lost_topic_id_is_stored_again(pricing: Pricing) -> None:
-    """STAGING_URL was emptied, or names another folder with the ids of another stack."""
+    """STAGING_URL was emptied, or it is now a folder with the ids of another stack."""
     produce(pricing.config, pricing.source, rides(50))
     pricing.run()
     produce(pricing.config, pricing.source, rides(7))
@@ -262,16 +264,16 @@ def test_expired_offsets_with_an_expired_copy_are_an_error(pricing: Pricing) -> 
     produce(pricing.config, pricing.source, rides(50))
     pricing.run()
     pricing.has_output = True
-    forget(pricing, pricing.group, kept_group(pricing.group))
-    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy \(the topic is the same\)"):
+    forget(pricing, pricing.group, name_kept_group(pricing.group))
+    with pytest.raises(OffsetsError, match=r"expired or were deleted with their copy"):
         pricing.stage()
-    end = look(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
+    end = preview_moves(pricing.config, pricing.source, pricing.group, "end", topic_ids=pricing.topic_ids)
     assert (end.skipped, end.is_certain) == (50, False)
     set_offsets(pricing.config, end, pricing.topic_ids)
     assert pricing.stage() is None
 
 
-# --- make offsets ------------------------------------------------------------------------------
+# --- make offsets ---------------------------------------------------------------------------------
 
 
 def test_skipped_and_repeated_messages_are_counted(pricing: Pricing) -> None:
@@ -280,7 +282,7 @@ def test_skipped_and_repeated_messages_are_counted(pricing: Pricing) -> None:
     produce(pricing.config, pricing.source, rides(5, partition=4))
 
     def moved(to: str) -> tuple[int, int, bool]:
-        change = look(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
+        change = preview_moves(pricing.config, pricing.source, pricing.group, to, topic_ids=pricing.topic_ids)
         return change.skipped, change.repeated, change.is_certain
 
     assert moved("kept") == (0, 0, True)
@@ -289,14 +291,14 @@ def test_skipped_and_repeated_messages_are_counted(pricing: Pricing) -> None:
     assert moved("2000-01-01T00:00:00Z") == (0, 20, True)
     assert moved("2100-01-01T00:00:00+01:00") == (5, 0, True)
     for wrong in ("", "start", "12", "2026-01-05", "2026-01-05T08:00:00"):
-        with pytest.raises(ConfigurationError, match="give kept, beginning, end, or a time with its offset"):
+        with pytest.raises(ConfigurationError, match="use kept, beginning, end, or a time with an offset"):
             moved(wrong)
 
 
 def test_a_group_that_has_moved_since_the_check_is_not_changed(pricing: Pricing) -> None:
-    """The question may stand for hours."""
+    """Hours may pass between the question and the answer."""
     produce(pricing.config, pricing.source, rides(20))
-    beginning = look(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
+    beginning = preview_moves(pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids)
     assert beginning.repeated == 20
     pricing.run()
     with pytest.raises(OffsetsError, match="has moved, since these messages were counted"):
@@ -305,11 +307,11 @@ def test_a_group_that_has_moved_since_the_check_is_not_changed(pricing: Pricing)
 
 
 def test_a_discarded_plan_counts_as_repeated(exporting: Exporting) -> None:
-    """Its objects may be there already, and other cuts would give them other names."""
+    """Its objects may exist already, and other chunk borders would give them other names."""
     produce(exporting.config, exporting.source, [keyed(result())._replace(partition=1) for _ in range(35)])
     exporting.staged()
     beginning, kept = (
-        look(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
+        preview_moves(exporting.config, exporting.source, exporting.group, to, topic_ids=exporting.topic_ids)
         for to in ("beginning", "kept")
     )
     assert (beginning.repeated, beginning.discarded_plans) == (35, 6)
@@ -317,19 +319,21 @@ def test_a_discarded_plan_counts_as_repeated(exporting: Exporting) -> None:
 
 
 def test_counted_results_exclude_markers(exporting: Exporting, pricing: Pricing) -> None:
-    """Offsets would count each transaction's marker as a message."""
+    """Offsets would count the marker of each transaction as a message."""
     pricing = replace(pricing, result=exporting.source)
     for _ in range(3):
         produce(pricing.config, pricing.source, rides(5))
         pricing.run()
     exporting.run()
-    beginning = look(exporting.config, exporting.source, exporting.group, "beginning", topic_ids=exporting.topic_ids)
+    beginning = preview_moves(
+        exporting.config, exporting.source, exporting.group, "beginning", topic_ids=exporting.topic_ids
+    )
     assert beginning.repeated == 15
 
 
 @pytest.fixture
 def command(pipeline: Pipeline) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`python -m jobs` on the pipeline' topics."""
+    """Runs `python -m jobs` on the topics of the pipeline."""
 
     def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         settings = pipeline.settings.model_copy(update={"staging_url": pipeline.pricing.folder.url})
@@ -353,7 +357,7 @@ def test_the_offsets_command_shows_what_it_would_skip_and_asks(
     assert asked.returncode == 1
     assert read_lag(pipeline.stack.kafka, pipeline.pricing.source, "dag_compute_cost").offsets == 7, "the answer was no"
 
-    stranger_commits(pipeline.pricing, dict.fromkeys(range(6), 3))
+    commit_as_foreign_client(pipeline.pricing, dict.fromkeys(range(6), 3))
     refused = command("lag", "--once")
     assert refused.returncode == 1
     assert "make offsets GROUP=dag_compute_cost TO=kept" in refused.stderr

@@ -1,4 +1,4 @@
-"""Topics as declared; a broker that is away is named within bounded time."""
+"""Topics are created as declared, and an unreachable broker is reported in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka import claim, offsets, publish, topics, transaction
-from jobs.kafka.topics import Topic, alter, apply, declared
+from jobs.kafka.topics import Topic, alter, apply, load_topics
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import ROOT
 from tests.testkit.flow import Pricing
@@ -36,7 +36,7 @@ def names(fresh_name: Callable[[str], str]) -> dict[str, str]:
 
 @pytest.fixture
 def wanted(names: dict[str, str]) -> list[Topic]:
-    return declared(
+    return load_topics(
         TOPICS,
         RidesSettings(**{setting.lower(): name for setting, name in names.items()}),
     )
@@ -46,7 +46,7 @@ def test_topics_are_created_once_as_declared(stack: Stack, wanted: list[Topic]) 
     created, differences = apply(stack.kafka, wanted)
     assert sorted(created) == sorted(topic.name for topic in wanted)
     assert differences == []
-    # A broker that has just made them may need a moment to tell all about them.
+    # A broker that has just created them may need a moment to describe them.
     assert apply(stack.kafka, wanted) == ([], [])
     held = AdminClient(stack.kafka).list_topics(timeout=10).topics
     assert {len(held[topic.name].partitions) for topic in wanted} == {6}
@@ -61,7 +61,7 @@ def test_differences_are_reported_and_not_changed(stack: Stack, wanted: list[Top
     ]
     created, differences = apply(stack.kafka, other)
     assert created == [wanted[2].name]
-    assert {(it.topic, it.what, it.has, it.declared) for it in differences} == {
+    assert {(difference.topic, difference.what, difference.has, difference.declared) for difference in differences} == {
         (wanted[0].name, "partitions", "6", "8"),
         (wanted[0].name, "retention.ms", "604800000", "1000"),
     }
@@ -69,15 +69,19 @@ def test_differences_are_reported_and_not_changed(stack: Stack, wanted: list[Top
 
 
 def test_existing_topics_are_altered_on_request(stack: Stack, wanted: list[Topic], names: dict[str, str]) -> None:
-    """As a topic of an earlier version is: with the senders' time stamps, and without room for a mark."""
+    """A topic of an earlier version has the senders' timestamps and no room for a mark."""
     raw = wanted[0]
     older = {"retention.ms": 604800000, "cleanup.policy": "delete"}
     apply(stack.kafka, [msgspec.structs.replace(raw, partitions=3, config=older)])
     _, differences = apply(stack.kafka, wanted)
-    assert {it.what for it in differences} == {"partitions", "message.timestamp.type", "max.message.bytes"}
-    assert [it.what for it in alter(stack.kafka, differences)] == ["partitions"]
+    assert {difference.what for difference in differences} == {
+        "partitions",
+        "message.timestamp.type",
+        "max.message.bytes",
+    }
+    assert [difference.what for difference in alter(stack.kafka, differences)] == ["partitions"]
     _, differences = apply(stack.kafka, wanted)
-    assert [(it.what, it.has) for it in differences] == [("partitions", "3")]
+    assert [(difference.what, difference.has) for difference in differences] == [("partitions", "3")]
     admin = AdminClient(stack.kafka)
     (answer,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, raw.name)]).values()
     assert answer.result(10)["message.timestamp.type"].value == "LogAppendTime"

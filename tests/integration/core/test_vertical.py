@@ -1,4 +1,4 @@
-"""A vertical is folders of its name and one declaration: tests/notes, put into a copy of the repository."""
+"""A vertical is folders of its name and one declaration: tests/notes, added to a copy of the repository."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RAW, RESULT, DLQ = "notes_raw", "notes_result", "notes_dlq"
 
 
 class Copy:
-    """A copy of the repository with the notes in it, and a stack of its own."""
+    """A copy of the repository with the notes vertical, and its stack."""
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
@@ -97,7 +97,7 @@ def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     assert len(results) == 200
     assert results[b"7"] == {"note_id": "7", "text": "hi!", "mood": 1.0}
     letters = {record.key: record for record in read_all(copy.kafka, DLQ)}
-    assert {(it.key, it.value, it.error["exception.class.name"]) for it in letters.values()} == {
+    assert {(letter.key, letter.value, letter.error["exception.class.name"]) for letter in letters.values()} == {
         (raw.key, raw.value, "invalid_note") for raw in bad
     }
     assert (letters[b"key"].headers or [])[0] == ("trace", b"\xff")
@@ -108,7 +108,7 @@ def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
 
 
 def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
-    """Its output is in the task's log."""
+    """The output of the command is in the task's log."""
     line = "Results are on notes_result: Notes Result"
 
     def is_logged() -> bool:
@@ -127,6 +127,6 @@ def test_replayed_notes_are_not_lost(copy: Copy) -> None:
 
 
 def test_the_rides_ledger_does_not_count_notes(copy: Copy) -> None:
-    """Its dead letters are on a topic of their own; nothing else of the notes is where the rides look."""
-    assert [it for it in read_all(copy.kafka, "rides_dlq") if it.error] == []
+    """Notes have their own topics, which the rides' ledger does not read."""
+    assert [record for record in read_all(copy.kafka, "rides_dlq") if record.error] == []
     assert read_all(copy.kafka, "rides_raw") == []

@@ -39,7 +39,7 @@ MAPS = [(name, layer["id"]) for (kind, name), saved in OBJECTS.items() if kind =
 
 
 def make_rides() -> list[Ride]:
-    """600 rides from before the time range to after it, ten minutes without any, more cheap ones than dear ones."""
+    """600 rides before, in and after the time range: a gap of ten minutes, more cheap than expensive ones."""
     rng = random.Random(7)
     rides = []
     for number in range(600):
@@ -100,7 +100,7 @@ def sums(groups: dict[Any, list[Ride]], field: str) -> dict[Any, float]:
 
 
 def exactly(expected: dict[Any, float]) -> Any:
-    """Averages and sums may differ by what floating point does to their order; keys may not."""
+    """Averages and sums may differ by rounding; keys must be equal."""
     return pytest.approx(expected, rel=1e-9, abs=0)
 
 
@@ -137,7 +137,7 @@ def in_whole_minutes(rides: list[Ride]) -> list[Ride]:
     return [ride for ride in rides if start <= minute(ride) <= end - MINUTE_MS]
 
 
-# What a layer is to show of the rides: the column of its figures, the columns that tell them apart, and the figures.
+# What a layer shows: the column of its figures, the key columns, and a function that computes the figures from rides.
 FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict[Any, float]]]] = {
     ("ride-count", "rides"): ("count", [], lambda rides: {(): len(rides)}),
     ("average-distance", "rides"): ("average_distance", [], lambda rides: means(grouped(rides), "distance_km")),
@@ -180,7 +180,7 @@ FIGURES: dict[tuple[str, str], tuple[str, list[str], Callable[[list[Ride]], dict
 def test_a_lens_layer_shows_the_figures_of_the_rides(shown: Rides, rides: list[Ride], name: str, layer: str) -> None:
     value, keys, figures = FIGURES[name, layer]
     actual = {tuple(row[key] for key in keys): row[value] for row in shown.of_lens(OBJECTS["lens", name], layer)}
-    # Buckets without rides are looked at below.
+    # Buckets without rides are tested below.
     assert {key: figure for key, figure in actual.items() if figure} == exactly(figures(rides))
 
 
@@ -230,7 +230,9 @@ def check_cells(shown: Rides, rides: list[Ride], panel: SavedObject, layer: dict
     cells = {cell["key"]: cell for cell in shown.of_cells(panel, layer, ZOOM)}
     expected = {key: inside for (key,), inside in grouped(rides, lambda ride: tile(ride[field], ZOOM + 4)).items()}
     assert len(expected) > 20
-    assert {key: cell["doc_count"] for key, cell in cells.items()} == {key: len(it) for key, it in expected.items()}
+    assert {key: cell["doc_count"] for key, cell in cells.items()} == {
+        key: len(inside) for key, inside in expected.items()
+    }
     prices = {key: cell["avg_of_price_total"] for key, cell in cells.items()}
     assert prices == exactly(means(expected, "price_total"))
     for key, inside in expected.items():

@@ -1,4 +1,4 @@
-"""The ledger tells what is lost, doubled or on its way: each figure counted at systems that hold just that."""
+"""The ledger reports lost, duplicated and pending messages, counted in the systems themselves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from confluent_kafka.admin import AdminClient
 from infra.local.environment import export_settings
 from infra.local.java import jars, runtime
 from jobs.clients import Systems
-from jobs.kafka.client import consumer
+from jobs.kafka.client import open_consumer
 from jobs.kafka.lag import Lag, read_lag
-from jobs.kafka.offsets import HeldBack, bounds, held_back
-from jobs.kafka.open_transactions import explained
+from jobs.kafka.offsets import HeldBack, list_held_back, read_bounds
+from jobs.kafka.open_transactions import describe_held_back
 from jobs.kafka.replay import replay
 from jobs.rides.ops import ledger as ledger_module
 from jobs.rides.ops import reprocess
@@ -121,7 +121,7 @@ def test_a_missing_or_extra_object_is_reported(pipeline: Pipeline, fault: str) -
 def test_replayed_dead_letters_are_counted_separately(pipeline: Pipeline) -> None:
     pipeline.send(good=5, bad=3)
     pipeline.run()
-    sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+    sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 3
     assert replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1).sent.total() == 0
     pipeline.pricing.run()
@@ -135,7 +135,7 @@ def test_rejected_results_are_not_reported_as_missing(pipeline: Pipeline) -> Non
     produce(pipeline.stack.kafka, pipeline.pricing.result, [Raw(b"no result", b"k")])
     pipeline.run()
     ledger = pipeline.ledger()
-    # The odd message is a result that no raw message stands behind; the sinks themselves add up.
+    # The invalid message is a result without a raw message; the sinks themselves balance.
     assert (ledger.refused, ledger.parquet, ledger.elasticsearch) == (1, 5, 5)
     assert (ledger.dlq, ledger.dlq_by_reason) == (0, {})
     assert [fault for fault in ledger.faults if "raw messages" not in fault] == []
@@ -146,7 +146,7 @@ def test_records_deleted_by_retention_prevent_a_verdict(pipeline: Pipeline) -> N
     pipeline.run()
     admin = AdminClient(pipeline.stack.kafka)
     first = [TopicPartition(pipeline.pricing.source, partition, 1) for partition in range(6)]
-    # Waited for: a ledger that reads while records go cannot be taken.
+    # Wait: a ledger cannot be taken while records are being deleted.
     for deleted in admin.delete_records(first).values():
         deleted.result(30)
     ledger = pipeline.ledger()
@@ -154,12 +154,12 @@ def test_records_deleted_by_retention_prevent_a_verdict(pipeline: Pipeline) -> N
     assert (ledger.balanced, ledger.exit_code) == (None, 3)
 
 
-# --- Transactions of strangers -----------------------------------------------------------------
+# --- Foreign transactions -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def kafka_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Kafka's own tool on the PATH, as its archive has it."""
+    """Put Kafka's own tool on the PATH, as in its archive."""
     jars.fetch({"kafka", "kafka-tools"})
     class_path = ":".join(str(jar.path) for name in ("kafka", "kafka-tools") for jar in jars.read_locked(name))
     script = tmp_path / "bin" / "kafka-transactions.sh"
@@ -175,8 +175,8 @@ def kafka_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @contextmanager
 def open_transaction(pipeline: Pipeline, topic: str) -> Iterator[str]:
-    """A stranger's transaction that stays open in partition 3; its transactional id."""
-    name = f"stranger-{uuid4().hex[:8]}"
+    """A foreign transaction that stays open in partition 3; yields its transactional id."""
+    name = f"foreign-{uuid4().hex[:8]}"
     producer = transactional(pipeline.stack.kafka, name)
     send(producer, topic, [Raw(b"whatever", b"k", partition=3)])
     assert producer.flush(30) == 0
@@ -184,12 +184,12 @@ def open_transaction(pipeline: Pipeline, topic: str) -> Iterator[str]:
         yield name
     finally:
         producer.abort_transaction(30)
-        until(lambda: held(pipeline, topic) == [], "the end of the stranger's transaction")
+        until(lambda: held(pipeline, topic) == [], "the end of the foreign transaction")
 
 
 def held(pipeline: Pipeline, topic: str) -> list[HeldBack]:
-    with consumer(pipeline.stack.kafka, "looker") as client:
-        return held_back(topic, bounds(pipeline.stack.kafka, client, topic, range(6)))
+    with open_consumer(pipeline.stack.kafka, "looker") as client:
+        return list_held_back(topic, read_bounds(pipeline.stack.kafka, client, topic, range(6)))
 
 
 @pytest.mark.parametrize("place", ["raw", "result", "dlq"])
@@ -200,29 +200,29 @@ def test_messages_held_back_by_a_foreign_transaction_are_pending(
     pipeline.send(good=30, bad=6)
     pipeline.run()
     topic = {"raw": pipeline.pricing.source, "result": pipeline.pricing.result, "dlq": pipeline.pricing.dlq}[place]
-    first = len([it for it in read_visible(pipeline.stack.kafka, topic) if it.partition == 3])
+    first = len([record for record in read_visible(pipeline.stack.kafka, topic) if record.partition == 3])
     with open_transaction(pipeline, topic) as name:
         ledger = pipeline.ledger()
         assert (ledger.faults, ledger.balanced, ledger.exit_code) == ([], True, 2)
-        (it,) = ledger.held_back
-        assert (it.topic, it.partition, it.count) == (topic, 3, 1)
-        assert it.first >= first
-        (line,) = explained(pipeline.stack.kafka, ledger.held_back)
-        assert line == f"{topic}[3]: 1 offsets from {it.first} on, by the transactional id {name}"
+        (part,) = ledger.held_back
+        assert (part.topic, part.partition, part.count) == (topic, 3, 1)
+        assert part.first >= first
+        (line,) = describe_held_back(pipeline.stack.kafka, ledger.held_back)
+        assert line == f"{topic}[3]: 1 offsets from {part.first} on, by the transactional id {name}"
         if place != "dlq":
             group = pipeline.pricing.group if place == "raw" else pipeline.sinking.group
-            assert read_lag(pipeline.stack.kafka, topic, group) == Lag(1, [it])
+            assert read_lag(pipeline.stack.kafka, topic, group) == Lag(1, [part])
     assert pipeline.ledger().held_back == []
 
 
 def test_without_the_kafka_tool_the_command_is_shown(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     parts = [HeldBack("rides_result", 3, 120, 7)]
-    held, who = explained(pipeline.stack.kafka, parts)
+    held, who = describe_held_back(pipeline.stack.kafka, parts)
     assert held == "rides_result[3]: 7 offsets from 120 on"
     assert "kafka-transactions.sh --bootstrap-server" in who
     assert "describe-producers --topic rides_result --partition 3" in who
-    assert explained(pipeline.stack.kafka, []) == []
+    assert describe_held_back(pipeline.stack.kafka, []) == []
 
 
 def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,11 +233,13 @@ def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, m
         ledger = pipeline.ledger()
         assert ledger.result < 30, "some are in the partition that is held back"
         assert (ledger.faults, ledger.exit_code) == ([], 2)
-        # What nobody holds back is missing for sure.
-        lost = max(ledger.held_back, key=lambda it: it.count)
+        # Messages that are not held back are lost.
+        lost = max(ledger.held_back, key=lambda part: part.count)
         pipeline.send(good=lost.count + 1)
         offsets = pipeline.pricing.offsets()
-        pipeline.pricing.set_offsets({it: (offsets[it] or 0) + len(rest) for it, rest in unread(pipeline).items()})
+        pipeline.pricing.set_offsets(
+            {partition: (offsets[partition] or 0) + len(rest) for partition, rest in unread(pipeline).items()}
+        )
         ledger = pipeline.ledger()
         assert ledger.exit_code == 1, "more are missing than are held back"
 
@@ -257,14 +259,14 @@ def test_dead_letters_behind_a_foreign_transaction_are_not_lost(
 
 def unread(pipeline: Pipeline) -> dict[int, list[Record]]:
     offsets = pipeline.pricing.offsets()
-    rest: dict[int, list[Record]] = {it: [] for it in range(6)}
+    rest: dict[int, list[Record]] = {partition: [] for partition in range(6)}
     for record in read_visible(pipeline.stack.kafka, pipeline.pricing.source):
         if record.offset >= (offsets[record.partition] or 0):
             rest[record.partition].append(record)
     return rest
 
 
-# --- Verdicts ----------------------------------------------------------------------------------
+# --- Verdicts -------------------------------------------------------------------------------------
 
 
 def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) -> None:
@@ -276,12 +278,12 @@ def test_foreign_dead_letters_are_neither_lost_nor_replayed(pipeline: Pipeline) 
     produce(pipeline.stack.kafka, pipeline.pricing.dlq, foreign)
     ledger = pipeline.ledger()
     assert (ledger.dlq, ledger.foreign, ledger.faults, ledger.exit_code) == (2, 3, [], 0)
-    sources = DEAD_LETTERS.sources_by_topic(pipeline.settings)
+    sources = DEAD_LETTERS.resolve_sources(pipeline.settings)
     done = replay(pipeline.stack.kafka, pipeline.pricing.dlq, REPLAY_GROUP, sources, 1)
     assert (done.sent.total(), done.foreign) == (2, 3)
     window = reprocess.parse_window("2026-01-01", "2026-02-01")
     work = reprocess.plan_work(Systems(pipeline.settings, may_write=True), window)
-    assert len(work.rides) == 10, "a stranger's dead letter leaves no ride out"
+    assert len(work.rides) == 10, "foreign dead letters exclude no ride"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SCRIPT = Path(producer.__file__)
 
 
 def produce(stack: Any, topic: str, *options: str) -> str:
-    """Run the producer to its end; returns its last line."""
+    """Run the producer; returns its last line."""
     result = subprocess.run(
         [sys.executable, str(SCRIPT), *options],
         env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": stack.bootstrap_servers, "RAW_TOPIC": topic},
@@ -35,7 +35,7 @@ def produce(stack: Any, topic: str, *options: str) -> str:
 
 
 def read(stack: Any, topic: str, count: int) -> list[Message]:
-    """All messages of a topic, which are as many as its offsets say and as expected."""
+    """All messages of a topic; asserts that offsets and messages have the expected count."""
     consumer = Consumer({"bootstrap.servers": stack.bootstrap_servers, "group.id": "test-producer"})
     partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
     assert sum(consumer.get_watermark_offsets(partition, timeout=10)[1] for partition in partitions) == count

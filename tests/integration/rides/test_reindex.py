@@ -51,7 +51,7 @@ class Sinks:
 
     @property
     def names(self) -> dict[str, str]:
-        """The settings that lead to them."""
+        """The settings with their names."""
         return {
             "rides_index": self.sinking.index,
             "raw_topic": self.raw_topic,
@@ -169,7 +169,7 @@ def of_others() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [(b"no parquet", "is no Parquet file"), (of_others(), "its columns are others")]
+    ("content", "fault"), [(b"no parquet", "is not a Parquet file"), (of_others(), "it has other columns")]
 )
 def test_a_foreign_object_is_reported_by_name(sinks: Sinks, content: bytes, fault: str) -> None:
     name = f"{sinks.exporting.prefix}mine.parquet"

@@ -1,4 +1,4 @@
-"""A wrong price is mended end to end: at Kafka, Elasticsearch and Parquet, once, wherever it is killed."""
+"""Reprocessing corrects a wrong price in Kafka, Elasticsearch and Parquet once, after any kill."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobs import airflow_api
 from jobs.clients import Systems
 from jobs.errors import ConfigurationError
 from jobs.kafka import lag
-from jobs.kafka.offsets import metadata_text
+from jobs.kafka.offsets import encode_metadata
 from jobs.kafka.transaction import GroupWriter
 from jobs.rides.distance import haversine
 from jobs.rides.ops import reprocess as module
@@ -54,25 +54,29 @@ def wrong(*degrees: Any) -> Any:
 
 
 def price_of(raw: dict[str, Any]) -> float:
-    """The right price of a ride, by the contract's formula."""
+    """The correct price of a ride, by the contract's formula."""
     ends = [np.array([raw[end][axis]]) for end in ("origin", "destination") for axis in ("lat", "lon")]
     km = float(haversine(*ends)[0])
     return float(raw["price_base"] + km * raw["price_per_km"] + raw["duration_min"] * raw["price_per_min"])
 
 
 class Rides:
-    """What was sent, priced wrongly, and looked at then."""
+    """The rides that were sent and priced wrongly, and the content of the systems then."""
 
     def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pipeline = pipeline
         self.inside = [ride(ts=ts) for ts in INSIDE for _ in range(10)]
         self.outside = [ride(ts=ts) for ts in [*BEFORE, *AFTER] for _ in range(5)]
         trace = [("trace", b"\x00\xff")]
-        sent = [keyed(it) for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])]
+        sent = [keyed(sent_ride) for sent_ride in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])]
         bad = [Raw(encode(ride(ts=FROM, comfort="none")), b"bad"), Raw(b"bad", b"k")]
         with monkeypatch.context() as patch:
             patch.setattr(flow, "haversine", wrong)
-            produce(pipeline.stack.kafka, pipeline.pricing.source, [it._replace(headers=trace) for it in (*sent, *bad)])
+            produce(
+                pipeline.stack.kafka,
+                pipeline.pricing.source,
+                [message._replace(headers=trace) for message in (*sent, *bad)],
+            )
             pipeline.run()
         self.raw = flow.read_all(pipeline.stack.kafka, pipeline.pricing.source)
         self.documents = pipeline.sinking.documents()
@@ -87,7 +91,7 @@ class Rides:
         ]
 
     def check(self, copies: int = 34) -> None:
-        """Everything inside of the window is right, everything else is as it was, and the pipeline are balanced."""
+        """Rides in the window are correct, all others are unchanged, and the ledger is balanced."""
         ledger = self.pipeline.ledger()
         assert (ledger.faults, ledger.exit_code) == ([], 0)
         assert (ledger.reprocessed, ledger.to_purge, ledger.dlq, ledger.duplicates) == (copies, 0, 2, 6)
@@ -97,7 +101,11 @@ class Rides:
         known = {(record.partition, record.offset) for record in self.raw}
         for copy in (record for record in raw if (record.partition, record.offset) not in known):
             marks = dict(copy.headers or [])
-            source = next(it for it in raw if f"{it.partition}:{it.offset}".encode() == marks["datastream.reprocessed"])
+            source = next(
+                record
+                for record in raw
+                if f"{record.partition}:{record.offset}".encode() == marks["datastream.reprocessed"]
+            )
             assert (copy.key, copy.value, copy.partition) == (source.key, source.value, source.partition), (
                 "byte for byte"
             )
@@ -105,16 +113,18 @@ class Rides:
 
         documents, rows = self.pipeline.sinking.documents(), self.rows()
         assert Counter(row["ride_id"] for row in rows) == Counter(
-            it["ride_id"] for it in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
+            sent_ride["ride_id"] for sent_ride in (*self.inside, *self.outside, *self.inside[:4], *self.outside[:2])
         )
-        prices = {it["ride_id"]: price_of(it) for it in self.inside}
+        prices = {sent_ride["ride_id"]: price_of(sent_ride) for sent_ride in self.inside}
         for row in rows:
             if row["ride_id"] in prices:
                 assert row["price_total"] == prices[row["ride_id"]]
         assert {key: documents[key]["price_total"] for key in prices} == prices
-        for it in self.outside:
-            assert documents[it["ride_id"]] == self.documents[it["ride_id"]]
-            assert documents[it["ride_id"]]["price_total"] > price_of(it), "nobody asked to mend these"
+        for sent_ride in self.outside:
+            assert documents[sent_ride["ride_id"]] == self.documents[sent_ride["ride_id"]]
+            assert documents[sent_ride["ride_id"]]["price_total"] > price_of(sent_ride), (
+                "these are outside of the window"
+            )
         objects = self.pipeline.exporting.objects()
         untouched = [name for name in self.objects if "/05/09/" not in name and "/05/08/" not in name]
         assert len(untouched) > 5
@@ -137,7 +147,7 @@ def run(pipeline: Pipeline, wanted: Window = WINDOW) -> Reprocessed:
         return reprocess(pipeline.systems, plan_work(pipeline.systems, wanted), lambda: None)
 
 
-# --- The plain way -----------------------------------------------------------------------------
+# --- Without failures -----------------------------------------------------------------------------
 
 
 def test_a_wrong_price_is_corrected_in_every_system(rides: Rides) -> None:
@@ -179,7 +189,7 @@ def test_reprocessing_again_takes_only_the_copies(rides: Rides) -> None:
 
 
 def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
-    """In the native table too, which held the wrong prices already."""
+    """The native table held the wrong prices before."""
     names = {"01_dataset", "02_rides_processed_ext", "03_rides_distinct", "04_rides_processed", "30_merge_rides"}
     steps = [step for step in playbook.read_steps("dataset", "setup", "score") if step.name in names]
     assert len(steps) == len(names)
@@ -190,7 +200,7 @@ def test_the_playbook_shows_the_right_revenue(rides: Rides) -> None:
             for statement in step.build_statements(values):
                 engine.run(statement, step.name)
         sql = f"SELECT ride_id, price_total FROM {values.dataset}.rides_processed"  # noqa: S608
-        inside = {it["ride_id"] for it in rides.inside}
+        inside = {sent_ride["ride_id"] for sent_ride in rides.inside}
         prices = {row["ride_id"]: row["price_total"] for row in engine.run(sql, "look").to_records()}
         assert len(prices) == len(rides.inside) + len(rides.outside)
         return float(sum(price for ride_id, price in prices.items() if ride_id in inside))
@@ -208,11 +218,11 @@ def test_a_ride_that_is_now_rejected_is_deleted_from_the_sinks(
     more = [ride(ts=FROM, origin={"lat": 1.5, "lon": 0}) for _ in range(5)]
     produce(pipeline.stack.kafka, pipeline.pricing.source, map(keyed, more))
     pipeline.run()
-    # From now on a ride that starts there is priced with a number that is too large.
+    # From now on, the price of a ride that starts there is too large.
     monkeypatch.setattr(flow, "haversine", lambda lat, *rest: np.where(lat == 1.5, np.inf, haversine(lat, *rest)))
     done = run(pipeline)
     assert (done.rides, done.copies, done.rows, done.rejected) == (35, 39, 39, 5)
-    gone = {it["ride_id"] for it in more}
+    gone = {sent_ride["ride_id"] for sent_ride in more}
     assert not gone & set(pipeline.sinking.documents())
     assert not gone & {row["ride_id"] for row in rides.rows()}
     ledger = pipeline.ledger()
@@ -239,11 +249,11 @@ def test_a_window_of_only_rejected_rides_is_purged_again(
     done = run(pipeline)
     assert (done.copies, done.rejected, done.untouched) == (0, 30, 0)
     assert (pipeline.ledger().faults, pipeline.ledger().exit_code) == ([], 0)
-    assert not {it["ride_id"] for it in rides.inside} & set(pipeline.sinking.documents())
+    assert not {sent_ride["ride_id"] for sent_ride in rides.inside} & set(pipeline.sinking.documents())
 
 
 def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides: Rides) -> None:
-    """One that was sent later with a ts outside of the window, and one that nobody has priced yet."""
+    """One ride was sent again with a ts outside of the window, and one has not been priced yet."""
     moved, late = rides.inside[0] | {"ts": AFTER[0], "price_base": 70}, rides.inside[1] | {"price_base": 80}
     produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(moved)])
     pipeline.run()
@@ -258,13 +268,15 @@ def test_the_latest_message_of_a_ride_stays_the_latest(pipeline: Pipeline, rides
 def test_rides_deleted_by_retention_are_kept_in_the_sinks_and_counted(pipeline: Pipeline, rides: Rides) -> None:
     delete_all_records(pipeline.stack.kafka, pipeline.pricing.source)
     assert plan_work(pipeline.systems, WINDOW).rides == set()
-    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(it) for it in rides.inside[:3]])
+    produce(pipeline.stack.kafka, pipeline.pricing.source, [keyed(sent_ride) for sent_ride in rides.inside[:3]])
     pipeline.run()
     done = run(pipeline)
     assert (done.rides, done.untouched) == (3, 27)
     documents = pipeline.sinking.documents()
-    assert all(documents[it["ride_id"]] == rides.documents[it["ride_id"]] for it in rides.inside[3:])
-    assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside[:3])
+    assert all(
+        documents[sent_ride["ride_id"]] == rides.documents[sent_ride["ride_id"]] for sent_ride in rides.inside[3:]
+    )
+    assert all(documents[sent_ride["ride_id"]]["price_total"] == price_of(sent_ride) for sent_ride in rides.inside[:3])
 
 
 def test_a_lost_index_is_rebuilt_with_the_right_prices(pipeline: Pipeline, rides: Rides) -> None:
@@ -276,7 +288,7 @@ def test_a_lost_index_is_rebuilt_with_the_right_prices(pipeline: Pipeline, rides
 
 
 def rebuild_sinks(pipeline: Pipeline) -> None:
-    """As docs/runbook_kafka.md does it."""
+    """As in docs/runbook_kafka.md."""
     pipeline.stack.elasticsearch.indices.delete(index=pipeline.sinking.index)
     for blob in pipeline.stack.gcs.list_blobs(pipeline.stack.bucket, prefix=pipeline.exporting.prefix):
         blob.delete()
@@ -296,16 +308,16 @@ def test_rebuilt_sinks_need_another_reprocessing(pipeline: Pipeline, rides: Ride
     ledger = pipeline.ledger()
     assert (ledger.faults, ledger.exit_code) == ([], 0)
     sent = (*rides.inside, *rides.outside, *rides.inside[:4], *rides.outside[:2])
-    assert Counter(row["ride_id"] for row in rides.rows()) == Counter(it["ride_id"] for it in sent)
+    assert Counter(row["ride_id"] for row in rides.rows()) == Counter(sent_ride["ride_id"] for sent_ride in sent)
     documents = pipeline.sinking.documents()
-    assert all(documents[it["ride_id"]]["price_total"] == price_of(it) for it in rides.inside)
+    assert all(documents[sent_ride["ride_id"]]["price_total"] == price_of(sent_ride) for sent_ride in rides.inside)
 
 
-# --- Killed ------------------------------------------------------------------------------------
+# --- Killed ---------------------------------------------------------------------------------------
 
 
 def fail_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
-    """The function, failing at its n-th call, before or after its work."""
+    """The function, which fails at its n-th call, before or after its work."""
     calls = count(1)
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -428,7 +440,7 @@ def test_a_reprocessing_killed_in_a_transaction_can_be_resumed(rides: Rides, tmp
 
 
 def test_a_second_worker_fences_the_first(rides: Rides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is asleep with copies sent and not committed; meanwhile the second does all the work."""
+    """The first sleeps with sent, uncommitted copies; meanwhile the second does all the work."""
     from jobs.errors import ServiceUnavailableError
 
     pipeline, send = rides.pipeline, GroupWriter.send
@@ -448,4 +460,4 @@ def test_plans_fit_the_offset_metadata() -> None:
     """Kafka takes 4,096 bytes of metadata (offset.metadata.max.bytes)."""
     ends = module.format_positions(dict.fromkeys(range(200), 10**12))
     plan = msgspec.json.encode(module.Plan(WINDOW, 10**12, 10**12, ends))
-    assert len(metadata_text("zbwYara2T1+hraYqPqBAhg", plan)) < 4096
+    assert len(encode_metadata("zbwYara2T1+hraYqPqBAhg", plan)) < 4096

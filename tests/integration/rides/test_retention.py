@@ -1,4 +1,4 @@
-"""Rides leave the index when they are old enough and Kafka has let go of their results; nothing else does."""
+"""Only rides that are old enough and whose results Kafka has deleted are deleted from the index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def expire(stack: Stack, sinking: Sinking, *, dry_run: bool = False, **changes: 
 
 
 def ingested(sinking: Sinking, ids: list[str], days: float) -> None:
-    """As if these rides had been ingested so long ago."""
+    """Set the time of ingestion of these rides to some days ago."""
     moment = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     for ride_id in ids:
         sinking.elasticsearch.update(index=sinking.index, id=ride_id, doc={"agent_timestamp": moment}, refresh=True)

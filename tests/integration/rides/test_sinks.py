@@ -1,4 +1,4 @@
-"""rides_result → Elasticsearch and Parquet: the same thing at every try; what cannot go on is a dead letter."""
+"""rides_result → Elasticsearch and Parquet: retries write the same content; rejected results are dead letters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
-from jobs.sinks.elasticsearch import actions, apply_template, bulk, create_index
+from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines
 from jobs.sinks.parquet import holds_objects
 from tests.testkit.flow import Exporting, Flow, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
@@ -52,7 +52,7 @@ def rows_of(objects: dict[str, bytes]) -> list[dict[str, Any]]:
     return [row for content in objects.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
-# --- The plain way -----------------------------------------------------------------------------
+# --- Without failures -----------------------------------------------------------------------------
 
 
 def test_both_sinks_hold_every_ride(sinking: Sinking, exporting: Exporting) -> None:
@@ -99,16 +99,18 @@ def test_origins_can_be_searched_by_distance(sinking: Sinking) -> None:
     assert mapping["properties"]["price_total"] == {"type": "double"}
 
 
-# --- The same thing again ----------------------------------------------------------------------
+# --- Replays --------------------------------------------------------------------------------------
 
 
 def test_ids_with_special_characters_are_indexed(sinking: Sinking) -> None:
     ids = ['a "quoted" ticket', "back\\slash", "two\nlines", "\x00", "ümlaut", "plain"]
-    lines = pa.array([json.dumps({"ride_id": it}) for it in ids], pa.string())
-    batch = actions(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
-    assert list(bulk(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
+    lines = pa.array([json.dumps({"ride_id": name}) for name in ids], pa.string())
+    batch = make_bulk_lines(pa.array(ids, pa.string()), pa.array([7] * len(ids), pa.int64()), lines)
+    assert list(index_batches(sinking.elasticsearch, sinking.index, [("batch", batch)])) == [("batch", {})]
     documents = sinking.documents()
-    assert {key: (it["ride_id"], it["_version"]) for key, it in documents.items()} == {it: (it, 7) for it in ids}
+    assert {key: (document["ride_id"], document["_version"]) for key, document in documents.items()} == {
+        name: (name, 7) for name in ids
+    }
 
 
 def test_a_replay_writes_the_same_documents(sinking: Sinking) -> None:
@@ -149,7 +151,7 @@ def test_the_export_waits_for_size_or_age(exporting: Exporting) -> None:
     exporting.run()
     backlog = exporting.backlog(max_age_s=0)
     assert (backlog.offsets, backlog.is_begun, backlog.is_old) == (0, False, False)
-    # The age is that of the first ride that waits, in whichever partition.
+    # The age is that of the first waiting ride of all partitions.
     send(exporting, results(1))
     until(lambda: exporting.backlog(max_age_s=0.5).is_old, "one ride has waited for half a second")
     send(exporting, results(30))
@@ -196,11 +198,11 @@ def test_concurrent_workers_write_the_same_content(sinking: Sinking, exporting: 
     assert len(sinking.documents()) == len(rows_of(exporting.objects())) == 200
 
 
-# --- What cannot go on -------------------------------------------------------------------------
+# --- Rejected results -----------------------------------------------------------------------------
 
 
 def test_documents_rejected_by_elasticsearch_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
-    # What does not fit the small field is refused; the mapping takes the template's all the same.
+    # Elasticsearch rejects values that do not fit the small field; the mapping still accepts the template's fields.
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"properties": properties})
     good, bad = results(15, price_base=2.0), results(7, price_base=5000.0)
@@ -241,7 +243,7 @@ def test_an_index_with_another_mapping_fails_before_writing(sinking: Sinking) ->
 def test_apply_template_adds_new_fields_to_an_existing_index(
     sinking: Sinking, fresh_name: Callable[[str], str]
 ) -> None:
-    """The mapping of before a field was added: applied to the index that is there, not only to new ones."""
+    """The mapping is from before a field was added. The template is applied to the existing index, too."""
     sinking.index = fresh_name("rides")
     properties = {"ride_id": {"type": "keyword"}}
     sinking.elasticsearch.indices.create(index=sinking.index, mappings={"dynamic": "strict", "properties": properties})
@@ -341,7 +343,7 @@ def test_objects_under_a_prefix_are_found(exporting: Exporting) -> None:
     assert holds_objects(exporting.gcs, exporting.bucket, f"/{exporting.prefix}/")
 
 
-# --- Temporary errors of Elasticsearch (a fake gateway in front of the real node) --------------
+# --- Temporary errors of Elasticsearch (a fake gateway in front of the real node) -----------------
 
 
 class FakeGateway:
@@ -448,7 +450,7 @@ def test_a_forbidden_response_of_a_fake_gateway_fails_the_task_at_once(sinking: 
 
 
 def test_a_write_block_on_the_index_is_retried(sinking: Sinking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a full disk does to an index, but it stays so: retried, then a failed task, and no dead letters."""
+    """A lasting write block, as on a full disk, is retried, then fails the task without dead letters."""
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -466,7 +468,7 @@ def test_a_write_block_on_the_index_is_retried(sinking: Sinking, monkeypatch: py
 def test_an_alias_without_a_write_index_writes_no_dead_letters(
     sinking: Sinking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elasticsearch names it by the type that it has for bad documents, too."""
+    """Elasticsearch reports it with the same error type as invalid documents."""
     monkeypatch.setattr(elasticsearch_sink, "RETRY_FOR_S", 1)
     send(sinking, results(5))
     staged = sinking.staged()
@@ -475,11 +477,11 @@ def test_an_alias_without_a_write_index_writes_no_dead_letters(
     mappings = json.loads(TEMPLATE.read_text())["template"]["mappings"]
     for number in (1, 2):
         indices.create(index=f"{sinking.index}-{number}", aliases={sinking.index: {}}, mappings=mappings)
-    with pytest.raises(ConfigurationError, match="none of them is its write index"):
+    with pytest.raises(ConfigurationError, match="without a write index"):
         sinking.index_rides(staged, transformed)
-    line = actions(pa.array(["a"]), pa.array([1], pa.int64()), pa.array(["{}"]))
+    line = make_bulk_lines(pa.array(["a"]), pa.array([1], pa.int64()), pa.array(["{}"]))
     with pytest.raises(ServiceUnavailableError, match="no write index"):
-        list(elasticsearch_sink.bulk(sinking.elasticsearch, sinking.index, [(None, line)]))
+        list(elasticsearch_sink.index_batches(sinking.elasticsearch, sinking.index, [(None, line)]))
     indices.update_aliases(
         actions=[{"add": {"index": f"{sinking.index}-2", "alias": sinking.index, "is_write_index": True}}]
     )
@@ -487,7 +489,7 @@ def test_an_alias_without_a_write_index_writes_no_dead_letters(
     assert len(sinking.documents()) == 5
 
 
-# --- Services that are away --------------------------------------------------------------------
+# --- Unreachable services -------------------------------------------------------------------------
 
 
 def _closed_port() -> int:

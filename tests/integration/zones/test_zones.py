@@ -1,4 +1,4 @@
-"""The playbook on the local engine, over Parquet objects that PutGCP's code wrote to the real emulator."""
+"""The playbook on the local engine, with Parquet objects that PutGCP's code wrote to the emulator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quiet(step: Step, statement: str, answer: Answer) -> None:
 
 @pytest.fixture
 def bucket(stack: Stack, fresh_name: Callable[[str], str]) -> str:
-    """A bucket of its own: the reference file lies beside the rides."""
+    """A new bucket: the reference file is in the same bucket as the rides."""
     name = fresh_name("zones")
     stack.gcs.create_bucket(name)
     return name
@@ -60,7 +60,7 @@ def values(settings: Settings) -> Parameters:
 
 @pytest.fixture
 def rows(stack: Stack, bucket: str) -> list[dict[str, Any]]:
-    """Rides in the bucket, some of them twice: the later message has another price."""
+    """Rides in the bucket, some of them twice with another price in the later message."""
     rides = ride_rows(RIDES)
     again = [
         ride | {"kafka_offset": RIDES + number, "price_total": ride["price_total"] + 1, "comfort": "high"}
@@ -88,7 +88,7 @@ def select(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
     return engine.run(sql, "test").to_records()
 
 
-# --- The whole playbook ------------------------------------------------------------------------
+# --- The whole playbook ---------------------------------------------------------------------------
 
 
 def test_every_step_runs_and_the_revenue_matches_the_rides(
@@ -97,7 +97,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     answers, result = whole(engine, settings, *playbook.USUAL)
     assert list(answers) == [step.name for step in playbook.read_steps(*playbook.USUAL)]
 
-    # What Parquet itself holds, by the plainest reading of it.
+    # The content of Parquet, read directly.
     objects = [blob.download_as_bytes() for blob in stack.gcs.list_blobs(bucket, prefix="rides/processed/")]
     held = [row for content in objects for row in pq.read_table(io.BytesIO(content)).to_pylist()]
     assert len(held) == RIDES + 40
@@ -122,14 +122,14 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     }
     assert sum(row["revenue"] for row in hours) == pytest.approx(expected, rel=1e-9)
 
-    # Zones are named, each by another name; ids are 1 to 8.
+    # Zones have different names, and ids from 1 to 8.
     assert sorted(zone.centroid_id for zone in result.zones) == list(range(1, 9))
     assert len({zone.label for zone in result.zones}) == 8
     assert {"Midtown", "LaGuardia Airport", "John F. Kennedy Airport"} < {zone.label for zone in result.zones}
     assert all(zone.reference_points > 50 for zone in result.zones)
     assert "GENERATED" in result.reference
 
-    # Each ride is in the zone whose centre is nearest in the model's space; all its columns passed through.
+    # Each ride is in the zone with the nearest centre in the model's space, and keeps all its columns.
     model = engine._models["rides.kmeans8"]
     learnt = select(engine, "SELECT longitude, latitude FROM rides.reference_uber")
     points = (np.array([[row["longitude"], row["latitude"]] for row in learnt]) - model.mean) / model.scale
@@ -149,7 +149,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
         assert place["is_outside"] == (place["distance"] > radius)
     assert result.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
 
-    # The reference file: SQL and loader count alike.
+    # SQL and loader count the same points of the reference file.
     report = reference.inspect(
         stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.build_parameters(settings)
     )
@@ -185,7 +185,7 @@ def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
     assert {row["ride_id"]: row for row in before} == {row["ride_id"]: row for row in rows}
     assert merged() == 0
     assert select(engine, everything) == before
-    # A ride sent again later: its row changes; and a new one comes.
+    # A ride that is sent again changes its row; a new one adds a row.
     later = rows[0] | {"kafka_offset": 10_000, "price_total": 77.0}
     new = ride_rows(1, seed=99, first_offset=10_001)
     put(stack.gcs, bucket, "rides/processed/", [later, *new])
@@ -199,7 +199,7 @@ def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
 def test_a_merge_without_the_distinct_view_doubles_rides(
     engine: LocalEngine, values: Parameters, rows: list[dict[str, Any]]
 ) -> None:
-    """Why the view stands under it."""
+    """The reason for the view."""
     (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
     work.run(engine, playbook.read_steps("dataset", "setup"), values, quiet)
     (statement,) = merge.build_statements(values)
@@ -226,7 +226,7 @@ def test_only_rides_under_the_prefix_are_read(
     assert 0 < today[0]["n"] < RIDES
 
 
-# --- Another city ------------------------------------------------------------------------------
+# --- Another city ---------------------------------------------------------------------------------
 
 
 def test_rides_of_another_city_are_rejected_with_the_remedy(
@@ -243,17 +243,17 @@ def test_rides_of_another_city_are_rejected_with_the_remedy(
         select(engine, "SELECT * FROM rides.revenue_by_zone")
 
 
-@pytest.mark.parametrize(("strangers", "is_refused"), [(100, False), (101, True)])
+@pytest.mark.parametrize(("far_rides", "is_rejected"), [(100, False), (101, True)])
 def test_more_than_half_of_the_rides_outside_is_rejected(  # noqa: PLR0917 (fixtures)
-    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, strangers: int, is_refused: bool
+    stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, far_rides: int, is_rejected: bool
 ) -> None:
     home = [ride | {"origin_lat": 40.7549, "origin_lon": -73.984} for ride in ride_rows(100)]
-    put(stack.gcs, bucket, "rides/processed/", home + ride_rows(strangers, city="paris", first_offset=100))
-    if is_refused:
+    put(stack.gcs, bucket, "rides/processed/", home + ride_rows(far_rides, city="paris", first_offset=100))
+    if is_rejected:
         with pytest.raises(RefusedError):
             whole(engine, settings)
     else:
-        assert whole(engine, settings)[1].outside == strangers
+        assert whole(engine, settings)[1].outside == far_rides
 
 
 def test_a_reference_file_of_the_same_city_works_for_any_city(
@@ -271,7 +271,7 @@ def test_a_reference_file_of_the_same_city_works_for_any_city(
     assert "Roissy" in {zone.label for zone in result.zones}
 
 
-# --- The reference file ------------------------------------------------------------------------
+# --- The reference file ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
@@ -317,7 +317,7 @@ def test_a_playbook_run_without_rides_names_the_remedy(engine: LocalEngine, sett
         whole(engine, settings)
 
 
-# --- Train and score apart, as Airflow runs them -------------------------------------------------
+# --- Training and scoring separately, as in Airflow -----------------------------------------------
 
 
 def test_a_stored_model_scores_like_the_trained_one(
@@ -353,7 +353,7 @@ def test_a_result_is_written_atomically_and_read_back(tmp_path: Path) -> None:
     assert read(tmp_path / "old.json") is None
 
 
-# --- Teardown and the command line ---------------------------------------------------------------
+# --- Teardown and the command line ----------------------------------------------------------------
 
 
 def test_teardown_leaves_nothing_and_can_be_repeated(
@@ -384,7 +384,7 @@ def test_an_unreachable_bucket_is_reported_by_name(stack: Stack, settings: Setti
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run: figures, the widths of columns, paths, which zone comes first."""
+    """A line without the parts that differ between runs: figures, column widths, paths, and the order of zones."""
     line = re.sub(r"\S*/(report\.html|zones\.json)|gs://\S+", r"\1", line)
     line = re.sub(r"[━┃│┏┓┗┛┡┩└┘┳╇┴╋─┌┐├┤┼╈╀┬]+", " ", line)
     line = re.sub(r"\bNone\b|-?\d[\d,.:/-]*", "#", line)
@@ -413,7 +413,7 @@ def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
     assert f"{sum(part.revenue for part in result.revenue):,.2f} │ {RIDES:,}" in table
     for zone in result.zones:
         assert zone.label in table
-    # The page of the playbook shows what is printed, but for the figures.
+    # The page of the playbook shows the printed lines, except for figures.
     page = (ROOT / "docs" / "bqml_playbook.md").read_text(encoding="utf-8")
     block = re.search(r"```text\n(.*?)```", page, re.DOTALL)
     assert block is not None

@@ -1,6 +1,6 @@
 """A picture of the dashboard for the docs: its panels on its grid, drawn from its own aggregations.
 
-It is not what Kibana draws; the figures are those that Kibana would draw.
+Kibana draws it differently, but with the same figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from infra.kibana.saved_objects import Key, SavedObject, key
 from jobs.errors import ConfigurationError, DatastreamError
-from jobs.sinks.elasticsearch import explained
+from jobs.sinks.elasticsearch import translate_errors
 from tests.testkit.dashboard.queries import Json, Rides, Row, lens_layers, map_layers
 
 WIDTH_PX, ROW_PX = 1_440, 20
@@ -30,7 +30,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _SHOWN_ROWS = 10
 _BROWSER_S = 120
-# Kibana's names of colour scales, and plotly's.
+# Kibana's names of colour scales → plotly's.
 _SCALES = {"Blues": "Blues", "Yellow to Red": "YlOrRd"}
 _COLOURS = ("#54b399", "#6092c0", "#d36086", "#9170b8")
 _NOTE = "Drawn from the dashboard's own aggregations on {index}; not a screenshot of Kibana."
@@ -54,7 +54,7 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
     """Write the picture as PNG, of the hours that end with the latest ride.
 
     Raises:
-        ConfigurationError: no chromium is on the PATH, or a panel uses what `queries` does not know.
+        ConfigurationError: no chromium is on the PATH, or a panel uses a feature that is not translated.
         DatastreamError: the index holds no rides, or chromium fails.
         ServiceUnavailableError: Elasticsearch does not answer.
     """
@@ -63,12 +63,12 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
         raise ConfigurationError(
             f"The picture is drawn by a browser, and none of {', '.join(BROWSERS)} is on the PATH."
         )
-    with explained(client, f"reading {index} for the picture"):
+    with translate_errors(client, f"reading {index} for the picture"):
         content, height = page(latest(client, index), objects)
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder, "dashboard.html"), Path(folder, "dashboard.png")
         html.write_text(content, encoding="utf-8")
-        # The sandbox does not start as root, in containers for instance; the page is ours and loads nothing.
+        # Chromium's sandbox does not start as root, for example in containers. The page is ours and loads nothing.
         options = [
             "--headless",
             "--no-sandbox",
@@ -88,10 +88,10 @@ def draw(client: Elasticsearch, index: str, objects: Iterable[SavedObject], targ
 
 
 def latest(client: Elasticsearch, index: str, length: timedelta = timedelta(hours=4)) -> Rides:
-    """The rides of so long before the latest one, and it.
+    """The rides of the last hours up to the latest ride.
 
     Raises:
-        DatastreamError: there are none.
+        DatastreamError: the index holds no rides.
     """
     answer = client.search(index=index, size=0, aggs={"end": {"max": {"field": "ts"}}})
     end = answer["aggregations"]["end"]["value"]
@@ -105,7 +105,7 @@ def page(rides: Rides, objects: Iterable[SavedObject]) -> tuple[str, int]:
     """The dashboard as HTML that loads nothing else, and its height in px."""
     by_key = {key(saved): saved for saved in objects}
     dashboard = next(saved for saved in by_key.values() if saved["type"] == "dashboard")
-    targets = {it["name"]: Key(it["type"], it["id"]) for it in dashboard["references"]}
+    targets = {reference["name"]: Key(reference["type"], reference["id"]) for reference in dashboard["references"]}
     panels, sections = dashboard["attributes"]["panelsJSON"], []
     for panel in panels:
         saved, grid = by_key[targets[f"{panel['panelIndex']}:{panel['panelRefName']}"]], panel["gridData"]
@@ -202,12 +202,12 @@ def _donut(rides: Rides, saved: SavedObject) -> go.Figure:
 
 def _map(rides: Rides, saved: SavedObject, width: int, height: int) -> go.Figure:
     """The grid layer's circles on an empty background, in the map's own projection."""
-    layer: Json = next(it for it in map_layers(saved) if it["sourceDescriptor"]["type"] == "ES_GEO_GRID")
+    layer: Json = next(layer for layer in map_layers(saved) if layer["sourceDescriptor"]["type"] == "ES_GEO_GRID")
     style = layer["style"]["properties"]
-    size, colour = (style[it]["options"]["field"]["name"] for it in ("iconSize", "fillColor"))
+    size, colour = (style[name]["options"]["field"]["name"] for name in ("iconSize", "fillColor"))
     cells = rides.of_cells(saved, layer, saved["attributes"]["mapStateJSON"]["zoom"])
     most = max(cell[size] for cell in cells)
-    smallest, largest = (style["iconSize"]["options"][it] for it in ("minSize", "maxSize"))
+    smallest, largest = (style["iconSize"]["options"][name] for name in ("minSize", "maxSize"))
     latitude = sum(cell["lat"] for cell in cells) / len(cells)
     marker: dict[str, Any] = {
         "size": [smallest + (largest - smallest) * cell[size] / most for cell in cells],

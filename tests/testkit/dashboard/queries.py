@@ -32,15 +32,15 @@ _SAMPLE = 500
 
 Json = dict[str, Any]
 Row = dict[str, Any]
-Column = tuple[str, Json]  # its id and what Lens says of it
+Column = tuple[str, Json]  # its id and its definition in Lens
 
 
 @dataclass(frozen=True)
 class Rides:
-    """The rides of an index within a time range, asked for as Kibana asks.
+    """The rides of an index in a time range, queried like Kibana.
 
-    Both ends of the range have a time zone, and belong to it. Every question raises ConfigurationError if the panel
-    uses what this translation does not know.
+    Both ends have a time zone and are included. Every query raises ConfigurationError if the panel uses a feature that
+    is not translated.
     """
 
     client: Elasticsearch
@@ -140,7 +140,7 @@ class Rides:
         aggregations = metrics
         for name, column in reversed(columns):
             if column["isBucketed"]:
-                # What buckets are ordered by has to be right inside them.
+                # The metric that orders buckets must be directly inside them.
                 by = column["params"].get("orderBy", {}).get("columnId")
                 beside = {by: metrics[by]} if by in metrics else {}
                 aggregations = {
@@ -151,8 +151,8 @@ class Rides:
     def _buckets(self, name: str, column: Json, columns: Json) -> Json:
         params, field = column["params"], {"field": column["sourceField"]}
         if column["operationType"] == "date_histogram":
-            interval_seconds(params["interval"])  # refuses what depends on the browser
-            # Kibana takes one of a unit for the calendar's.
+            interval_seconds(params["interval"])  # rejects intervals that depend on the browser
+            # Kibana uses a calendar interval for one of a unit.
             kind = "calendar_interval" if params["interval"] in ("1m", "1h", "1d") else "fixed_interval"
             histogram = {**field, kind: params["interval"], "time_zone": "UTC", "min_doc_count": 1}
             if params["includeEmptyRows"]:
@@ -189,7 +189,9 @@ def lens_layers(panel: SavedObject) -> dict[str, Json]:
 
 def map_layers(panel: SavedObject) -> list[Json]:
     """The layers of a decoded map that show rides, lowest first."""
-    return [it for it in panel["attributes"]["layerListJSON"] if it["sourceDescriptor"]["type"].startswith("ES_")]
+    return [
+        layer for layer in panel["attributes"]["layerListJSON"] if layer["sourceDescriptor"]["type"].startswith("ES_")
+    ]
 
 
 def _metric(name: str, column: Json, bucket: Json, interval_s: int) -> float | None:
@@ -207,14 +209,14 @@ def _metric(name: str, column: Json, bucket: Json, interval_s: int) -> float | N
 
 
 def interval_seconds(interval: str) -> int:
-    """The length of a fixed interval such as 1m, in s.
+    """The length of a fixed interval like 1m, in s.
 
     Raises:
-        ConfigurationError: it is none; `auto` depends on the width of the browser.
+        ConfigurationError: it is not fixed; `auto` depends on the width of the browser.
     """
     match = re.fullmatch(r"(\d+)([smhd])", interval)
     if not match:
-        raise ConfigurationError(f"The interval {interval!r} is not a fixed one such as 1m.")
+        raise ConfigurationError(f"The interval {interval!r} is not fixed, like 1m.")
     return int(match[1]) * _SECONDS[match[2]]
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks say is what happened: counts, seconds, memory, percentiles."""
+"""The benchmarks report correct counts, seconds, memory and percentiles."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import Found
-from benchmarks.airflow_times import Phases, busy_seconds, phases_of
-from benchmarks.bench import Result, competing, ratio
+from benchmarks.__main__ import Measurements
+from benchmarks.airflow_times import Phases, count_busy_seconds, read_phases
+from benchmarks.bench import Result, compute_ratio, select_candidates
 from benchmarks.candidates import CANDIDATES, OURS, Pass
 from benchmarks.freshness import Percentiles
-from benchmarks.layouts import LAYOUTS, rewritten
+from benchmarks.layouts import LAYOUTS, rewrite_message
 from benchmarks.measure import FailedError, run
 from benchmarks.peers import pricing
 from benchmarks.poison import Poison
@@ -29,7 +29,7 @@ from jobs.rides.contract import parse_ride
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
 from jobs.settings import ROOT
-from ride_faults import every_fault
+from ride_faults import draw_faults
 from tests.testkit.rides import messages, ride
 
 BUSY = '''
@@ -83,7 +83,8 @@ def test_memory_of_the_measuring_process_is_not_counted(tmp_path: Path, module: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with 0")]
+    ("text", "said"),
+    [("raise SystemExit('no broker')", "no broker"), ("print('benchmark: begins')", "ended with exit code 0")],
 )
 def test_failed_or_empty_measurements_are_rejected(
     tmp_path: Path, module: dict[str, str], text: str, said: str
@@ -102,24 +103,24 @@ def test_a_ratio_is_the_median_over_the_rounds_of_one_part() -> None:
     ours.passes += result("ours", 600).passes + result("ours", 50).passes
     peer.passes += result("peer", 300).passes + result("peer", 25).passes
     others = [result("other", 1000, part="index"), ours, peer]
-    assert ratio(peer, others) == pytest.approx(2), "3, 2 and 2; that of the medians would be 3"
+    assert compute_ratio(peer, others) == pytest.approx(2), "3, 2 and 2; that of the medians would be 3"
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(1000, 999), (999, 1000), (1000, 1001)])
 def test_runs_with_different_counts_have_no_ratio(ours: int, theirs: int) -> None:
     results = [result("ours", 300, ours), result("peer", 100, theirs)]
-    assert ratio(results[1], results) is None
+    assert compute_ratio(results[1], results) is None
 
 
 def test_one_run_with_a_different_count_prevents_the_ratio() -> None:
     ours, peer = result("ours", 300), result("peer", 100)
     peer.passes.append(result("peer", 100, 999).passes[0])
-    assert ratio(peer, [ours, peer]) is None
+    assert compute_ratio(peer, [ours, peer]) is None
 
 
 def test_a_skipped_peer_has_no_ratio() -> None:
     ours, peer = result("ours", 300), Result("price", "peer", "", 1000)
-    assert ratio(peer, [ours, peer]) is None
+    assert compute_ratio(peer, [ours, peer]) is None
 
 
 def test_each_layout_has_a_ratio_and_an_aim() -> None:
@@ -129,28 +130,28 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
         result("datastream", 60_000),
         result("relay", 80_000),
     ]
-    for it, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
-        it.layout = layout
-    assert [ratio(it, results) for it in results] == pytest.approx([1, 0.6, 1, 0.75])
-    figures = {it.name: it.found for it in Found(results).aims}
+    for each, layout in zip(results, ["compact", "compact", "foreign", "foreign"], strict=True):
+        each.layout = layout
+    assert [compute_ratio(each, results) for each in results] == pytest.approx([1, 0.6, 1, 0.75])
+    figures = {aim.name: aim.found for aim in Measurements(results).aims}
     assert figures == {
-        "price: rides a second": 120_000,
-        "price, compact: times relay": pytest.approx(0.6),
-        "price, foreign: times relay": pytest.approx(0.75),
+        "price: rides per second": 120_000,
+        "price, compact: speed relative to relay": pytest.approx(0.6),
+        "price, foreign: speed relative to relay": pytest.approx(0.75),
     }
-    assert [it.name for it in Found(results[2:]).aims] == ["price, foreign: times relay"]
+    assert [aim.name for aim in Measurements(results[2:]).aims] == ["price, foreign: speed relative to relay"]
 
 
 def test_most_peers_price_only_the_producer_layout() -> None:
     candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
-    assert [it.name for it in competing(candidates, "compact")] == [OURS, "relay", "quix"]
-    assert [it.name for it in competing(candidates, "spaced")] == [OURS, "relay"]
+    assert [candidate.name for candidate in select_candidates(candidates, "compact")] == [OURS, "relay", "quix"]
+    assert [candidate.name for candidate in select_candidates(candidates, "spaced")] == [OURS, "relay"]
 
 
 def test_every_layout_encodes_the_same_ride() -> None:
-    compact = rewritten(json.dumps(ride(), separators=(",", ":")).encode(), "compact")
+    compact = rewrite_message(json.dumps(ride(), separators=(",", ":")).encode(), "compact")
     assert compact
-    values = {name: rewritten(compact, name) or b"" for name in LAYOUTS}
+    values = {name: rewrite_message(compact, name) or b"" for name in LAYOUTS}
     assert len(set(values.values())) == len(LAYOUTS) == 3
     assert {parse_ride(value) for value in values.values()} == {parse_ride(compact)}
     assert b'", "' in values["spaced"]
@@ -160,8 +161,8 @@ def test_every_layout_encodes_the_same_ride() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_keeps_the_fault(layout: str) -> None:
-    values = [fault(ride()) for _, fault in islice(every_fault(random.Random(1)), 200)]
-    written = [rewritten(value, layout) for value in values]
+    values = [fault(ride()) for _, fault in islice(draw_faults(random.Random(1)), 200)]
+    written = [rewrite_message(value, layout) for value in values]
     reasons, expected = (price(messages(part), haversine).column("reason") for part in (written, values))
     assert expected.null_count == 0
     assert reasons.equals(expected)
@@ -169,35 +170,35 @@ def test_every_layout_keeps_the_fault(layout: str) -> None:
 
 def test_aims_are_compared_with_the_results() -> None:
     results = [result("datastream", 120_000), result("relay", 200_000), result("quix", 40_000, 999)]
-    measured = Found([msgspec.structs.replace(it, layout="compact") for it in results])
-    reached = {it.name: it.reached for it in measured.aims}
+    measured = Measurements([msgspec.structs.replace(result, layout="compact") for result in results])
+    reached = {aim.name: aim.reached for aim in measured.aims}
     assert reached == {
-        "price: rides a second": pytest.approx(0.8),
-        "price, compact: times relay": pytest.approx(0.6 / 0.5),
+        "price: rides per second": pytest.approx(0.8),
+        "price, compact: speed relative to relay": pytest.approx(0.6 / 0.5),
     }, "there is no aim without a ratio"
-    assert not Found([result("datastream", 120_000, 999)]).aims
+    assert not Measurements([result("datastream", 120_000, 999)]).aims
 
 
 def test_scale_is_compared_with_a_million_rides_without_run_overhead() -> None:
     seconds_and_mib = {10_000: (0.3, 200), 1_000_000: (10.1, 400), 10_000_000: (150.1, 420)}
     passes = {size: [Pass(size, taken, 1, mib, {})] for size, (taken, mib) in seconds_and_mib.items()}
-    aims = {it.name.partition(": ")[2]: it for it in Found(scale=Scale(0.1, passes)).aims}
-    assert aims["time for a ride, most apart from a million's"].found == pytest.approx(2)
+    aims = {aim.name.partition(": ")[2]: aim for aim in Measurements(scale=Scale(0.1, passes)).aims}
+    assert aims["time per ride, largest ratio to 1,000,000 rides"].found == pytest.approx(2)
     assert aims["peak MiB"].found == 420
-    assert aims["memory of the largest"].found == pytest.approx(1.05)
-    assert aims["memory of the largest"].reached > 1
+    assert aims["peak memory, ratio of the largest to 1,000,000 rides"].found == pytest.approx(1.05)
+    assert aims["peak memory, ratio of the largest to 1,000,000 rides"].reached > 1
 
 
 def test_bad_messages_are_compared_with_good_ones_round_by_round() -> None:
     good, bad = ([Pass(100, seconds, 0, 0, {}) for seconds in times] for times in ((1.0, 2.0, 1.0), (2.0, 5.0, 4.0)))
-    (aim,) = Found(poison=Poison(good, bad)).aims
+    (aim,) = Measurements(poison=Poison(good, bad)).aims
     assert (aim.found, aim.reached) == (0.4, 1.0)
 
 
 def test_percentiles_are_computed_over_all_rides() -> None:
     rng = random.Random(1)
     values = [round(rng.expovariate(1), 1) for _ in range(5000)]
-    percentiles = Percentiles.of(Counter(values))
+    percentiles = Percentiles.from_counts(Counter(values))
     ordered = sorted(values)
     assert (percentiles.p50, percentiles.p95, percentiles.p99, percentiles.most) == (
         ordered[2499],
@@ -205,7 +206,7 @@ def test_percentiles_are_computed_over_all_rides() -> None:
         ordered[4949],
         ordered[-1],
     )
-    assert Percentiles.of(Counter({7.0: 1})) == Percentiles(7.0, 7.0, 7.0, 7.0)
+    assert Percentiles.from_counts(Counter({7.0: 1})) == Percentiles(7.0, 7.0, 7.0, 7.0)
 
 
 def test_peers_use_our_formula() -> None:
@@ -215,7 +216,7 @@ def test_peers_use_our_formula() -> None:
         columns = (np.array([point[axis]]) for point in (origin, destination) for axis in ("lat", "lon"))
         (expected,) = haversine(*columns)
         assert pricing.haversine(origin, destination) == pytest.approx(expected, rel=1e-12)
-    priced = pricing.priced(ride(comfort="eco", price_base=2.0, price_per_km=3.0, price_per_min=0.5, duration_min=10.0))
+    priced = pricing.price(ride(comfort="eco", price_base=2.0, price_per_km=3.0, price_per_min=0.5, duration_min=10.0))
     assert priced["price_total"] == pytest.approx(2 + 3 * priced["distance_km"] + 5)
     assert priced["comfort"] == "low"
 
@@ -235,12 +236,12 @@ def test_task_phases_are_read_from_the_log(tmp_path: Path) -> None:
     ]
     log = tmp_path / "attempt=1.log"
     log.write_text("\n".join(lines))
-    phases = phases_of(log)
+    phases = read_phases(log)
     assert phases is not None
     assert [(moment - start).total_seconds() for moment in (phases.began, phases.ended)] == [0.5, 2.0]
     assert phases.parse_s == 0.17
     log.write_text("\n".join(lines[:3]))
-    assert phases_of(log) is None, "the task was killed at work"
+    assert read_phases(log) is None, "the task was killed at work"
 
 
 def test_overlapping_tasks_count_once() -> None:
@@ -249,8 +250,8 @@ def test_overlapping_tasks_count_once() -> None:
     def at(began: int, ended: int) -> Phases:
         return Phases(start + timedelta(seconds=began), start + timedelta(seconds=ended), 0)
 
-    assert busy_seconds([]) == 0
-    assert busy_seconds([at(10, 12), at(0, 3), at(1, 2), at(2, 5)]) == 7
+    assert count_busy_seconds([]) == 0
+    assert count_busy_seconds([at(10, 12), at(0, 3), at(1, 2), at(2, 5)]) == 7
 
 
 def test_spark_and_its_connector_have_the_same_version() -> None:

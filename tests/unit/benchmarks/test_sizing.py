@@ -1,4 +1,4 @@
-"""The page on sizing shows what its script prints, and the script does the arithmetic that the page tells."""
+"""The sizing page shows the output of its script, and the script computes as the page explains."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sizing
-from benchmarks.sizing import Assumptions, tables, with_bench
+from benchmarks.sizing import Assumptions, apply_bench, format_tables
 from jobs.settings import ROOT
 
 PAGE = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
 
 
 def test_the_sizing_page_shows_the_output_of_the_script() -> None:
-    assert f"```text\n{tables(Assumptions())}```" in PAGE
+    assert f"```text\n{format_tables(Assumptions())}```" in PAGE
 
 
 def test_the_sizing_command_takes_options() -> None:
     command = [sys.executable, "-m", "benchmarks.sizing", "--rates", "1000", "--replication", "2"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert printed == tables(Assumptions(rates=[1000], replication=2))
+    assert printed == format_tables(Assumptions(rates=[1000], replication=2))
     assert "1,000 msg/s" in printed
 
 
@@ -88,6 +88,6 @@ def test_rates_of_the_last_benchmark_are_used(tmp_path: Path) -> None:
     results = [{"part": "price", "name": "datastream", "passes": passes}]
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({"results": results}))
-    assumptions = with_bench(Assumptions(), path)
+    assumptions = apply_bench(Assumptions(), path)
     assert assumptions.compute_rate == 500
     assert assumptions.export_rate == Assumptions().export_rate

@@ -80,7 +80,7 @@ def test_all_commands_use_one_console() -> None:
     assert all(module.console is shared.console for module in modules)
 
 
-# --- ledger ------------------------------------------------------------------------------------------
+# --- ledger ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_ledger_as_json_is_the_written_file(run: Run, counted: Ledger, tmp_p
     assert printed["sample_dead_letter"] == {"key": NASTY}
 
 
-# --- lag ---------------------------------------------------------------------------------------------
+# --- lag ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_lag_as_json_has_numbers(run: Run) -> None:
     assert all((group["offsets"], group["held_back"]) == (BIG, [held]) for group in groups)
 
 
-# --- dlq ---------------------------------------------------------------------------------------------
+# --- dlq ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> None:
         build(3, f'{{"note": "{NASTY}"}}'.encode() + b"\xff", **ours, exception_message=f"bad {NASTY}"),
         build(4, None, topic="theirs", partition="x", exception_class_name="Error"),
     ]
-    monkeypatch.setattr(replay, "latest", lambda config, topic, count: messages[:count])
+    monkeypatch.setattr(replay, "read_latest", lambda config, topic, count: messages[:count])
 
 
 @pytest.mark.usefixtures("dead")
@@ -184,7 +184,7 @@ def test_dead_letters_as_json(run: Run) -> None:
     assert (second["source"], second["value"]) == ({"topic": "theirs", "partition": None, "offset": None}, None)
 
 
-# --- trace -------------------------------------------------------------------------------------------
+# --- trace ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_ride_that_is_nowhere_exits_with_1(run: Run) -> None:
     assert json.loads(run("trace", "other", "--json", exit_code=1)) == {"ride_id": "other", "sightings": []}
 
 
-# --- bqml --------------------------------------------------------------------------------------------
+# --- bqml -----------------------------------------------------------------------------------------
 
 
 REVENUE = {"low": 15_951_749.25, "medium": 9_000_000.5, "high": 1_234_567.75}
@@ -247,12 +247,12 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Zones:
     )
 
     def answer(engine: object, steps: object, values: object, printer: Printer) -> dict[str, Any]:
-        (step,) = (it for it in playbook.read_steps("look") if it.name == "26_cluster_sizes")
+        (step,) = (step for step in playbook.read_steps("look") if step.name == "26_cluster_sizes")
         names = ("centroid_id", "label", "latitude", "longitude", "reference_points", "share", "revenue_outside")
         printer(step, "", Answer(1, names, ((2, LABEL, 40.6459, -73.7886, 1_234_567, 0.25, 15_951_749.25),)))
         return {}
 
-    monkeypatch.setattr(zones, "storage_client", lambda settings: None)
+    monkeypatch.setattr(zones, "make_storage_client", lambda settings: None)
     monkeypatch.setattr(zones, "write_report_page", lambda console: console.print("Wrote the page"))
     monkeypatch.setattr(zones_run, "open_engine", lambda *_: nullcontext(SimpleNamespace(title="a fake engine")))
     monkeypatch.setattr(zones_run, "prepare", lambda *_: "a fake file")
@@ -284,7 +284,7 @@ def test_a_run_without_a_result_has_no_json(run: Run, option: str) -> None:
     assert run("bqml", "--json", option, exit_code=2) == ""
 
 
-# --- other commands ----------------------------------------------------------------------------------
+# --- other commands -------------------------------------------------------------------------------
 
 
 @at_every_width

@@ -1,4 +1,4 @@
-"""The fault campaign's own bookkeeping: it must notice every way in which a system can differ."""
+"""The audit of the fault campaign notices every way in which a system can differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULT = "rides_result"
 
 @dataclass
 class World:
-    """What the systems hold when all has gone well: three good rides, one of them sent twice, and two bad messages."""
+    """The correct content of the systems: three valid rides, one of them sent twice, and two bad messages."""
 
     sent: dict[Position, Sent] = field(default_factory=dict)
     raw: list[Record] = field(default_factory=list)
@@ -47,7 +47,7 @@ class World:
 def world() -> World:
     made = World()
     good = [ride(comfort="eco", ts="2026-01-05T10:15:30.5+02:00"), ride(), ride()]
-    messages = [Sent(it["ride_id"].encode(), encode(it), [], None) for it in [*good, good[0]]]
+    messages = [Sent(content["ride_id"].encode(), encode(content), [], None) for content in [*good, good[0]]]
     messages += [Sent(None, b"{", [("trace", b"\x00")], "invalid_json"), Sent(b"k", None, [], "empty_value")]
     for offset, message in enumerate(messages):
         made.sent[0, offset] = message
@@ -121,21 +121,27 @@ def _another_reason(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        pytest.param(lambda it: it.raw.append(it.raw[0]._replace(offset=9)), "nobody sent this", id="raw-too-many"),
-        pytest.param(lambda it: it.raw.pop(), "was acknowledged and is not there", id="raw-lost"),
-        pytest.param(lambda it: it.raw.append(it.raw.pop()._replace(value=b"?")), "not what was sent", id="raw-wrong"),
-        pytest.param(lambda it: it.results.pop(1), "lacks 1 of its results", id="result-lost"),
-        pytest.param(lambda it: it.results.pop(3), "lacks 1 of its results", id="result-of-a-duplicate-lost"),
+        pytest.param(
+            lambda world: world.raw.append(world.raw[0]._replace(offset=9)), "nobody sent this", id="raw-too-many"
+        ),
+        pytest.param(lambda world: world.raw.pop(), "was acknowledged and is not there", id="raw-lost"),
+        pytest.param(
+            lambda world: world.raw.append(world.raw.pop()._replace(value=b"?")), "not what was sent", id="raw-wrong"
+        ),
+        pytest.param(lambda world: world.results.pop(1), "lacks 1 of its results", id="result-lost"),
+        pytest.param(lambda world: world.results.pop(3), "lacks 1 of its results", id="result-of-a-duplicate-lost"),
         pytest.param(_twice_at_another_place, "one result too many", id="result-doubled"),
         pytest.param(_price, "price_total of ride", id="result-wrong"),
-        pytest.param(lambda it: it.letters.pop(), "has no dead letter", id="dead-letter-lost"),
-        pytest.param(lambda it: it.letters.append(it.letters[0]), "is there twice", id="dead-letter-doubled"),
+        pytest.param(lambda world: world.letters.pop(), "has no dead letter", id="dead-letter-lost"),
+        pytest.param(lambda world: world.letters.append(world.letters[0]), "is there twice", id="dead-letter-doubled"),
         pytest.param(_header_lost, "not byte for byte", id="dead-letter-changed"),
         pytest.param(_another_reason, "says wrong_type, not empty_value", id="dead-letter-reason"),
-        pytest.param(lambda it: it.documents.popitem(), "is missing", id="document-lost"),
-        pytest.param(lambda it: it.documents.update(x=Document(0, {})), "ride x is unknown", id="document-too-many"),
+        pytest.param(lambda world: world.documents.popitem(), "is missing", id="document-lost"),
+        pytest.param(
+            lambda world: world.documents.update(x=Document(0, {})), "ride x is unknown", id="document-too-many"
+        ),
         pytest.param(_stale, "is of (1, 3)", id="document-of-an-older-result"),
-        pytest.param(lambda it: it.rows.pop(0), "is missing", id="row-lost"),
+        pytest.param(lambda world: world.rows.pop(0), "is missing", id="row-lost"),
         pytest.param(_row_twice, "is in rides/", id="row-doubled"),
         pytest.param(_wrong_hour, "does not belong into an object of this name", id="row-of-another-hour"),
         pytest.param(_outside_its_name, "does not belong into an object of this name", id="row-outside-its-name"),

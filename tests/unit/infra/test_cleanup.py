@@ -1,4 +1,4 @@
-"""What cleaning up does to log files, and that one failure stops nothing else."""
+"""Cleanup deletes old logs, and one failure does not stop the other steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = RidesSettings(_env_file=None, airflow_retention_days=7)
 
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of eight days ago, one that began then and is at work, one of today."""
+    """Logs of a run of eight days ago, of one that began then and still runs, and of one of today."""
     monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
     for run, tasks in {"old": [8, 8], "long": [8, 0], "new": [0]}.items():
         for number, days in enumerate(tasks):

@@ -1,4 +1,4 @@
-"""The check before the Docker stack starts, and what a failed start tells; a fake stands in for the engine."""
+"""The check before the Docker stack starts, and the error of a failed start, with a fake engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB = 2**30
 
 @pytest.fixture
 def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    """Puts a `docker` on the PATH that prints what it is told to, by the start of its arguments; else it fails."""
+    """Puts a `docker` on the PATH that prints given answers by the start of its arguments, or fails."""
 
     def make(**answers: str) -> None:
         cases = [
@@ -43,7 +43,7 @@ def settings(**changes: object) -> Settings:
 
 
 def finding(name: str, findings: list[Finding]) -> Finding:
-    (one,) = [it for it in findings if it.check == name]
+    (one,) = [finding for finding in findings if finding.check == name]
     return one
 
 
@@ -76,7 +76,9 @@ def test_old_versions_and_too_little_memory_are_rejected(
 ) -> None:
     fake_docker(version=engine, compose_version=plugin, **{"info --format {{.MemTotal}}": str(memory)})
     findings = preflight.run_checks(settings())
-    assert [it.check for it in findings if not it.fits and it.check in {"Docker", "Compose", "Memory"}] == faults
+    assert [
+        finding.check for finding in findings if not finding.fits and finding.check in {"Docker", "Compose", "Memory"}
+    ] == faults
 
 
 def test_a_full_disk_is_rejected(fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_findings_are_shown_with_their_severity() -> None:
     assert console.export_text() == "✓ a: b\n! c: d\n✗ e: [f]\n"
 
 
-# --- A failed start -----------------------------------------------------------------------------
+# --- A failed start -------------------------------------------------------------------------------
 
 
 def container(service: str, state: str, health: str = "", exit_code: int = 0) -> str:

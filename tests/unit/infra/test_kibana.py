@@ -47,8 +47,8 @@ FIELDS = {
 }
 NUMBERS = {"double", "integer", "long"}
 COLUMNS = 48
-# What every Kibana from 8.9 on takes; above the one that it knows, Kibana refuses an object. An export carries those of
-# its Kibana: raise these then, and with them the oldest Kibana that can import the files.
+# Versions that every Kibana since 8.9 accepts; Kibana rejects objects of newer ones. An export has the versions of its
+# Kibana: raise these then, and the oldest Kibana that can import the files.
 SAFE = {"index-pattern": "8.0.0", "lens": "8.9.0", "map": "8.4.0", "search": "7.9.3", "dashboard": "8.9.0"}
 EXPECTED = {
     "index-pattern": {"rides"},
@@ -78,7 +78,7 @@ def references(saved: SavedObject) -> dict[str, Key]:
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every member of a JSON value, at any depth."""
+    """Every member of a JSON value at any depth."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield name, item
@@ -102,7 +102,7 @@ def test_the_ndjson_file_holds_the_same_objects() -> None:
 
 @pytest.mark.parametrize("path", sorted(OBJECTS.glob("*")), ids=lambda path: path.name)
 def test_object_files_are_written_as_by_an_export(path: Path) -> None:
-    """So that an export after a change in Kibana is a difference of what was changed, and of nothing else."""
+    """An export after a change in Kibana then shows only that change as a difference."""
     assert path.read_text(encoding="utf-8") == pretty(json.loads(path.read_text(encoding="utf-8"))) + "\n"
 
 
@@ -318,11 +318,15 @@ def test_panels_and_references_match(dashboard: SavedObject) -> None:
 def test_panels_fill_the_grid_without_overlap(dashboard: SavedObject) -> None:
     grids = [panel["gridData"] for panel in dashboard["attributes"]["panelsJSON"]]
     cells = [
-        {(column, row) for column in range(it["x"], it["x"] + it["w"]) for row in range(it["y"], it["y"] + it["h"])}
-        for it in grids
+        {
+            (column, row)
+            for column in range(grid["x"], grid["x"] + grid["w"])
+            for row in range(grid["y"], grid["y"] + grid["h"])
+        }
+        for grid in grids
     ]
     assert all(one.isdisjoint(other) for one, other in combinations(cells, 2))
-    height = max(it["y"] + it["h"] for it in grids)
+    height = max(grid["y"] + grid["h"] for grid in grids)
     assert set().union(*cells) == {(column, row) for column in range(COLUMNS) for row in range(height)}
 
 
@@ -362,7 +366,7 @@ class FakeKibana:
 
     def export(self, body: dict[str, Any]) -> str:
         names = {name for name in self.stored if name.type in body.get("type", [])}
-        left = [Key(**it) for it in body.get("objects", [])]
+        left = [Key(**name) for name in body.get("objects", [])]
         while left:
             name = left.pop()
             if name in self.stored and name not in names:
@@ -377,7 +381,7 @@ class FakeKibana:
         objects = from_ndjson(file.read().decode())
         is_overwriting = request.args.to_dict() == {"overwrite": "true"}
         conflicts = [saved for saved in objects if key(saved) in self.stored and not is_overwriting]
-        errors = self.errors + [{**key(it)._asdict(), "error": {"type": "conflict"}} for it in conflicts]
+        errors = self.errors + [{**key(saved)._asdict(), "error": {"type": "conflict"}} for saved in conflicts]
         done = [saved for saved in objects if saved not in conflicts]
         self.stored |= {key(saved): saved for saved in done}
         results = [key(saved)._asdict() for saved in done]
@@ -402,7 +406,7 @@ def test_import_into_an_empty_fake_kibana_stores_all_objects(fake: FakeKibana, k
     assert fake.stored == {key(saved): encode(saved) for saved in ALL}
     assert fake.default == "rides"
     login = f"Basic {b64encode(b'elastic:secret').decode()}"
-    assert all(it.headers["kbn-xsrf"] and it.headers["authorization"] == login for it in fake.requests)
+    assert all(request.headers["kbn-xsrf"] and request.headers["authorization"] == login for request in fake.requests)
 
 
 def test_import_keeps_user_changes_in_a_fake_kibana(fake: FakeKibana, kibana: Kibana) -> None:
@@ -499,8 +503,8 @@ def test_an_export_from_a_fake_kibana_changes_only_edited_files(
 
     dashboard = fake.stored[Key("dashboard", "rides")]
     panels = json.loads(dashboard["attributes"]["panelsJSON"])
-    dashboard["attributes"]["panelsJSON"] = json.dumps([it for it in panels if it["panelIndex"] != "origins"])
-    dashboard["references"] = [it for it in dashboard["references"] if it["id"] != "origins"]
+    dashboard["attributes"]["panelsJSON"] = json.dumps([panel for panel in panels if panel["panelIndex"] != "origins"])
+    dashboard["references"] = [reference for reference in dashboard["references"] if reference["id"] != "origins"]
     fake.stored[Key("lens", "revenue")]["attributes"]["title"] = "Umsatz in Zürich"
     removed = saved_objects.write(kibana.with_references(Key("dashboard", "rides")).values(), folder, target)
     assert removed == ["map.origins.json"]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import StringIO
@@ -18,7 +17,7 @@ from pytest_httpserver import HTTPServer
 from rich.console import Console
 
 from infra.local.isolation import isolated_settings
-from infra.local.runner import ports, wait
+from infra.local.runner import ports
 from infra.local.runner import stack as runner_stack
 from infra.local.runner.errors import BusyError
 from infra.local.runner.health import find_fault, get_json
@@ -28,7 +27,8 @@ from infra.local.runner.start import sort_into_waves
 from infra.local.services.catalog import SERVICES, local_stack
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT, Settings
-from jobs.verticals import find_verticals, stack_settings
+from jobs.verticals import find_verticals, merge_settings
+from tests.testkit.wait import until
 
 NAMES = [service.name for service in SERVICES]
 HOLDER = """
@@ -67,7 +67,7 @@ def test_services_start_after_those_that_they_depend_on() -> None:
 
 @pytest.mark.parametrize("declared", SERVICES, ids=NAMES)
 def test_a_service_names_settings_and_services_that_exist(declared: Service) -> None:
-    fields = stack_settings().model_fields
+    fields = merge_settings().model_fields
     assert {declared.setting.lower(), *declared.isolation} <= fields.keys()
     assert set(declared.after) < set(NAMES)
     assert f"{declared.setting}=" in (ROOT / ".env.example").read_text()
@@ -97,7 +97,7 @@ def test_verticals_need_services_that_exist() -> None:
     ],
 )
 def test_only_services_that_clients_expect_here_are_local(changes: dict[str, str], absent: set[str]) -> None:
-    settings = stack_settings().model_construct(**changes)
+    settings = merge_settings().model_construct(**changes)
     assert set(local_stack(settings).find_local(NAMES)) == set(NAMES) - absent
 
 
@@ -158,7 +158,7 @@ def test_a_command_waits_for_another_one(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as pool:
         with lock:
             stopped = pool.submit(local_stack(settings, Console(file=printed)).down)
-            assert wait.until(lambda: "waiting for another command" in printed.getvalue(), 5)
+            until(lambda: "waiting for another command" in printed.getvalue(), "a line that it waits")
             assert not stopped.done()
         assert stopped.result(5) is False
 
@@ -197,21 +197,16 @@ def test_clean_deletes_the_state_folder_and_nothing_of_others(settings: Settings
 
 def test_a_command_that_waits_for_clean_gets_the_lock(settings: Settings, tmp_path: Path) -> None:
     """Waiting commands must not end with the deleted folder, or share a lock."""
-    state = settings.datastream_state
-    count = tmp_path / "count"
+    held = tmp_path / "held"
 
-    def clean_with_others(check: Callable[[], None]) -> None:
+    def enter_and_clean() -> None:
         for _ in range(5):
-            state.mkdir(exist_ok=True)
             with local_stack(settings)._lock():
-                check()
+                held.touch(exist_ok=False)
+                held.unlink()
             local_stack(settings).clean()
 
-    def enter_alone() -> None:
-        count.touch(exist_ok=False)
-        count.unlink()
-
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(clean_with_others, enter_alone) for _ in range(4)]:
+        for done in [pool.submit(enter_and_clean) for _ in range(4)]:
             done.result(60)
-    assert not state.exists()
+    assert not settings.datastream_state.exists()

@@ -1,4 +1,4 @@
-"""Where claims start and end, and where chunks are cut. The broker is in integration."""
+"""Start and end of claims, and borders of chunks. tests/integration has the tests with a broker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import OffsetsError
-from jobs.kafka.claim import limited, starting_offsets
+from jobs.kafka.claim import choose_starting_offsets, limit_claims
 from jobs.kafka.offsets import Bounds, Committed
-from jobs.kafka.scan import _until
-from jobs.kafka.stage import cut
+from jobs.kafka.scan import _split_at
+from jobs.kafka.stage import cut_chunks
 from jobs.kafka.staged import MESSAGE_SCHEMA
 
 often = settings(max_examples=200, deadline=None)
@@ -24,7 +24,7 @@ often = settings(max_examples=200, deadline=None)
 def message(
     offset: int, content: bytes | None = b"value", name: bytes | None = None, fault: KafkaError | None = None
 ) -> Message:
-    """A message of the client's own, as a consumer would give it."""
+    """A message of the client's class, as a consumer returns it."""
     return Message(
         topic="raw",
         partition=0,
@@ -49,7 +49,7 @@ def cuts(arriving: list[list[Message]], max_records: int, max_bytes: int) -> lis
     lists = cast("Iterator[list[Any]]", iter(arriving))
     return [
         Cut(first, last, records, bytes_, [row for batch in batches for row in batch.to_pylist()])
-        for first, last, records, bytes_, batches in cut(lists, max_records, max_bytes)
+        for first, last, records, bytes_, batches in cut_chunks(lists, max_records, max_bytes)
     ]
 
 
@@ -60,7 +60,7 @@ def size(counted: Message) -> int:
 
 @st.composite
 def streams(draw: Any) -> list[Message]:
-    """Messages whose offsets have gaps, as markers and aborted messages leave them."""
+    """Messages with gaps in their offsets, like those of markers and aborted messages."""
     gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
     offsets = [sum(gaps[: number + 1]) for number in range(len(gaps))]
     content = st.one_of(st.none(), st.integers(0, 30).map(lambda length: b"x" * length))
@@ -128,11 +128,11 @@ def test_no_messages_give_no_chunks() -> None:
 
 def test_staged_batches_have_the_message_schema() -> None:
     lists = cast("Iterator[list[Any]]", iter([[message(1), message(2, None)]]))
-    ((*_, batches),) = cut(lists, 10, 100)
+    ((*_, batches),) = cut_chunks(lists, 10, 100)
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
 
 
-# --- Claims ------------------------------------------------------------------------------------
+# --- Claims ---------------------------------------------------------------------------------------
 
 
 @often
@@ -140,14 +140,14 @@ def test_staged_batches_have_the_message_schema() -> None:
 def test_a_claim_is_bounded_and_shared_fairly_between_partitions(partitions: list[tuple[int, int]], most: int) -> None:
     starts = {number: start for number, (start, _) in enumerate(partitions)}
     bounds = {number: Bounds(0, start + backlog, start + backlog) for number, (start, backlog) in enumerate(partitions)}
-    claims = limited(starts, bounds, most)
+    claims = limit_claims(starts, bounds, most)
     assert [claim.partition for claim in claims] == list(starts)
     taken = {claim.partition: claim.end - claim.start for claim in claims}
     backlogs = {number: backlog for number, (_, backlog) in enumerate(partitions)}
     assert all(claim.start == starts[claim.partition] for claim in claims)
     assert all(0 <= taken[number] <= backlogs[number] for number in taken)
     assert sum(taken.values()) == min(most, sum(backlogs.values()))
-    # Nobody waits while another one gets more.
+    # No partition waits while another one gets more.
     left_over = [taken[number] for number in taken if taken[number] < backlogs[number]]
     assert all(max(taken.values()) - count <= 1 for count in left_over)
 
@@ -158,19 +158,21 @@ def at(*offsets: int | None) -> dict[int, Committed]:
 
 def test_a_claim_starts_at_the_committed_offsets() -> None:
     bounds = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4), 2: Bounds(2, 2, 2)}
-    assert starting_offsets("raw", "group", at(5, 4, 2), bounds, has_output=True) == {0: 5, 1: 4, 2: 2}
-    assert starting_offsets("raw", "group", at(3, 0, 2), bounds, has_output=False) == {0: 3, 1: 0, 2: 2}
+    assert choose_starting_offsets("raw", "group", at(5, 4, 2), bounds, has_output=True) == {0: 5, 1: 4, 2: 2}
+    assert choose_starting_offsets("raw", "group", at(3, 0, 2), bounds, has_output=False) == {0: 3, 1: 0, 2: 2}
 
 
 def test_a_new_group_starts_at_the_beginning_unless_its_output_exists() -> None:
     bounds = {0: Bounds(3, 9, 9), 1: Bounds(0, 4, 4)}
-    assert starting_offsets("raw", "group", at(None, None), bounds, has_output=False) == {0: 3, 1: 0}
+    assert choose_starting_offsets("raw", "group", at(None, None), bounds, has_output=False) == {0: 3, 1: 0}
     with pytest.raises(OffsetsError, match=r"group has no committed offsets on raw.*docs/runbook_kafka.md"):
-        starting_offsets("raw", "group", at(None, None), bounds, has_output=True)
+        choose_starting_offsets("raw", "group", at(None, None), bounds, has_output=True)
 
 
 def test_a_new_partition_starts_at_its_beginning() -> None:
-    assert starting_offsets("raw", "g", at(5, None), {0: Bounds(0, 9, 9), 1: Bounds(2, 4, 4)}, has_output=True) == {
+    assert choose_starting_offsets(
+        "raw", "g", at(5, None), {0: Bounds(0, 9, 9), 1: Bounds(2, 4, 4)}, has_output=True
+    ) == {
         0: 5,
         1: 2,
     }
@@ -181,7 +183,7 @@ def _fault(code: int) -> KafkaError:
 
 
 def until(end: int, *batch: Message) -> tuple[list[int], bool]:
-    messages, ended = _until(end, cast("list[Any]", list(batch)))
+    messages, ended = _split_at(end, cast("list[Any]", list(batch)))
     return [each.offset() for each in messages], ended
 
 

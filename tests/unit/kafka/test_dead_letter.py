@@ -1,12 +1,12 @@
-"""Headers of dead letters: Kafka Connect's names, caps, and the mark of a replay."""
+"""Headers of dead letters: Kafka Connect's names, length limits, and the replay count."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 import pytest
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, error_text, replay_headers, times_replayed
-from jobs.kafka.publish import error_headers
+from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, count_replays, make_replay_headers, read_error
+from jobs.kafka.publish import make_error_headers
 from jobs.kafka.staged import REJECT_SCHEMA
 
 P = "__connect.errors."
@@ -15,7 +15,7 @@ P = "__connect.errors."
 def errors(*rows: tuple[int, str, str, str | None]) -> list[Headers]:
     names = ("offset", "reason", "message", "stacktrace")
     columns = pa.schema([REJECT_SCHEMA.field(name) for name in names])
-    return error_headers(pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows], columns))
+    return make_error_headers(pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows], columns))
 
 
 def error(reason: str, message: str, stacktrace: str | None = None) -> Headers:
@@ -56,20 +56,20 @@ def test_long_messages_lose_their_end_and_stack_traces_their_start() -> None:
 
 def test_the_latest_error_is_read() -> None:
     headers = [*error("wrong_type", "then"), *error("missing_field", "now")]
-    assert error_text(headers, "exception.class.name") == "missing_field"
-    assert error_text(headers, "exception.message") == "now"
-    assert error_text(headers, "exception.stacktrace") == ""
-    assert error_text(None, "stage") == ""
-    assert error_text([(P + "stage", None)], "stage") == ""
-    assert error_text([(P + "stage", b"\xff")], "stage") == "�"
+    assert read_error(headers, "exception.class.name") == "missing_field"
+    assert read_error(headers, "exception.message") == "now"
+    assert read_error(headers, "exception.stacktrace") == ""
+    assert read_error(None, "stage") == ""
+    assert read_error([(P + "stage", None)], "stage") == ""
+    assert read_error([(P + "stage", b"\xff")], "stage") == "�"
 
 
 def test_a_replay_replaces_error_headers_with_a_replay_count() -> None:
     own = [("trace", b"1"), ("trace", b"2"), ("empty", b""), ("null", None)]
-    once = replay_headers([*own, *error("wrong_type", "why", "trace")])
+    once = make_replay_headers([*own, *error("wrong_type", "why", "trace")])
     assert once == [*own, (REPLAYED, b"1")]
-    assert replay_headers([*once, *error("wrong_type", "again")]) == [*own, (REPLAYED, b"2")]
-    assert replay_headers(None) == [(REPLAYED, b"1")]
+    assert make_replay_headers([*once, *error("wrong_type", "again")]) == [*own, (REPLAYED, b"2")]
+    assert make_replay_headers(None) == [(REPLAYED, b"1")]
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_a_replay_replaces_error_headers_with_a_replay_count() -> None:
     ],
 )
 def test_the_replay_count_is_read_from_headers(headers: list[tuple[str, bytes | None]] | None, times: int) -> None:
-    assert times_replayed(headers) == times
+    assert count_replays(headers) == times

@@ -1,4 +1,4 @@
-"""What is published together, and what of a chunk: the rest of it, whatever the batches of its file."""
+"""Which chunks share a transaction, and which outcomes of a chunk are published."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.files import Folder
-from jobs.kafka.publish import _results, _uncovered, grouped
+from jobs.kafka.publish import _list_results, _read_uncovered, group_chunks
 from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
@@ -41,9 +41,9 @@ def chunk(tmp_path: Path, rows: list[dict[str, Any]], cuts: list[int]) -> Chunk:
 def test_only_uncommitted_outcomes_of_a_chunk_are_published(
     tmp_path: Path, cuts: list[int], committed: int | None
 ) -> None:
-    pieces = _uncovered(chunk(tmp_path, ROWS, cuts), committed).to_batches(2)
+    pieces = _read_uncovered(chunk(tmp_path, ROWS, cuts), committed).to_batches(2)
     left = [row for row in ROWS if committed is None or row["offset"] >= committed]
-    results = [result for piece in pieces for result in _results(piece)]
+    results = [result for piece in pieces for result in _list_results(piece)]
     assert results == [{"key": row["key"], "value": row["value"]} for row in left if "reason" not in row]
     rejects = [reject for piece in pieces for reject in piece.filter(piece["reason"].is_valid()).to_pylist()]
     empty = dict.fromkeys(OUTCOME_SCHEMA.names)
@@ -53,7 +53,7 @@ def test_only_uncommitted_outcomes_of_a_chunk_are_published(
 def test_an_outcome_without_value_and_reason_is_rejected(tmp_path: Path) -> None:
     broken = chunk(tmp_path, [*ROWS, {"offset": 11, "key": b"a"}], [])
     with pytest.raises(ValueError, match="neither a value nor a reason"):
-        _uncovered(broken, None)
+        _read_uncovered(broken, None)
 
 
 @given(
@@ -63,7 +63,7 @@ def test_chunks_share_a_transaction_up_to_the_limits_of_one_chunk(
     sizes: list[tuple[int, int]], max_records: int, max_bytes: int
 ) -> None:
     chunks = [Chunk(number, 0, records, records, size, "") for number, (records, size) in enumerate(sizes)]
-    groups = list(grouped(chunks, max_records, max_bytes))
+    groups = list(group_chunks(chunks, max_records, max_bytes))
 
     def fits(group: list[Chunk]) -> bool:
         has_room = sum(chunk.records for chunk in group) <= max_records

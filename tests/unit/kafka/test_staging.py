@@ -1,4 +1,4 @@
-"""Claim checks: manifests, staged files, and what becomes of them."""
+"""Claim checks: manifests and staged files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jobs.kafka.staged import (
     REJECT_SCHEMA,
     Chunk,
     Manifest,
-    outcome_batch,
+    make_outcome_batch,
+    make_reject_batch,
     read_manifest,
-    reject_batch,
 )
-from jobs.parallel import prefetched
+from jobs.parallel import prefetch
 from jobs.settings import Settings
 from tests.testkit.rides import messages
 
@@ -70,11 +70,11 @@ def test_a_manifest_is_read_back_unchanged(folder: Folder) -> None:
 
 
 def test_only_ends_at_or_after_the_committed_offset_are_committed() -> None:
-    assert MANIFEST.ends_behind({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
-    assert MANIFEST.ends_behind({0: None, 1: 10}) == {0: 3, 1: 10}
-    assert MANIFEST.ends_behind({0: 4, 1: 11}) == {}
+    assert MANIFEST.list_ends_after({0: 3, 1: 5}) == {0: 3, 1: 10}, "Kafka would forget an offset that stays for long"
+    assert MANIFEST.list_ends_after({0: None, 1: 10}) == {0: 3, 1: 10}
+    assert MANIFEST.list_ends_after({0: 4, 1: 11}) == {}
     with pytest.raises(OffsetsError, match=r"raw\[1\]: group group was set back to 4, before 5"):
-        MANIFEST.ends_behind({0: 3, 1: 4})
+        MANIFEST.list_ends_after({0: 3, 1: 4})
 
 
 def test_a_file_gets_its_final_name_when_complete(folder: Folder, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_claim_is_passed_when_all_its_partitions_are_passed(offsets: dict[int,
 
 
 def test_a_missing_manifest_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json is gone.*clear the run from ConsumeKafka"):
+    with pytest.raises(StagedFilesGoneError, match=r"gone/manifest.json was deleted.*clear the run from ConsumeKafka"):
         read_manifest(f"file://{tmp_path}/gone/manifest.json")
 
 
@@ -180,7 +180,7 @@ def test_an_outcome_is_a_result_or_the_message_with_a_reason() -> None:
     headers = [{"key": "trace", "value": b"\x00"}]
     batch = messages([b"a", None, b"c"], first=7)
     batch = batch.set_column(4, MESSAGE_SCHEMA.field("headers"), pa.array([headers] * 3, batch.schema.types[4]))
-    outcomes = outcome_batch(
+    outcomes = make_outcome_batch(
         batch,
         keys=pa.array([b"k", None, None], pa.binary()),
         values=[b"v", None, None],
@@ -197,7 +197,7 @@ def test_an_outcome_is_a_result_or_the_message_with_a_reason() -> None:
 
 
 def test_rejects_keep_the_message() -> None:
-    batch = reject_batch(4, messages([b"a", None], first=7), "invalid_result", ["why", "why too"])
+    batch = make_reject_batch(4, messages([b"a", None], first=7), "invalid_result", ["why", "why too"])
     assert batch.schema == REJECT_SCHEMA
     assert batch.to_pylist() == [
         {
@@ -217,12 +217,12 @@ def test_chunks_are_prefetched_one_ahead_and_in_order() -> None:
         return chunk.first * 10
 
     seen: list[Any] = []
-    for chunk, content in prefetched(load, chunks):
+    for chunk, content in prefetch(load, chunks):
         seen.append((chunk.first, content))
         assert len(loaded) <= len(seen) + 1
     assert seen == [(number, number * 10) for number in range(5)]
     assert loaded == list(range(5))
-    assert list(prefetched(load, [])) == []
+    assert list(prefetch(load, [])) == []
 
 
 def test_an_error_while_prefetching_is_raised() -> None:
@@ -230,4 +230,4 @@ def test_an_error_while_prefetching_is_raised() -> None:
         raise OSError(f"chunk {chunk.first}")
 
     with pytest.raises(OSError, match="chunk 5"):
-        list(prefetched(load, [CHUNK]))
+        list(prefetch(load, [CHUNK]))

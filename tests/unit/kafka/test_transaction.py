@@ -1,4 +1,4 @@
-"""Calls of Kafka's client that do not come back."""
+"""Calls of Kafka's client that do not return."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_a_client_call_that_never_returns_times_out(monkeypatch: pytest.MonkeyPa
         released.wait()
 
     started = time.monotonic()
-    with pytest.raises(ServiceUnavailableError, match="did not come back from send_offsets_to_transaction"):
-        transaction._answered(send_offsets_to_transaction, 0.1)
+    with pytest.raises(ServiceUnavailableError, match="did not return from send_offsets_to_transaction"):
+        transaction._call_with_timeout(send_offsets_to_transaction, 0.1)
     assert time.monotonic() - started < 5
     released.set()
 
@@ -31,4 +31,4 @@ def test_the_error_of_a_client_call_is_raised_unchanged() -> None:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     with pytest.raises(KafkaException):
-        transaction._answered(commit_transaction, 1)
+        transaction._call_with_timeout(commit_transaction, 1)

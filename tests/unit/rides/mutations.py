@@ -1,4 +1,4 @@
-"""Messages of rides_raw in the layouts of different senders, and mutations of them: the same ones for the same seed."""
+"""Messages of rides_raw in the layouts of different senders, and mutations of them that a seed determines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNKNOWN: tuple[dict[str, Any], ...] = (
 
 
 def layouts(content: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
-    """A ride as this project's producer writes it, with spaces, and in another order with what others add."""
+    """A ride as this project's producer writes it, with spaces, and in another order with unknown fields."""
     others = dict(reversed(content.items())) | UNKNOWN[0]
     return tuple(  # type: ignore[return-value]
         text.encode() for text in (json.dumps(content, separators=(",", ":")), json.dumps(content), json.dumps(others))
@@ -46,7 +46,7 @@ def layouts(content: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
 
 
 def mutations(seed: int) -> Iterator[bytes]:
-    """Endless mutations of rides; some of them are still good."""
+    """Endless mutations of rides, some of them still valid."""
     rng = random.Random(seed)
     mutator = _Mutator(rng)
     while True:

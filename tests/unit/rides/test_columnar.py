@@ -1,4 +1,4 @@
-"""Rides as columns, and the forms of what is normalised."""
+"""Rides as columns, and the patterns of normalised fields."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, columns
+from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, make_columns
 from jobs.rides.contract import parse_ride
 from tests.testkit.rides import encode, ride
 
 
 def test_columns_hold_the_values_of_the_rides() -> None:
     contents = [ride(duration_min=number) for number in (0, 0.1, 1e-7, 123456789012345.6, 5e98, -0.0)]
-    made = columns([parse_ride(encode(content)) for content in contents], RIDES_SCHEMA)
+    made = make_columns([parse_ride(encode(content)) for content in contents], RIDES_SCHEMA)
     assert made.schema == RIDES_SCHEMA
     for row, content in zip(made.to_pylist(), contents, strict=True):
         flat = content | {
@@ -25,7 +25,7 @@ def test_columns_hold_the_values_of_the_rides() -> None:
 
 
 def test_no_rides_give_an_empty_batch() -> None:
-    assert columns([], RIDES_SCHEMA).equals(pa.RecordBatch.from_pylist([], RIDES_SCHEMA))
+    assert make_columns([], RIDES_SCHEMA).equals(pa.RecordBatch.from_pylist([], RIDES_SCHEMA))
 
 
 def test_leap_days_are_valid_only_in_leap_years() -> None:

@@ -1,4 +1,4 @@
-"""The contract of rides_raw: every field's every fault, every form of what is accepted."""
+"""The contract of rides_raw: every fault of every field, and every accepted form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reason_of(value: bytes | None) -> Reason:
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A good ride with another value at a path."""
+    """A valid ride with another value at a path."""
     content = deepcopy(ride())
     *above, name = path
     place = content
@@ -42,7 +42,7 @@ def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 
 def literal(path: tuple[str, ...], text: str) -> bytes:
-    """A good ride with JSON text at a path as no encoder would write it."""
+    """A valid ride with raw JSON text at a path, which no encoder would write."""
     return encode(changed(path, "LITERAL")).replace(b'"LITERAL"', text.encode())
 
 
@@ -50,7 +50,7 @@ def named(path: tuple[str, ...]) -> str:
     return ".".join(path)
 
 
-# --- What is accepted --------------------------------------------------------------------------
+# --- Accepted messages ----------------------------------------------------------------------------
 
 
 def test_a_valid_ride_is_parsed_unchanged() -> None:
@@ -155,7 +155,7 @@ def test_json_escapes_are_decoded() -> None:
     assert parse_ride(escaped) == parse_ride(encode(content))
 
 
-# --- Times -------------------------------------------------------------------------------------
+# --- Times ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_invalid_timestamps_are_rejected(written: str) -> None:
     assert reason_of(encode(ride(ts=written))) is Reason.INVALID_TIMESTAMP
 
 
-# --- What is rejected --------------------------------------------------------------------------
+# --- Rejected messages ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS, ids=named)
@@ -383,9 +383,9 @@ def test_lone_surrogates_in_unknown_fields_are_ignored(text: str) -> None:
     assert parse_ride(content).comfort == "medium"
 
 
-# --- Which reason counts -----------------------------------------------------------------------
+# --- Precedence of reasons ------------------------------------------------------------------------
 
-# One fault of each reason that can stand beside another one in the same message, in the order of the fields.
+# One fault of each reason that can occur with others in a message, in the order of the fields.
 FAULT = {
     Reason.INVALID_RIDE_ID: lambda content: content.update(ride_id="ride-42"),
     Reason.INVALID_TIMESTAMP: lambda content: content.update(ts="yesterday"),

@@ -1,4 +1,4 @@
-"""Distances against geopy."""
+"""Distances agree with geopy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import ConfigurationError
-from jobs.rides.distance import MEAN_EARTH_RADIUS_KM, Distance, distance_function, geodesic, haversine
+from jobs.rides.distance import MEAN_EARTH_RADIUS_KM, Distance, find_distance_function, geodesic, haversine
 
 Place = tuple[float, float]
 HALF_WAY_ROUND = math.pi * MEAN_EARTH_RADIUS_KM
@@ -47,7 +47,7 @@ def kilometres(distance: Distance, pairs: list[tuple[Place, Place]]) -> list[flo
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_haversine_matches_the_great_circle_of_geopy(pair: tuple[Place, Place]) -> None:
     (km,) = kilometres(haversine, [pair])
-    # Near the antipodes the formula's derivative goes to infinity: metres, not more.
+    # Near antipodes the formula's derivative goes to infinity; the error stays within metres.
     assert km == pytest.approx(geopy.distance.great_circle(*pair).km * RADII, rel=1e-7, abs=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_no_rows_give_no_distances(distance: Distance) -> None:
 
 
 def test_the_setting_selects_the_distance_method() -> None:
-    assert distance_function("haversine") is haversine
-    assert distance_function("geodesic") is geodesic
-    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is none of haversine, geodesic.*\.env"):
-        distance_function("crow")
+    assert find_distance_function("haversine") is haversine
+    assert find_distance_function("geodesic") is geodesic
+    with pytest.raises(ConfigurationError, match=r"DISTANCE_METHOD='crow' is not one of haversine, geodesic.*\.env"):
+        find_distance_function("crow")

@@ -1,4 +1,4 @@
-"""Pricing: the column-wise path is the contract, message by message, whatever stands beside a message."""
+"""Columnar pricing gives each message the outcome of the contract, independent of its neighbours."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MUTATED = 20_000
 often = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-# --- A second, plain reading -------------------------------------------------------------------
+# --- A second implementation ----------------------------------------------------------------------
 
 
 def plain(value: bytes | None, distance: Distance) -> tuple[Reason | None, dict[str, Any] | None]:
@@ -72,7 +72,7 @@ def priced_alone(parsed: Ride, distance: Distance) -> dict[str, Any]:
 
 
 def bits(content: Any) -> Any:
-    """The same content with each number as its 64 bits, down to the last digit; −0 counts as 0."""
+    """The same content with the 64 bits of each number; −0 counts as 0."""
     if isinstance(content, dict):
         return {name: bits(member) for name, member in content.items()}
     return struct.pack(">d", content + 0.0) if isinstance(content, int | float) else content
@@ -84,7 +84,7 @@ def read(value: bytes) -> Any:
 
 
 def outcome(row: dict[str, Any], value: bytes | None) -> tuple[Reason | None, dict[str, Any] | None]:
-    """Reason or result of one row of `priced`, with what every row must have; `value` is its message's."""
+    """Reason or result of one row of `priced`, after checks of all rows; `value` is that of its message."""
     assert row["headers"] is None
     if row["reason"] is None:
         assert row["message"] is row["stacktrace"] is None
@@ -99,7 +99,7 @@ def outcome(row: dict[str, Any], value: bytes | None) -> tuple[Reason | None, di
 
 
 def priced(values: list[bytes | None], distance: Distance = haversine) -> list[dict[str, Any]]:
-    """The outcomes of messages with these values, but for their offsets."""
+    """The outcomes of messages with these values, without offsets."""
     return outcomes(messages(values), distance)
 
 
@@ -111,7 +111,7 @@ def outcomes(batch: pa.RecordBatch, distance: Distance = haversine) -> list[dict
     return made.drop_columns(["offset"]).to_pylist()
 
 
-# --- Messages ----------------------------------------------------------------------------------
+# --- Messages -------------------------------------------------------------------------------------
 
 amounts = st.one_of(
     st.floats(0, allow_infinity=False),
@@ -164,7 +164,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 @st.composite
 def written(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
-    """A ride as some encoder may write it: any order, white space, escapes."""
+    """A ride in any valid notation: order, white space, escapes."""
     content = draw(rides)
     content = dict(draw(st.permutations(list(content.items()))))
     text = json.dumps(
@@ -199,7 +199,7 @@ def as_json_writers_do(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
 
 @st.composite
 def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes | None:
-    """A ride with some part of it changed, added, taken away or doubled."""
+    """A ride with a part changed, added, removed or repeated."""
     content = draw(rides)
     kind = draw(st.sampled_from(["member", "nested", "extra", "drop", "double", "bytes", "cut", "literal", "none"]))
     name = draw(st.sampled_from(list(content)))
@@ -227,7 +227,7 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes | None:
     return None if kind == "none" else value
 
 
-# --- Properties --------------------------------------------------------------------------------
+# --- Properties -----------------------------------------------------------------------------------
 
 
 @often
@@ -245,7 +245,7 @@ def test_columnar_pricing_matches_the_contract(values: list[bytes | None]) -> No
 
 
 def test_mutated_messages_have_the_same_outcome_as_parse_ride() -> None:
-    """Reason, text, key and value of each are to the byte what parse_ride and the formula make of the message alone."""
+    """Reason, text, key and value are equal to those of parse_ride and the formula, to the byte."""
     values = [*islice(mutations(seed=1), MUTATED)]
     kinds: Counter[str | None] = Counter()
     for value, row in zip(values, priced([*values]), strict=True):
@@ -263,7 +263,7 @@ def alone(value: bytes) -> tuple[Reason | None, str | None, bytes, bytes]:
 
 
 def compact(content: dict[str, Any]) -> bytes:
-    """JSON in members' order without spaces, each number with the fewest digits that give the same double back."""
+    """JSON in the members' order without spaces, each number with the fewest digits of its double."""
     members = (
         f'"{name}":{compact(member).decode() if isinstance(member, dict) else number(member)}'
         for name, member in content.items()
@@ -277,7 +277,7 @@ def number(value: str | float) -> str:
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
-    """The messages that are left to parse_ride."""
+    """The messages that parse_ride parses."""
     seen: list[bytes | None] = []
 
     def parse(value: bytes | None) -> Ride:
@@ -295,7 +295,7 @@ def test_the_layout_of_a_message_does_not_matter(parsed: list[bytes | None]) -> 
     rows = priced([*layouts(content), *more, spaced])
     assert {(row["reason"], row["key"]) for row in rows} == {(None, b"6ba7b810-9dad-11d1-80b4-00c04fd430c8")}
     assert len({row["value"] for row in rows}) == 1
-    # Only in this one something that is not a key looks like one.
+    # Only here a string that is not a key looks like one.
     assert parsed == [value for value in more if b'\\":' in value]
 
 
@@ -359,7 +359,7 @@ def test_the_outcome_of_a_message_is_independent_of_its_neighbours(
 @often
 @given(st.one_of(written(), mutated()))
 def test_code_and_schema_accept_the_same_messages(value: bytes | None) -> None:
-    """Where the schema can say it; what it cannot say is in its description."""
+    """Except for rules that a schema cannot express; its description names them."""
     reason, _ = plain(value, haversine)
     beyond_a_schema = {
         *(Reason.EMPTY_VALUE, Reason.INVALID_UTF8, Reason.BYTE_ORDER_MARK, Reason.INVALID_JSON, Reason.DUPLICATE_KEY),

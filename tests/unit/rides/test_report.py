@@ -1,4 +1,4 @@
-"""The report from handwritten answers: intervals, bins, figures, and a page that loads nothing."""
+"""The report from handwritten answers: intervals, bins, figures, and a page that loads no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of ride time, and the marks of copies."""
+"""Windows of reprocessing, and the marks of copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TransformJSON's work: rows of the sinks out of rides_result, and documents out of rows."""
+"""TransformJSON: rows of the sinks from rides_result, and documents from rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.kafka.staged import MESSAGE_SCHEMA, REJECT_SCHEMA, Chunk, Manifest
 from jobs.rides.contract import Reason
 from jobs.rides.distance import haversine
 from jobs.rides.pricing import price
-from jobs.rides.transform import SINK_SCHEMA, documents, flatten, transform
+from jobs.rides.transform import SINK_SCHEMA, flatten, make_documents, transform
 from jobs.settings import ROOT
 from tests.testkit.rides import encode, messages, result, ride
 
@@ -128,7 +128,7 @@ def test_batches_of_rejects_and_empty_batches_are_flattened() -> None:
 
 
 def test_priced_rides_are_flattened_without_loss() -> None:
-    """Down to the last digit, at the edges of every field."""
+    """Exact to the last digit, at the limits of every field."""
     rides = [
         ride(ts="0001-01-01T00:00:00Z", duration_min=5e-324, price_base=1.7e308, price_per_min=0),
         ride(ts="9999-12-31T23:59:59.999999Z", origin={"lat": -90, "lon": 180}, destination={"lat": 90, "lon": -180}),
@@ -147,7 +147,7 @@ def test_priced_rides_are_flattened_without_loss() -> None:
             assert {axis: row[f"{point}_{axis}"] for axis in ("lat", "lon")} == content[point]
 
 
-# --- Documents ---------------------------------------------------------------------------------
+# --- Documents ------------------------------------------------------------------------------------
 
 numbers = st.floats(0, allow_infinity=False)
 points = st.fixed_dictionaries({"lat": st.floats(-90, 90), "lon": st.floats(-180, 180)})
@@ -170,7 +170,7 @@ results = st.fixed_dictionaries(
 def test_a_document_is_its_row_in_json(contents: list[dict[str, Any]]) -> None:
     rows, rejects = flatten(messages([encode(content) for content in contents], 5, SENT_AT), 4)
     assert len(rejects) == 0
-    made = [json.loads(document) for document in documents(rows).to_pylist()]
+    made = [json.loads(document) for document in make_documents(rows).to_pylist()]
     assert made == [
         {**content, "agent_timestamp": STAMP, "kafka_partition": 4, "kafka_offset": 5 + number}
         for number, content in enumerate(contents)
@@ -179,7 +179,7 @@ def test_a_document_is_its_row_in_json(contents: list[dict[str, Any]]) -> None:
 
 def test_documents_match_the_index_template() -> None:
     rows, _ = flatten(messages([encode(result())]), 4)
-    (document,) = map(json.loads, documents(rows).to_pylist())
+    (document,) = map(json.loads, make_documents(rows).to_pylist())
     mapping = TEMPLATE["template"]["mappings"]
     assert mapping["dynamic"] == "strict"
     assert set(document) == set(mapping["properties"])
@@ -190,7 +190,7 @@ def test_documents_match_the_index_template() -> None:
     assert set(document) == flat_names | {"origin", "destination"}
 
 
-# --- Chunks ------------------------------------------------------------------------------------
+# --- Chunks ---------------------------------------------------------------------------------------
 
 
 def staged(folder: Folder, chunks: list[list[bytes | None]]) -> Manifest:

@@ -1,4 +1,4 @@
-"""Names and contents of Parquet objects, and lines of bulk requests. What services do with them is in integration."""
+"""Names and contents of Parquet objects, and lines of bulk requests. tests/integration has the tests with services."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.kafka.staged import Chunk
-from jobs.sinks.elasticsearch import actions
-from jobs.sinks.parquet import by_hour, join, object_name
+from jobs.sinks.elasticsearch import make_bulk_lines
+from jobs.sinks.parquet import join, name_object, split_by_hour
 
 CHUNK = Chunk(partition=3, first=1200, last=1299, records=100, size=20_000, url="")
 
@@ -34,7 +34,7 @@ def test_a_prefix_is_joined_with_exactly_one_slash(prefix: str, joined: str) -> 
 
 
 def test_an_object_name_holds_hour_topic_partition_and_offsets() -> None:
-    assert object_name("rides/processed/", "rides_result", CHUNK, "2026/01/05/08") == (
+    assert name_object("rides/processed/", "rides_result", CHUNK, "2026/01/05/08") == (
         "rides/processed/2026/01/05/08/rides_result-00003-00000000000000001200-00000000000000001299.parquet"
     )
 
@@ -45,7 +45,7 @@ def test_different_contents_have_different_names() -> None:
         for partition, first, last in product((0, 1, 10), (0, 1, 100), (100, 101, 2**60))
     ]
     names = {
-        object_name("p", topic, chunk, hour)
+        name_object("p", topic, chunk, hour)
         for topic, chunk, hour in product(("a", "b"), chunks, ("2026/01/05/08", "2026/01/05/09"))
     }
     assert len(names) == 2 * len(chunks) * 2
@@ -53,7 +53,7 @@ def test_different_contents_have_different_names() -> None:
 
 def test_names_sort_like_offsets() -> None:
     firsts = [0, 9, 10, 99, 100, 12345, 2**62]
-    names = [object_name("p", "t", Chunk(0, first, first, 1, 200, ""), "2026/01/05/08") for first in firsts]
+    names = [name_object("p", "t", Chunk(0, first, first, 1, 200, ""), "2026/01/05/08") for first in firsts]
     assert names == sorted(names)
 
 
@@ -77,7 +77,7 @@ def rows(times: list[datetime]) -> pa.RecordBatch:
     ],
 )
 def test_the_path_is_the_hour_of_the_ride(ts: datetime, path: str) -> None:
-    ((folder, part),) = by_hour(rows([ts]))
+    ((folder, part),) = split_by_hour(rows([ts]))
     assert folder == path
     assert part.column("ts").to_pylist() == [ts]
 
@@ -89,7 +89,7 @@ def test_the_path_is_the_hour_of_the_ride(ts: datetime, path: str) -> None:
 )
 def test_each_ride_is_in_one_object_of_its_hour(start: datetime, shifts: list[int]) -> None:
     times = [start.replace(tzinfo=UTC) + timedelta(microseconds=shift) for shift in shifts]
-    parts = list(by_hour(rows(times)))
+    parts = list(split_by_hour(rows(times)))
     assert len({path for path, _ in parts}) == len(parts)
     seen = []
     for path, part in parts:
@@ -102,7 +102,9 @@ def test_each_ride_is_in_one_object_of_its_hour(start: datetime, shifts: list[in
 
 
 def test_each_document_has_two_bulk_lines() -> None:
-    texts = actions(pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])).to_pylist()
+    texts = make_bulk_lines(
+        pa.array(["a", "b"]), pa.array([7, 2**60], pa.int64()), pa.array(['{"x":1}', "{}"])
+    ).to_pylist()
     lines = "".join(texts).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"index": {"_id": "a", "version": 7, "version_type": "external_gte"}},
@@ -115,4 +117,4 @@ def test_each_document_has_two_bulk_lines() -> None:
 
 def test_no_documents_give_no_bulk_lines() -> None:
     none = pa.array([], pa.string())
-    assert actions(none, pa.array([], pa.int64()), none).to_pylist() == []
+    assert make_bulk_lines(none, pa.array([], pa.int64()), none).to_pylist() == []

@@ -1,4 +1,4 @@
-"""The playbook's files, k-means, the reference file, and what is sent to BigQuery: no service is needed."""
+"""The playbook's files, k-means, the reference file, and SQL for BigQuery, without services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from jobs.zones.vertical import ZonesSettings
 
 VALUES = Parameters("a-project", "rides", "EU", "a-bucket", "rides/processed/", 40.45, -74.3, 41.0, -73.6)
 ALL = (*playbook.USUAL, "teardown")
-STATEMENTS = [(step.name, it) for step in playbook.read_steps(*ALL) for it in step.build_statements(VALUES)]
+STATEMENTS = [
+    (step.name, statement) for step in playbook.read_steps(*ALL) for statement in step.build_statements(VALUES)
+]
 
 
 def settings(**changes: Any) -> ZonesSettings:
@@ -36,13 +38,13 @@ def settings(**changes: Any) -> ZonesSettings:
 
 @pytest.fixture
 def engine() -> Any:
-    """Statements that need no bucket."""
+    """An engine for statements without a bucket."""
     with LocalEngine(SimpleNamespace()) as made:  # type: ignore[arg-type]
         made.run("CREATE SCHEMA rides", "test")
         yield made
 
 
-# --- Files -------------------------------------------------------------------------------------
+# --- Files ----------------------------------------------------------------------------------------
 
 
 def test_every_file_is_a_step_with_a_unique_number() -> None:
@@ -55,7 +57,9 @@ def test_every_file_is_a_step_with_a_unique_number() -> None:
 
 def test_nothing_is_deleted_without_teardown() -> None:
     assert "teardown" not in playbook.USUAL
-    usual = " ".join(it for step in playbook.read_steps(*playbook.USUAL) for it in step.build_statements(VALUES))
+    usual = " ".join(
+        statement for step in playbook.read_steps(*playbook.USUAL) for statement in step.build_statements(VALUES)
+    )
     assert not re.search(r"(?i)\b(DROP|DELETE|TRUNCATE)\b", usual)
     assert {step.name for step in playbook.read_steps("teardown")} == {"90_teardown"}
 
@@ -69,8 +73,8 @@ def test_teardown_deletes_everything_that_the_playbook_creates() -> None:
 
 
 def test_scoring_uses_only_model_and_zones_of_the_training() -> None:
-    """Airflow runs train and score apart."""
-    score = " ".join(it for step in playbook.read_steps("score") for it in step.build_statements(VALUES))
+    """Airflow runs training and scoring separately."""
+    score = " ".join(statement for step in playbook.read_steps("score") for statement in step.build_statements(VALUES))
     made = set(re.findall(r"(?:TABLE|MERGE) (rides\.\w+)", score))
     used = set(re.findall(r"\b(rides\.[a-z]\w+)", score)) - made
     assert used == {"rides.kmeans8", "rides.zones", "rides.rides_distinct"}
@@ -85,7 +89,7 @@ def test_every_statement_parses(engine: LocalEngine, name: str, statement: str) 
 
 
 def test_the_statements_of_the_specification_are_used() -> None:
-    """datastream-v2.md, 6.1 to 6.3: as they are, where they are right."""
+    """The correct statements of datastream-v2.md, 6.1 to 6.3, unchanged."""
     texts = {step.name: " ".join(" ".join(step.build_statements(VALUES)).split()) for step in playbook.read_steps(*ALL)}
     model = texts["20_kmeans8"]
     assert model.startswith("CREATE OR REPLACE MODEL rides.kmeans8 OPTIONS ( MODEL_TYPE = 'KMEANS', NUM_CLUSTERS = 8,")
@@ -97,7 +101,7 @@ def test_the_statements_of_the_specification_are_used() -> None:
 
 
 def test_no_window_is_partitioned_by_a_float() -> None:
-    """sqlglot does not know that BigQuery refuses it."""
+    """sqlglot does not reject it, but BigQuery does."""
     floats = {"latitude", "longitude", "price_total", "distance", "km", "revenue"}
     for name, text in STATEMENTS:
         for keys in re.findall(r"OVER \(PARTITION BY (.*?)(?: ORDER BY .*?)?\)\s", text):
@@ -167,7 +171,7 @@ def test_settings_that_could_break_a_statement_are_rejected(name: str, changes: 
         playbook.build_parameters(settings(**changes))
 
 
-# --- SQL on the local engine -------------------------------------------------------------------
+# --- SQL on the local engine ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_settings_that_could_break_a_statement_are_rejected(name: str, changes: 
         (
             "SELECT * FROM ML.PREDICT(rides.kmeans8, SELECT longitude, latitude FROM t)",
             "must be MODEL",
-        ),  # the document's
+        ),  # from the specification
         ("SELECT * FROM ML.PREDICT(rides.kmeans8, (SELECT longitude FROM t))", "must be MODEL"),
         ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, SELECT longitude FROM t)", "must be in parentheses"),
         ("SELECT * FROM ML.PREDICT(MODEL rides.kmeans8, (SELECT 1), (SELECT 2))", "must be in parentheses"),
@@ -196,7 +200,7 @@ def test_ml_forms_that_bigquery_rejects_are_rejected(engine: LocalEngine, statem
 
 
 def test_sqlglot_alone_does_not_check_ml_functions() -> None:
-    """Why ML functions are handled before it: remove that when these two no longer hold."""
+    """ML functions are therefore handled before sqlglot: remove that when these two no longer hold."""
     sqlglot.parse_one("SELECT * FROM ML.PREDICT(rides.kmeans8, SELECT longitude, latitude FROM t)", read="bigquery")
     with pytest.raises(sqlglot.ParseError):
         sqlglot.parse_one("SELECT * FROM ML.EVALUATE(MODEL rides.kmeans8)", read="bigquery")
@@ -261,11 +265,11 @@ def test_ml_functions_can_be_nested_and_joined(engine: LocalEngine) -> None:
     assert nested.to_records() == [{"n": 2}]
 
 
-# --- k-means -----------------------------------------------------------------------------------
+# --- k-means --------------------------------------------------------------------------------------
 
 
 def lloyd(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Lloyd's algorithm until nothing moves, in the plainest way."""
+    """Lloyd's algorithm until the centroids are stable."""
     for _ in range(1_000):
         labels = np.array([np.argmin([np.sum((point - centroid) ** 2) for centroid in centroids]) for point in points])
         moved = np.array([points[labels == k].mean(axis=0) for k in range(len(centroids))])
@@ -276,7 +280,7 @@ def lloyd(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def distance_up_to_permutation(some: np.ndarray, others: np.ndarray) -> float:
-    """The largest distance of partners, for the best way to pair two sets of points."""
+    """The largest distance within pairs, for the best pairing of two sets of points."""
     return min(float(np.abs(some - others[list(order)]).max()) for order in itertools.permutations(range(len(others))))
 
 
@@ -304,7 +308,9 @@ def test_kmeans_agrees_with_an_independent_implementation(seed: int, standardise
     assert model.mean_squared_distance == pytest.approx(float((nearest**2).mean()), rel=1e-9)
     predicted = kmeans.predict(model, table)
     assert predicted.column_names[2:] == table.column_names, "all columns pass through"
-    distances = [[it["DISTANCE"] for it in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()]
+    distances = [
+        [neighbour["DISTANCE"] for neighbour in row] for row in predicted["NEAREST_CENTROIDS_DISTANCE"].to_pylist()
+    ]
     assert np.array(distances)[:, 0] == pytest.approx(nearest, abs=1e-6)
     assert all(row == sorted(row) for row in distances)
     ids = predicted["CENTROID_ID"].to_pylist()
@@ -345,13 +351,13 @@ def test_missing_features_and_nulls_are_rejected_by_name() -> None:
         kmeans.predict(model, pa.table({"x": [1.0, None]}))
 
 
-# --- The reference file ------------------------------------------------------------------------
+# --- The reference file ---------------------------------------------------------------------------
 
 LINES = [
     "8/1/2014 0:03:00,40.7366,-73.9906,B02512",
     "8/1/2014 0:09:00,40.7260,-73.9918,B02512",
     "8/1/2014 0:03:00,40.7366,-73.9906,B02512",  # an exact duplicate
-    "8/1/2014 0:03:00,40.7366,-73.9906,B02617",  # the same place and time, another base: none
+    "8/1/2014 0:03:00,40.7366,-73.9906,B02617",  # same place and time, but another base: not a duplicate
     "8/1/2014 0:12:00,39.9526,-75.1652,B02512",  # Philadelphia
     "8/1/2014 0:12:00,nan,-73.99,B02512",
     "8/1/2014 0:15:00,unknown,-73.99,B02512",
@@ -402,7 +408,7 @@ def test_an_empty_file_has_no_points() -> None:
     assert reference.inspect(b"", VALUES).used == 0
 
 
-# --- The document ------------------------------------------------------------------------------
+# --- The document ---------------------------------------------------------------------------------
 
 
 def test_the_playbook_page_shows_the_sql_files() -> None:

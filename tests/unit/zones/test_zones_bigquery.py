@@ -90,7 +90,7 @@ def engine(url: str) -> BigQueryEngine:
 
 @pytest.mark.parametrize("has_dataset", [True, False])
 def test_a_dataset_is_created_in_fake_bigquery_only_if_missing(fake: FakeBigQuery, has_dataset: bool) -> None:
-    """An account that may fill a dataset may not create any."""
+    """An account that may fill a dataset may not be allowed to create one."""
     fake.has_dataset = has_dataset
     (step,) = read_steps("dataset")
     values = build_parameters(ZonesSettings(_env_file=None, bigquery_project="a-project"))

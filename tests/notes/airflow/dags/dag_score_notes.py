@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset
 
-from callbacks.deadline import done_within
+from callbacks.deadline import alert_after
 from operators.base import DEFAULT_ARGS
 from operators.consume_kafka_operator import ConsumeKafkaOperator
 from operators.publish_kafka_operator import PublishKafkaOperator
@@ -23,7 +23,7 @@ with DAG(
     max_active_runs=1,
     catchup=False,
     default_args=DEFAULT_ARGS,
-    deadline=done_within(timedelta(minutes=15)),
+    deadline=alert_after(timedelta(minutes=15)),
     tags=["datastream", "notes"],
     doc_md=__doc__,
 ):

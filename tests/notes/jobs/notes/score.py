@@ -6,8 +6,8 @@ import msgspec
 import pyarrow as pa
 
 from jobs.files import Folder, read_chunk
-from jobs.kafka.staged import OUTCOME_SCHEMA, Manifest, outcome_batch
-from jobs.parallel import prefetched
+from jobs.kafka.staged import OUTCOME_SCHEMA, Manifest, make_outcome_batch
+from jobs.parallel import prefetch
 
 
 class Note(msgspec.Struct, frozen=True, gc=False):
@@ -27,7 +27,7 @@ def score(manifest: Manifest, folder: Folder) -> tuple[str, Manifest]:
         URL and content of a manifest whose chunks hold outcomes (`jobs.kafka.staged.OUTCOME_SCHEMA`).
     """
     chunks = []
-    for chunk, messages in prefetched(lambda chunk: read_chunk(chunk.url), manifest.chunks):
+    for chunk, messages in prefetch(lambda chunk: read_chunk(chunk.url), manifest.chunks):
         url = folder.write_chunk(chunk.partition, chunk.first, [score_notes(messages)], OUTCOME_SCHEMA)
         chunks.append(msgspec.structs.replace(chunk, url=url))
     scored = msgspec.structs.replace(manifest, chunks=tuple(chunks))
@@ -50,4 +50,4 @@ def score_notes(messages: pa.RecordBatch) -> pa.RecordBatch:
         values.append(value)
         reasons.append(reason)
         texts.append(text)
-    return outcome_batch(messages, keys=keys, values=values, reasons=reasons, texts=texts)
+    return make_outcome_batch(messages, keys=keys, values=values, reasons=reasons, texts=texts)

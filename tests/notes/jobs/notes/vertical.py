@@ -1,4 +1,4 @@
-"""What belongs to the notes."""
+"""The notes vertical."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCORE_DAG = "dag_score_notes"
 
 
 class NotesSettings(Settings):
-    """The settings that notes add."""
+    """Settings of the notes vertical."""
 
     topic_settings: ClassVar[tuple[str, ...]] = ("notes_raw_topic", "notes_result_topic", "notes_dlq_topic")
 

@@ -1,4 +1,4 @@
-"""ScoreNotes: gives staged notes a mood."""
+"""ScoreNotes: adds a mood to staged notes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operators.step_operator import StepOperator
 
 
 class ScoreNotesOperator(StepOperator):
-    """Gives every staged note its mood, and every other message a reason."""
+    """Add a mood to every staged note, and a reason to every other message."""
 
     def step(self, manifest: Manifest, folder: Folder, settings: Any) -> tuple[str, Manifest]:
         from jobs.notes.score import score  # here: Airflow parses this file for every task
