@@ -54,7 +54,7 @@ class Site:
     name: str
     url: str
     checks: dict[str, Callable[[Page, Site], str]]
-    standin: str = "\0"  # what the first page of a stand-in says
+    standin: str = ""  # what the first page of a stand-in says
     login: tuple[str, str] = field(default=("", ""), repr=False)
 
 
@@ -64,13 +64,13 @@ def list_sites(settings: Settings) -> list[Site]:
         Site(
             "Airflow",
             f"http://localhost:{settings.airflow_port}",
-            {"sign-in": sign_in_to_airflow, "DAGs": see_dags},
+            {"sign-in": sign_in_to_airflow, "DAGs": check_dags},
             login=(settings.airflow_user, settings.airflow_password),
         ),
         Site(
             "Kafka-UI",
             f"http://localhost:{settings.kafka_ui_port}",
-            {"broker": see_broker},
+            {"broker": check_broker},
             standin='"standin":"not Kafka-UI"',
         ),
         Site(
@@ -78,7 +78,7 @@ def list_sites(settings: Settings) -> list[Site]:
             settings.kibana_address,
             {
                 "sign-in": sign_in_to_kibana,
-                **{f"dashboard {name}": partial(see_dashboard, name) for name in dashboards},
+                **{f"dashboard {name}": partial(check_dashboard, name) for name in dashboards},
             },
             standin="stand-in, not Kibana",
             login=("elastic", settings.elastic_password),
@@ -95,7 +95,7 @@ def sign_in_to_airflow(page: Page, site: Site) -> str:
     return f"as {user}"
 
 
-def see_dags(page: Page, site: Site) -> str:
+def check_dags(page: Page, site: Site) -> str:
     page.goto(f"{site.url}/dags")
     dags = sorted(path.stem for path in DAGS.glob("dag_*.py"))
     for dag in dags:
@@ -103,7 +103,7 @@ def see_dags(page: Page, site: Site) -> str:
     return ", ".join(dags)
 
 
-def see_broker(page: Page, site: Site) -> str:
+def check_broker(page: Page, site: Site) -> str:
     page.goto(f"{site.url}/ui/clusters/{CLUSTER}/brokers")
     expect(page.get_by_role("row").filter(has_text="9092")).to_be_visible()
     return f"one in cluster {CLUSTER}"
@@ -118,7 +118,7 @@ def sign_in_to_kibana(page: Page, site: Site) -> str:
     return f"as {user}"
 
 
-def see_dashboard(name: str, page: Page, site: Site) -> str:
+def check_dashboard(name: str, page: Page, site: Site) -> str:
     """Wait until every panel is drawn. They are drawn again at each refresh, so the page is opened without."""
     panels = len(_read_dashboard(name)["attributes"]["panelsJSON"])
     state = "(refreshInterval:(pause:!t,value:0),time:(from:now-4h,to:now))"
@@ -149,7 +149,7 @@ def check_site(page: Page, site: Site, folder: Path) -> Iterator[Finding]:
         answer = page.goto(site.url)
         if answer is None or not answer.ok:
             raise ServiceUnavailableError(f"{site.url} answers {answer and answer.status}.")
-        is_standin = site.standin in answer.text()
+        is_standin = bool(site.standin) and site.standin in answer.text()
         return f"{site.url} opens{', a stand-in' if is_standin else ''}"
 
     yield _run(page, site, "first page", open_first, folder)
