@@ -51,7 +51,7 @@ demo: local-up  ## Install and start all services without Docker, send RIDES=200
 	@$(PY) -m jobs where
 
 ##@ The stack in Docker
-.PHONY: up down ps logs smoke doctor clean dashboard-import dashboard-export
+.PHONY: up down ps logs smoke smoke-ui doctor clean dashboard-import dashboard-export
 up: install-tools  ## Generate secrets into .env if it is missing, check the machine, start all, wait until healthy
 	@$(PY) -m infra.docker up
 
@@ -70,6 +70,9 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
+
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana and Kafka-UI with a headless browser, save pictures; needs Chromium or Chrome
+	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
 	@$(PY) -m infra.docker doctor
@@ -108,7 +111,7 @@ AS_JSON = $(if $(JSON),--json)
 topics: install-tools  ## Create the topics of infra/kafka/topics, report differences; APPLY=1 alters them
 	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
-template: install-tools  ## Apply the Elasticsearch index templates
+template: install-tools  ## Apply the Elasticsearch index templates, create missing indices
 	@$(PY) -m jobs template
 
 bucket: install-tools  ## Create the bucket in the emulator; on Google Cloud, check that it exists
@@ -167,8 +170,9 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
+install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
 install-dev: .venv/.dev.stamp
 
@@ -188,7 +192,7 @@ test: install-dev  ## Run all tests against real services, which they start and 
 test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAMPLES=200 batches per test, SEED=7
 	@EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/fuzz --durations 8 --hypothesis-seed $(or $(SEED),$(shell date +%s))
 
-test-stack: install-dev  ## Start a second stack in Docker, use it, kill parts of it, remove it
+test-stack: install-dev install-ui  ## Start a second stack in Docker, use it, kill parts of it, remove it
 	@.venv/bin/pytest -x tests/stack
 
 test-unit: install-dev  ## Run the tests that need no services
@@ -212,7 +216,7 @@ generate: install-tools  ## Write the files that are generated from the code (in
 	@$(PY) -m infra.generate
 
 requirements: .venv/bin/uv  ## Pin all dependencies again
-	@for set in dev local image tools; do \
+	@for set in dev local image tools ui; do \
 		test $$set = dev && also="" || also="--constraints requirements/dev.txt"; \
 		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

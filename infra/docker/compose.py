@@ -13,7 +13,8 @@ from jobs.errors import ServiceUnavailableError
 from jobs.settings import ROOT
 
 LOG_LINES = 15
-HEALTHY_S = 300
+# Kibana alone may take 6 minutes for its first start.
+HEALTHY_S = 600
 
 
 @dataclass(frozen=True)

@@ -63,5 +63,6 @@ def _machine_settings() -> dict[str, str]:
     # Root's files are readable anyway, and Airflow should not run as root.
     settings = {"AIRFLOW_UID": str(os.getuid())} if os.getuid() else {}
     if platform.machine() in {"arm64", "aarch64"}:
-        settings["ES_EXTRA_JAVA_OPTS"] = "-XX:UseSVE=0"
+        # An emulated x86-64 image does not know UseSVE.
+        settings["ES_EXTRA_JAVA_OPTS"] = "-XX:+IgnoreUnrecognizedVMOptions -XX:UseSVE=0"
     return settings

@@ -1,4 +1,4 @@
-"""Set up Elasticsearch's users, roles and index templates: `python -m infra.elasticsearch`. Harmless to repeat.
+"""Set up Elasticsearch's users, roles, templates and indices: `python -m infra.elasticsearch`. Harmless to repeat.
 
 Each file in `roles/` is the body of Elasticsearch's role API. Two things are added to it: an entry of `indices` without
 `names` covers the indices of all verticals, and each role gets a user of the same name. The password of datastream_x
@@ -21,7 +21,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from jobs.clients import ADMIN
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
-from jobs.sinks.elasticsearch import apply_template, translate_errors
+from jobs.sinks.elasticsearch import apply_template, create_index, translate_errors
 from jobs.verticals import list_index_templates, merge_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
@@ -43,6 +43,7 @@ def main() -> None:
             client.security.put_user(username=name, password=password_of(name, settings), roles=[name])
     for index, path in templates.items():
         apply_template(client, index, path)
+        create_index(client, index)
     print(f"Set the users {ADMIN}, kibana_system, {', '.join(roles)} and the templates of {', '.join(templates)}.")
 
 

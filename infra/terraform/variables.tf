@@ -123,9 +123,9 @@ variable "dataset_id" {
 }
 
 variable "external_table" {
-  description = "Make rides_processed_ext here. Say false to leave it to the playbook's SQL, which needs the first Parquet object to be there."
+  description = "Create rides_processed_ext here too. The playbook's SQL creates it anyway, once there is a Parquet object; BigQuery may refuse a table of Parquet files with a given schema."
   type        = bool
-  default     = true
+  default     = false
 }
 
 # --- Who may do what --------------------------------------------------------------------------------------------------

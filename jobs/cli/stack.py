@@ -48,13 +48,14 @@ def topics(
 
 @app.command()
 def template() -> None:
-    """Apply the Elasticsearch index templates of infra/elasticsearch."""
-    from jobs.sinks.elasticsearch import apply_template
+    """Apply the Elasticsearch index templates of infra/elasticsearch, and create the indices that are missing."""
+    from jobs.sinks.elasticsearch import apply_template, create_index
 
     settings = load(merge_settings())
     client = make_elasticsearch_admin(settings)
     for index, path in list_index_templates(settings).items():
         apply_template(client, index, path)
+        create_index(client, index)
         console.print(f"Applied index template {index}.")
 
 

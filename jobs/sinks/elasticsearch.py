@@ -80,6 +80,25 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
             ) from error
 
 
+def create_index(client: Elasticsearch, index: str) -> None:
+    """Create an empty index from its template, unless an index or an alias has that name.
+
+    Kibana shows an error for a data view that matches no index, but "No results" for an empty index. It is safe to run
+    in several processes at the same time.
+
+    Raises:
+        ServiceUnavailableError: it could not be created.
+    """
+    with translate_errors(client, f"creating index {index}"):
+        if client.indices.exists(index=index):
+            return
+        try:
+            client.indices.create(index=index)
+        except BadRequestError as error:
+            if error.message != "resource_already_exists_exception":
+                raise
+
+
 def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
     """Check that an index, or its template if it does not exist, has the mapping in a file. Needs read access only.
 

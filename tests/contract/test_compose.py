@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.docker import environment
+from infra.docker import compose, environment
 from infra.local.services import kafka
 from jobs.settings import ROOT, Settings
 from jobs.verticals import find_verticals, merge_settings
@@ -271,7 +271,8 @@ def test_generated_settings_are_complete_and_readable_by_their_owner_only(
     made = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
     assert made.keys() - environment.GENERATED == {"AIRFLOW_UID", "ES_EXTRA_JAVA_OPTS"}
     assert made.keys() <= example().keys()
-    assert (made["AIRFLOW_UID"], made["ES_EXTRA_JAVA_OPTS"]) == ("1234", "-XX:UseSVE=0")
+    assert made["AIRFLOW_UID"] == "1234"
+    assert made["ES_EXTRA_JAVA_OPTS"] == "-XX:+IgnoreUnrecognizedVMOptions -XX:UseSVE=0", "in this order"
     assert all(made[name] != example()[name] for name in environment.GENERATED)
     assert len({made[name] for name in environment.GENERATED}) == len(environment.GENERATED)
     # The YAML, the JSON of a connection and a URL take them as they are.
@@ -328,6 +329,30 @@ def test_services_wait_for_healthy_or_completed_dependencies() -> None:
     assert waited_for >= set(one_shots()), "`up --wait` fails for a one-shot service that nothing waits for"
 
 
+def parse_seconds(duration: str) -> int:
+    assert duration.endswith("s")
+    return int(duration.removesuffix("s"))
+
+
+def test_every_wait_of_a_start_fits_the_deadline() -> None:
+    """Compose applies the deadline of `make up` to each wait, `make smoke` to all of them."""
+
+    def longest_wait(name: str) -> int:
+        """How long Docker calls a service neither healthy nor unhealthy, in s."""
+        check = services()[name]["healthcheck"]
+        return parse_seconds(check["start_period"]) + check["retries"] * (
+            parse_seconds(check["interval"]) + parse_seconds(check["timeout"])
+        )
+
+    def longest_start(name: str) -> int:
+        """The start periods of the longest chain of services that ends with this one, in s."""
+        own = services()[name].get("healthcheck", {}).get("start_period", "0s") if name in long_running() else "0s"
+        return parse_seconds(own) + max(map(longest_start, services()[name].get("depends_on", {})), default=0)
+
+    assert max(map(longest_wait, long_running())) <= compose.HEALTHY_S
+    assert 300 < max(map(longest_start, services())) <= compose.HEALTHY_S
+
+
 def test_images_have_exact_versions() -> None:
     assert len(images()) >= 9
     for image in images():
@@ -364,7 +389,7 @@ def test_versions_match_the_packages_and_jars() -> None:
 
 def test_requirement_sets_pin_the_same_versions() -> None:
     versions: dict[str, set[str]] = defaultdict(set)
-    for name in ("tools", "image", "local", "dev"):
+    for name in ("tools", "image", "local", "ui", "dev"):
         for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
             if match := re.match(r"([a-z0-9._-]+)==([^ ;\\]+)( ; [^\\]+)?", line):
                 versions[match[1] + (match[3] or "").strip()].add(match[2])
@@ -424,16 +449,30 @@ def test_data_is_in_named_volumes_and_mounted_files_are_read_only() -> None:
             if isinstance(volume, dict):
                 assert volume["read_only"], f"{name}: {volume}"
                 assert volume["bind"] == {"create_host_path": False}
+                # Docker Desktop may not mount a device such as /dev/null.
+                assert (STACK.parent / default(volume["source"])).is_file()
                 continue
             source = default(volume).split(":")[0]
             if source.startswith("/"):
-                assert volume.endswith(":ro"), f"{name}: {volume}"
+                assert volume.endswith(":ro,z"), f"{name}: {volume}"
                 assert Path(source).exists(), volume
             else:
                 assert source in stack()["volumes"], f"{name}: {volume}"
     for name in ("kafka", "elasticsearch", "gcs", "postgres"):
         sources = [volume.split(":")[0] for volume in services()[name]["volumes"]]
         assert [source for source in sources if not source.startswith("/")] == [f"{name}-data"]
+
+
+def test_every_volume_that_an_image_declares_is_mounted() -> None:
+    """Each `down` and `up` would leave behind a nameless volume otherwise."""
+    declared = {
+        "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
+        "postgres": {"/var/lib/postgresql/data"},
+    }
+    for name, folders in declared.items():
+        service = services()[name]
+        mounts = [*service["volumes"], *(f"tmpfs:{mount}" for mount in service.get("tmpfs", []))]
+        assert folders <= {mount.split(":")[1] for mount in mounts}, name
 
 
 def test_services_gain_no_privileges_and_rotate_their_logs() -> None:
@@ -476,5 +515,20 @@ def test_committed_offsets_are_kept_longer_than_messages() -> None:
 def test_the_build_context_holds_only_what_the_images_copy() -> None:
     allowed = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert allowed[0] == "*"
-    copied = re.findall(r"(?m)^COPY ((?!--)\S+) ", "\n".join(file.read_text() for file in DOCKERFILES))
+    copied = re.findall(r"(?m)^COPY (?:--chown=\S+ )?((?!--)\S+) ", "\n".join(file.read_text() for file in DOCKERFILES))
     assert {line.removeprefix("!") for line in allowed[1:]} == set(copied)
+
+
+def test_images_that_do_not_run_as_root_own_what_they_copy() -> None:
+    """git creates files by the umask of the user: with 077, only their owner may read them."""
+    for file in DOCKERFILES:
+        users = re.findall(r"(?m)^USER (\S+)", file.read_text())
+        if "apache/airflow" in file.read_text():
+            users = ["50000"]
+        for options, source in re.findall(r"(?m)^COPY (--\S+ )?(\S+) ", file.read_text()):
+            is_for_root = options.startswith("--from=") or source == "producer/requirements.txt"
+            assert is_for_root or options.startswith(f"--chown={users[0].split(':')[0]}:"), f"{file}: {source}"
+
+
+def test_compose_gets_no_lone_dollar_sign() -> None:
+    assert re.findall(r"\$(?![{$])", texts().replace("$$", "")) == []

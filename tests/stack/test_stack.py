@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from infra.local.runner.ports import find_free
 from jobs.clients import READER, WRITER
 from jobs.settings import ROOT
 from jobs.verticals import merge_settings
+from tests.testkit.dashboard.picture import BROWSERS
 from tests.testkit.wait import until
 
 HEALTHY_WITHIN_S = 180
@@ -195,6 +197,13 @@ def test_the_smoke_test_is_balanced(stack: Stack) -> None:
     assert "rides*, by ts" in printed
     assert "Rides, with" in printed
     assert stack.ledger()["raw"] == 5500
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium")
+def test_the_pages_open_in_a_browser(stack: Stack) -> None:
+    printed = stack.run("make", "smoke-ui")
+    assert "Airflow, DAGs: dag_compute_cost, dag_index_and_export" in printed
+    assert all(f"{name}, first page: http" in printed for name in ("Airflow", "Kafka-UI", "Kibana"))
 
 
 def test_killed_broker_and_search_node_lose_nothing(stack: Stack) -> None:

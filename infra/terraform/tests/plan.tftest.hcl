@@ -34,10 +34,6 @@ run "defaults" {
     error_message = "Rides are moved or deleted without being told to."
   }
   assert {
-    condition     = google_bigquery_table.external[0].external_data_configuration[0].source_uris == tolist(["gs://my-project-123456-datastream/rides/processed/*.parquet"])
-    error_message = "The external table reads other objects than the stack writes."
-  }
-  assert {
     condition     = google_bigquery_table.native.deletion_protection && !google_storage_bucket.rides.force_destroy
     error_message = "Data may be deleted by accident."
   }
@@ -112,13 +108,22 @@ run "everything_on" {
 run "external_table_left_to_sql" {
   command = plan
 
-  variables {
-    external_table = false
-  }
-
   assert {
     condition     = length(google_bigquery_table.external) == 0 && google_bigquery_table.native.table_id == "rides_processed"
     error_message = "external_table = false must leave out that table only."
+  }
+}
+
+run "external_table" {
+  command = plan
+
+  variables {
+    external_table = true
+  }
+
+  assert {
+    condition     = google_bigquery_table.external[0].external_data_configuration[0].source_uris == tolist(["gs://my-project-123456-datastream/rides/processed/*.parquet"])
+    error_message = "The external table reads other objects than the stack writes."
   }
 }
 

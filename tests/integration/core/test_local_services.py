@@ -135,14 +135,15 @@ def test_services_restart_after_sigkill_with_their_data(settings: Settings) -> N
 
 
 def test_a_taken_port_is_reported_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
-    taken = settings.model_copy(update={"datastream_state": tmp_path / "state", "gcs_port": ports.find_free(1)[0]})
+    state = tmp_path / "s"  # short: it holds a socket
+    taken = settings.model_copy(update={"datastream_state": state, "gcs_port": ports.find_free(1)[0]})
     result = _command(taken, "up", "--only", "kafka", "--only", "gcs")
     assert result.returncode == 1
     assert "KAFKA_PORT" in result.stderr
     assert str(settings.kafka_port) in result.stderr
     assert f"pid {_pid(settings, 'kafka')}" in result.stderr
     assert "GCS_PORT" not in result.stderr
-    assert not (tmp_path / "state" / "run").exists()
+    assert not (state / "run").exists()
 
 
 def test_a_path_too_long_for_a_socket_is_rejected(settings: Settings, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.testkit.flow import Pricing
 from tests.testkit.kafka import produce
 from tests.testkit.rides import keyed, ride
 from tests.testkit.stack import Stack
+from tests.testkit.wait import until
 
 TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
@@ -80,8 +81,11 @@ def test_existing_topics_are_altered_on_request(stack: Stack, wanted: list[Topic
         "max.message.bytes",
     }
     assert [difference.what for difference in alter(stack.kafka, differences)] == ["partitions"]
-    _, differences = apply(stack.kafka, wanted)
-    assert [(difference.what, difference.has) for difference in differences] == [("partitions", "3")]
+    # The broker learns of it a moment after the controller has confirmed it.
+    until(
+        lambda: [(it.what, it.has) for it in apply(stack.kafka, wanted)[1]] == [("partitions", "3")],
+        "all differences but the partitions to be gone",
+    )
     admin = AdminClient(stack.kafka)
     (answer,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, raw.name)]).values()
     assert answer.result(10)["message.timestamp.type"].value == "LogAppendTime"

@@ -29,7 +29,7 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
-from jobs.sinks.elasticsearch import apply_template, index_batches, make_bulk_lines
+from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines
 from jobs.sinks.parquet import holds_objects
 from tests.testkit.flow import Exporting, Flow, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
@@ -253,6 +253,25 @@ def test_apply_template_adds_new_fields_to_an_existing_index(
     apply_template(sinking.elasticsearch, sinking.index, TEMPLATE)
     assert sinking.run() == {}
     assert len(sinking.documents()) == 3
+
+
+def test_several_processes_create_one_empty_index(sinking: Sinking) -> None:
+    """Before the first ride, Kibana's panels say "No results" only if the index exists."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: create_index(sinking.elasticsearch, sinking.index), range(4)))
+    (held,) = sinking.elasticsearch.indices.get(index=sinking.index).values()
+    assert held["mappings"] == json.loads(TEMPLATE.read_text())["template"]["mappings"]
+    assert sinking.documents() == {}
+    send(sinking, results(3))
+    assert sinking.run() == {}
+    assert len(sinking.documents()) == 3
+
+
+def test_an_alias_counts_as_an_index(sinking: Sinking) -> None:
+    indices = sinking.elasticsearch.indices
+    indices.create(index=f"{sinking.index}-1", aliases={sinking.index: {}})
+    create_index(sinking.elasticsearch, sinking.index)
+    assert list(indices.get(index=sinking.index)) == [f"{sinking.index}-1"]
 
 
 def test_no_index_is_created_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:

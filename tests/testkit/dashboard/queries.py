@@ -1,6 +1,6 @@
 """What Kibana asks Elasticsearch for a panel, and what the panel shows of the answer.
 
-It translates the parts of Kibana 8.8 to 9.x that the dashboard uses: Lens columns, a map's grid and documents layers,
+It translates the parts of Kibana 8.9 to 9.x that the dashboard uses: Lens columns, a map's grid and documents layers,
 a saved search. Tests compare the figures with the rides; `picture` draws them for the docs. Anything else in a panel is
 rejected.
 """

@@ -1,6 +1,6 @@
 """Kibana's saved objects: structure, references, import and export.
 
-No Kibana is available here. The rules are those that Kibana 8.8 to 9.x checks on import or fails on later. A fake
+No Kibana is available here. The rules are those that Kibana 8.9 to 9.x checks on import or fails on later. A fake
 server stands in for the HTTP API.
 """
 
@@ -47,7 +47,7 @@ FIELDS = {
 }
 NUMBERS = {"double", "integer", "long"}
 COLUMNS = 48
-# Versions that every Kibana since 8.8 accepts; Kibana rejects objects of newer ones. An export has the versions of its
+# Versions that every Kibana since 8.9 accepts; Kibana rejects objects of newer ones. An export has the versions of its
 # Kibana: raise these then, and the oldest Kibana that can import the files.
 SAFE = {"index-pattern": "8.0.0", "lens": "8.9.0", "map": "8.4.0", "search": "7.9.3", "dashboard": "8.9.0"}
 EXPECTED = {

@@ -1,0 +1,217 @@
+"""Open the pages of the running stack in a headless browser, as a user does: `make smoke-ui`.
+
+Each page is saved as a picture in DATASTREAM_STATE/screenshots. A stand-in for Kibana or Kafka-UI, as in an environment
+without their images, says so on its first page; what it cannot answer is reported as skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from playwright.sync_api import Error, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as WaitError
+
+from infra.kibana.saved_objects import Key, SavedObject, key, objects_folder, read
+from infra.preflight import Finding, show
+from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
+from jobs.settings import ROOT, Settings, load
+from jobs.terminal import make_console, print_error
+from jobs.verticals import find_verticals
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SIZE = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
+SHOWN_MS = 60_000
+RENDERED_MS = 180_000
+SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading
+CLUSTER = "datastream"
+DAGS = ROOT / "airflow" / "dags"
+
+# The attributes by which Kibana's own reports see that a panel is drawn, and how it marks panels that failed.
+_PANEL = "[data-shared-item]"
+_RENDERED = f'{_PANEL}[data-render-complete="true"]'
+_UNFINISHED = f'{_PANEL}:not([data-render-complete="true"])'
+_FAULTS = ", ".join(
+    [
+        "[data-render-error]",
+        '[data-test-subj="embeddableError"]',
+        '[data-test-subj="embeddable-lens-failure"]',
+        '[data-test-subj="control-frame-error"]',
+        ".euiToast--danger",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The pages of one service: a first page, then checks in this order, each of which returns what it found."""
+
+    name: str
+    url: str
+    checks: dict[str, Callable[[Page, Site], str]]
+    standin: str = ""  # what the first page of a stand-in says
+    login: tuple[str, str] = field(default=("", ""), repr=False)
+
+
+def list_sites(settings: Settings) -> list[Site]:
+    dashboards = [vertical.dashboard for vertical in find_verticals() if vertical.dashboard]
+    return [
+        Site(
+            "Airflow",
+            f"http://localhost:{settings.airflow_port}",
+            {"sign-in": sign_in_to_airflow, "DAGs": check_dags},
+            login=(settings.airflow_user, settings.airflow_password),
+        ),
+        Site(
+            "Kafka-UI",
+            f"http://localhost:{settings.kafka_ui_port}",
+            {"broker": check_broker},
+            standin='"standin":"not Kafka-UI"',
+        ),
+        Site(
+            "Kibana",
+            settings.kibana_address,
+            {
+                "sign-in": sign_in_to_kibana,
+                **{f"dashboard {name}": partial(check_dashboard, name) for name in dashboards},
+            },
+            standin="stand-in, not Kibana",
+            login=("elastic", settings.elastic_password),
+        ),
+    ]
+
+
+def sign_in_to_airflow(page: Page, site: Site) -> str:
+    user, password = site.login
+    page.locator('input[name="username"]').fill(user)
+    page.locator('input[name="password"]').fill(password)
+    page.locator('[type="submit"]').click()
+    expect(page.locator('a[href="/dags"]').first).to_be_visible()
+    return f"as {user}"
+
+
+def check_dags(page: Page, site: Site) -> str:
+    page.goto(f"{site.url}/dags")
+    dags = sorted(path.stem for path in DAGS.glob("dag_*.py"))
+    for dag in dags:
+        expect(page.locator(f'a[href="/dags/{dag}"]').first).to_be_visible()
+    return ", ".join(dags)
+
+
+def check_broker(page: Page, site: Site) -> str:
+    page.goto(f"{site.url}/ui/clusters/{CLUSTER}/brokers")
+    expect(page.get_by_role("row").filter(has_text="9092")).to_be_visible()
+    return f"one in cluster {CLUSTER}"
+
+
+def sign_in_to_kibana(page: Page, site: Site) -> str:
+    user, password = site.login
+    page.locator('[data-test-subj="loginUsername"]').fill(user)
+    page.locator('[data-test-subj="loginPassword"]').fill(password)
+    page.locator('[data-test-subj="loginSubmit"]').click()
+    page.wait_for_url("**/app/**")
+    return f"as {user}"
+
+
+def check_dashboard(name: str, page: Page, site: Site) -> str:
+    """Wait until every panel is drawn. They are drawn again at each refresh, so the page is opened without."""
+    panels = len(_read_dashboard(name)["attributes"]["panelsJSON"])
+    state = "(refreshInterval:(pause:!t,value:0),time:(from:now-4h,to:now))"
+    page.goto(f"{site.url}/app/dashboards#/view/{name}?_g={state}")
+    try:
+        page.locator(_RENDERED).nth(panels - 1).wait_for(state="attached", timeout=RENDERED_MS)
+        page.locator(_UNFINISHED).first.wait_for(state="detached", timeout=RENDERED_MS)
+    except WaitError as error:
+        drawn = page.locator(_RENDERED).count()
+        raise ServiceUnavailableError(f"Drew {drawn} of {panels} panels in {RENDERED_MS // 1_000} s.") from error
+    if faults := page.locator(_FAULTS).all_inner_texts():
+        raise ServiceUnavailableError("; ".join(" ".join(fault.split()) for fault in faults))
+    if empty := page.get_by_text("No results found").count():
+        raise ServiceUnavailableError(f"{empty} panels show no rides of the last 4 hours. Run `make smoke` first.")
+    return f"{panels} panels without an error"
+
+
+def _read_dashboard(name: str) -> SavedObject:
+    return next(saved for saved in read(objects_folder(name)) if key(saved) == Key("dashboard", name))
+
+
+def check_site(page: Page, site: Site, folder: Path) -> Iterator[Finding]:
+    """Open the first page and run the checks; saves a picture after each."""
+    is_standin = False
+
+    def open_first(page: Page, site: Site) -> str:
+        nonlocal is_standin
+        answer = page.goto(site.url)
+        if answer is None or not answer.ok:
+            raise ServiceUnavailableError(f"{site.url} answers {answer and answer.status}.")
+        is_standin = bool(site.standin) and site.standin in answer.text()
+        return f"{site.url} opens{', a stand-in' if is_standin else ''}"
+
+    yield _run(page, site, "first page", open_first, folder)
+    for name, check in site.checks.items():
+        if is_standin:
+            yield Finding(f"{site.name}, {name}", True, "skipped: stand-in", is_advice=True)
+        else:
+            yield _run(page, site, name, check, folder)
+
+
+def _run(page: Page, site: Site, name: str, check: Callable[[Page, Site], str], folder: Path) -> Finding:
+    title = f"{site.name}, {name}"
+    try:
+        return Finding(title, True, check(page, site))
+    except (DatastreamError, Error, AssertionError) as error:
+        return Finding(title, False, " ".join(str(error).split("Aria snapshot")[0].split()))
+    finally:
+        with suppress(WaitError):
+            page.wait_for_load_state("networkidle", timeout=SETTLED_MS)
+        page.screenshot(path=folder / f"{title.lower().replace(', ', '-').replace(' ', '-')}.png")
+
+
+@contextmanager
+def open_page() -> Iterator[Page]:
+    """A page of a headless browser.
+
+    Raises:
+        ConfigurationError: there is no browser.
+    """
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as driver:
+        try:
+            # Without a program on the PATH, Playwright looks for Chrome where its installer puts it.
+            browser = driver.chromium.launch(executable_path=program, channel=None if program else "chrome")
+        except Error as error:
+            raise ConfigurationError(
+                f"Cannot start a browser: {error.message.splitlines()[0]}. Install Chromium (Debian: apt install "
+                "chromium) or Chrome."
+            ) from error
+        with browser:
+            page = browser.new_page(viewport=SIZE)
+            page.set_default_timeout(SHOWN_MS)
+            yield page
+
+
+def main() -> None:
+    console = make_console()
+    expect.set_options(timeout=SHOWN_MS)
+    try:
+        settings = load(Settings)
+        folder = settings.datastream_state / "screenshots"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with open_page() as page:
+            findings = [finding for site in list_sites(settings) for finding in check_site(page, site, folder)]
+    except DatastreamError as error:
+        print_error(make_console(stderr=True), error)
+        sys.exit(1)
+    show(findings, console)
+    console.print(f"Saved the pictures in {folder}.", highlight=False, soft_wrap=True)
+    sys.exit(not all(finding.fits for finding in findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`make smoke-ui` on pages that look like Kibana's and Kafka-UI's: with those, no stand-in shows what it waits for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from infra.preflight import Finding
+from jobs.settings import Settings
+from tests.testkit.dashboard.picture import BROWSERS
+
+pytest.importorskip("playwright", reason="`make install-ui` installs it")
+
+from infra.docker import browser
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium")
+
+LOGIN = """<form action="/app/home">
+<input data-test-subj="loginUsername" name="user"><input data-test-subj="loginPassword" name="password">
+<button data-test-subj="loginSubmit">Log in</button></form>"""
+# 12 panels, each of which is drawn 100 ms after the one before.
+DASHBOARD = """<div data-shared-items-container data-shared-items-count="12"></div><script>
+const extra = EXTRA;
+for (let panel = 0; panel < 12; panel++) setTimeout(() => {
+  const item = document.createElement("div");
+  item.setAttribute("data-shared-item", "");
+  item.setAttribute("data-render-complete", "false");
+  document.body.append(item);
+  setTimeout(() => {
+    item.innerHTML = panel == 11 ? extra : "drawn";
+    item.setAttribute("data-render-complete", extra == "never" && panel == 11 ? "false" : "true");
+  }, 100);
+}, 100 * panel);
+</script>"""
+BROKERS = "<table><tr><th>Broker ID</th></tr><tr><td>1</td><td>9092</td><td>kafka</td></tr></table>"
+
+
+@pytest.fixture
+def check(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], list[Finding]]]:
+    """Runs the checks of a site that the server stands for."""
+    monkeypatch.setattr(browser, "RENDERED_MS", 4_000)
+    monkeypatch.setattr(browser, "SHOWN_MS", 4_000)
+    port = httpserver.port
+    settings = Settings(_env_file=None, kibana_port=port, kafka_ui_port=port, airflow_port=port)  # type: ignore[call-arg]
+    with browser.open_page() as page:
+
+        def run(name: str) -> list[Finding]:
+            (site,) = [site for site in browser.list_sites(settings) if site.name == name]
+            return list(browser.check_site(page, site, tmp_path))
+
+        yield run
+
+
+def serve(server: HTTPServer, pages: dict[str, str]) -> None:
+    for path, content in pages.items():
+        server.expect_request(path).respond_with_data(content, content_type="text/html")
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ("drawn", None),
+        ('<b data-test-subj="embeddableError">No matching indices</b>', "No matching indices"),
+        ("No results found", "1 panels show no rides"),
+        ("never", "Drew 11 of 12 panels"),
+    ],
+)
+def test_a_dashboard_is_drawn_without_an_error(
+    check: Callable[[str], list[Finding]], httpserver: HTTPServer, tmp_path: Path, extra: str, fault: str | None
+) -> None:
+    content = DASHBOARD.replace("EXTRA", repr(extra))
+    serve(httpserver, {"/": LOGIN, "/app/home": "Home", "/app/dashboards": content})
+    first, sign_in, dashboard = check("Kibana")
+    assert (first.fits, sign_in.text) == (True, "as elastic")
+    assert dashboard.fits == (fault is None), dashboard.text
+    assert (fault or "12 panels without an error") in dashboard.text
+    assert (tmp_path / "kibana-dashboard-rides.png").stat().st_size
+
+
+def test_the_broker_is_listed(check: Callable[[str], list[Finding]], httpserver: HTTPServer) -> None:
+    serve(httpserver, {"/": "Kafka-UI", "/ui/clusters/datastream/brokers": BROKERS})
+    assert [finding.fits for finding in check("Kafka-UI")] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "skipped"),
+    [("Kibana", "This is a stand-in, not Kibana.", 2), ("Kafka-UI", '{"standin":"not Kafka-UI"}', 1)],
+)
+def test_a_stand_in_is_named(
+    check: Callable[[str], list[Finding]], httpserver: HTTPServer, name: str, content: str, skipped: int
+) -> None:
+    serve(httpserver, {"/": content})
+    first, *others = check(name)
+    assert "a stand-in" in first.text
+    assert [finding.text for finding in others] == ["skipped: stand-in"] * skipped
+
+
+def test_a_page_that_fails_is_reported(check: Callable[[str], list[Finding]], httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/").respond_with_data("Kibana server is not ready yet", status=503)
+    first = check("Kibana")[0]
+    assert not first.fits
+    assert "answers 503" in first.text
