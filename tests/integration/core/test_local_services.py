@@ -34,9 +34,10 @@ BACK_S = 45
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    # A path with a space.
-    chosen = isolated_settings(tmp_path_factory.mktemp("local services"))
-    with guarded(chosen.datastream_state):
+    # A path with a space and accents, in a locale that has none: a JVM would write to another folder.
+    chosen = isolated_settings(tmp_path_factory.mktemp("données été"))
+    with guarded(chosen.datastream_state), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LC_ALL", "POSIX")
         local_stack(chosen).up(SERVICES)
         yield chosen
 
@@ -83,6 +84,13 @@ def test_official_clients_get_responses(settings: Settings) -> None:
     bucket = cloud.bucket(settings.bucket)
     assert bucket.exists()
     bucket.blob("probe/one").upload_from_string(b"kept")
+
+
+def test_all_data_is_in_the_state_folder(settings: Settings) -> None:
+    state = settings.datastream_state
+    for service in SERVICES:
+        assert [path for path in (state / service).rglob("*") if path.is_file()], service
+    assert [folder.name for folder in state.parent.iterdir() if folder.name.startswith("donn")] == [state.name]
 
 
 def test_a_second_up_changes_nothing(settings: Settings) -> None:
