@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 
 
-
 def _check_url(text: str) -> str:
     """Check that a URL has scheme, host and port, and nothing else; returns it without a trailing slash.
 
@@ -214,7 +213,9 @@ def load(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        faults = "; ".join(_describe_fault(str(fault["loc"][0]), fault["input"], fault["msg"]) for fault in error.errors())
+        faults = "; ".join(
+            _describe_fault(str(fault["loc"][0]), fault["input"], fault["msg"]) for fault in error.errors()
+        )
         raise ConfigurationError(f"{faults}. Set it in the environment or in .env (see .env.example).") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{kind.model_config['env_file']} is not UTF-8. Save it as UTF-8.") from error

@@ -194,7 +194,12 @@ def test_tests_named_in_texts_exist() -> None:
 
 
 # These run Docker, run in a container, or pass on an environment that is already built.
-WITH_INHERITED_ENVIRONMENT = {"infra/docker/compose.py", "infra/docker/preflight.py", "infra/cleanup.py", "jobs/tether.py"}
+WITH_INHERITED_ENVIRONMENT = {
+    "infra/docker/compose.py",
+    "infra/docker/preflight.py",
+    "infra/cleanup.py",
+    "jobs/tether.py",
+}
 
 
 def test_every_process_gets_an_environment_that_is_built_for_it() -> None:

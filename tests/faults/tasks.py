@@ -21,8 +21,8 @@ import msgspec
 import psutil
 
 from infra.local.runner import supervisor
-from infra.local.runner.paths import Paths
 from infra.local.runner.environment import STACK_MARK
+from infra.local.runner.paths import Paths
 from jobs.settings import Settings
 
 _WORKER = "airflow worker -- LocalExecutor: "

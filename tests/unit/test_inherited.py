@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from jobs.inherited import adopt_proxies, make_environment, read_proxies
+from jobs.settings import ROOT
 
 PROXY = "http://proxy.corp:3128"
 
@@ -39,7 +40,9 @@ def test_a_process_writes_utf8_in_every_locale(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LC_ALL", "fr_FR.ISO-8859-1")
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     code = "import locale, sys; print(sys.stdout.encoding, locale.getpreferredencoding(), sys.getfilesystemencoding())"
-    done = subprocess.run([sys.executable, "-c", code], env=make_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=make_environment(), capture_output=True, text=True, check=True
+    )
     assert {word.lower().replace("-", "") for word in done.stdout.split()} == {"utf8"}
 
 
@@ -51,7 +54,9 @@ from jobs.inherited import make_environment
 os.environ.update(make_environment())
 print(os.environ["PATH"], getpass.getuser())
 """
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == [os.defpath, str(os.getuid())], done.stderr
 
 

@@ -210,7 +210,7 @@ def test_an_invalid_setting_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch,
 def test_an_address_with_a_login_is_rejected_without_showing_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands would use the login, tasks would not."""
     monkeypatch.setenv("ELASTICSEARCH_URL", "https://elastic:secret@search:9200")
-    with pytest.raises(ConfigurationError, match="ELASTICSEARCH_URL='https://…@search:9200': .*login") as caught:
+    with pytest.raises(ConfigurationError, match=r"ELASTICSEARCH_URL='https://…@search:9200': .*login") as caught:
         load(Settings)
     assert "secret" not in str(caught.value)
 
@@ -222,9 +222,7 @@ def test_google_storage_without_a_bucket_is_rejected(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("setting", ["DATASTREAM_STATE", "GOOGLE_APPLICATION_CREDENTIALS"])
-def test_a_path_may_start_at_the_home_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str
-) -> None:
+def test_a_path_may_start_at_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(setting, "~/x")
     settings = load(Settings)

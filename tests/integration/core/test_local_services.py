@@ -22,6 +22,7 @@ from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.runner import ports, processes, supervisor
 from infra.local.runner.paths import Paths
+from infra.local.runner.stack import READY_S
 from infra.local.services.catalog import local_stack
 from jobs.settings import ROOT, Settings
 from tests.testkit.stack import guarded
@@ -29,7 +30,7 @@ from tests.testkit.wait import until
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
 MESSAGES = 100
-BACK_S = 45
+BACK_S = READY_S
 
 
 @pytest.fixture(scope="module")
