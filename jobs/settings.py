@@ -147,9 +147,14 @@ class Settings(BaseSettings):
         return ROOT / _expand_home(path)
 
     @model_validator(mode="after")
-    def _check_bucket(self) -> Self:
+    def _check_storage(self) -> Self:
         if self.cloud_storage == "google" and not self.gcs_bucket:
             raise ConfigurationError("CLOUD_STORAGE=google needs a bucket: set GCS_BUCKET in .env.")
+        if self.staging_url.startswith("gs:") and self.gcs_endpoint is not None:
+            raise ConfigurationError(
+                f"STAGING_URL={self.staging_url} is at Google, but CLOUD_STORAGE={self.cloud_storage} selects the emulator. "
+                "Set CLOUD_STORAGE=google, or stage files under file:///path."
+            )
         return self
 
     @model_validator(mode="after")

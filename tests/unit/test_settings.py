@@ -166,7 +166,8 @@ def test_the_environment_overrides_the_file_and_empty_means_default(
 
 def test_the_staging_folder_follows_the_state_folder_or_its_setting(tmp_path: Path) -> None:
     assert Settings(datastream_state=tmp_path).staging == f"file://{tmp_path}/staging"
-    assert Settings(staging_url="gs://bucket/staging/").staging == "gs://bucket/staging"
+    google = Settings(staging_url="gs://bucket/staging/", gcs_bucket="bucket", cloud_storage="google")
+    assert google.staging == "gs://bucket/staging"
     assert Settings(datastream_state=Path(".other")).datastream_state == ROOT / ".other"
 
 
@@ -218,6 +219,12 @@ def test_an_address_with_a_login_is_rejected_without_showing_the_password(monkey
 def test_google_storage_without_a_bucket_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_STORAGE", "google")
     with pytest.raises(ConfigurationError, match="set GCS_BUCKET"):
+        load(Settings)
+
+
+def test_staging_at_google_without_google_storage_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGING_URL", "gs://bucket/staging")
+    with pytest.raises(ConfigurationError, match=r"STAGING_URL=gs://bucket/staging .*CLOUD_STORAGE=auto"):
         load(Settings)
 
 

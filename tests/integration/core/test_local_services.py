@@ -163,6 +163,13 @@ def test_a_path_too_long_for_a_socket_is_rejected(settings: Settings, tmp_path: 
     assert not deep.datastream_state.exists()
 
 
+@pytest.mark.parametrize("place", ["/etc/hostname", "/etc/hostname/below"])
+def test_a_state_folder_that_cannot_be_made_is_rejected(settings: Settings, place: str) -> None:
+    result = _command(settings.model_copy(update={"datastream_state": Path(place)}), "up", "--only", "gcs")
+    assert result.returncode == 1
+    assert f"The state folder {place} cannot be made" in result.stderr
+
+
 def test_down_leaves_no_process_and_can_be_repeated(settings: Settings) -> None:
     mine = [process.pid for process in processes.find_all(_paths(settings))]
     assert len(mine) >= len(SERVICES) + 1
