@@ -152,8 +152,8 @@ class Settings(BaseSettings):
             raise ConfigurationError("CLOUD_STORAGE=google needs a bucket: set GCS_BUCKET in .env.")
         if self.staging_url.startswith("gs:") and self.gcs_endpoint is not None:
             raise ConfigurationError(
-                f"STAGING_URL={self.staging_url} is at Google, but CLOUD_STORAGE={self.cloud_storage} selects the emulator. "
-                "Set CLOUD_STORAGE=google, or stage files under file:///path."
+                f"STAGING_URL={self.staging_url} is at Google, but CLOUD_STORAGE={self.cloud_storage} selects the "
+                "emulator. Set CLOUD_STORAGE=google, or stage files under file:///path."
             )
         return self
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,16 +90,14 @@ def test_all_data_is_in_the_state_folder(settings: Settings) -> None:
     state = settings.datastream_state
     for service in SERVICES:
         assert [path for path in (state / service).rglob("*") if path.is_file()], service
-    assert [folder.name for folder in state.parent.iterdir() if folder.name.startswith("donn")] == [state.name]
+    assert [folder for folder in state.parent.glob("donn*") if not folder.is_symlink()] == [state]
 
 
 def test_a_second_up_changes_nothing(settings: Settings) -> None:
     before = {name: _pid(settings, name) for name in SERVICES}
-    began = time.monotonic()
     result = _command(settings, "up", *_only())
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("already running") == len(SERVICES)
-    assert time.monotonic() - began < 10
     assert {name: _pid(settings, name) for name in SERVICES} == before
     assert _command(settings, "status").returncode == 0
 
