@@ -209,13 +209,13 @@ def test_killed_broker_and_search_node_lose_nothing(stack: Stack) -> None:
         command, cwd=ROOT, env=os.environ | stack.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as producer:
         try:
-            until(lambda: documents(stack) > before["elasticsearch"], "rides are indexed", within_s=120)
+            until(lambda: documents(stack) > before["elasticsearch"], "rides are indexed", within_s=HEALTHY_S)
             stack.kill("kafka")
             stack.kill("elasticsearch")
             indexed = documents(stack)
-            until(lambda: documents(stack) > indexed, "rides are indexed again", within_s=120)
+            until(lambda: documents(stack) > indexed, "rides are indexed again", within_s=HEALTHY_S)
             producer.send_signal(signal.SIGINT)
-            printed, _ = producer.communicate(timeout=60)
+            printed, _ = producer.communicate(timeout=180)
         finally:
             producer.kill()
     assert producer.returncode == 0, printed
