@@ -35,7 +35,7 @@ LEDGER_KEYS = {
     "balanced",
 }
 
-# What users' shells had when something failed.
+# What users' shells had when something failed. They also lacked HOME, USER and LANG.
 HOSTILE = {
     "NO_PROXY": "localhost,127.0.0.1,fd00::/8",
     "ALL_PROXY": "socks5://127.0.0.1:9",
@@ -54,7 +54,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ds-demo-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix="ds-démo-")).resolve()
     with guarded(folder):
         yield folder
 
@@ -64,7 +64,7 @@ def run(state: Path) -> Run:
     """Runs a command of the Makefile or of `python -m` on this stack."""
     kafka, elasticsearch, gcs, airflow = ports.find_free(4)
     # Variables that other tests set for their stack must not reach this one.
-    inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
     # Nor must the .env of this checkout.
