@@ -25,18 +25,20 @@ except Exception as error:
         print_error(error_console, error)
     else:
         traceback.print_exc()
-    # 1 from the ledger would mean that messages are lost.
-    sys.exit(Verdict.NO_VERDICT if sys.argv[1:2] == ["ledger"] else 1)
+    sys.exit(Verdict.NO_VERDICT)
 
 
 def main() -> None:
-    """Run a command. A DatastreamError is printed without a traceback."""
+    """Run a command. A DatastreamError is printed without a traceback.
+
+    It exits with 3, because 1 and 2 are answers of `ledger` and `trace`.
+    """
     adopt_proxies()
     try:
         app()
     except DatastreamError as error:
         print_error(error_console, error)
-        sys.exit(1)
+        sys.exit(Verdict.NO_VERDICT)
 
 
 if __name__ == "__main__":

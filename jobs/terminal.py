@@ -108,9 +108,13 @@ def wrap_words(markup: str) -> Text:
 
 
 def escape(text: str) -> str:
-    r"""Escape text from outside for a console: line breaks and other unprintable characters (`\n`), rich's markup."""
-    printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return rich.markup.escape("".join(printable))
+    """Escape text from outside for a console: unprintable characters and rich's markup."""
+    return rich.markup.escape(escape_unprintable(text))
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Escape line breaks, control characters and marks of direction: `\n`, `\x1b`, `\u202e`."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def escape_lines(text: str) -> str:

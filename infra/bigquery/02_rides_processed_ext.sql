@@ -2,7 +2,7 @@
 -- role: setup
 --
 -- The path is plain (YYYY/MM/DD/HH), so there are no partition columns: only _FILE_NAME tells what to leave out.
--- The `*` spans folders; nothing but rides may lie under the prefix.
+-- The `*` spans folders: every object under the prefix whose name ends in .parquet must hold rides.
 CREATE OR REPLACE EXTERNAL TABLE ${dataset}.rides_processed_ext
 OPTIONS (
   format = 'PARQUET',

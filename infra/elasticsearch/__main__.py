@@ -21,7 +21,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from jobs.clients import ADMIN
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import Settings, load
-from jobs.sinks.elasticsearch import apply_template, create_index, translate_errors
+from jobs.sinks.elasticsearch import set_up_index, translate_errors
 from jobs.verticals import list_index_templates, merge_settings
 
 DEVELOPMENT_PASSWORD = Settings.model_fields["elastic_password"].default
@@ -42,8 +42,7 @@ def main() -> None:
             client.security.put_role(name=name, **role)
             client.security.put_user(username=name, password=password_of(name, settings), roles=[name])
     for index, path in templates.items():
-        apply_template(client, index, path)
-        create_index(client, index)
+        set_up_index(client, index, path)
     print(f"Set the users {ADMIN}, kibana_system, {', '.join(roles)} and the templates of {', '.join(templates)}.")
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: the read_latest ones, and sending them back."""
+"""Dead letters: the latest ones, and sending them back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from jobs.cli.app import AsJson, app, console
 from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.kafka.dead_letter import count_replays, read_error, read_headers
+from jobs.kafka.dead_letter import count_replays, read_error, read_headers, read_position
 from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.terminal import encode_value, escape, print_json, show_value
@@ -35,7 +35,7 @@ def dlq(
     count: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the read_latest dead letters and the reason for each, newest first.
+    """Show the latest dead letters and the reason for each, newest first.
 
     JSON: topic; dead_letters: partition, offset, timestamp_ms, source, reason,
     message, replayed, key, value, headers. Bytes: text, or {"base64": …}.
@@ -56,16 +56,12 @@ def dlq(
 def describe_dead_letter(message: Message) -> dict[str, Any]:
     """Describe a dead letter for `print_json`."""
     headers = read_headers(message)
-    partition, offset = read_error(headers, "partition"), read_error(headers, "offset")
+    partition, offset = read_position(headers) or (None, None)
     return {
         "partition": message.partition(),
         "offset": message.offset(),
         "timestamp_ms": message.timestamp()[1],
-        "source": {
-            "topic": read_error(headers, "topic"),
-            "partition": int(partition) if partition.isdecimal() else None,
-            "offset": int(offset) if offset.isdecimal() else None,
-        },
+        "source": {"topic": read_error(headers, "topic"), "partition": partition, "offset": offset},
         "reason": read_error(headers, "exception.class.name"),
         "message": read_error(headers, "exception.message"),
         "replayed": count_replays(headers),

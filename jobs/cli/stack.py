@@ -49,13 +49,12 @@ def topics(
 @app.command()
 def template() -> None:
     """Apply the Elasticsearch index templates of infra/elasticsearch, and create the indices that are missing."""
-    from jobs.sinks.elasticsearch import apply_template, create_index
+    from jobs.sinks.elasticsearch import set_up_index
 
     settings = load(merge_settings())
     client = make_elasticsearch_admin(settings)
     for index, path in list_index_templates(settings).items():
-        apply_template(client, index, path)
-        create_index(client, index)
+        set_up_index(client, index, path)
         console.print(f"Applied index template {index}.")
 
 

@@ -47,7 +47,7 @@ def bqml(
             return
         steps = [step for step in playbook.read_steps(*playbook.USUAL) if scan or step.role != "scan"]
         reference = work.prepare(settings, client, values)
-        messages.print(f"Reference file: {reference}")
+        messages.print(f"Reference file: {escape(str(reference))}")
         if dry_run or settings.bigquery_project:
             for step in steps:
                 for statement in step.build_statements(values):

@@ -20,6 +20,8 @@ MESSAGE = _PREFIX + "exception.message"
 STACKTRACE = _PREFIX + "exception.stacktrace"
 # Counts how often a message was sent back to its source topic. The count is limited.
 REPLAYED = "datastream.replayed"
+# Far above what a topic can have. A partition and an offset within these limits fit into 63 bits.
+_MAX_PARTITION, _MAX_OFFSET = 2**15 - 1, 2**48 - 1
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ def read_error(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
         if key == _PREFIX + name:
             return (value or b"").decode("utf-8", "replace")
     return ""
+
+
+def read_position(headers: Sequence[tuple[str, bytes | None]] | None) -> tuple[int, int] | None:
+    """The partition and offset of the source message; None if a header is missing or not a number that Kafka has."""
+    texts = read_error(headers, "partition"), read_error(headers, "offset")
+    if not all(text.isascii() and text.isdigit() and len(text) < 19 for text in texts):
+        return None
+    partition, offset = map(int, texts)
+    return (partition, offset) if partition <= _MAX_PARTITION and offset <= _MAX_OFFSET else None
 
 
 def is_dead_letter_of(headers: Sequence[tuple[str, bytes | None]] | None, source: str, dag_id: str) -> bool:

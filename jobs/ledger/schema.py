@@ -31,7 +31,7 @@ def parse_value(message: Message) -> Any:
     """Parse a message's value as JSON; return None if it is not JSON."""
     try:
         return json.loads(message.value() or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

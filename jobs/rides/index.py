@@ -15,7 +15,7 @@ from jobs.parallel import prefetch
 from jobs.rides.contract import Reason
 from jobs.rides.transform import make_documents
 from jobs.rides.vertical import TEMPLATE
-from jobs.sinks.elasticsearch import index_batches, make_bulk_lines, verify_template
+from jobs.sinks.elasticsearch import create_index, index_batches, make_bulk_lines, verify_index
 
 
 def put_elasticsearch(
@@ -30,7 +30,8 @@ def put_elasticsearch(
     Returns:
         URL and content of a manifest whose rejects are the messages that Elasticsearch rejects for good.
     """
-    verify_template(client, index, TEMPLATE)
+    create_index(client, index, TEMPLATE)
+    verify_index(client, index, TEMPLATE)
     originals = {(chunk.partition, chunk.first): chunk for chunk in staged.chunks}
     refused = 0
 

@@ -36,6 +36,8 @@ _ARROW_TYPES = {
 SINK_SCHEMA = pa.schema(
     [pa.field(field.column, _ARROW_TYPES[field.kind], nullable=False) for field in sort_for_table(SINK_FIELDS)]
 )
+# The columns that identify a row. Objects from before a field was added lack it, but all have these.
+KEY_SCHEMA = pa.schema([SINK_SCHEMA.field(name) for name in ("ride_id", "kafka_partition", "kafka_offset")])
 # See `jobs.sinks.parquet.export`.
 REPETITIVE = tuple(field.column for field in SINK_FIELDS if field.is_repetitive)
 # The layout includes the Z of a time.

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from elastic_transport import TransportError
-from elasticsearch import ApiError, BadRequestError, Elasticsearch, NotFoundError
+from elasticsearch import ApiError, BadRequestError, Elasticsearch
 from elasticsearch.helpers import scan, streaming_bulk
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
@@ -51,23 +52,40 @@ _GONE = 404
 _FORBIDDEN = 403
 # Just after the start of a node also the answer to a correct password: the index of users is not available yet.
 _UNKNOWN_USER = 401
-_APPLY = "Apply it: `make template`."
 
 
 class _RefusedForNowError(Exception):
     """A temporary error: too many requests, a shard that is not available, a disk above the flood stage."""
 
 
+def set_up_index(client: Elasticsearch, index: str, path: Path) -> None:
+    """Apply an index template, create the index if it is missing, and verify it.
+
+    Raises:
+        ConfigurationError, ServiceUnavailableError: as for `apply_template`, `create_index` and `verify_index`.
+    """
+    apply_template(client, index, path)
+    create_index(client, index, path)
+    verify_index(client, index, path)
+
+
 def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
     """Apply the index template in a file, and add new fields to the mapping of the index if it exists.
 
     Raises:
-        ConfigurationError: the mapping conflicts with the index, or the index is an alias without a write index.
+        ConfigurationError: the mapping conflicts with the index, the index is an alias without a write index, or
+            another template of the same priority covers the index.
         ServiceUnavailableError: the template could not be applied.
     """
     template = json.loads(path.read_text())
     with translate_errors(client, f"applying the template of index {index}"):
-        client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
+        try:
+            client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
+        except BadRequestError as error:
+            raise ConfigurationError(
+                f"Elasticsearch rejects {path.name}: {_get_reason(error)}. If it names another template, change "
+                f"`priority` in {path.name}."
+            ) from error
         if not client.indices.exists(index=index):
             return
         _read_index(client, index)
@@ -75,61 +93,100 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
             client.indices.put_mapping(index=index, **template["template"]["mappings"])
         except BadRequestError as error:
             raise ConfigurationError(
-                f"The mapping of index {index} conflicts with {path.name} ({error.message}: "
-                f"{error.info['error']['reason']}). Delete the index or rebuild it under another RIDES_INDEX."
+                f"The mapping of index {index} conflicts with {path.name} ({error.message}: {_get_reason(error)})."
+                f"{_describe_other_template(client, index)} Delete the index or rebuild it under another RIDES_INDEX."
             ) from error
 
 
-def create_index(client: Elasticsearch, index: str) -> None:
-    """Create an empty index from its template, unless an index or an alias has that name.
+def create_index(client: Elasticsearch, index: str, path: Path) -> None:
+    """Create an empty index, unless an index or an alias has that name.
 
-    Kibana shows an error for a data view that matches no index, but "No results" for an empty index. It is safe to run
-    in several processes at the same time.
+    The request has the mapping and settings of the template, which override those of any other template. It works also
+    with `action.auto_create_index: false`. It is safe to run in several processes at the same time.
+
+    Kibana shows an error for a data view that matches no index, but "No results" for an empty index.
 
     Raises:
+        ConfigurationError: Elasticsearch rejects it, for example because another template makes it a data stream.
         ServiceUnavailableError: it could not be created.
     """
     with translate_errors(client, f"creating index {index}"):
         if client.indices.exists(index=index):
             return
         try:
-            client.indices.create(index=index)
+            client.indices.create(index=index, **json.loads(path.read_text())["template"])
         except BadRequestError as error:
             if error.message != "resource_already_exists_exception":
-                raise
+                raise ConfigurationError(
+                    f"Elasticsearch cannot create index {index}: {_get_reason(error)}."
+                    f"{_describe_other_template(client, index)}"
+                ) from error
 
 
-def verify_template(client: Elasticsearch, index: str, path: Path) -> None:
-    """Check that an index, or its template if it does not exist, has the mapping in a file. Needs read access only.
+def verify_index(client: Elasticsearch, index: str, path: Path) -> None:
+    """Check that an index has the mapping in a file, and nothing else that changes or refuses documents.
+
+    Needs the privileges `view_index_metadata` and `monitor`.
 
     Raises:
-        ConfigurationError: there is no template, or fields are missing or have another type.
+        ConfigurationError: fields are missing or have other parameters, or another template's settings are in effect.
         ServiceUnavailableError: the mapping could not be read.
     """
-    wanted = json.loads(path.read_text())["template"]["mappings"]
+    declared = json.loads(path.read_text())["template"]["mappings"]
     with translate_errors(client, f"reading the mapping of index {index}"):
-        try:
-            if client.indices.exists(index=index):
-                # For an alias, the newest of its indices.
-                held = max(_read_index(client, index).items())[1]["mappings"]
-            else:
-                (template,) = client.indices.get_index_template(name=index)["index_templates"]
-                held = template["index_template"]["template"]["mappings"]
-        except NotFoundError as error:
-            raise ConfigurationError(f"Index {index} has no template. {_APPLY}") from error
+        # For an alias, the newest of its indices.
+        held = max(_read_index(client, index).items())[1]
+        if faults := [*_compare_mappings(held["mappings"], declared), *_list_pipelines(held["settings"]["index"])]:
+            raise ConfigurationError(
+                f"The mapping of index {index} differs from {path.name}: {', '.join(faults)}."
+                f"{_describe_other_template(client, index)} Run `make template`. If it says the same, delete the index "
+                "and run `make reindex`."
+            )
+
+
+def _compare_mappings(held: dict[str, Any], declared: dict[str, Any]) -> Iterator[str]:
+    """Describe what of a declared mapping is missing or different, and what refuses or loses documents besides."""
     properties = held.get("properties", {})
-    unlike = [
-        f"{field} is {properties[field].get('type', 'object') if field in properties else 'missing'}"
-        for field, declared in wanted["properties"].items()
-        if properties.get(field, {}).get("type") != declared["type"]
-    ]
+    for name, parameters in declared["properties"].items():
+        if name not in properties:
+            yield f"{name} is missing"
+            continue
+        field = {"type": "object", **properties[name]}
+        yield from (f"{name}.{key} is {field.get(key)}" for key, value in parameters.items() if field.get(key) != value)
     dynamic = str(held.get("dynamic", True)).lower()
-    if dynamic != wanted["dynamic"]:
-        unlike.append(f"dynamic is {dynamic}")
-    if unlike:
-        raise ConfigurationError(
-            f"The mapping of index {index} differs from {path.name}: {', '.join(unlike)}. {_APPLY}"
-        )
+    if dynamic != declared["dynamic"]:
+        yield f"dynamic is {dynamic}"
+    if held.get("_source", {}).get("enabled", "true") not in (True, "true"):
+        yield "_source is disabled"
+    if held.get("_routing", {}).get("required", "false") not in (False, "false"):
+        yield "_routing is required"
+
+
+def _list_pipelines(settings: dict[str, Any]) -> Iterator[str]:
+    for name in ("default_pipeline", "final_pipeline"):
+        if (pipeline := settings.get(name, "_none")) != "_none":
+            yield f"{name} is {pipeline}"
+
+
+def _describe_other_template(client: Elasticsearch, index: str) -> str:
+    """Name the template with the highest priority that covers an index, if it is not ours; begins with a space."""
+    templates = [
+        (template["index_template"].get("priority", 0), template["name"], template["index_template"]["index_patterns"])
+        for template in client.indices.get_index_template()["index_templates"]
+    ]
+    covering = [template for template in templates if any(fnmatchcase(index, pattern) for pattern in template[2])]
+    priority, name, patterns = max(covering, default=(0, index, []))
+    if name == index:
+        return ""
+    return (
+        f" The index template {name} (patterns {', '.join(patterns)}, priority {priority}) outranks ours: raise "
+        f"`priority` in our template above {priority}, or exclude {index} from it."
+    )
+
+
+def _get_reason(error: BadRequestError) -> str:
+    reason: str = error.info["error"]["reason"]
+    return reason.rstrip(".")
 
 
 def _read_index(client: Elasticsearch, index: str) -> dict[str, Any]:

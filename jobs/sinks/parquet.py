@@ -1,11 +1,19 @@
-"""Parquet objects whose names determine their content, so that a retry writes the same objects again."""
+"""Parquet objects whose names determine their content, so that a retry writes the same objects again.
+
+BigQuery reads every object under the prefix whose name ends in .parquet, and so does everything here: one that is not
+ours is an error that names it. Other names (`_SUCCESS`, placeholders of folders) are ignored.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import google.api_core.exceptions
@@ -28,6 +36,16 @@ _UPLOAD_TIMEOUT_S = 60
 RETRY_FOR_S = 60
 WRITE_OPTIONS: dict[str, Any] = {"compression": "zstd", "coerce_timestamps": "us"}
 _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=10).with_timeout(RETRY_FOR_S)
+
+_SUFFIX = ".parquet"
+_OUR_NAME = re.compile(r"/\d{4}/\d\d/\d\d/\d\d/[\w.-]+-\d{5}-\d{20}-\d{20}\.parquet")
+_OTHER_COLUMNS = "has other columns than this pipeline writes"
+NOT_OURS = (
+    f"Every object under GCS_PREFIX whose name ends in {_SUFFIX} must be from this pipeline, because BigQuery reads "
+    "them all. Move it to another prefix, or delete it."
+)
+# A hold has the same reason as a missing permission, `forbidden`: only the message tells them apart.
+_IS_PROTECTED = re.compile(r"Object '.+?' is (?:subject to .*?retention|under active \S+ hold)[^\"\n]*")
 
 
 def check_bucket(client: storage.Client, bucket: str) -> None:
@@ -59,13 +77,14 @@ def create_bucket(client: storage.Client, bucket: str) -> None:
 
 
 def holds_objects(client: storage.Client, bucket: str, prefix: str) -> bool:
-    """Whether the bucket has any object under the prefix.
+    """Whether the bucket has any Parquet object under the prefix.
 
     Raises:
         ConfigurationError, ServiceUnavailableError
     """
     with translate_errors(client, f"listing bucket {bucket}"):
-        return any(True for _ in client.list_blobs(bucket, prefix=join(prefix, ""), max_results=1, retry=_RETRY))
+        blobs = client.list_blobs(bucket, prefix=join(prefix, ""), retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+        return any(blob.name.endswith(_SUFFIX) for blob in blobs)
 
 
 def list_objects(
@@ -89,7 +108,7 @@ def list_objects(
             retry=_RETRY,
             timeout=_UPLOAD_TIMEOUT_S,
         )
-        return [blob for blob in blobs if blob.name.endswith(".parquet")]
+        return [blob for blob in blobs if blob.name.endswith(_SUFFIX)]
 
 
 def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
@@ -99,16 +118,52 @@ def read_rows(blob: storage.Blob, schema: pa.Schema) -> pa.RecordBatch:
         ConfigurationError: it is not a Parquet file with this schema.
         ServiceUnavailableError: it could not be read.
     """
-    url = f"gs://{blob.bucket.name}/{blob.name}"
-    with translate_errors(blob.client, f"reading {url}"):
-        content = blob.download_as_bytes(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
-    try:
-        table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowInvalid as error:
-        raise ConfigurationError(f"{url} is not a Parquet file ({error}). Move it elsewhere.") from error
+    table = read_table(blob, schema, with_others=True)
     if not table.schema.equals(schema):
-        raise ConfigurationError(f"{url} has other columns than this pipeline writes. Move it elsewhere.")
+        raise _make_foreign_error(_get_uri(blob), _OTHER_COLUMNS)
     return pa.concat_batches([pa.RecordBatch.from_pylist([], schema=schema), *table.to_batches()])
+
+
+def read_table(blob: storage.Blob, columns: pa.Schema, *, with_others: bool = False) -> pa.Table:
+    """Read columns of an object, which may have others, too.
+
+    Args:
+        with_others: read all columns; the object must still have those of `columns`.
+
+    Raises:
+        ConfigurationError: it is not a Parquet file with these columns.
+        ServiceUnavailableError: it could not be read.
+    """
+    with translate_errors(blob.client, f"reading {_get_uri(blob)}"):
+        content = blob.download_as_bytes(retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+    return parse_table(io.BytesIO(content), _get_uri(blob), columns, with_others=with_others)
+
+
+def parse_table(source: io.BytesIO | Path, uri: str, columns: pa.Schema, *, with_others: bool = False) -> pa.Table:
+    """Parse a Parquet file as `read_table` does. `uri` names it in errors.
+
+    Raises:
+        ConfigurationError: it is not a Parquet file with these columns.
+    """
+    try:
+        with pq.ParquetFile(source) as file:
+            held = file.schema_arrow
+            types = dict(zip(held.names, held.types, strict=True))
+            if any(types.get(field.name) != field.type for field in columns):
+                raise _make_foreign_error(uri, _OTHER_COLUMNS)
+            return file.read(None if with_others else columns.names)
+    except (pa.ArrowException, OSError) as error:
+        raise _make_foreign_error(uri, f"is not a Parquet file ({error})") from error
+
+
+def _make_foreign_error(uri: str, fault: str) -> ConfigurationError:
+    is_our_name = _OUR_NAME.search(uri)
+    remedy = "It has a name that this pipeline writes: restore it, or rebuild the sinks (docs/runbook_kafka.md)."
+    return ConfigurationError(f"{uri} {fault}. {remedy if is_our_name else NOT_OURS}")
+
+
+def _get_uri(blob: storage.Blob) -> str:
+    return f"gs://{blob.bucket.name}/{blob.name}"
 
 
 def delete_rows(
@@ -134,7 +189,7 @@ def delete_rows(
         stop=stop_after_attempt(5),
         reraise=True,
     )
-    with translate_errors(blob.client, f"writing gs://{blob.bucket.name}/{blob.name}"):
+    with translate_errors(blob.client, f"writing {_get_uri(blob)}"):
         dropped: int = until_unchanged(_delete_rows, blob.bucket, blob.name, schema, repetitive, is_dropped)
     return dropped
 
@@ -216,15 +271,29 @@ def _upload(
 ) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_batches([rows]), buffer, use_dictionary=list(repetitive), **WRITE_OPTIONS)
-    blob = target.blob(name)
-    blob.upload_from_string(
-        buffer.getvalue(),
-        "application/vnd.apache.parquet",
-        timeout=_UPLOAD_TIMEOUT_S,
-        retry=_RETRY,
-        checksum="crc32c",
-        if_generation_match=if_generation_match,
-    )
+    content = buffer.getvalue()
+    try:
+        target.blob(name).upload_from_string(
+            content,
+            "application/vnd.apache.parquet",
+            timeout=_UPLOAD_TIMEOUT_S,
+            retry=_RETRY,
+            checksum="crc32c",
+            if_generation_match=if_generation_match,
+        )
+    except google.api_core.exceptions.Forbidden:
+        # A retry overwrites the object of the first try, which a retention policy, a hold or a missing right forbids.
+        if not _is_written(target, name, content, rows):
+            raise
+
+
+def _is_written(target: storage.Bucket, name: str, content: bytes, rows: pa.RecordBatch) -> bool:
+    """Whether an object has this content, or these rows: another version of pyarrow writes them as other bytes."""
+    blob = target.get_blob(name, retry=_RETRY, timeout=_UPLOAD_TIMEOUT_S)
+    if blob is None:
+        return False
+    md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+    return blob.md5_hash == md5 or bool(read_rows(blob, rows.schema).equals(rows))
 
 
 @contextmanager
@@ -236,6 +305,11 @@ def translate_errors(client: storage.Client, doing: str) -> Iterator[None]:
     except google.api_core.exceptions.NotFound as error:
         raise ConfigurationError(f"Cloud Storage at {where}: {doing}: {error.message}. Check GCS_BUCKET.") from error
     except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
+        if protection := _IS_PROTECTED.search(error.message):
+            raise ConfigurationError(
+                f"Cloud Storage at {where}: {doing}: {protection[0]}. Try again after that, or "
+                'lift the protection: docs/gcp.md, "Retention policies, holds and versions".'
+            ) from error
         raise ConfigurationError(
             f"Cloud Storage at {where}: {doing}: not allowed. Check the key in the connection gcp_default and the "
             f"roles of its service account: {error.message}"

@@ -13,6 +13,7 @@ from google.cloud import bigquery
 
 from jobs.clients import load_google_credentials
 from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.sinks.parquet import NOT_OURS
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.vertical import ZonesSettings
 
@@ -105,6 +106,8 @@ class BigQueryEngine:
                     f"{job_name}: {message}. If this cost is acceptable, raise BIGQUERY_MAX_BYTES_BILLED "
                     f"({self._max_bytes_billed})."
                 ) from error
+            if "Error while reading" in message and ".parquet" in message:
+                raise ConfigurationError(f"{job_name}: {message}. {NOT_OURS}") from error
             if isinstance(error, google.api_core.exceptions.ClientError):
                 raise StatementError(f"{job_name}: {message}") from error
             raise ServiceUnavailableError(f"{job_name}: {message}. It is safe to run it again.") from error

@@ -82,7 +82,7 @@ def train(table: pa.Table, options: Mapping[str, Any]) -> Model:
     order = np.lexsort(points.T)
     points = points[order]
     clusters = options["NUM_CLUSTERS"]
-    if len(np.unique(points, axis=0)) < clusters:
+    if bool(len(points)) + (points[1:] != points[:-1]).any(axis=1).sum() < clusters:
         raise StatementError(
             f"CREATE MODEL: {len(points):,} rows have fewer than NUM_CLUSTERS={clusters} distinct points. Check the "
             "reference file, and that SERVICE_AREA covers its city."

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -28,13 +28,18 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token
 
 from jobs.errors import ConfigurationError
-from jobs.sinks.parquet import translate_errors
+from jobs.rides.transform import KEY_SCHEMA
+from jobs.sinks.parquet import parse_table, translate_errors
 from jobs.zones import kmeans, reference
 from jobs.zones.engine import Answer, RefusedError, StatementError
 from jobs.zones.kmeans import Model
 from jobs.zones.playbook import MODELS_FOLDER
 
 _DOWNLOADS = 4
+_DUCKDB_MEMORY = "256MB"
+_DUCKDB_THREADS = 2
+# Rows that are in Arrow or NumPy at a time.
+_BATCH_ROWS = 20_000
 _ML_FUNCTIONS = ("PREDICT", "CENTROIDS", "EVALUATE", "TRAINING_INFO")
 
 
@@ -55,8 +60,18 @@ class LocalEngine:
         self._models: dict[str, Model] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="datastream-zones-")
         self._numbers = count(1)
-        self._connection = duckdb.connect(config={"autoinstall_known_extensions": False})
-        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection = duckdb.connect(
+            Path(self._folder.name) / "tables.duckdb",
+            config={
+                "autoinstall_known_extensions": False,
+                # Above this limit, DuckDB moves data to the folder. A task has less than 1 GiB in Docker.
+                "memory_limit": _DUCKDB_MEMORY,
+                "threads": _DUCKDB_THREADS,
+                "preserve_insertion_order": False,
+                "temp_directory": self._folder.name,
+            },
+        )
+        self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -85,7 +100,7 @@ class LocalEngine:
             raise StatementError(f"{step}: {error}") from error
         finally:
             for name in ml_tables:
-                self._connection.unregister(name)
+                self._connection.execute(f"DROP TABLE {name}")
 
     def save(self, bucket: str, dataset: str, tables: list[str]) -> str:
         """Write models and tables to the bucket as JSON; return the URI."""
@@ -100,7 +115,7 @@ class LocalEngine:
         """Load the models and tables that `save` wrote.
 
         Raises:
-            ConfigurationError: no training was saved yet.
+            ConfigurationError: no training was saved yet, or the object is from another program.
         """
         name = _build_object_name(dataset)
         with translate_errors(self._client, f"reading gs://{bucket}/{name}"):
@@ -110,7 +125,12 @@ class LocalEngine:
                 raise ConfigurationError(
                     f"There is no model gs://{bucket}/{name} yet. Trigger dag_zones_train to train one."
                 ) from error
-        saved = msgspec.json.decode(content, type=SavedTraining)
+        try:
+            saved = msgspec.json.decode(content, type=SavedTraining)
+        except msgspec.MsgspecError as error:
+            raise ConfigurationError(
+                f"gs://{bucket}/{name} is not a model of this version ({error}). Trigger dag_zones_train to train one."
+            ) from error
         self._models |= saved.models
         self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {dataset}")
         for table, rows in saved.tables.items():
@@ -154,16 +174,13 @@ class LocalEngine:
         raise StatementError(f"The local engine does not run {type(expression).__name__}: {expression.sql()[:80]}")
 
     def _query_table(self, sql: str) -> pa.Table:
-        table = self._connection.sql(sql).to_arrow_table()
-        # COUNTIF and SUM of INT64 are INT64 in BigQuery, but 128 bits wide in DuckDB.
-        types = [pa.int64() if pa.types.is_decimal(field.type) else field.type for field in table.schema]
-        return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
+        return _narrow(self._connection.sql(sql).to_arrow_table())
 
     def _query_value(self, sql: str) -> Any:
         ((value,),) = self._connection.execute(sql).fetchall()
         return value
 
-    def _create_table(self, name: str, rows: pa.Table) -> None:
+    def _create_table(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         self._connection.register("new_rows", rows)
         self._connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM new_rows")  # noqa: S608
         self._connection.unregister("new_rows")
@@ -174,19 +191,20 @@ class LocalEngine:
         for call in _find_ml_calls(statement):
             call.check()
             name = f"ml_answer_{next(self._numbers)}"
-            self._connection.register(name, self._answer_ml_call(call, ml_tables))
+            self._create_table(name, self._answer_ml_call(call, ml_tables))
             ml_tables.append(name)
             parts += [statement[position : call.start], name]
             position = call.end
         return "".join([*parts, statement[position:]])
 
-    def _answer_ml_call(self, call: _MlCall, ml_tables: list[str]) -> pa.Table:
+    def _answer_ml_call(self, call: _MlCall, ml_tables: list[str]) -> pa.Table | pa.RecordBatchReader:
         model = self._models.get(call.model)
         if model is None:
             raise StatementError(f"Not found: Model {call.model}. Run the steps that train it first.")
         if call.function == "PREDICT":
-            rows = self._query_table(_to_duckdb(_parse(self._replace_ml_calls(call.query, ml_tables))))
-            return kmeans.predict(model, rows)
+            sql = _to_duckdb(_parse(self._replace_ml_calls(call.query, ml_tables)))
+            # A second connection reads the rows while the first writes the predictions.
+            return _predict(model, self._connection.cursor().sql(sql).to_arrow_reader(_BATCH_ROWS))
         return {
             "CENTROIDS": kmeans.list_centroids,
             "EVALUATE": kmeans.evaluate,
@@ -210,7 +228,7 @@ class LocalEngine:
         folder.mkdir()
         files = [str(folder / f"{number:08d}.parquet") for number in range(len(blobs))]
         with ThreadPoolExecutor(_DOWNLOADS) as pool, translate_errors(self._client, f"reading {options['uris'][0]}"):
-            for _ in pool.map(lambda blob, file: blob.download_to_filename(file), blobs.values(), files):
+            for _ in pool.map(_download, blobs.values(), files):
                 pass
         self._create_table(f"main.objects_{folder.name}", pa.table({"filename": files, "_FILE_NAME": list(blobs)}))
         pattern = str(folder / "*.parquet").replace("'", "''")
@@ -228,17 +246,55 @@ class LocalEngine:
         (uri,) = options["uris"]
         columns = [column.name for column in expression.this.expressions]
         types = {column.args["kind"].sql() for column in expression.this.expressions}
-        if str(options.get("format")).upper() != "CSV" or types != {"TEXT"} or not expression.args.get("overwrite"):
-            raise StatementError("The local engine supports only LOAD DATA OVERWRITE of CSV into STRING columns.")
+        is_csv = str(options.get("format")).upper() == "CSV" and options.get("quote") == ""
+        if not is_csv or types != {"TEXT"} or not expression.args.get("overwrite"):
+            raise StatementError(
+                "The local engine supports only LOAD DATA OVERWRITE of CSV with quote = '' into STRING columns."
+            )
         bucket, name = _split_uri(uri)
-        with translate_errors(self._client, f"reading {uri}"):
-            content = self._client.bucket(bucket).blob(name).download_as_bytes()
-        lines = reference.parse_lines(content)[int(options.get("skip_leading_rows", 0)) :]
-        rows = [[*line, *[None] * (len(columns) - len(line))] for line in lines]
-        values = zip(*rows, strict=True) if rows else [[] for _ in columns]
-        arrays = [pa.array(column, pa.string()) for column in values]
-        self._create_table(_get_table_name(expression.this.this), pa.table(arrays, names=columns))
-        return len(rows)
+        table = _get_table_name(expression.this.this)
+        with tempfile.TemporaryFile() as file:
+            with translate_errors(self._client, f"reading {uri}"):
+                self._client.bucket(bucket).blob(name).download_to_file(file)
+            file.seek(0)
+            lines = islice(reference.read_lines(file), int(options.get("skip_leading_rows", 0)), None)
+            self._create_table(table, _read_csv(lines, columns))
+        return int(self._query_value(f"SELECT COUNT(*) FROM {table}"))  # noqa: S608
+
+
+def _read_csv(lines: Iterator[str], columns: list[str]) -> pa.RecordBatchReader:
+    """Split lines into columns of text; a short line has NULLs."""
+    schema = pa.schema([(name, pa.string()) for name in columns])
+
+    def read_batches() -> Iterator[pa.RecordBatch]:
+        while rows := [reference.split_line(line) for line in islice(lines, _BATCH_ROWS)]:
+            padded = [[*fields, *[None] * (len(columns) - len(fields))] for fields in rows]
+            yield pa.record_batch([pa.array(column, pa.string()) for column in zip(*padded, strict=True)], schema)
+
+    return pa.RecordBatchReader.from_batches(schema, read_batches())
+
+
+def _predict(model: Model, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Stream the result of ML.PREDICT: each batch is computed when it is read."""
+    schema = kmeans.predict(model, _narrow(rows.schema.empty_table())).schema
+    tables = (kmeans.predict(model, _narrow(pa.Table.from_batches([batch]))) for batch in rows)
+    return pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.to_batches()))
+
+
+def _narrow(table: pa.Table) -> pa.Table:
+    """Convert integers of 128 bits: COUNTIF and SUM of INT64 are INT64 in BigQuery, but HUGEINT in DuckDB."""
+    types = [pa.int64() if pa.types.is_decimal(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
+
+
+def _download(blob: storage.Blob, file: str) -> None:
+    """Download an object, and read it all: DuckDB's errors do not name the object.
+
+    Raises:
+        ConfigurationError: it is from another program.
+    """
+    blob.download_to_filename(file)
+    parse_table(Path(file), f"gs://{blob.bucket.name}/{blob.name}", KEY_SCHEMA, with_others=True)
 
 
 # --- ML functions, replaced before parsing ---------------------------------------------------------

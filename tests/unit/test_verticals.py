@@ -33,11 +33,11 @@ def test_the_error_for_a_broken_vertical_names_it_and_the_cause(broken: str, mon
         find_without_cache()
 
 
-@pytest.mark.parametrize(("command", "code"), [("topics", 1), ("ledger", 3)])
-def test_a_broken_vertical_ends_a_command_with_an_error_and_no_traceback(broken: str, command: str, code: int) -> None:
+@pytest.mark.parametrize("command", ["topics", "ledger"])
+def test_a_broken_vertical_ends_a_command_with_an_error_and_no_traceback(broken: str, command: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", RUN, broken, command], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert ended.returncode == code
+    assert ended.returncode == 3
     assert ended.stderr.startswith("error: Cannot import the vertical 'flowers'")
     assert "Traceback" not in ended.stderr

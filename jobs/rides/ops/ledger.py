@@ -7,7 +7,6 @@ elasticsearch = distinct ride_ids of result - refused - superseded
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Message
 from google.cloud import storage
 from numpy.typing import NDArray
@@ -26,7 +24,7 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_d
 from jobs.clients import Systems
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.client import open_consumer, translate_broker_errors
-from jobs.kafka.dead_letter import count_replays, is_dead_letter_of, read_error, read_headers
+from jobs.kafka.dead_letter import count_replays, is_dead_letter_of, read_error, read_headers, read_position
 from jobs.kafka.offsets import (
     SETTLE_S,
     Bounds,
@@ -41,11 +39,11 @@ from jobs.ledger import verdict
 from jobs.ledger.schema import decode_headers, find_schema_faults, parse_value
 from jobs.ledger.verdict import Figure
 from jobs.rides.ops.superseded import Superseded, is_before, is_reprocessing, read_identity, read_mark
+from jobs.rides.transform import KEY_SCHEMA
 from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesSettings
 from jobs.settings import ROOT
-from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
-from jobs.sinks.parquet import join
-from jobs.sinks.parquet import translate_errors as translate_storage_errors
+from jobs.sinks.elasticsearch import translate_errors
+from jobs.sinks.parquet import list_objects, read_table
 
 SCHEMAS = ROOT / "infra" / "kafka" / "schemas"
 
@@ -348,9 +346,7 @@ def _read_dead_letters(
             dead.by_reason[read_error(headers, "exception.class.name")] += 1
         elif is_dead_letter_of(headers, settings.result_topic, INDEX_GROUP):
             dead.refusals += 1
-            texts = read_error(headers, "partition"), read_error(headers, "offset")
-            if all(map(str.isdigit, texts)):  # otherwise it breaks its schema, which is a fault
-                position = int(texts[0]), int(texts[1])
+            if position := read_position(headers):  # otherwise it breaks its schema, which is a fault
                 is_unreadable = read_error(headers, "stage") == "VALUE_CONVERTER"
                 (dead.unreadable if is_unreadable else dead.refused).add(position)
         else:
@@ -386,7 +382,7 @@ def _count_documents(systems: Systems[RidesSettings], expected_min: int, expecte
     client, index = systems.elasticsearch, systems.settings.rides_index
 
     def read_count() -> int:
-        with translate_elasticsearch_errors(client, f"counting {index}"):
+        with translate_errors(client, f"counting {index}"):
             count: int = client.count(index=index, ignore_unavailable=True)["count"]
         return count
 
@@ -411,20 +407,14 @@ def _read_parquet(
     """
 
     def read_positions(blob: storage.Blob) -> pa.Table:
-        return pq.read_table(io.BytesIO(blob.download_as_bytes()), columns=["kafka_partition", "kafka_offset"])
+        return read_table(blob, KEY_SCHEMA).select(["kafka_partition", "kafka_offset"])
 
-    settings = systems.settings
-    with translate_storage_errors(systems.gcs, f"reading bucket {settings.bucket}"):
-        blobs = [
-            blob
-            for blob in systems.gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, ""))
-            if blob.name.endswith(".parquet")
-        ]
-        tables = []
-        with ThreadPoolExecutor(8) as pool:
-            for number, table in enumerate(pool.map(read_positions, blobs), start=1):
-                tables.append(table)
-                systems.progress("counting parquet", number, len(blobs))
+    blobs = list_objects(systems.gcs, systems.settings.bucket, systems.settings.gcs_prefix)
+    tables = []
+    with ThreadPoolExecutor(8) as pool:
+        for number, table in enumerate(pool.map(read_positions, blobs), start=1):
+            tables.append(table)
+            systems.progress("counting parquet", number, len(blobs))
     if not tables:
         return 0, 0, 0, 0
     table = pa.concat_tables(tables)

@@ -24,7 +24,7 @@ from jobs.rides.ops.retention import compute_expiry
 from jobs.rides.ops.superseded import is_reprocessing
 from jobs.rides.transform import SINK_SCHEMA, flatten, make_documents
 from jobs.rides.vertical import EXPORT_GROUP, INDEX_GROUP, TEMPLATE, RidesSettings
-from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines, translate_errors
+from jobs.sinks.elasticsearch import index_batches, make_bulk_lines, set_up_index, translate_errors
 from jobs.sinks.parquet import check_bucket, list_objects, read_rows
 
 _READ_AHEAD = 8  # objects read in parallel
@@ -65,8 +65,7 @@ def reindex(systems: Systems[RidesSettings]) -> Reindexed:
     _check_no_reprocessing(systems)
     index, expiry = settings.rides_index, compute_expiry(settings)
     check_bucket(systems.gcs, settings.bucket)
-    apply_template(elasticsearch, index, TEMPLATE)
-    create_index(elasticsearch, index)
+    set_up_index(elasticsearch, index, TEMPLATE)
     done = Reindexed()
     # Offsets are read before objects: a row that is exported in between is read twice, never missed.
     topic_bounds, claims = _find_unexported(systems)

@@ -25,7 +25,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from jobs import clients
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
-from jobs.kafka.dead_letter import Headers, is_dead_letter_of, read_all_headers, read_error, read_headers
+from jobs.kafka.dead_letter import Headers, is_dead_letter_of, read_all_headers, read_headers, read_position
 from jobs.kafka.lag import wait_until_done
 from jobs.kafka.offsets import (
     Bounds,
@@ -310,9 +310,9 @@ def _find_dead_letters(systems: Systems, client: Consumer) -> set[Position]:
     ranges = {partition: (0, bound.end) for partition, bound in topic_bounds.items()}
     for messages in _scan_ranges(systems, client, settings.dlq_topic, ranges, "reading"):
         for headers in read_all_headers(messages):
-            texts = read_error(headers, "partition"), read_error(headers, "offset")
-            if is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP) and all(map(str.isdigit, texts)):
-                positions.add((int(texts[0]), int(texts[1])))
+            is_ours = is_dead_letter_of(headers, settings.raw_topic, COMPUTE_GROUP)
+            if is_ours and (position := read_position(headers)):
+                positions.add(position)
     return positions
 
 

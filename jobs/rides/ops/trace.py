@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from jobs.clients import Systems
 from jobs.kafka.client import open_consumer, translate_broker_errors
 from jobs.kafka.dead_letter import read_error, read_headers
 from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
 from jobs.kafka.scan import claim_all, scan
+from jobs.kafka.staged import make_message_batch
+from jobs.rides.transform import KEY_SCHEMA, flatten
 from jobs.rides.vertical import RidesSettings
-from jobs.sinks.elasticsearch import translate_errors as translate_elasticsearch_errors
-from jobs.sinks.parquet import join
-from jobs.sinks.parquet import translate_errors as translate_storage_errors
+from jobs.sinks.elasticsearch import translate_errors
+from jobs.sinks.parquet import list_objects, read_table, split_by_hour
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -36,7 +34,12 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
-    """Yield each place that holds the ride, upstream first. Reads whole topics."""
+    """Yield each place that holds the ride, upstream first. Reads whole topics.
+
+    Raises:
+        ConfigurationError: an object of the ride's hour is from another program.
+        ServiceUnavailableError: a service does not answer.
+    """
     settings, config, elasticsearch, gcs = systems.settings, systems.config, systems.elasticsearch, systems.gcs
     hours: set[str] = set()
     with translate_broker_errors(config, "tracing a ride"), open_consumer(config, "trace") as client:
@@ -48,27 +51,19 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
                     if not any(ride_id in text.decode("utf-8", "replace").lower() for text in (key, value)):
                         continue
                     if topic == settings.result_topic:
-                        hours |= _find_hour(value)
+                        rows, _ = flatten(make_message_batch([message]), message.partition())
+                        hours |= {hour for hour, _ in split_by_hour(rows)}
                     headers = read_headers(message)
                     reason, text = (read_error(headers, f"exception.{part}") for part in ("class.name", "message"))
                     position: dict[str, int | str] = {"partition": message.partition(), "offset": message.offset()}
                     yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
-    with translate_elasticsearch_errors(elasticsearch, "looking up a ride"):
+    with translate_errors(elasticsearch, "looking up a ride"):
         answer = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
         if answer.get("found"):
             position = {"_id": ride_id, "version": answer["_version"]}
             yield Sighting(f"Elasticsearch {settings.rides_index}", position, answer["_source"])
-    with translate_storage_errors(gcs, f"reading bucket {settings.bucket}"):
-        for hour in sorted(hours):
-            for blob in gcs.list_blobs(settings.bucket, prefix=join(settings.gcs_prefix, f"{hour}/")):
-                table = pq.read_table(io.BytesIO(blob.download_as_bytes()))
-                for row in table.filter(pc.equal(table["ride_id"], ride_id)).to_pylist():
-                    yield Sighting("Parquet", {"object": f"gs://{settings.bucket}/{blob.name}"}, row)
-
-
-def _find_hour(result: bytes) -> set[str]:
-    """Return the path of the hour whose Parquet objects hold a result; empty if the message is not a result."""
-    try:
-        return {json.loads(result)["ts"][:13].replace("-", "/").replace("T", "/")}
-    except (ValueError, TypeError, KeyError):
-        return set()
+    for hour in sorted(hours):
+        for blob in list_objects(gcs, settings.bucket, settings.gcs_prefix, (hour, hour)):
+            table = read_table(blob, KEY_SCHEMA, with_others=True)
+            for row in table.filter(pc.equal(table["ride_id"], ride_id)).to_pylist():
+                yield Sighting("Parquet", {"object": f"gs://{settings.bucket}/{blob.name}"}, row)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Set
-from html import escape
 from itertools import accumulate
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from jobs.rides.report.formats import format_interval, format_number
 from jobs.rides.report.queries import MAP_ZOOM, Answers, read_metric
 from jobs.rides.zones import Zones
+from jobs.terminal import escape_unprintable
 
 # The title of a card and its plot. A plot of height TALL_PX spans two rows.
 Figure = tuple[str, go.Figure]
@@ -84,7 +85,7 @@ def _draw_rides_per_minute(answers: Answers) -> go.Figure:
             x=times,
             y=[count * per_minute for count in counts],
             width=1_000 * answers.interval_s,
-            name=comfort,
+            name=escape(comfort),
             marker={"color": _choose_colour(comfort), "line": {"width": 0}},
             customdata=counts,
             hovertemplate="%{y:,.1f} rides/min (%{customdata:,} rides)",
@@ -110,7 +111,7 @@ def _draw_average_price(answers: Answers) -> go.Figure:
     comfort_values: list[float | None] = []
     for comfort in _list_comforts(answers):
         values = [read_metric(_map_by_key(bucket["comfort"]).get(comfort, {}).get("price")) for bucket in buckets]
-        _add_line(figure, times, values, name=comfort, colour=_choose_colour(comfort))
+        _add_line(figure, times, values, name=escape(comfort), colour=_choose_colour(comfort))
         comfort_values += values
     values = [read_metric(bucket["price"]) for bucket in buckets]
     _add_line(figure, times, values, name="all rides", colour=_ALL_COLOUR)
@@ -128,7 +129,7 @@ def _draw_comforts(answers: Answers) -> go.Figure:
         total = sum(value or 0 for value in values)
         figure.add_bar(
             x=values,
-            y=comforts,
+            y=[escape(comfort) for comfort in comforts],
             orientation="h",
             name=name,
             marker={"color": [_choose_colour(comfort) for comfort in comforts]},
@@ -159,7 +160,7 @@ def _draw_price_distribution(answers: Answers) -> go.Figure:
             x=[bucket["key"] + answers.price_bin / 2 for bucket in buckets],
             y=[_map_by_key(bucket["comfort"]).get(comfort, {"doc_count": 0})["doc_count"] for bucket in buckets],
             width=answers.price_bin,
-            name=comfort,
+            name=escape(comfort),
             marker={"color": _choose_colour(comfort), "line": {"width": 0.5, "color": "#ffffff"}},
             hovertemplate="%{y:,} rides",
         )
@@ -281,9 +282,9 @@ def _draw_revenue_by_zone(zones: Zones) -> go.Figure:
         parts = {part.label: part for part in zones.revenue if part.comfort == comfort}
         figure.add_bar(
             x=[parts[label].revenue if label in parts else 0.0 for label in labels],
-            y=labels,
+            y=[escape(label) for label in labels],
             orientation="h",
-            name=comfort,
+            name=escape(comfort),
             marker={"color": _choose_colour(comfort), "line": {"width": 0}},
             customdata=[parts[label].rides if label in parts else 0 for label in labels],
             hovertemplate="%{x:,.2f} (%{customdata:,} rides)",
@@ -294,6 +295,11 @@ def _draw_revenue_by_zone(zones: Zones) -> go.Figure:
     )
     figure.update_xaxes(title_text=title, rangemode="tozero")
     return figure.update_yaxes(showgrid=False)
+
+
+def escape(text: str) -> str:
+    """Escape text from outside for the page: unprintable characters, and HTML, which plotly.js interprets in part."""
+    return html.escape(escape_unprintable(text))
 
 
 def _create_figure(**layout: Any) -> go.Figure:

@@ -9,17 +9,22 @@ import random
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
 from elasticsearch import Elasticsearch
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -29,7 +34,7 @@ from jobs.rides.transform import SINK_SCHEMA
 from jobs.rides.vertical import TEMPLATE
 from jobs.sinks import elasticsearch as elasticsearch_sink
 from jobs.sinks import parquet as parquet_sink
-from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines
+from jobs.sinks.elasticsearch import apply_template, create_index, index_batches, make_bulk_lines, set_up_index
 from jobs.sinks.parquet import holds_objects
 from tests.testkit.flow import Exporting, Flow, Sinking, held_when_forgotten
 from tests.testkit.kafka import Raw, produce
@@ -258,7 +263,7 @@ def test_apply_template_adds_new_fields_to_an_existing_index(
 def test_several_processes_create_one_empty_index(sinking: Sinking) -> None:
     """Before the first ride, Kibana's panels say "No results" only if the index exists."""
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: create_index(sinking.elasticsearch, sinking.index), range(4)))
+        list(pool.map(lambda _: create_index(sinking.elasticsearch, sinking.index, TEMPLATE), range(4)))
     (held,) = sinking.elasticsearch.indices.get(index=sinking.index).values()
     assert held["mappings"] == json.loads(TEMPLATE.read_text())["template"]["mappings"]
     assert sinking.documents() == {}
@@ -270,27 +275,103 @@ def test_several_processes_create_one_empty_index(sinking: Sinking) -> None:
 def test_an_alias_counts_as_an_index(sinking: Sinking) -> None:
     indices = sinking.elasticsearch.indices
     indices.create(index=f"{sinking.index}-1", aliases={sinking.index: {}})
-    create_index(sinking.elasticsearch, sinking.index)
+    create_index(sinking.elasticsearch, sinking.index, TEMPLATE)
     assert list(indices.get(index=sinking.index)) == [f"{sinking.index}-1"]
 
 
-def test_no_index_is_created_without_a_template(sinking: Sinking, fresh_name: Callable[[str], str]) -> None:
-    sinking.index = fresh_name("rides")
+def test_the_index_is_created_although_auto_create_index_is_off(
+    sinking: Sinking, fresh_name: Callable[[str], str]
+) -> None:
+    sinking.index = fresh_name("rides")  # without a template
+    cluster = sinking.elasticsearch.cluster
     send(sinking, results(3))
-    with pytest.raises(ConfigurationError, match=rf"{sinking.index} has no template.*make template"):
-        sinking.write()
-    assert not sinking.elasticsearch.indices.exists(index=sinking.index)
+    cluster.put_settings(persistent={"action.auto_create_index": False})
+    try:
+        assert sinking.run() == {}
+    finally:
+        cluster.put_settings(persistent={"action.auto_create_index": None})
+    assert len(sinking.documents()) == 3
+    (held,) = sinking.elasticsearch.indices.get(index=sinking.index).values()
+    assert held["mappings"] == json.loads(TEMPLATE.read_text())["template"]["mappings"]
 
 
-def test_a_changed_template_is_reported(sinking: Sinking) -> None:
-    template = json.loads(TEMPLATE.read_text())
-    template["template"]["mappings"] |= {"dynamic": True}
-    sinking.elasticsearch.indices.put_index_template(
-        name=sinking.index, body={**template, "index_patterns": [sinking.index]}
-    )
+# --- Templates of other teams ---------------------------------------------------------------------
+
+
+@contextmanager
+def catch_all_template(client: Elasticsearch, *, priority: int = 500, **template: Any) -> Iterator[str]:
+    """A template of another team that covers every index; yields its name."""
+    name = f"theirs-{uuid4().hex[:8]}"
+    client.indices.put_index_template(name=name, index_patterns=["*"], priority=priority, template=template)
+    try:
+        yield name
+    finally:
+        client.indices.delete_index_template(name=name)
+
+
+DYNAMIC = {"dynamic": True, "properties": {"comfort": {"type": "text"}, "host": {"type": "keyword"}}}
+
+
+def test_a_catch_all_template_does_not_change_the_index(sinking: Sinking) -> None:
     send(sinking, results(3))
-    with pytest.raises(ConfigurationError, match=rf"{sinking.index}.*dynamic is true"):
-        sinking.write()
+    with catch_all_template(sinking.elasticsearch, mappings=DYNAMIC, settings={"index.refresh_interval": "1h"}):
+        assert sinking.run() == {}
+    (held,) = sinking.elasticsearch.indices.get(index=sinking.index).values()
+    wanted = json.loads(TEMPLATE.read_text())["template"]
+    assert held["mappings"]["dynamic"] == "strict"
+    assert held["mappings"]["properties"].items() >= wanted["mappings"]["properties"].items()
+    assert held["settings"]["index"]["refresh_interval"] == wanted["settings"]["index.refresh_interval"]
+    assert len(sinking.documents()) == 3
+
+
+def test_an_index_made_by_another_template_is_reported_before_writing(sinking: Sinking) -> None:
+    client = sinking.elasticsearch
+    send(sinking, results(3))
+    with catch_all_template(client, mappings=DYNAMIC) as name:
+        client.index(index=sinking.index, id="theirs", document={"a": 1})
+        other = rf"{name} \(patterns \*, priority 500\) outranks ours: raise `priority`"
+        with pytest.raises(ConfigurationError, match=rf"{sinking.index} differs.*comfort.type is text.*{other}"):
+            sinking.write()
+        with pytest.raises(ConfigurationError, match=rf"conflicts with rides-template\.json.*comfort.*{other}.*Delete"):
+            set_up_index(client, sinking.index, TEMPLATE)
+    assert set(sinking.documents()) == {"theirs"}
+    assert set(sinking.offsets().values()) <= {0, None}, "only the plan is committed"
+    client.indices.delete(index=sinking.index)
+    assert sinking.run() == {}
+    assert len(sinking.documents()) == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ({"settings": {"index.default_pipeline": "theirs"}}, "default_pipeline is theirs"),
+        ({"settings": {"index.final_pipeline": "theirs"}}, "final_pipeline is theirs"),
+        ({"mappings": {"_source": {"enabled": False}}}, "_source is disabled"),
+        ({"mappings": {"_routing": {"required": True}}}, "_routing is required"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_of_another_template_that_change_documents_are_reported(
+    sinking: Sinking, template: dict[str, Any], fault: str
+) -> None:
+    send(sinking, results(3))
+    with catch_all_template(sinking.elasticsearch, **template) as name:
+        with pytest.raises(ConfigurationError, match=rf"{sinking.index} differs.*{fault}.*{name}.*priority 500"):
+            sinking.write()
+        with pytest.raises(ConfigurationError, match=fault):
+            set_up_index(sinking.elasticsearch, sinking.index, TEMPLATE)
+    assert sinking.elasticsearch.count(index=sinking.index)["count"] == 0
+
+
+@pytest.mark.usefixtures("index")
+def test_another_template_of_the_same_priority_is_reported(stack: Stack, fresh_name: Callable[[str], str]) -> None:
+    priority, client = json.loads(TEMPLATE.read_text())["priority"], stack.elasticsearch
+    client.indices.delete_index_template(name="rides*")  # those of other tests would refuse this one
+    with (
+        catch_all_template(client, priority=priority) as name,
+        pytest.raises(ConfigurationError, match=rf"rejects rides-template\.json: .*{name}.*change `priority`"),
+    ):
+        apply_template(client, fresh_name("rides"), TEMPLATE)
 
 
 def test_invalid_results_are_dead_letters(sinking: Sinking, exporting: Exporting) -> None:
@@ -489,6 +570,111 @@ def test_an_alias_without_a_write_index_writes_no_dead_letters(
     assert len(sinking.documents()) == 5
 
 
+# --- Protected objects (a fake bucket with a retention policy in front of the emulator) -----------
+
+RETAINED = "is subject to bucket's retention policy or object retention and cannot be deleted or overwritten until 2036"
+HELD = "is under active Temporary hold and cannot be deleted, overwritten or archived until hold is removed."
+NO_RIGHT = "does not have storage.objects.delete access"
+REASONS = {RETAINED: "retentionPolicyNotMet", HELD: "forbidden", NO_RIGHT: "forbidden"}
+
+
+class FakeProtection:
+    """Forwards requests to the emulator, but refuses to overwrite or delete objects, in the words of Cloud Storage."""
+
+    def __init__(self, server: HTTPServer, target: str) -> None:
+        self.message = RETAINED
+        self.refused: list[str] = []
+        self._target = target
+        server.expect_request(re.compile("")).respond_with_handler(self.respond)
+        self.client = connect_storage(f"http://{server.host}:{server.port}")
+
+    def respond(self, request: Request) -> Response:
+        body, path = request.get_data(), request.environ["RAW_URI"]
+        bucket = re.search(r"/b/([^/?]+)", path)
+        if name := self.find_written(request.method, path, body):
+            assert bucket is not None
+            if request.method == "DELETE" or connect_storage(self._target).bucket(bucket[1]).get_blob(name):
+                self.refused.append(name)
+                text = f"Object '{bucket[1]}/{name}' {self.message}"
+                error = {"message": text, "domain": "global", "reason": REASONS[self.message]}
+                return Response(json.dumps({"error": {"code": 403, "message": text, "errors": [error]}}), 403)
+        headers = {key: value for key, value in request.headers if key.lower() not in ("host", "content-length")}
+        answer = requests.request(request.method, self._target + path, data=body, headers=headers, timeout=30)
+        hops = ("content-length", "transfer-encoding", "connection", "content-encoding", "date", "server")
+        kept = {key: value for key, value in answer.headers.items() if key.lower() not in hops}
+        return Response(answer.content, answer.status_code, kept)
+
+    @staticmethod
+    def find_written(method: str, path: str, body: bytes) -> str | None:
+        """The name of the object that a request writes or deletes."""
+        if method == "DELETE":
+            return unquote(path.partition("/o/")[2].partition("?")[0])
+        match = re.search(rb'"name": ?"([^"]+)"', body) if path.startswith("/upload/") else None
+        return match and match[1].decode()
+
+
+def connect_storage(url: str) -> storage.Client:
+    return storage.Client(project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
+
+
+@pytest.fixture
+def protection(httpserver: HTTPServer, stack: Stack) -> FakeProtection:
+    assert stack.settings.gcs_endpoint is not None
+    return FakeProtection(httpserver, stack.settings.gcs_endpoint)
+
+
+def rewrite(exporting: Exporting, change: Callable[[pa.Table], pa.Table] = lambda table: table) -> None:
+    """Write each object again with other bytes, as another version of pyarrow would."""
+    for name, content in exporting.objects().items():
+        buffer = io.BytesIO()
+        pq.write_table(change(pq.read_table(io.BytesIO(content))), buffer, compression="gzip")
+        exporting.gcs.bucket(exporting.bucket).blob(name).upload_from_string(buffer.getvalue())
+
+
+@pytest.mark.parametrize("message", REASONS, ids=REASONS.get)
+@pytest.mark.parametrize("is_upgraded", [False, True], ids=["same bytes", "same rows"])
+def test_a_retry_over_the_protected_objects_of_a_fake_bucket_succeeds(
+    exporting: Exporting, protection: FakeProtection, message: str, is_upgraded: bool
+) -> None:
+    send(exporting, results(30))
+    staged = exporting.staged()
+    exporting.write(staged)
+    if is_upgraded:
+        rewrite(exporting)
+    objects, emulator = exporting.objects(), exporting.gcs
+    exporting.gcs, protection.message = protection.client, message
+    exporting.run()
+    assert sorted(protection.refused) == sorted(objects)
+    exporting.gcs = emulator
+    assert exporting.objects() == objects
+    assert exporting.stage() is None, "the offsets are committed"
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        (RETAINED, "retention policy or object retention .* until 2036. Try again after that.*docs/gcp.md"),
+        (HELD, "under active Temporary hold .*lift the protection.*docs/gcp.md"),
+        (NO_RIGHT, "not allowed. Check the key .*storage.objects.delete"),
+    ],
+    ids=list(REASONS.values()),
+)
+def test_other_content_in_a_fake_protected_bucket_is_reported(
+    exporting: Exporting, protection: FakeProtection, message: str, remedy: str
+) -> None:
+    send(exporting, results(3))
+    staged = exporting.staged()
+    exporting.write(staged)
+    rewrite(exporting, lambda table: table.set_column(3, table.schema.field(3), pa.array(["high"] * len(table))))
+    exporting.gcs, protection.message = protection.client, message
+    with pytest.raises(ConfigurationError, match=f"(?s){remedy}"):
+        exporting.write(staged)
+    blob = protection.client.bucket(exporting.bucket).blob(protection.refused[0])
+    everything = lambda rows: np.ones(len(rows), dtype=bool)  # noqa: E731
+    with pytest.raises(ConfigurationError, match=f"(?s)gs://{exporting.bucket}/{blob.name}.*{remedy}"):
+        parquet_sink.delete_rows(blob, SINK_SCHEMA, (), everything)
+
+
 # --- Unreachable services -------------------------------------------------------------------------
 
 
@@ -512,16 +698,11 @@ def test_an_unreachable_elasticsearch_is_reported(sinking: Sinking, monkeypatch:
 
 
 def test_an_unreachable_cloud_storage_is_reported(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
     monkeypatch.setattr(parquet_sink, "_RETRY", parquet_sink._RETRY.with_timeout(1))
     send(exporting, results(5))
     staged = exporting.staged()
     address = f"http://127.0.0.1:{_closed_port()}"
-    exporting.gcs = storage.Client(
-        project="local", credentials=AnonymousCredentials(), client_options={"api_endpoint": address}
-    )
+    exporting.gcs = connect_storage(address)
     with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):
         exporting.write(staged)
     with pytest.raises(ServiceUnavailableError, match=f"Cloud Storage at {address}"):

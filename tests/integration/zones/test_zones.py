@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,9 +152,8 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     assert result.outside == sum(place["is_outside"] for place in placed.values()) < 0.02 * RIDES
 
     # SQL and loader count the same points of the reference file.
-    report = reference.inspect(
-        stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes(), playbook.build_parameters(settings)
-    )
+    content = stack.gcs.bucket(bucket).blob(reference.OBJECT).download_as_bytes()
+    report = reference.inspect(io.BytesIO(content), playbook.build_parameters(settings))
     (counted,) = answers["12_reference_report"][0].to_records()
     assert counted == {
         "line_count": report.lines,
@@ -306,10 +307,102 @@ def test_a_generated_reference_file_is_written_only_to_the_emulator(
     assert reference.ensure(stack.gcs, values, may_generate=False) == made
 
 
-def test_a_reference_file_in_another_format_is_rejected(stack: Stack, values: Parameters, bucket: str) -> None:
-    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(b"lat,lon\n40.7,-73.9\n")
-    with pytest.raises(ConfigurationError, match=r"no point inside SERVICE_AREA.*date, latitude, longitude, base"):
+CSV = "".join(f"8/1/2014 0:{minute:02d}:00,40.7{minute:02d},-73.99,B02512\n" for minute in range(60))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (CSV.replace(",", ";").encode(), "60 of 60.*line 1, '8/1/2014 0:00:00;40.700.*separated by semicolons"),
+        (CSV.replace(",", "\t").encode(), "60 of 60.*line 1,.*separated by tabs"),
+        (CSV.encode() + 8 * b"no point\n", "8 of 68.*line 61, 'no point': it has 1 of 4 columns"),
+        (b"lat,lon\n40.7,-73.9\n", "2 of 2.*line 1, 'lat,lon': its latitude is not a number"),
+        (CSV.encode("utf-16"), "is in UTF-16. Convert it: iconv"),
+        (CSV.encode("utf-16-le"), "is not a text file, or is in UTF-16"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is an HTML or XML page. Download the file itself"),
+        (gzip.compress(CSV.encode()), "is compressed. Unpack it first"),
+        (b"\n\n", "is empty"),
+    ],
+)
+def test_a_reference_file_in_another_format_is_rejected(
+    stack: Stack, values: Parameters, bucket: str, content: bytes, fault: str
+) -> None:
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(content)
+    expected = rf"gs://{bucket}/{reference.OBJECT}.*{fault}.*The columns must be date, latitude, longitude, base"
+    with pytest.raises(ConfigurationError, match=expected) as raised:
         reference.ensure(stack.gcs, values, may_generate=True)
+    assert "SERVICE_AREA" not in str(raised.value)
+
+
+def test_a_reference_file_of_another_city_blames_the_service_area(
+    stack: Stack, values: Parameters, bucket: str
+) -> None:
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(CSV.replace("40.7", "48.8"))
+    with pytest.raises(ConfigurationError, match=r"60 lines and no point inside SERVICE_AREA=40\.45,.*60 outside"):
+        reference.ensure(stack.gcs, values, may_generate=True)
+
+
+def test_unreadable_lines_of_the_reference_file_are_counted_alike_by_loader_and_sql(
+    stack: Stack, engine: LocalEngine, values: Parameters, bucket: str
+) -> None:
+    bad = ['"8/1/2014,40.7,-73.98,B1', '8/1/2014,"40.7,-73.9"9,B1', "8/1/2014", ' "8/1/2014" , "40.71" ,"-73.9"']
+    lines = CSV.splitlines() + bad + [f'"{field}"' for field in bad[:1]] + CSV.splitlines()[:5]
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string("\n".join(lines))
+    report = reference.ensure(stack.gcs, values, may_generate=False)
+    assert (report.lines, report.unreadable, report.duplicates, report.used) == (70, 2, 6, 62)
+    steps = [step for step in playbook.read_steps("dataset", "train", "look") if step.name < "13"]
+    (counted,) = work.run(engine, steps, values, quiet)["12_reference_report"][0].to_records()
+    assert counted == {
+        "line_count": report.lines,
+        **{name: getattr(report, name) for name in ("unreadable", "duplicates", "outside", "used", "made_up")},
+    }
+
+
+def test_the_playbook_refuses_an_unreadable_reference_file_without_the_loader(
+    stack: Stack, engine: LocalEngine, values: Parameters, bucket: str
+) -> None:
+    """As the DAGs do on BigQuery."""
+    stack.gcs.bucket(bucket).blob(reference.OBJECT).upload_from_string(CSV.replace(",", ";"))
+    with pytest.raises(RefusedError, match=rf"More than a tenth.*gs://{bucket}/reference/uber-split2\.csv.*make bqml"):
+        work.run(engine, playbook.read_steps("dataset", "train"), values, quiet)
+
+
+LOADING = """
+    import dataclasses, resource, sys
+    from jobs.clients import make_storage_client
+    from jobs.settings import load
+    from jobs.zones import playbook, reference, run as work
+    from jobs.zones.local import LocalEngine
+    from jobs.zones.vertical import ZonesSettings
+
+    settings = load(ZonesSettings)
+    client, parameters = make_storage_client(settings), playbook.build_parameters(settings)
+    steps = [step for step in playbook.read_steps("dataset", "train") if step.name < "14"]
+    for bucket in sys.argv[1:]:
+        values = dataclasses.replace(parameters, bucket=bucket)
+        reference.ensure(client, values, may_generate=False)
+        with LocalEngine(client) as engine:
+            (answer,) = work.run(engine, steps, values, lambda *_: None)["13_reference_uber"]
+        print(answer.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_large_reference_file_is_loaded_in_little_memory(
+    stack: Stack, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A month has 750,000 lines. docs/bqml_playbook.md has the figure for a whole training."""
+    buckets = {fresh_name("zones"): points for points in (6_000, 200_000)}
+    for bucket, points in buckets.items():
+        stack.gcs.create_bucket(bucket).blob(reference.OBJECT).upload_from_string(reference.generate(points=points))
+    script = tmp_path / "loading.py"
+    script.write_text(textwrap.dedent(LOADING))
+    done = subprocess.run(
+        [sys.executable, str(script), *buckets],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    (few, before_mib), (many, after_mib) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert (few, many) == (0.98 * 6_000, 195_999)
+    assert after_mib - before_mib < 90, "as lists of texts, the lines would take 128 MiB"
 
 
 def test_a_playbook_run_without_rides_names_the_remedy(engine: LocalEngine, settings: Settings) -> None:
@@ -323,7 +416,12 @@ def test_a_playbook_run_without_rides_names_the_remedy(engine: LocalEngine, sett
 def test_a_stored_model_scores_like_the_trained_one(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], bucket: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match="dag_zones_train"):
+    with pytest.raises(ConfigurationError, match=r"no model gs://.*dag_zones_train"):
+        work.score_locally(settings, stack.gcs, quiet)
+    stack.gcs.bucket(bucket).blob("models/rides/kmeans8.json").upload_from_string('{"models": {')
+    with pytest.raises(
+        ConfigurationError, match=rf"gs://{bucket}/models/rides/kmeans8\.json is not a model.*dag_zones"
+    ):
         work.score_locally(settings, stack.gcs, quiet)
     _, together = whole(engine, settings)
     kept = work.train_locally(settings, stack.gcs, quiet)
@@ -431,7 +529,7 @@ def test_the_bqml_command_prints_steps_and_ends_with_the_revenue(
 def test_the_bqml_command_rejects_another_city(stack: Stack, settings: Settings, tmp_path: Path) -> None:
     put(stack.gcs, settings.bucket, "rides/processed/", ride_rows(50, city="paris"))
     done = command(settings, tmp_path, "--no-scan")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "another city" in done.stderr
     assert "outside" in done.stdout.splitlines()[-3]
     assert not (tmp_path / "zones.json").exists()

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from jobs.kafka.dead_letter import REPLAYED, Headers, Origin, count_replays, make_replay_headers, read_error
+from jobs.kafka.dead_letter import (
+    REPLAYED,
+    Headers,
+    Origin,
+    count_replays,
+    make_replay_headers,
+    read_error,
+    read_position,
+)
 from jobs.kafka.publish import make_error_headers
 from jobs.kafka.staged import REJECT_SCHEMA
 
@@ -62,6 +70,26 @@ def test_the_latest_error_is_read() -> None:
     assert read_error(None, "stage") == ""
     assert read_error([(P + "stage", None)], "stage") == ""
     assert read_error([(P + "stage", b"\xff")], "stage") == "�"
+
+
+@pytest.mark.parametrize(
+    ("partition", "offset", "position"),
+    [
+        ("5", "15951749123", (5, 15_951_749_123)),
+        ("5", "", None),
+        ("x", "1", None),
+        ("-1", "1", None),
+        ("²", "٣", None),
+        ("5", "9" * 5_000, None),  # int() refuses it
+        ("5", str(2**48), None),
+        ("32768", "1", None),
+    ],
+)
+def test_a_position_of_a_foreign_dead_letter_may_be_any_text(
+    partition: str, offset: str, position: tuple[int, int] | None
+) -> None:
+    assert read_position([(P + "partition", partition.encode()), (P + "offset", offset.encode())]) == position
+    assert read_position(None) is None
 
 
 def test_a_replay_replaces_error_headers_with_a_replay_count() -> None:

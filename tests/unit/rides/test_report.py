@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import plotly.graph_objects as go
 import pytest
 from hypothesis import example, given
@@ -309,13 +311,33 @@ def test_revenue_is_shown_by_zone_and_comfort() -> None:
     figure = dict(draw_figures(build_answers(), build_zones()))["Revenue by zone and comfort"]
     bars = map_traces(figure)
     assert list(bars) == ["low", "high"]
-    assert list(bars["low"].y) == ["Kennedy & co", "Midtown"], "the highest at the top"
+    assert list(bars["low"].y) == ["Kennedy &amp; co", "Midtown"], "the highest at the top"
     assert list(bars["low"].x) == [70.0, 50.0]
     assert list(bars["high"].x) == [0.0, 30.0]
     assert list(bars["low"].customdata) == [3, 5]
     assert {name: bar.marker.color for name, bar in bars.items()} == {
         name: COMFORT_COLOURS[name] for name in ("low", "high")
     }
+
+
+def test_comforts_and_labels_from_outside_are_escaped() -> None:
+    """A browser would run the script, follow the direction of the text, and show a link."""
+    nasty, shown = (
+        "<a href='http://x'>\u202e</script>\n",
+        "&lt;a href=&#x27;http://x&#x27;&gt;\\u202e&lt;/script&gt;\\n",
+    )
+    content = json.dumps(msgspec.to_builtins(build_answers())).replace('"low"', json.dumps(nasty))
+    answers = msgspec.json.decode(content, type=Answers)
+    zones = build_zones()
+    revenue = [msgspec.structs.replace(part, label=nasty, comfort=nasty) for part in zones.revenue]
+    figures = dict(draw_figures(answers, msgspec.structs.replace(zones, revenue=revenue)))
+    for title in ("Rides per minute", "Average price", "Price distribution", "Revenue by zone and comfort"):
+        assert shown in map_traces(figures[title]), title
+    assert shown in list(map_traces(figures["Rides and revenue by comfort"])["rides"].y)
+    assert list(map_traces(figures["Revenue by zone and comfort"])[shown].y) == [shown]
+    html = render_page(answers, figures.items(), NOW)
+    assert nasty not in html
+    assert "\u202e" not in html
 
 
 class ResourceParser(HTMLParser):

@@ -365,6 +365,10 @@ LINES = [
 ]
 
 
+def inspect(content: bytes) -> reference.Report:
+    return reference.inspect(io.BytesIO(content), VALUES)
+
+
 @pytest.mark.parametrize("header", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", None])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("is_ended", [True, False], ids=["ended", "unended"])
@@ -376,7 +380,7 @@ def test_every_form_is_read_and_its_invalid_lines_are_counted(
     if start == "quoted":
         lines = [",".join(f'"{field}"' for field in line.split(",")) for line in lines]
     text = (start if start == "\ufeff" else "") + end.join(lines) + (end if is_ended else "")
-    report = reference.inspect(text.encode(), VALUES)
+    report = inspect(text.encode())
     assert report == reference.Report(
         form=header or "no header",  # type: ignore[arg-type]
         lines=len(lines),
@@ -387,7 +391,9 @@ def test_every_form_is_read_and_its_invalid_lines_are_counted(
         made_up=0,
         has_crlf=end == "\r\n",
         ends_with_newline=is_ended,
+        first_fault=f"line {7 + bool(header)}, {lines[6 + bool(header)]!r}: its latitude is not a number",
     )
+    assert report.first_fault in str(report)
     assert ("CRLF" in str(report), "no final newline" in str(report)) == (end == "\r\n", not is_ended)
     assert "GENERATED" not in str(report)
 
@@ -396,7 +402,7 @@ def test_every_form_is_read_and_its_invalid_lines_are_counted(
 def test_the_generated_file_is_labelled_and_has_the_same_forms_and_faults(form: Any) -> None:
     content = reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
     assert content == reference.generate(form, points=1_000, has_crlf=form == "no header", ends_with_newline=True)
-    report = reference.inspect(content, VALUES)
+    report = inspect(content)
     assert (report.form, report.made_up, report.has_crlf) == (form, 1_000, form == "no header")
     assert (report.duplicates, report.outside, report.used) == (10, 10, 980)
     assert str(report).startswith("a GENERATED stand-in")
@@ -405,7 +411,45 @@ def test_the_generated_file_is_labelled_and_has_the_same_forms_and_faults(form: 
 
 
 def test_an_empty_file_has_no_points() -> None:
-    assert reference.inspect(b"", VALUES).used == 0
+    assert inspect(b"").used == 0
+
+
+def test_an_unbalanced_quote_costs_only_its_own_line() -> None:
+    lines = [f'8/1/2014 0:{minute:02d}:00,40.7366,-73.9906,"B02512"' for minute in range(50)]
+    lines[10] = '"8/1/2014 0:10:00,40.7366,-73.9906,B02512'  # the coordinates can be read
+    lines[20] = '8/1/2014 0:20:00,"40.7366,-73.99"06,B02512'
+    report = inspect("\n".join(lines).encode())
+    assert (report.lines, report.used, report.unreadable) == (50, 49, 1)
+    assert report.first_fault == f"line 21, {lines[20]!r}: its longitude is not a number"
+
+
+@pytest.mark.parametrize(("unreadable", "is_refused"), [(11, False), (12, True)])
+def test_a_file_with_more_than_a_tenth_unreadable_is_refused(unreadable: int, is_refused: bool) -> None:
+    """One more may be a header that is not known."""
+    lines = unreadable * ["no,latitude,here"] + (100 - unreadable) * LINES[:1]
+    assert inspect("\n".join(lines).encode()).is_refused == is_refused
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("8/1/2014;40,7366;-73,9906;B02512", "it is separated by semicolons"),
+        ("8/1/2014;40.7366;-73.9906;B02512", "it is separated by semicolons"),
+        ("8/1/2014\t40.7366\t-73.9906\tB02512", "it is separated by tabs"),
+        ("8/1/2014|40.7366|-73.9906|B02512", "it is separated by vertical bars"),
+        ("40.7366,-73.9906", "it has 2 of 4 columns"),
+        ("8/1/2014,40.7366,west,B02512", "its longitude is not a number"),
+        ("\x1b[2J\u202e,x,y", "its latitude is not a number"),
+    ],
+)
+def test_the_first_unreadable_line_is_shown_with_the_reason(line: str, fault: str) -> None:
+    report = inspect("\n".join([*LINES[:2], line, *LINES[:2], "another"]).encode())
+    assert report.first_fault == f"line 3, {line!r}: {fault}"
+    assert report.first_fault.isprintable()
+
+
+def test_a_long_line_is_shown_shortened() -> None:
+    assert len(inspect(b"x" * 1_000_000).first_fault) < 200
 
 
 # --- The document ---------------------------------------------------------------------------------

@@ -141,6 +141,11 @@ def test_rows_of_a_table_created_on_fake_bigquery_are_counted(fake: FakeBigQuery
         ((404, "notFound", "Not found: Table rides.zones"), StatementError, "BIGQUERY_LOCATION"),
         ((400, "invalidQuery", "Assertion failed: of another city"), RefusedError, "^of another city$"),
         ((400, "bytesBilledLimitExceeded", "over the limit"), ConfigurationError, "BIGQUERY_MAX_BYTES_BILLED"),
+        (
+            (400, "invalid", "Error while reading table: x, error message: Not Parquet. File: gs://b/p/theirs.parquet"),
+            ConfigurationError,
+            "gs://b/p/theirs.parquet.*Move it to another prefix, or delete it",
+        ),
         ((501, "notImplemented", "not today"), ServiceUnavailableError, "safe to run it again"),
     ],
 )
