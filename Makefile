@@ -4,6 +4,8 @@
 RIDES ?= 20000
 COUNT ?=
 RATE ?= 100
+# Tickets that `make tickets-demo` sends.
+TICKETS ?= 1000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
@@ -91,8 +93,8 @@ dashboard-export: install-tools  ## Export the dashboard from Kibana to infra/ki
 .PHONY: local-up local-status local-down local-doctor
 local-up: install  ## Start the services that VERTICAL=rides needs; safe to repeat
 	@$(PY) -m infra.local up --vertical $(or $(VERTICAL),rides)
-	@$(PY) -m jobs topics
-	@$(PY) -m jobs template
+	@$(PY) -m jobs topics $(VERTICAL)
+	@$(PY) -m jobs template $(VERTICAL)
 
 local-status: install  ## Show each service, its address and its health
 	@$(PY) -m infra.local status
@@ -146,6 +148,24 @@ dlq: install-tools  ## Show the latest dead letters and their reasons: COUNT=20
 
 dlq-replay: install-tools  ## Send each dead letter back to its source topic, once
 	@$(PY) -m jobs dlq-replay
+
+##@ Tickets (docs/tickets.md)
+.PHONY: tickets-demo tickets-produce tickets-process tickets-view
+tickets-demo: .venv-spark/.stamp  ## Start Kafka without Docker, send TICKETS=1000 tickets through Spark, prove that all arrived
+	@$(MAKE) local-up VERTICAL=tickets
+	@$(PY) -m jobs tickets produce --rate 0 --count $(TICKETS) --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs tickets process
+	@$(PY) -m jobs ledger tickets
+	@$(PY) -m jobs tickets view
+
+tickets-produce: install-tools  ## Send tickets: COUNT=1000 (default: until Ctrl-C)
+	@$(PY) -m jobs tickets produce $(if $(COUNT),--count $(COUNT))
+
+tickets-process: .venv-spark/.stamp  ## Process the tickets with Spark: MODE=batch|stream FORMAT=parquet|json
+	@$(PY) -m jobs tickets process $(if $(MODE),--mode $(MODE)) $(if $(FORMAT),--output-format $(FORMAT))
+
+tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html; TICKET=<id> shows one ticket
+	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup

@@ -55,11 +55,16 @@ def topics(
 
 
 @app.command()
-def template() -> None:
+def template(
+    vertical: Annotated[str, typer.Argument(help="Only if this vertical uses Elasticsearch.")] = "rides",
+) -> None:
     """Apply the Elasticsearch index templates of infra/elasticsearch, and create the indices that are missing."""
     from jobs.sinks.elasticsearch import apply_template, create_index
 
     settings = load(merge_settings())
+    if "elasticsearch" not in find_vertical(vertical).services:
+        console.print(f"The vertical {vertical} has no Elasticsearch.")
+        return
     client = make_elasticsearch_admin(settings)
     for index, path in list_index_templates(settings).items():
         apply_template(client, index, path)
