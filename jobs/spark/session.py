@@ -31,11 +31,12 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %p %c{1}: %m%n
 
 
 @contextmanager
-def open_session(name: str, *, memory: str, cores: int) -> Iterator[SparkSession]:
+def open_session(name: str, *, memory: str, cores: int, java_options: str = "") -> Iterator[SparkSession]:
     """A session whose Java and scratch files are in one temporary folder (TMPDIR). All times are in UTC.
 
     Args:
         memory: the heap of the one Java process: 512m, 2g.
+        java_options: further options of it.
 
     Raises:
         ConfigurationError: the Kafka connector is not installed.
@@ -53,11 +54,12 @@ def open_session(name: str, *, memory: str, cores: int) -> Iterator[SparkSession
             "TZ": "UTC",
         }
         time.tzset()
+        options = f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j} {java_options}"
         settings = {
             "spark.driver.memory": memory,
             "spark.driver.bindAddress": LOOPBACK,
             "spark.driver.host": LOOPBACK,
-            "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j}",
+            "spark.driver.defaultJavaOptions": options,
             "spark.local.dir": str(folder / "scratch"),
             "spark.sql.warehouse.dir": str(folder / "warehouse"),
             "spark.ui.enabled": "false",

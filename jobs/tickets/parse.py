@@ -31,11 +31,8 @@ def parse_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
     """Add the columns of ADDED to messages with at least a column `value`."""
     for batch in batches:
         rows = [_parse(value) for value in batch["value"].to_pylist()]
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), ADDED, strict=True)]
-        yield pa.RecordBatch.from_arrays(
-            [*batch.columns, *(columns or [pa.nulls(0, field.type) for field in ADDED])],
-            names=[*batch.schema.names, *ADDED.names],
-        )
+        columns = [pa.array([row[number] for row in rows], field.type) for number, field in enumerate(ADDED)]
+        yield pa.RecordBatch.from_arrays([*batch.columns, *columns], names=[*batch.schema.names, *ADDED.names])
 
 
 def _parse(value: bytes | None) -> tuple[object, ...]:

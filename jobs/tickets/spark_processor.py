@@ -33,6 +33,8 @@ log = logging.getLogger("ticket_processor")
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 REMEDY = "raise the limit (in Docker: TICKETS_PROCESSOR_LIMIT in .env, then `docker compose --profile tickets up -d`)"
+# Half of the CPU time of a batch of a thousand tickets: 32 s instead of 59 s, most of it for the start of Java.
+JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 LOOK_EVERY_S = 1.0
 # A file that the stream touches while it runs, for the health check in Docker.
 ALIVE = "alive"
@@ -151,7 +153,12 @@ def stream(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], f
 
 
 def _open(settings: TicketsSettings) -> AbstractContextManager[SparkSession]:
-    return open_session("tickets", memory=settings.tickets_spark_memory, cores=settings.tickets_spark_executor_cores)
+    return open_session(
+        "tickets",
+        memory=settings.tickets_spark_memory,
+        cores=settings.tickets_spark_executor_cores,
+        java_options=JAVA_OPTIONS,
+    )
 
 
 if __name__ == "__main__":

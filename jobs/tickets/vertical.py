@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import Field, field_validator
 
 from jobs.settings import ROOT, Name, Settings
 from jobs.vertical import Vertical
@@ -13,37 +14,49 @@ from jobs.vertical import Vertical
 # The consumer group that shows the position of the stream to other tools.
 GROUP = "ticket_processor"
 
-
-def _also(name: str) -> Any:
-    """A second name of a setting, without the vertical's name: that of the exercise that the vertical follows."""
-    return Field(validation_alias=AliasChoices(f"tickets_{name}", name))
+# Settings that also have the names of the exercise that this vertical follows.
+_SHORT = (
+    "topic_name",
+    "topic_partitions",
+    "topic_replication",
+    "producer_rate",
+    "producer_timeout",
+    "spark_memory",
+    "spark_executor_cores",
+    "output_format",
+    "output_path",
+    "log_level",
+    "environment",
+    "redpanda_broker_local",
+)
 
 
 class TicketsSettings(Settings):
     """The settings of tickets.
 
-    Each also has a name without `tickets_`. Other programs may use such a name too, and all verticals read their
-    settings together: so the processor checks these values, and others' values do no harm.
+    Most also have a name without `tickets_`. Other programs may use such a name too, and all verticals read their
+    settings together. So the processor checks the texts, and those of other programs do no harm.
     """
 
     topic_settings: ClassVar[tuple[str, ...]] = ("tickets_topic_name",)
+    second_names: ClassVar[Mapping[str, str]] = {f"tickets_{name}": name for name in _SHORT}
 
-    tickets_topic_name: Annotated[Name, _also("topic_name")] = "client_tickets"
-    tickets_topic_partitions: Annotated[int, Field(ge=1), _also("topic_partitions")] = 3
-    tickets_topic_replication: Annotated[int, Field(ge=1), _also("topic_replication")] = 1
+    tickets_topic_name: Name = "client_tickets"
+    tickets_topic_partitions: Annotated[int, Field(ge=1)] = 3
+    tickets_topic_replication: Annotated[int, Field(ge=1)] = 1
     # Tickets per second.
-    tickets_producer_rate: Annotated[float, Field(ge=0), _also("producer_rate")] = 10
+    tickets_producer_rate: Annotated[float, Field(ge=0)] = 10
     # Seconds to keep trying while no broker answers.
-    tickets_producer_timeout: Annotated[float, Field(ge=1), _also("producer_timeout")] = 30
-    tickets_spark_memory: Annotated[str, _also("spark_memory")] = "1g"
-    tickets_spark_executor_cores: Annotated[int, Field(ge=1), _also("spark_executor_cores")] = 2
-    tickets_output_format: Annotated[str, _also("output_format")] = "parquet"
-    tickets_output_path: Annotated[Path, _also("output_path")] = ROOT / "data" / "output"
-    tickets_log_level: Annotated[str, _also("log_level")] = "INFO"
+    tickets_producer_timeout: Annotated[float, Field(ge=1)] = 30
+    tickets_spark_memory: str = "1g"
+    tickets_spark_executor_cores: Annotated[int, Field(ge=1)] = 2
+    tickets_output_format: str = "parquet"
+    tickets_output_path: Path = ROOT / "data" / "output"
+    tickets_log_level: str = "INFO"
     # docker: the processor gives its files to the owner of the output folder.
-    tickets_environment: Annotated[str, _also("environment")] = "local"
+    tickets_environment: str = "local"
     # host:port of the tickets' broker. Default: the stack's Kafka.
-    tickets_redpanda_broker_local: Annotated[str, _also("redpanda_broker_local")] = ""
+    tickets_redpanda_broker_local: str = ""
 
     # host:port of a StatsD server for the stream's metrics; empty: none.
     tickets_statsd: str = ""
