@@ -79,8 +79,9 @@ class Topic:
     def read_id(self) -> str:
         """What changes when the topic is recreated: the ids of the cluster and of the topic."""
         with translate_broker_errors(self.config, f"reading the id of {self.name}"):
-            cluster = AdminClient({**QUIET, **self.config}).describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
-            return f"{cluster.result().cluster_id}/{read_topic_id(self.config, self.name)}"
+            admin = AdminClient({**QUIET, **self.config})  # must live until the answer arrives
+            cluster = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
+            return f"{cluster.cluster_id}/{read_topic_id(self.config, self.name)}"
 
     def commit(self, group: str, ends: Ends) -> None:
         """Commit offsets for a consumer group that only shows the position to other tools."""

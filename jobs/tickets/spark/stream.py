@@ -47,7 +47,7 @@ class Stream:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def start(self, spark: SparkSession, trigger_s: float = TRIGGER_S) -> StreamingQuery:
+    def start(self, spark: SparkSession) -> StreamingQuery:
         """Start the query. It continues where the checkpoint is, or at the first message of the topic."""
         source = spark.readStream.format("kafka").options(
             **self.topic.options,
@@ -59,7 +59,7 @@ class Stream:
             source.load()
             .writeStream.queryName(self.topic.name)
             .option("checkpointLocation", str(self.checkpoint))
-            .trigger(processingTime=f"{trigger_s} seconds")
+            .trigger(processingTime=f"{TRIGGER_S} seconds")
             .foreachBatch(self.process)
             .start()
         )
