@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pyspark
@@ -74,7 +74,8 @@ def open_session(name: str, *, memory: str, cores: int, java_options: str = "") 
         builder = SparkSession.builder.appName(name).master(f"local[{cores}]")
         for key, value in settings.items():
             builder = builder.config(key, value)
-        spark = builder.getOrCreate()
+        with chdir(folder):  # where Java makes a folder `artifacts`
+            spark = builder.getOrCreate()
         try:
             yield spark
         finally:
