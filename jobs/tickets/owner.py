@@ -8,11 +8,10 @@ from pathlib import Path
 
 
 def become_owner(folder: Path) -> None:
-    """If this process is root, become the owner of a folder, which is created if it is missing."""
+    """If this process is root, become the owner of a folder, or of the folder in which it will be created."""
     if os.getuid() != 0:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder.stat()
+    owner = next(place for place in (folder, *folder.parents) if place.exists()).stat()
     if owner.st_uid == 0:
         return
     try:
