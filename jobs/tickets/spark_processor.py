@@ -113,8 +113,7 @@ def process(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], 
     """Process one batch."""
     if is_locked(settings.tickets_state):
         log.warning(
-            "A stream is running: its next batch replaces the outputs in %s. For a folder of this batch, set "
-            "OUTPUT_PATH.",
+            "A stream is running. If it writes to %s too, its next batch replaces these outputs: set another OUTPUT_PATH.",
             settings.tickets_output_path,
         )
     with _open(settings) as spark:
@@ -141,6 +140,7 @@ def stream(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], f
     with open_checkpoint(folder, job) as checkpoint:
         first = {partition: bound.low for partition, bound in bounds.items()}
         check_position(checkpoint, topic.name, first, {partition: bound.end for partition, bound in bounds.items()})
+        (folder / ALIVE).unlink(missing_ok=True)
         with _open(settings) as spark:
             query = Stream(topic, folder, settings.tickets_output_path, fmt, report).start(spark)
             while query.isActive and not stopped.wait(LOOK_EVERY_S):
