@@ -113,7 +113,7 @@ def process(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], 
     """Process one batch."""
     if is_locked(settings.tickets_state):
         log.warning(
-            "A stream is running. If it writes to %s too, its next batch replaces these outputs: set another OUTPUT_PATH.",
+            "A stream is running. If it also writes to %s, its next batch replaces these outputs. Or set OUTPUT_PATH.",
             settings.tickets_output_path,
         )
     with _open(settings) as spark:
