@@ -16,7 +16,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 COLOURS = dict(zip(PRIORITIES, ("#b9c6d6", "#5b8fd0", "#f0a33c", "#d0453f"), strict=True))
 WIDTH, ROW, LABEL = 600, 34, 165  # px
 COLUMNS, HEIGHT = 40, 160
-NEWEST = 15
+NEWEST = 10
 
 Row = dict[str, Any]
 
@@ -35,7 +35,7 @@ def render_page(outputs: Outputs) -> str:
         "Rejected messages": rejected["count"],
     }
     cards = {
-        "Open work by team and priority": draw_teams(outputs),
+        "Tickets by team and priority": draw_teams(outputs),
         "Tickets by time of creation": draw_times(outputs),
         f"Newest {NEWEST} critical tickets": make_table(
             outputs.query(
@@ -154,7 +154,9 @@ def make_table(rows: Sequence[Row]) -> str:
     """An HTML table with the columns of the rows."""
     if not rows:
         return "<p>None</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    head = "".join(
+        f"<th{' class=number' if isinstance(value, int) else ''}>{escape(name)}</th>" for name, value in rows[0].items()
+    )
     body = "".join(f"<tr>{''.join(map(_make_cell, row.values()))}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
