@@ -22,9 +22,15 @@ ROUNDS ?= 1
 DEMOS ?= 1
 TARGETS ?=
 
+# Programs that a target starts inherit the variables of jobs/inherited.txt and the settings, nothing else.
+INHERITED := $(subst *,%,$(shell grep -v '^#' jobs/inherited.txt))
+SETTINGS := $(shell sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' .env.example infra/airflow/env/*.env)
+ENVIRONMENT := $(foreach name,$(.VARIABLES),$(if $(filter environment,$(origin $(name))),$(name)))
+unexport $(filter-out $(INHERITED) $(SETTINGS) MAKE%,$(ENVIRONMENT))
+
 # The first of these that exists and that Airflow supports.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+	$$python -E -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
 PY := .venv/bin/python
 # uv uses the same mirror as pip.
 ifdef PIP_INDEX_URL
@@ -252,9 +258,9 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 .venv/bin/uv: requirements/bootstrap.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on the PATH. Install one (Debian: apt install \
 	python3 python3-venv; macOS: brew install python@3.13), or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
-	@test -x $(PY) || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual \
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual \
 	environment. Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check --retries 2 --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
+	@PIP_USER=0 $(PY) -m pip install --quiet --disable-pip-version-check --retries 2 --require-hashes -r $< || { echo "$(UNREACHABLE)" >&2; exit 1; }
 	@touch $@
 
 .venv/.%.stamp: requirements/%.txt .venv/bin/uv

@@ -1,4 +1,4 @@
-"""What a check before a start finds, and how it is told."""
+"""The findings of the checks before a start, and how they are shown."""
 
 from __future__ import annotations
 

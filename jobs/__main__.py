@@ -11,6 +11,7 @@ import traceback
 from jobs.cli import dead_letters, flow, ledger, stack  # noqa: F401
 from jobs.cli.app import app, error_console
 from jobs.errors import DatastreamError
+from jobs.inherited import adopt_proxies
 from jobs.ledger.verdict import Verdict
 from jobs.terminal import print_error
 from jobs.verticals import find_verticals
@@ -30,6 +31,7 @@ except Exception as error:
 
 def main() -> None:
     """Run a command. A DatastreamError is printed without a traceback."""
+    adopt_proxies()
     try:
         app()
     except DatastreamError as error:

@@ -85,8 +85,12 @@ def make_storage_client(settings: Settings) -> storage.Client:
     from google.cloud import storage
 
     if settings.gcs_endpoint is not None:
-        options = {"api_endpoint": settings.gcs_endpoint}
-        return storage.Client(project="datastream", credentials=AnonymousCredentials(), client_options=options)
+        return storage.Client(
+            project="datastream",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": settings.gcs_endpoint},
+            _http=make_local_session(),
+        )
     credentials, project = load_google_credentials(settings, "Google Cloud Storage")
     return storage.Client(project=project or "datastream", credentials=credentials)
 

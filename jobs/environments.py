@@ -16,27 +16,11 @@ from pathlib import Path
 
 from jobs import tether
 from jobs.errors import CommandError, ConfigurationError
+from jobs.inherited import make_environment
 from jobs.settings import ROOT, Settings
 
 IMAGE_FOLDER = Path("/opt/venv")
 LAST_LINES = 10
-
-# In the environment of every process of a stack without Docker; its value is the state folder.
-STACK_MARK = "DATASTREAM_STACK"
-
-# The variables that a subprocess inherits: user, locale, certificates, proxies, Google's login.
-INHERITED = (
-    "HOME", "USER", "LOGNAME", "PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
-    "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT", STACK_MARK,
-)  # fmt: skip
-
-
-def read_inherited_variables() -> dict[str, str]:
-    """The variables of this process that a subprocess inherits."""
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def find_interpreter(requirement_set: str) -> Path:
@@ -84,9 +68,9 @@ class Command:
 
     def __init__(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> None:
         self._command = [str(part) for part in command]
-        inherited = read_inherited_variables()
-        path = os.pathsep.join([str(Path(self._command[0]).parent), inherited.get("PATH", os.defpath)])
-        self._environment = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
+        environment = make_environment({"PYTHONUNBUFFERED": "1", **variables})
+        path = os.pathsep.join([str(Path(self._command[0]).parent), environment["PATH"]])
+        self._environment = {**environment, "PATH": path}
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, log: Callable[[str], None]) -> None:

@@ -5,11 +5,13 @@ A vertical adds its settings in a subclass (jobs/<vertical>/vertical.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -18,8 +20,62 @@ from jobs.errors import ConfigurationError
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 
+
+def _check_url(text: str) -> str:
+    """Check that a URL has scheme, host and port, and nothing else; returns it without a trailing slash.
+
+    Raises:
+        ValueError: says what is wrong without repeating a password.
+    """
+    if not text:
+        return text
+    try:
+        url = urlsplit(text)
+        is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port is not None
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError("a URL with scheme, host and port is needed, for example http://127.0.0.1:9200")
+    if "@" in url.netloc:
+        raise ValueError("a URL cannot have a login: users and passwords have settings of their own")
+    if url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("the URL must end after the port")
+    return f"{url.scheme}://{url.netloc}"
+
+
+_BROKER = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})", re.ASCII)
+
+
+def _check_brokers(text: str) -> str:
+    """Check a list of host:port; returns it without spaces."""
+    brokers = [broker.strip() for broker in text.split(",") if broker.strip()]
+    for broker in brokers:
+        match = _BROKER.fullmatch(broker)
+        if not match or not 1 <= int(match[2]) <= 65535:
+            raise ValueError(f"{broker!r} is not host:port, for example 127.0.0.1:29092")
+    return ",".join(brokers)
+
+
+def _check_folder_url(text: str) -> str:
+    """Check file:///path or gs://bucket/path; returns it without a trailing slash."""
+    if not text:
+        return text
+    url = urlsplit(text)
+    is_local = url.scheme == "file" and not url.netloc and url.path.startswith("/")
+    if not is_local and not (url.scheme == "gs" and url.netloc):
+        raise ValueError("file:///path or gs://bucket/path is needed")
+    return text.rstrip("/")
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, AfterValidator(_check_url)]
+# https://kafka.apache.org/41/javadoc/org/apache/kafka/common/internals/Topic.html
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+# https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-indices-create
+Index = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,254}$")]
+# https://cloud.google.com/storage/docs/buckets#naming
+Bucket = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])?$")]
 S = TypeVar("S", bound="Settings")
 
 
@@ -60,7 +116,10 @@ class _SecondNames(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """The settings that `.env.example` explains, with names in lower case. Immutable."""
 
-    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    # utf-8-sig: editors on Windows write a byte-order mark.
+    model_config = SettingsConfigDict(
+        env_file=ROOT / ".env", env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     # The names of the settings that hold topic names, without those of the base classes.
     topic_settings: ClassVar[tuple[str, ...]] = ()
@@ -87,23 +146,23 @@ class Settings(BaseSettings):
     elasticsearch_reader_password: Name = "changeme"  # noqa: S105
 
     # Addresses of the services, if they are not on the ports above.
-    kafka_bootstrap_servers: str = ""
-    elasticsearch_url: str = ""
-    kibana_url: str = ""
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_check_brokers)] = ""
+    elasticsearch_url: Url = ""
+    kibana_url: Url = ""
     # auto: Google Cloud Storage if GCS_BUCKET and GOOGLE_APPLICATION_CREDENTIALS are set, else the emulator.
     cloud_storage: Literal["auto", "emulator", "google"] = "auto"
-    gcs_emulator_url: str = ""
+    gcs_emulator_url: Url = ""
     google_application_credentials: str = ""
 
     es_version: Name = "9.5.3"
-    gcs_bucket: str = ""
+    gcs_bucket: Bucket = ""
 
     poll_wait_s: Annotated[float, Field(ge=0, le=600)] = 30
     max_records_per_run: Annotated[int, Field(ge=1)] = 1_000_000
     # The producer's queue is twice as long, and its limit is 2**31 - 1.
     chunk_records: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50_000
     chunk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
-    staging_url: str = ""
+    staging_url: Annotated[str, AfterValidator(_check_folder_url)] = ""
 
     # Days; 0 keeps everything.
     airflow_retention_days: Annotated[int, Field(ge=0)] = 7
@@ -123,7 +182,18 @@ class Settings(BaseSettings):
     @field_validator("datastream_state")
     @classmethod
     def _make_absolute(cls, path: Path) -> Path:
-        return path if path.is_absolute() else ROOT / path
+        return ROOT / _expand_home(path)
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if self.cloud_storage == "google" and not self.gcs_bucket:
+            raise ConfigurationError("CLOUD_STORAGE=google needs a bucket: set GCS_BUCKET in .env.")
+        if self.staging_url.startswith("gs:") and self.gcs_endpoint is not None:
+            raise ConfigurationError(
+                f"STAGING_URL={self.staging_url} is at Google, but CLOUD_STORAGE={self.cloud_storage} selects the "
+                "emulator. Set CLOUD_STORAGE=google, or stage files under file:///path."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_topics(self) -> Self:
@@ -162,12 +232,19 @@ class Settings(BaseSettings):
         """The key file; None for the default credentials (gcloud's login, a workload identity)."""
         # Docker Compose resolves relative paths from infra/.
         path = self.google_application_credentials
-        return ROOT / "infra" / path if path else None
+        return ROOT / "infra" / _expand_home(Path(path)) if path else None
 
     @property
     def staging(self) -> str:
         """URL of the folder for staged files, without a trailing slash."""
-        return (self.staging_url or (self.datastream_state / "staging").as_uri()).rstrip("/")
+        return self.staging_url or (self.datastream_state / "staging").as_uri()
+
+
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{path}: the home folder is unknown. Write the whole path.") from error
 
 
 def list_variables(kind: type[BaseSettings], field: str) -> list[str]:
@@ -186,6 +263,16 @@ def load(kind: type[S]) -> S:
         return kind()
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])).upper()}={fault['input']!r}: {fault['msg']}" for fault in error.errors()
+            _describe_fault(str(fault["loc"][0]), fault["input"], fault["msg"]) for fault in error.errors()
         )
         raise ConfigurationError(f"{faults}. Set it in the environment or in .env (see .env.example).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{kind.model_config['env_file']} is not UTF-8. Save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigurationError(f"The settings file cannot be read: {error}") from error
+
+
+def _describe_fault(name: str, value: object, reason: str) -> str:
+    """Name a setting, its value without passwords, and what is wrong with it."""
+    shown = "…" if name.endswith("password") else re.sub(r"//[^/@]*@", "//…@", str(value))
+    return f"{name.upper()}={shown!r}: {reason.removeprefix('Value error, ')}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -21,13 +23,30 @@ from jobs.errors import DatastreamError
 _UNLIMITED = 100_000
 _MAX_VALUE_LENGTH = 2_000
 
+# What replaces characters that the encoding of the output does not have.
+_PLAIN = {"✓": "ok", "✗": "FAILED", "…": "...", "→": "->", "–": "-", "—": "-"}
+
+
+def _write_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(char) or ascii(char)[1:-1] for char in missing), error.end
+
+
+codecs.register_error("plain", _write_plain)
+
 
 def make_console(*, stderr: bool = False) -> Console:
     """Make a console. Output to a file or a pipe has no colours and no wrapped lines, and does not depend on COLUMNS.
 
-    A terminal wraps long lines itself. The console does not colour numbers or replace emoji codes.
+    A terminal wraps long lines itself. The console does not colour numbers or replace emoji codes. Characters that the
+    output's encoding does not have are replaced.
     """
-    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="plain")
+    is_terminal = stream.isatty()
     return Console(
         stderr=stderr,
         force_terminal=is_terminal,

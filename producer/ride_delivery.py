@@ -14,7 +14,7 @@ from confluent_kafka import Message as Report
 from ride_messages import Message
 
 ANSWER_S = 5.0  # timeout of the first request to a broker
-DELIVERY_S = 30  # timeout until a message is acknowledged
+DELIVERY_S = 120  # timeout until a message is acknowledged; as in the Java client, longer than a broker's restart
 BURST = 500  # the most messages sent before the rate is checked again
 TICK_S = 0.005  # shortest pause between two bursts
 LONGEST_PAUSE_S = 0.2  # so that a stop request takes effect soon

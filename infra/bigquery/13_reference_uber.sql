@@ -1,4 +1,4 @@
--- What the model learns from: pick-ups in the service area, each once. One far point would get a cluster of its own.
+-- What the model learns from: pick-ups in the service area, each once. One far point would become a separate cluster.
 -- role: train
 CREATE OR REPLACE TABLE ${dataset}.reference_uber AS
 SELECT longitude, latitude

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from playwright.sync_api import Error, Page, expect, sync_playwright
+from playwright.sync_api import Error, Page, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as WaitError
 
 from infra.kibana.saved_objects import Key, SavedObject, key, objects_folder, read
@@ -25,7 +25,7 @@ from jobs.terminal import make_console, print_error
 from jobs.verticals import find_verticals
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
+SIZE: ViewportSize = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
 SHOWN_MS = 60_000
 RENDERED_MS = 180_000
 SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading

@@ -130,8 +130,6 @@ def _check_storage(settings: Settings) -> Finding:
             )
             return Finding(name, True, advice, is_advice=True)
         return Finding(name, True, "the emulator")
-    if not settings.gcs_bucket:
-        return Finding(name, False, "CLOUD_STORAGE=google needs a bucket: set GCS_BUCKET in .env.")
     if file is None:
         advice = "Google's, with the credentials that this machine gives its containers"
         return Finding(name, True, advice, is_advice=True)

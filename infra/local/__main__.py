@@ -17,6 +17,7 @@ if sys.platform == "win32":
     sys.exit("The services without Docker run on Linux and macOS.")
 try:
     from infra.local.runner import preflight, supervisor
+    from infra.local.runner.environment import make_base
     from infra.local.runner.paths import Paths
     from infra.local.runner.stack import READY_S, Stack
     from infra.local.services.airflow import airflow_environment
@@ -26,6 +27,7 @@ except ModuleNotFoundError as error:
 
 from infra.preflight import show
 from jobs.errors import DatastreamError
+from jobs.inherited import adopt_proxies, make_environment
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
 from jobs.verticals import find_vertical, merge_settings
@@ -135,7 +137,8 @@ def cleanup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
     """Delete now what is older than *_RETENTION_DAYS in .env; the stack does so once a day."""
-    environment = os.environ | airflow_environment(_settings())
+    settings = _settings()
+    environment = make_base(Paths(settings.datastream_state)) | airflow_environment(settings)
     command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
@@ -153,7 +156,7 @@ def logs(
         console.print(f"No log of {process or 'any service'} in {folder}.")
         raise typer.Exit(1)
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
-    os.execvp(command[0], command)  # noqa: S606 (no shell is wanted)
+    os.execvpe(command[0], command, make_environment())  # noqa: S606 (no shell is wanted)
 
 
 def _settings() -> Settings:
@@ -169,6 +172,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
+    adopt_proxies()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()

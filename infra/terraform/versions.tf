@@ -9,7 +9,7 @@ terraform {
     }
   }
 
-  # State is kept in this folder. For more than one person: a bucket of its own, with versioning on.
+  # State is kept in this folder. For more than one person, use a separate bucket with versioning.
   # backend "gcs" {
   #   bucket = "my-terraform-state"
   #   prefix = "datastream"

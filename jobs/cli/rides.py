@@ -15,6 +15,7 @@ from rich.console import Console
 from jobs import airflow_api
 from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
 from jobs.clients import Systems, make_elasticsearch_client
+from jobs.inherited import make_environment
 from jobs.rides.vertical import EXPORT_FLUSH, RidesSettings
 from jobs.settings import ROOT, load
 from jobs.terminal import encode_value, escape, print_json, print_pairs, show_value
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 def produce(context: typer.Context) -> None:
     """Run producer/producer.py with the topic and broker from the settings. Accepts the options of the producer."""
     settings = load(RidesSettings)
-    environment = {"RAW_TOPIC": settings.raw_topic, "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers}
+    variables = {"RAW_TOPIC": settings.raw_topic, "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers}
     command = [sys.executable, str(ROOT / "producer" / "producer.py"), *context.args]
-    os.execve(sys.executable, command, {**os.environ, **environment})  # noqa: S606 (our own program, no shell)
+    os.execve(sys.executable, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 from jobs.cli.app import app
 from jobs.environments import make_settings_variables
 from jobs.errors import ConfigurationError
+from jobs.inherited import make_environment
 from jobs.settings import ROOT, load
 from jobs.tickets.vertical import TicketsSettings
 
@@ -49,4 +50,5 @@ def _run(python: Path, script: str, arguments: list[str]) -> None:
     variables = make_settings_variables(TicketsSettings, settings)
     variables |= {"TICKETS_REDPANDA_BROKER_LOCAL": settings.tickets_broker, "PYTHONPATH": str(ROOT)}
     variables["DATASTREAM_STATE"] = str(settings.datastream_state)
-    os.execve(python, [str(python), str(ROOT / script), *arguments], {**os.environ, **variables})  # noqa: S606
+    command = [str(python), str(ROOT / script), *arguments]
+    os.execve(python, command, make_environment(variables))  # noqa: S606 (our own program, no shell)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 
+from jobs.inherited import make_environment
 from jobs.kafka.client import Config
 from jobs.kafka.offsets import HeldBack
 
@@ -53,7 +55,9 @@ def _find_holder(command: list[str], held: HeldBack, ids: dict[str, str]) -> str
 
 def _read_table(command: list[str]) -> Iterator[dict[str, str]]:
     """The rows of the tool's table, which has a header and columns separated by spaces."""
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
+    # The tool is a script that may find Java only by this variable.
+    environment = make_environment({name: os.environ[name] for name in ("JAVA_HOME",) if name in os.environ})
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     lines = [line.split() for line in answer.stdout.splitlines() if line.strip()]
     for cells in lines[1:]:
         yield dict(zip(lines[0], cells, strict=True))

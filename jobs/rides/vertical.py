@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.settings import ROOT, Name, Settings
+from jobs.settings import ROOT, Index, Name, Settings, Topic
 from jobs.vertical import DeadLetters, Group, Trigger, Vertical
 
 COMPUTE_GROUP = COMPUTE_DAG = "dag_compute_cost"
@@ -27,10 +27,10 @@ class RidesSettings(Settings):
 
     topic_settings: ClassVar[tuple[str, ...]] = ("raw_topic", "result_topic", "dlq_topic")
 
-    raw_topic: Name = "rides_raw"
-    result_topic: Name = "rides_result"
-    dlq_topic: Name = "rides_dlq"
-    rides_index: Name = "rides"
+    raw_topic: Topic = "rides_raw"
+    result_topic: Topic = "rides_result"
+    dlq_topic: Topic = "rides_dlq"
+    rides_index: Index = "rides"
     gcs_prefix: Name = "rides/processed/"
 
     distance_method: DistanceMethod = "haversine"

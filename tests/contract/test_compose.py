@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from infra.docker import compose, environment
 from infra.local.services import kafka
@@ -439,7 +440,7 @@ def test_memory_is_limited_and_fits_the_budget() -> None:
     for name, variable in (("kafka", "KAFKA_HEAP_OPTS"), ("elasticsearch", "ES_JAVA_OPTS"), ("kafka-ui", "JAVA_OPTS")):
         heap = re.search(r"-Xmx(\d+m)", environment_of(services()[name])[variable])
         assert heap
-        assert mib(heap[1]) <= 0.55 * limits[name], f"{name} needs as much again beside its heap"
+        assert mib(heap[1]) <= 0.55 * limits[name], f"{name} needs as much memory again outside its heap"
 
 
 def test_tickets_run_without_the_core_in_four_gib() -> None:
@@ -562,3 +563,17 @@ def test_images_that_do_not_run_as_root_own_what_they_copy() -> None:
 
 def test_compose_gets_no_lone_dollar_sign() -> None:
     assert re.findall(r"\$(?![{$])", texts().replace("$$", "")) == []
+
+
+def test_local_traffic_uses_no_proxy() -> None:
+    """Docker sets the proxies of ~/.docker/config.json in every container that does not set them itself."""
+    proxies = {name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (proxy, proxy.lower())}
+    for name, service in services().items():
+        files = [dotenv_values(file) for file in service["env_file"]]
+        variables = {key: value for file in files for key, value in file.items()} | service.get("environment", {})
+        if proxies <= {key for key, value in variables.items() if value == ""}:
+            continue
+        direct = set((variables["NO_PROXY"] or "").split(","))
+        assert variables["no_proxy"] == variables["NO_PROXY"], name
+        hosts = set(re.findall(r"http://([\w-]+)", json.dumps([variables, service.get("healthcheck", {})])))
+        assert hosts <= direct, name

@@ -191,3 +191,28 @@ def test_tests_named_in_texts_exist() -> None:
         for file, name in re.findall(r"\b(tests/[\w/]+\.py)(?:::(test_\w+))?", path.read_text(encoding="utf-8")):
             assert (ROOT / file).exists(), f"{path}: {file}"
             assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8") or not name, f"{path}: {file}::{name}"
+
+
+# These run Docker, run in a container, or pass on an environment that is already built.
+WITH_INHERITED_ENVIRONMENT = {
+    "infra/docker/compose.py",
+    "infra/docker/preflight.py",
+    "infra/cleanup.py",
+    "jobs/tether.py",
+}
+
+
+def test_every_process_gets_an_environment_that_is_built_for_it() -> None:
+    """Variables of another project in the user's shell would break it."""
+    starts = re.compile(r"(subprocess|os)\.(run|Popen|call|check_call|check_output|exec\w+|spawn\w+|system|popen)")
+    found = 0
+    for path in [*modules("jobs"), *modules("infra")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and starts.fullmatch(ast.unparse(node.func)):
+                found += 1
+                has_environment = ast.unparse(node.func) in ("os.execve", "os.execvpe") or any(
+                    keyword.arg == "env" for keyword in node.keywords
+                )
+                name = str(path.relative_to(ROOT))
+                assert has_environment or name in WITH_INHERITED_ENVIRONMENT, f"{name}:{node.lineno}"
+    assert found > 10

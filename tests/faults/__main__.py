@@ -38,7 +38,7 @@ def main(
         str, typer.Option(help=f"Some of: {', '.join(TARGETS)}. Separated by commas; all if empty.")
     ] = "",
 ) -> None:
-    """Start a stack of its own, strike while rides flow, compare id by id; exit code 1 if anything differs.
+    """Start a separate stack, inject faults while rides flow, compare id by id; exit code 1 if anything differs.
 
     Each round is kept in .local/faults/<seed>.json; the table counts all that are there.
     """

@@ -74,7 +74,7 @@ class Campaign:
         self._counts: dict[str, int] = {}
 
     def play(self, seed: int, targets: Sequence[Target]) -> Round:
-        """One round: the faults that hold up one DAG only beside those of the other, then those of both."""
+        """Play one round: faults that delay one DAG, those of the other at the same time, then faults of both."""
         began = time.monotonic()
         self.hits = []
         rng = random.Random(seed)

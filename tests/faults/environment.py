@@ -46,7 +46,7 @@ RATE = 100
 CHUNK_RECORDS = 100
 EXPORT_MAX_AGE_S = 1
 PATIENCE_S = 600
-# What commands get of this shell, beside the stack's own variables.
+# The variables of this shell that commands get, besides those of the stack.
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR")
 
 
@@ -180,7 +180,7 @@ class Environment:
         self._scheduler = (0.0, 0)
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        """A group's committed offsets; each thread asks with a client of its own."""
+        """A group's committed offsets, read with a client that only this thread uses."""
         if not hasattr(self._offsets, "client"):
             self._offsets.client = Offsets(self.kafka, PARTITIONS)
         offsets: dict[int, int] = self._offsets.client.committed(group, topic)

@@ -21,8 +21,8 @@ import msgspec
 import psutil
 
 from infra.local.runner import supervisor
+from infra.local.runner.environment import STACK_MARK
 from infra.local.runner.paths import Paths
-from jobs.environments import STACK_MARK
 from jobs.settings import Settings
 
 _WORKER = "airflow worker -- LocalExecutor: "
@@ -217,7 +217,7 @@ def is_asleep(pid: int) -> bool:
 
 
 def limit_files(pid: int, most_bytes: int) -> None:
-    """Let every write beyond so many bytes of a file fail, as on a full disk. −1: no limit."""
+    """Let every write beyond this size of a file fail, as on a full disk. −1: no limit."""
     psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
 
 

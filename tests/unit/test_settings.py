@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_addresses_follow_ports_unless_given(monkeypatch: pytest.MonkeyPatch) ->
         ({"GCS_BUCKET": "mine"}, False),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}, True),
         ({"GCS_BUCKET": "mine", "GOOGLE_APPLICATION_CREDENTIALS": "/key.json", "CLOUD_STORAGE": "emulator"}, False),
-        ({"CLOUD_STORAGE": "google"}, True),
+        ({"GCS_BUCKET": "mine", "CLOUD_STORAGE": "google"}, True),
     ],
 )
 def test_google_storage_is_used_when_bucket_and_credentials_are_set(
@@ -167,7 +168,8 @@ def test_the_environment_overrides_the_file_and_empty_means_default(
 
 def test_the_staging_folder_follows_the_state_folder_or_its_setting(tmp_path: Path) -> None:
     assert Settings(datastream_state=tmp_path).staging == f"file://{tmp_path}/staging"
-    assert Settings(staging_url="gs://bucket/staging/").staging == "gs://bucket/staging"
+    google = Settings(staging_url="gs://bucket/staging/", gcs_bucket="bucket", cloud_storage="google")
+    assert google.staging == "gs://bucket/staging"
     assert Settings(datastream_state=Path(".other")).datastream_state == ROOT / ".other"
 
 
@@ -183,12 +185,83 @@ def test_the_staging_folder_follows_the_state_folder_or_its_setting(tmp_path: Pa
         ("MAX_RECORDS_PER_RUN", "0"),
         ("POLL_WAIT_S", "-1"),
         ("POLL_WAIT_S", "nan"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "http://localhost:29092"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:70000"),
+        ("ELASTICSEARCH_URL", "http://127.0.0.1"),
+        ("ELASTICSEARCH_URL", "127.0.0.1:9200"),
+        ("ELASTICSEARCH_URL", "http://:9200"),
+        ("ELASTICSEARCH_URL", "http://127.0.0.1:port"),
+        ("ELASTICSEARCH_URL", "http://127.0.0.1:9200/es"),
+        ("KIBANA_URL", "ftp://127.0.0.1:5601"),
+        ("GCS_EMULATOR_URL", "http://gcs:4443?project=a"),
+        ("GCS_BUCKET", "gs://rides"),
+        ("STAGING_URL", "/mnt/staging"),
+        ("STAGING_URL", "file://mnt/staging"),
+        ("STAGING_URL", "s3://bucket/staging"),
+        ("RAW_TOPIC", "rides raw"),
+        ("RIDES_INDEX", "Rides"),
+        ("RIDES_INDEX", "rides*"),
     ],
 )
 def test_an_invalid_setting_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match=rf"{name}='{value}'.*\.env"):
+    with pytest.raises(ConfigurationError, match=rf"{name}={re.escape(repr(value))}: .*\.env"):
         load(Settings)
+
+
+def test_an_address_with_a_login_is_rejected_without_showing_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands would use the login, tasks would not."""
+    monkeypatch.setenv("ELASTICSEARCH_URL", "https://elastic:secret@search:9200")
+    with pytest.raises(ConfigurationError, match=r"ELASTICSEARCH_URL='https://…@search:9200': .*login") as caught:
+        load(Settings)
+    assert "secret" not in str(caught.value)
+
+
+def test_google_storage_without_a_bucket_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_STORAGE", "google")
+    with pytest.raises(ConfigurationError, match="set GCS_BUCKET"):
+        load(Settings)
+
+
+def test_staging_at_google_without_google_storage_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGING_URL", "gs://bucket/staging")
+    with pytest.raises(ConfigurationError, match=r"STAGING_URL=gs://bucket/staging .*CLOUD_STORAGE=auto"):
+        load(Settings)
+
+
+@pytest.mark.parametrize("setting", ["DATASTREAM_STATE", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_a_path_may_start_at_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(setting, "~/x")
+    settings = load(Settings)
+    path = settings.datastream_state if setting == "DATASTREAM_STATE" else settings.gcs_credentials_file
+    assert path == tmp_path / "x"
+
+
+def test_a_path_at_an_unknown_home_folder_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASTREAM_STATE", "~nobody-here/x")
+    with pytest.raises(ConfigurationError, match="~nobody-here/x: the home folder is unknown"):
+        load(Settings)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_settings_file_in_another_encoding_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("# Réglages\nRAW_TOPIC=rides_raw\n", encoding=encoding)
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(str(file))} is not UTF-8"):
+        load(Settings)
+
+
+def test_a_settings_file_of_a_windows_editor_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"\xef\xbb\xbfRAW_TOPIC=mine\r\nRESULT_TOPIC=ours\r\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    settings = load(Settings)
+    assert (settings.raw_topic, settings.result_topic) == ("mine", "ours")
 
 
 def test_settings_are_immutable() -> None:

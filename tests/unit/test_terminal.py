@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -78,6 +80,29 @@ def test_piped_output_is_plain_at_any_width(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\r" not in text
     assert re.search(r"PutGCP │ 15,951,749 │ held back by a transaction of another client │\n", text)
     assert text.endswith("✗ " + 60 * "word " + "\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", r"ok Kafka - caf\xe9 -> \u65e5\u672c..."),
+        ("latin-1", r"ok Kafka - café -> \u65e5\u672c..."),
+        ("cp1252", r"ok Kafka – café -> \u65e5\u672c…"),
+        ("utf-8", "✓ Kafka – café → 日本…"),
+    ],
+)
+def test_output_never_fails_for_want_of_a_character(encoding: str, expected: str) -> None:
+    code = """
+from jobs.terminal import make_console
+for console in (make_console(), make_console(stderr=True)):
+    console.print("✓ Kafka – café → 日本…")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
+    )
+    assert done.stdout == done.stderr
+    shown = done.stdout.decode(encoding).strip()
+    assert shown == expected
 
 
 def test_figures_are_aligned_to_the_right(monkeypatch: pytest.MonkeyPatch) -> None:

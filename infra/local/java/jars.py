@@ -16,7 +16,7 @@ from jgo.config import GlobalSettings
 from jgo.maven import MavenContext
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from jobs.errors import ServiceUnavailableError
+from jobs.errors import ConfigurationError, ServiceUnavailableError
 
 LOCK = Path(__file__).with_name("jars.lock")
 TIMEOUT_S = 30
@@ -54,7 +54,10 @@ class Jar:
 
 def cache() -> Path:
     """The folder of the jars: shared by all checkouts and kept by `clean`, so that the next start works offline."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datastream" / "jars"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datastream" / "jars"
+    except RuntimeError as error:
+        raise ConfigurationError("This user has no home folder for the downloaded jars. Set XDG_CACHE_HOME.") from error
 
 
 def read_locked(name: str) -> list[Jar]:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from infra.local.java.jars import LOCK, digest_file
+from jobs.inherited import make_environment
 
 KAFKA = "4.3.1"
 ELASTICSEARCH = "9.5.3"
@@ -72,7 +73,7 @@ def _resolve(name: str) -> list[str]:
                 f"-DexcludeGroupIds={','.join(PROVIDED.get(name, ()))}",
                 f"-DexcludeTransitive={str(name in WITHOUT_DEPENDENCIES).lower()}",
             ],
-            cwd=folder, check=True,
+            cwd=folder, env=make_environment(), check=True,
         )  # fmt: skip
         lines = []
         for path in sorted(jars.rglob("*.jar")):

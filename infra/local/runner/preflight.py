@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -69,13 +70,24 @@ def check_paths(paths: Paths) -> list[Finding]:
             faults.append(
                 f"The {title}'s path {path} contains {' '.join(map(repr, reserved))}, which services misread. {remedy}"
             )
+    folder = _find_existing(paths.state)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        faults.append(
+            f"The state folder {paths.state} cannot be made: {folder} is not a folder that this user may write. Set "
+            "DATASTREAM_STATE in .env to another one."
+        )
     if faults:
         return [Finding("Paths", False, text) for text in faults]
     return [Finding("Paths", True, f"state in {paths.state}")]
 
 
+def _find_existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def _check_disk(paths: Paths) -> Finding:
-    place = next(folder for folder in (paths.state, *paths.state.parents) if folder.exists())
+    place = _find_existing(paths.state)
     free = shutil.disk_usage(place).free / 1e9
     text = f"{free:.1f} GB free at {place}"
     if free >= FREE_DISK_GB:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psutil
 
+from infra.local.runner.environment import STACK_MARK
 from infra.local.runner.paths import Paths
-from jobs.environments import STACK_MARK
 
 
 def is_marked(process: psutil.Process, paths: Paths) -> bool:

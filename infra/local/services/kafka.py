@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 from pathlib import Path
@@ -115,7 +116,8 @@ def _properties(settings: Settings) -> str:
         "log.dirs": _data(paths),
         **BROKER,
     }
-    return "".join(f"{key}={value}\n" for key, value in values.items())
+    # Java reads properties as ISO 8859-1; other characters are escaped as in JSON.
+    return "".join(f"{key}={json.dumps(str(value))[1:-1]}\n" for key, value in values.items())
 
 
 def _format(settings: Settings) -> None:

@@ -35,12 +35,26 @@ LEDGER_KEYS = {
     "balanced",
 }
 
+# What users' shells had when something failed. They also lacked HOME, USER and LANG.
+HOSTILE = {
+    "NO_PROXY": "localhost,127.0.0.1,fd00::/8",
+    "ALL_PROXY": "socks5://127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "PYTHONIOENCODING": "latin-1",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONHOME": "/another/python",
+    "PIP_USER": "1",
+    "AIRFLOW_HOME": "/another/airflow",
+    "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
+    "JAVA_TOOL_OPTIONS": "-XX:NoSuchOption",
+}
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ds-demo-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix="ds-démo-")).resolve()
     with guarded(folder):
         yield folder
 
@@ -50,7 +64,7 @@ def run(state: Path) -> Run:
     """Runs a command of the Makefile or of `python -m` on this stack."""
     kafka, elasticsearch, gcs, airflow = ports.find_free(4)
     # Variables that other tests set for their stack must not reach this one.
-    inherited = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "LANG", "TMPDIR")}
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR")}
     inherited |= {name: value for name, value in os.environ.items() if "CERT" in name or "PROXY" in name.upper()}
     inherited |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "XDG_"))}
     # Nor must the .env of this checkout.
@@ -73,8 +87,10 @@ def run(state: Path) -> Run:
     )
 
     def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        # make drops what would keep Python itself from starting.
+        hostile = HOSTILE if command[0] == "make" else {}
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=400, check=False
+            command, cwd=ROOT, env=environment | hostile, text=True, capture_output=True, timeout=400, check=False
         )
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
