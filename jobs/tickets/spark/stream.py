@@ -15,6 +15,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from jobs.errors import ConfigurationError
 from jobs.spark.checkpoint import Ends, read_ends
 from jobs.tickets.outputs import Format, Run, make_time, write_outputs
 from jobs.tickets.source import Topic
@@ -97,7 +98,13 @@ class Stream:
         return sorted(int(path.name.partition("=")[2]) for path in (self.folder / "state").glob("batch=*"))
 
     def _find_state(self, before: int) -> Path | None:
+        """The state that a batch continues; None for the first one."""
         states = [batch for batch in self._list_states() if batch < before]
+        if not states and before:
+            raise ConfigurationError(
+                f"The tickets before batch {before} are missing in {self.folder / 'state'}. To start again at the "
+                f"beginning of the topic, delete the stream's folder: rm -r {self.folder}"
+            )
         return self._name_state(states[-1]) if states else None
 
     def _delete_states(self) -> None:
