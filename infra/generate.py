@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.rides import fields
 from jobs.rides.vertical import TEMPLATE
-from jobs.settings import ROOT
+from jobs.settings import ROOT, list_variables
 from jobs.vertical import Vertical
 from jobs.verticals import find_verticals
 
@@ -32,12 +32,21 @@ def _environment_file(vertical: Vertical) -> str:
     """A vertical's own settings, where empty means the default, and its Variables of Airflow."""
     kind = vertical.settings
     inherited = {name for base in kind.__bases__ for name in getattr(base, "model_fields", ())}
-    lines = [f"{name.upper()}=${{{name.upper()}:-}}" for name in sorted(kind.model_fields.keys() - inherited)]
+    lines = [
+        f"{name.upper()}={_read_first(list_variables(kind, name))}"
+        for name in sorted(kind.model_fields.keys() - inherited)
+    ]
     lines += [
         f"AIRFLOW_VAR_{name.upper()}=${{{name.upper()}:-{kind.model_fields[name].default}}}"
         for name in vertical.variables
     ]
     return _text(f"{_COMMENT} from jobs/{vertical.name}/vertical.py.", *lines)
+
+
+def _read_first(variables: list[str]) -> str:
+    """The value of the first of these variables that is set, for Compose."""
+    first, *others = variables
+    return f"${{{first}:-{_read_first(others) if others else ''}}}"
 
 
 def _environment_files() -> str:

@@ -6,12 +6,14 @@ A vertical adds its settings in a subclass (jobs/<vertical>/vertical.py).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import ConfigurationError
 
@@ -90,6 +92,27 @@ def check_distinct(*topics: str, given: str = "") -> None:
         )
 
 
+class _SecondNames(PydanticBaseSettingsSource):
+    """Settings by their second names, from the environment or else from .env."""
+
+    def __init__(self, kind: type[BaseSettings], *sources: PydanticBaseSettingsSource) -> None:
+        super().__init__(kind)
+        self._sources = [source.env_vars for source in sources if isinstance(source, EnvSettingsSource)]
+
+    def __call__(self) -> dict[str, Any]:
+        names = {name: list_variables(self.settings_cls, name)[1:] for name in self.settings_cls.model_fields}
+        return {
+            name: values[second.lower()]
+            for name, others in names.items()
+            for second in others
+            for values in reversed(self._sources)
+            if second.lower() in values
+        }
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # only the base class calls it
+
+
 class Settings(BaseSettings):
     """The settings that `.env.example` explains, with names in lower case. Immutable."""
 
@@ -100,6 +123,9 @@ class Settings(BaseSettings):
 
     # The names of the settings that hold topic names, without those of the base classes.
     topic_settings: ClassVar[tuple[str, ...]] = ()
+
+    # Second names of settings, which count where the first is set nowhere; without those of the base classes.
+    second_names: ClassVar[Mapping[str, str]] = {}
 
     # Where the services without Docker keep data, logs and generated secrets.
     datastream_state: Path = ROOT / ".local"
@@ -140,6 +166,18 @@ class Settings(BaseSettings):
 
     # Days; 0 keeps everything.
     airflow_retention_days: Annotated[int, Field(ge=0)] = 7
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        second_names = _SecondNames(settings_cls, env_settings, dotenv_settings)
+        return init_settings, env_settings, dotenv_settings, second_names
 
     @field_validator("datastream_state")
     @classmethod
@@ -207,6 +245,12 @@ def _expand_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise ConfigurationError(f"{path}: the home folder is unknown. Write the whole path.") from error
+
+
+def list_variables(kind: type[BaseSettings], field: str) -> list[str]:
+    """The names of the environment variables that set a field, the strongest first."""
+    seconds = [names[field] for base in kind.__mro__ if field in (names := vars(base).get("second_names", {}))]
+    return [name.upper() for name in (field, *seconds)]
 
 
 def load(kind: type[S]) -> S:

@@ -58,6 +58,7 @@ class Vertical(msgspec.Struct, frozen=True):
         name: its name in every part of the repository.
         settings: its settings, including those of the whole stack.
         topics: file that declares its topics (see `jobs.kafka.topics`).
+        broker: the setting with the address of the Kafka broker that has its topics.
         groups: the consumer groups of its DAGs, in the order in which a message passes them.
         command_groups: consumer groups of commands, each with the setting that names the topic it reads. Their offsets
             hold unfinished work, so `make offsets` accepts only TO=kept.
@@ -67,6 +68,7 @@ class Vertical(msgspec.Struct, frozen=True):
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
         ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
+        page: the setting with the path of its HTML page, if it writes one.
         requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
         services: the services that it needs, by their names in infra/local/services.
     """
@@ -74,6 +76,7 @@ class Vertical(msgspec.Struct, frozen=True):
     name: str
     settings: type[Settings]
     topics: Path | None = None
+    broker: str = "bootstrap_servers"
     groups: tuple[Group, ...] = ()
     command_groups: Mapping[str, str] = msgspec.field(default_factory=dict)
     dags: tuple[str, ...] = ()
@@ -82,5 +85,6 @@ class Vertical(msgspec.Struct, frozen=True):
     dashboard: str = ""
     dead_letters: DeadLetters | None = None
     ledger: str = ""
+    page: str = ""
     requirement_set: str = ""
     services: tuple[str, ...] = ()

@@ -69,13 +69,17 @@ def list_index_templates(settings: Settings) -> dict[str, Path]:
     return {getattr(settings, name): path for vertical in find_verticals() for name, path in vertical.templates.items()}
 
 
-def load_declared_topics(settings: Settings) -> list[Topic]:
+def load_declared_topics(settings: Settings, broker: str = "") -> list[Topic]:
     """The topics of all verticals, with the names in these settings.
+
+    Args:
+        broker: only the topics on the broker with this address.
 
     Raises:
         ConfigurationError: a file is invalid, or two topics have the same name.
     """
-    files = [vertical.topics for vertical in find_verticals() if vertical.topics is not None]
+    verticals = [vertical for vertical in find_verticals() if broker in ("", getattr(settings, vertical.broker))]
+    files = [vertical.topics for vertical in verticals if vertical.topics is not None]
     topics = [topic for file in files for topic in load_topics(file, settings)]
     check_distinct(*(topic.name for topic in topics))
     return topics

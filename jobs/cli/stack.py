@@ -9,23 +9,31 @@ from rich.table import Column, Table
 
 from jobs import airflow_api
 from jobs.cli.app import app, console
-from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
+from jobs.clients import make_elasticsearch_admin, make_storage_client
 from jobs.kafka import topics as kafka_topics
 from jobs.settings import load
 from jobs.terminal import fit_table
-from jobs.verticals import find_verticals, list_index_templates, load_declared_topics, merge_settings
+from jobs.verticals import (
+    find_vertical,
+    find_verticals,
+    list_index_templates,
+    load_declared_topics,
+    merge_settings,
+)
 
 # Commands import what loads slowly (pyarrow, the clients of the sinks) only when they run.
 
 
 @app.command()
 def topics(
+    vertical: Annotated[str, typer.Argument(help="Create the topics on this vertical's broker.")] = "rides",
     apply: Annotated[bool, typer.Option("--apply", help="Apply the declared settings to existing topics too.")] = False,
 ) -> None:
     """Create the missing topics of infra/kafka/topics, and report how existing ones differ."""
     settings = load(merge_settings())
-    declared = load_declared_topics(settings)
-    config = make_kafka_config(settings)
+    broker = getattr(settings, find_vertical(vertical).broker)
+    declared = load_declared_topics(settings, broker)
+    config = {"bootstrap.servers": broker}
     created, differences = kafka_topics.apply(config, declared)
     altered = set(differences)
     if apply:
@@ -47,11 +55,16 @@ def topics(
 
 
 @app.command()
-def template() -> None:
+def template(
+    vertical: Annotated[str, typer.Argument(help="Only if this vertical uses Elasticsearch.")] = "rides",
+) -> None:
     """Apply the Elasticsearch index templates of infra/elasticsearch, and create the indices that are missing."""
     from jobs.sinks.elasticsearch import set_up_index
 
     settings = load(merge_settings())
+    if "elasticsearch" not in find_vertical(vertical).services:
+        console.print(f"The vertical {vertical} has no Elasticsearch.")
+        return
     client = make_elasticsearch_admin(settings)
     for index, path in list_index_templates(settings).items():
         set_up_index(client, index, path)

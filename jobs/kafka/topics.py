@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -25,13 +26,14 @@ from jobs.settings import Settings
 PARTITIONS = "partitions"
 
 
-class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Topic(msgspec.Struct, frozen=True):
     """A declared topic. `setting` is the setting in .env that can change its name."""
 
     setting: str
     name: str
     partitions: int
     config: dict[str, int | str]
+    replicas: int = 1
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -43,12 +45,26 @@ class Difference(msgspec.Struct, frozen=True):
     declared: str
 
 
+class _Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A topic in a file. Numbers may be the names of settings."""
+
+    setting: str
+    name: str
+    partitions: int | str
+    config: dict[str, int | str]
+    replicas: int | str = 1
+
+    @property
+    def settings(self) -> list[str]:
+        return [name for name in (self.setting, self.partitions, self.replicas) if isinstance(name, str)]
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    topics: list[Topic]
+    topics: list[_Declaration]
 
 
 def load_topics(path: Path, settings: Settings) -> list[Topic]:
-    """The topics that a file declares, with the names in the settings.
+    """The topics that a file declares, with the names and numbers in the settings.
 
     Raises:
         ConfigurationError: the file is invalid.
@@ -57,12 +73,19 @@ def load_topics(path: Path, settings: Settings) -> list[Topic]:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    if unknown := [topic.setting for topic in file.topics if not hasattr(settings, topic.setting.lower())]:
+    if unknown := [name for topic in file.topics for name in topic.settings if not hasattr(settings, name.lower())]:
         raise ConfigurationError(f"{path}: there is no setting {', '.join(unknown)}")
-    return [msgspec.structs.replace(topic, name=getattr(settings, topic.setting.lower())) for topic in file.topics]
+
+    def resolve(value: int | str) -> Any:
+        return getattr(settings, value.lower()) if isinstance(value, str) else value
+
+    return [
+        Topic(topic.setting, resolve(topic.setting), resolve(topic.partitions), topic.config, resolve(topic.replicas))
+        for topic in file.topics
+    ]
 
 
-def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -> tuple[list[str], list[Difference]]:
+def apply(config: Config, topics: list[Topic]) -> tuple[list[str], list[Difference]]:
     """Create the topics that are missing.
 
     Returns:
@@ -72,9 +95,7 @@ def apply(config: Config, topics: list[Topic], *, replication_factor: int = 1) -
         admin = AdminClient({**QUIET, **config})
         created = []
         missing = [
-            NewTopic(
-                topic.name, topic.partitions, replication_factor, config={k: str(v) for k, v in topic.config.items()}
-            )
+            NewTopic(topic.name, topic.partitions, topic.replicas, config={k: str(v) for k, v in topic.config.items()})
             for topic in topics
         ]
         for name, future in admin.create_topics(missing, request_timeout=REQUEST_TIMEOUT_S).items():

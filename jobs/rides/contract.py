@@ -6,17 +6,15 @@ and calls it for all others. The JSON Schema is infra/kafka/schemas/rides_raw.sc
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from jobs.rides.fields import RAW_FIELDS, Kind
+from jobs.strict_json import UUID, RejectedError, decode_text, normalise_timestamp, parse_object, read_member
 
 
 class Reason(StrEnum):
@@ -49,27 +47,6 @@ COMFORTS = {
     "comfort": "medium",
     "business": "high",
 }
-
-# RFC 3339 (section 5.6) with at most microseconds. Python's datetime has no leap seconds, so :60 is rejected.
-_TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
-    re.ASCII,
-)
-_UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}", re.ASCII)
-
-
-class RejectedError(Exception):
-    """A message violates the contract. The arguments are a `Reason` for programs and a text for people.
-
-    Parts of the message are quoted with !r, because a text with a lone surrogate cannot be sent.
-    """
-
-    @property
-    def reason(self) -> Reason:
-        return self.args[0]  # type: ignore[no-any-return]
-
-    def __str__(self) -> str:
-        return self.args[1]  # type: ignore[no-any-return]
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -104,46 +81,14 @@ def parse_ride(value: bytes | None) -> Ride:
     """
     ride: dict[str, Any] = {}
     # Input and output objects by parent path; "" is the ride itself.
-    sources, targets = {"": _parse_object(_decode_text(value))}, {"": ride}
+    sources, targets = {"": _parse_object(decode_text(value))}, {"": ride}
     for path, place, name, kind, default, check in _STEPS:
         if place not in sources:
-            sources[place] = _read_member(sources[""], place, dict, place)
+            sources[place] = read_member(sources[""], place, dict, place)
             targets[place] = ride[place] = {}
         if default is None or name in sources[place]:
-            targets[place][name] = check(_read_member(sources[place], name, kind, path), path)
+            targets[place][name] = check(read_member(sources[place], name, kind, path), path)
     return msgspec.convert(ride, Ride)
-
-
-def normalise_timestamp(text: str) -> str:
-    """Return an RFC 3339 time in UTC with six digits of a second.
-
-    Raises:
-        RejectedError: not an RFC 3339 time, no offset, more than six digits of a second, or outside the years 0001–9999
-            in UTC.
-    """
-    if not _TIMESTAMP.fullmatch(text):
-        raise RejectedError(
-            Reason.INVALID_TIMESTAMP, f"ts {text[:40]!r} is not RFC 3339 with an offset and at most microseconds"
-        )
-    try:
-        moment = datetime.fromisoformat(text.upper())
-        if text.endswith("Z") and text[10] == "T" and len(text) == len("YYYY-MM-DDTHH:MM:SS.ffffffZ"):
-            return text
-        moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise RejectedError(Reason.INVALID_TIMESTAMP, f"ts {text!r}: {error}") from error
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-def _decode_text(value: bytes | None) -> str:
-    if not value:
-        raise RejectedError(Reason.EMPTY_VALUE, "the message has no value")
-    if value.startswith(b"\xef\xbb\xbf"):
-        raise RejectedError(Reason.BYTE_ORDER_MARK, "the message starts with a byte-order mark")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RejectedError(Reason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -156,31 +101,7 @@ def _parse_object(text: str) -> dict[str, Any]:
         pass
     except msgspec.DecodeError as error:
         raise RejectedError(Reason.INVALID_JSON, str(error)) from error
-    try:
-        parsed = _decode(text)
-    except ValueError as error:
-        raise RejectedError(Reason.INVALID_JSON, str(error)) from error
-    except RecursionError as error:
-        raise RejectedError(Reason.INVALID_JSON, "nested too deeply") from error
-    if not isinstance(parsed, dict):
-        raise RejectedError(Reason.NOT_AN_OBJECT, f"the message is a {_name_type(parsed)}, not an object")
-    return parsed
-
-
-def _check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise RejectedError(Reason.DUPLICATE_KEY, f"key {name[:40]!r} occurs more than once")
-            seen.add(name)
-    return members
-
-
-def _parse_integer(integer: str) -> float:
-    # The sum turns -0.0 into 0.0, which is what msgspec returns for -0.
-    return float(integer) + 0.0
+    return parse_object(text)
 
 
 # The end of the largest double as Python, JavaScript and C++ print it. Some senders use it for a missing value.
@@ -188,34 +109,8 @@ _LARGEST = "e+308"
 _decode_ride = msgspec.json.Decoder(Ride).decode
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-# Parse integers as floats: Python raises an error for very long ones.
-_decode = json.JSONDecoder(
-    object_pairs_hook=_check_unique, parse_int=_parse_integer, parse_float=float, parse_constant=_reject_constant
-).decode
-
-
-def _read_member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
-    value = members.get(name)
-    if type(value) is kind:
-        return value
-    if name not in members:
-        raise RejectedError(Reason.MISSING_FIELD, f"{path} is missing")
-    raise RejectedError(Reason.WRONG_TYPE, f"{path} is a {_name_type(value)}, not a {_JSON_TYPES[kind]}")
-
-
-_JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
-
-
-def _name_type(value: object) -> str:
-    return _JSON_TYPES.get(type(value), "null")
-
-
 def _check_ride_id(text: str, _: str) -> str:
-    if not _UUID.fullmatch(text):
+    if not UUID.fullmatch(text):
         raise RejectedError(Reason.INVALID_RIDE_ID, f"ride_id {text[:40]!r} is not a UUID")
     return text.lower()
 
@@ -252,7 +147,7 @@ def _check_amount(amount: float, path: str) -> float:
 
 _CHECKS: dict[Kind, Callable[[Any, str], str | float]] = {
     Kind.UUID: _check_ride_id,
-    Kind.TIME: lambda text, _: normalise_timestamp(text),
+    Kind.TIME: normalise_timestamp,
     Kind.COMFORT: _check_comfort,
     Kind.LATITUDE: _check_latitude,
     Kind.LONGITUDE: _check_longitude,

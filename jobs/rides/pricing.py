@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from jobs.kafka.staged import make_outcome_batch
 from jobs.rides.columnar import IS_RIDE_ID, IS_TIMESTAMP, RIDES_SCHEMA, make_columns
-from jobs.rides.contract import COMFORTS, Point, Reason, RejectedError, Ride, normalise_timestamp, parse_ride
+from jobs.rides.contract import COMFORTS, Point, Reason, Ride, parse_ride
 from jobs.rides.distance import Distance
 from jobs.rides.fields import RAW_FIELDS, RESULT_FIELDS, Kind, make_json_layout
+from jobs.strict_json import RejectedError, normalise_timestamp
 
 _WRITTEN = pa.array(COMFORTS.keys(), pa.string())
 _COMFORTS = pa.array(COMFORTS.values(), pa.string())
@@ -57,7 +58,7 @@ _REPEATED_KEYS = len(_MANDATORY) - len({path.rpartition(".")[2] for path in _MAN
 class _Fault(NamedTuple):
     """The reason to reject a message, with a stack trace for an unexpected error."""
 
-    reason: Reason
+    reason: str
     text: str
     stacktrace: str | None = None
 

@@ -88,6 +88,18 @@ def test_the_broker_is_listed(check: Callable[[str], list[Finding]], httpserver:
     assert [finding.fits for finding in check("Kafka-UI")] == [True, True]
 
 
+@pytest.mark.parametrize(("chart", "fits"), [("<rect/>", True), ("", False)])
+def test_the_charts_of_a_page_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chart: str, fits: bool
+) -> None:
+    monkeypatch.setenv("TICKETS_OUTPUT_PATH", str(tmp_path))
+    (tmp_path / "tickets.html").write_text(f"<svg><rect/></svg><svg>{chart}</svg>")
+    (site,) = [site for site in browser.list_pages() if site.name == "tickets"]
+    with browser.open_page() as page:
+        opened, charts = browser.check_site(page, site, tmp_path)
+    assert (opened.fits, charts.fits) == (True, fits), charts.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "skipped"),
     [("Kibana", "This is a stand-in, not Kibana.", 2), ("Kafka-UI", '{"standin":"not Kafka-UI"}', 1)],

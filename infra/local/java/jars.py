@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,12 @@ def fetch(names: Iterable[str], report: Callable[[str], None] = lambda _: None) 
             "certificate). For a mirror, put `central = <its URL>` under [repositories] in ~/.config/jgo.conf. Without "
             "a network, copy that folder from another machine."
         )
+
+
+def copy(name: str, folder: Path) -> None:
+    """Copy the jars of a set from the cache into a folder."""
+    for jar in read_locked(name):
+        shutil.copy(jar.path, folder)
 
 
 def _is_valid(jar: Jar) -> bool:

@@ -40,7 +40,7 @@ from jobs.kafka.offsets import (
 from jobs.kafka.ownership import check_ownership
 from jobs.kafka.scan import Claim, scan
 from jobs.kafka.transaction import GroupWriter, open_group_writer
-from jobs.rides.contract import RejectedError, normalise_timestamp, parse_ride
+from jobs.rides.contract import parse_ride
 from jobs.rides.ops.superseded import (
     Mark,
     Position,
@@ -59,6 +59,7 @@ from jobs.rides.vertical import COMPUTE_GROUP, EXPORT_GROUP, INDEX_GROUP, RidesS
 from jobs.rides.vertical import REPROCESS_GROUP as GROUP
 from jobs.sinks.elasticsearch import delete_where
 from jobs.sinks.parquet import check_bucket, delete_rows, list_objects
+from jobs.strict_json import RejectedError, normalise_timestamp
 
 _CHUNK = 10_000  # the maximum number of messages in a transaction
 _SNAPSHOT_WITHIN_S = 60

@@ -255,8 +255,9 @@ def test_overlapping_tasks_count_once() -> None:
 
 
 def test_spark_and_its_connector_have_the_same_version() -> None:
-    (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / "bench.txt").read_text())
-    assert version == lock.SPARK
+    for name in ("bench", "spark"):
+        (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / f"{name}.txt").read_text())
+        assert version == lock.SPARK
 
 
 def test_benchmark_peers_are_in_no_requirement_set_for_users() -> None:

@@ -1,0 +1,54 @@
+"""Commands for tickets without Docker: produce, process, view. In Docker, the scripts run in their containers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from jobs.cli.app import app
+from jobs.environments import make_settings_variables
+from jobs.errors import ConfigurationError
+from jobs.inherited import make_environment
+from jobs.settings import ROOT, load
+from jobs.tickets.vertical import TicketsSettings
+
+SPARK = ROOT / ".venv-spark" / "bin" / "python"
+
+tickets = typer.Typer(help="Support tickets: send them, process them with Spark, show the outputs.")
+app.add_typer(tickets, name="tickets")
+forwarded = tickets.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False
+)
+
+
+@forwarded
+def produce(context: typer.Context) -> None:
+    """Run producer/tickets/ticket_producer.py with the topic and broker of the settings. Accepts its options."""
+    _run(Path(sys.executable), "producer/tickets/ticket_producer.py", context.args)
+
+
+@forwarded
+def process(context: typer.Context) -> None:
+    """Run jobs/tickets/spark_processor.py in .venv-spark. Accepts its options."""
+    if not SPARK.exists():
+        raise ConfigurationError(f"Spark is not installed: there is no {SPARK}. Run `make .venv-spark/.stamp`.")
+    _run(SPARK, "jobs/tickets/spark_processor.py", context.args)
+
+
+@forwarded
+def view(context: typer.Context) -> None:
+    """Run jobs/tickets/view_results.py. Accepts its options."""
+    _run(Path(sys.executable), "jobs/tickets/view_results.py", context.args)
+
+
+def _run(python: Path, script: str, arguments: list[str]) -> None:
+    """Become a script, with the settings of this process."""
+    settings = load(TicketsSettings)
+    variables = make_settings_variables(TicketsSettings, settings)
+    variables |= {"TICKETS_REDPANDA_BROKER_LOCAL": settings.tickets_broker, "PYTHONPATH": str(ROOT)}
+    variables["DATASTREAM_STATE"] = str(settings.datastream_state)
+    command = [str(python), str(ROOT / script), *arguments]
+    os.execve(python, command, make_environment(variables))  # noqa: S606 (our own program, no shell)

@@ -1,0 +1,92 @@
+"""Open a Spark session in this process (local mode)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+import pyspark
+from pyspark.sql import SparkSession
+
+from jobs.errors import ConfigurationError
+from jobs.settings import LOOPBACK
+from jobs.spark.java import make_java_home
+
+_LOG4J = """\
+rootLogger.level = error
+logger.python.name = org.apache.spark.api.python.PythonGatewayServer
+logger.python.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %p %c{1}: %m%n
+"""
+
+
+@contextmanager
+def open_session(name: str, *, memory: str, cores: int, java_options: str = "") -> Iterator[SparkSession]:
+    """A session whose Java and scratch files are in one temporary folder (TMPDIR). All times are in UTC.
+
+    Args:
+        memory: the heap of the one Java process: 512m, 2g.
+        java_options: further options of it.
+
+    Raises:
+        ConfigurationError: the Kafka connector is not installed.
+    """
+    _check_connector()
+    with tempfile.TemporaryDirectory(prefix="spark-", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        log4j = folder / "log4j2.properties"
+        log4j.write_text(_LOG4J)
+        # The workers run with this interpreter: other versions cannot read each other's functions.
+        os.environ |= {
+            "JAVA_HOME": str(make_java_home(folder)),
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            "TZ": "UTC",
+        }
+        time.tzset()
+        options = f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j} {java_options}"
+        settings = {
+            "spark.driver.memory": memory,
+            "spark.driver.bindAddress": LOOPBACK,
+            "spark.driver.host": LOOPBACK,
+            "spark.driver.defaultJavaOptions": options,
+            "spark.local.dir": str(folder / "scratch"),
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+            "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+            "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
+            # The default of 200 is for clusters.
+            "spark.sql.shuffle.partitions": str(2 * cores),
+        }
+        builder = SparkSession.builder.appName(name).master(f"local[{cores}]")
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+        with chdir(folder):  # where Java makes a folder `artifacts`
+            spark = builder.getOrCreate()
+        try:
+            yield spark
+        finally:
+            spark.stop()
+
+
+def _check_connector() -> None:
+    jars = Path(pyspark.__file__).parent / "jars"
+    connector = f"spark-sql-kafka-0-10_2.13-{pyspark.__version__}.jar"
+    if not (jars / connector).exists():
+        raise ConfigurationError(
+            f"Spark's Kafka connector is missing: there is no {connector} in {jars}. Without Docker: "
+            "`make -B .venv-spark/.stamp`. In Docker: `docker compose --profile '*' build`."
+        )

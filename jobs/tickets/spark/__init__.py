@@ -1,0 +1,1 @@
+"""The part of the work that runs in Spark (.venv-spark)."""
