@@ -112,8 +112,9 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
     # The position of a stream is useless without the topic.
-    for vertical in find_verticals():
-        shutil.rmtree(settings.datastream_state / vertical.name, ignore_errors=True)
+    for folder in (settings.datastream_state / vertical.name for vertical in find_verticals()):
+        if folder.exists():
+            shutil.rmtree(folder)
     local_stack(settings, console).clean()
     console.print(f"Deleted the services' data in {settings.datastream_state}.")
 

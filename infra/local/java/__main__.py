@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 from infra.local.java import jars
+from jobs.errors import DatastreamError
 
 
 def main() -> None:
     name, folder = sys.argv[1:]
     try:
         jars.fetch([name], print)
-    except jars.DownloadError as error:
+    except DatastreamError as error:
         sys.exit(f"error: {error}")
     jars.copy(name, Path(folder))
 
