@@ -131,8 +131,8 @@ produce: install-tools  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=1
 produce-help: install-tools
 	@$(PY) -m jobs produce --help
 
-lag: install-tools  ## Watch the lag of each consumer group
-	@$(PY) -m jobs lag $(AS_JSON)
+lag: install-tools  ## Watch the lag of each consumer group: VERTICAL=tickets (default: all on the stack's Kafka)
+	@$(PY) -m jobs lag $(VERTICAL) $(AS_JSON)
 
 export: install-tools  ## Export now, without waiting for EXPORT_TARGET_RECORDS or EXPORT_MAX_AGE_S
 	@$(PY) -m jobs export

@@ -60,6 +60,7 @@ class Vertical(msgspec.Struct, frozen=True):
         topics: file that declares its topics (see `jobs.kafka.topics`).
         broker: the setting with the address of the Kafka broker that has its topics.
         groups: the consumer groups of its DAGs, in the order in which a message passes them.
+        streams: the consumer groups of programs outside Airflow that commit their offsets only to show their position.
         command_groups: consumer groups of commands, each with the setting that names the topic it reads. Their offsets
             hold unfinished work, so `make offsets` accepts only TO=kept.
         dags: the DAGs that `unpause` unpauses.
@@ -78,6 +79,7 @@ class Vertical(msgspec.Struct, frozen=True):
     topics: Path | None = None
     broker: str = "bootstrap_servers"
     groups: tuple[Group, ...] = ()
+    streams: tuple[Group, ...] = ()
     command_groups: Mapping[str, str] = msgspec.field(default_factory=dict)
     dags: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()

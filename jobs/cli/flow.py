@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,7 +20,8 @@ from jobs.kafka.open_transactions import describe_held_back
 from jobs.settings import Settings, load
 from jobs.terminal import escape, fit_table, print_json, wrap_words
 from jobs.vertical import Group as ConsumerGroup
-from jobs.verticals import find_verticals, merge_settings
+from jobs.vertical import Vertical
+from jobs.verticals import find_vertical, find_verticals, merge_settings
 
 if TYPE_CHECKING:
     from jobs.kafka.lag import Lag
@@ -27,21 +29,35 @@ if TYPE_CHECKING:
     from jobs.kafka.set_offsets import Moves
 
 
+class GroupLag(msgspec.Struct, frozen=True):
+    """The lag of a consumer group on a topic."""
+
+    group: str
+    topic: str
+    lag: Lag
+
+
 @app.command()
 def lag(
-    once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False, as_json: AsJson = False
+    vertical: Annotated[str, typer.Argument(help="Only its groups, on its broker. Default: all on the stack's.")] = "",
+    once: Annotated[bool, typer.Option(help="Print once instead of watching.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the lag of each consumer group, live until Ctrl-C; once if stdout is not a terminal.
 
     JSON: groups: group, topic, offsets (the lag), held_back (by transactions).
     """
     settings = load(merge_settings())
+    if vertical:
+        verticals = [find_vertical(vertical)]
+    else:
+        verticals = [one for one in find_verticals() if getattr(settings, one.broker) == settings.bootstrap_servers]
     if as_json:
-        print_json(describe_lags(settings, _read_lags(settings)))
+        print_json(describe_lags(_read_all_lags(settings, verticals)))
         return
 
     def show() -> RenderableType:
-        return show_lags(console, settings, _read_lags(settings))
+        return show_lags(console, _read_all_lags(settings, verticals))
 
     if once or not console.is_terminal:
         console.print(show())
@@ -60,39 +76,50 @@ def _list_groups() -> list[ConsumerGroup]:
 
 
 def _read_lags(settings: Settings) -> dict[str, Lag]:
-    """Read the lag of each group, upstream groups first: what one has passed is in the lag of the next."""
+    """Read the lag of each DAG's group, upstream groups first: what one has passed is in the lag of the next."""
     from jobs.kafka.lag import read_lag
 
     config = make_kafka_config(settings)
     return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _list_groups()}
 
 
-def _list_held_back(lags: Mapping[str, Lag]) -> list[HeldBack]:
-    return list(dict.fromkeys(held for lag in lags.values() for held in lag.held_back))
+def _read_all_lags(settings: Settings, verticals: Iterable[Vertical]) -> list[GroupLag]:
+    """Read the lag of the groups of DAGs, then of streams, on the broker of each vertical."""
+    from jobs.kafka.lag import read_lag
+
+    lags = []
+    for vertical in verticals:
+        config = make_kafka_config(settings) | {"bootstrap.servers": getattr(settings, vertical.broker)}
+        for group in (*vertical.groups, *vertical.streams):
+            topic = getattr(settings, group.topic)
+            lags.append(
+                GroupLag(group.id, topic, read_lag(config, topic, group.id, is_stream=group in vertical.streams))
+            )
+    return lags
 
 
-def describe_lags(settings: Settings, lags: Mapping[str, Lag]) -> dict[str, Any]:
+def _list_held_back(lags: Iterable[Lag]) -> list[HeldBack]:
+    return list(dict.fromkeys(held for lag in lags for held in lag.held_back))
+
+
+def describe_lags(lags: Iterable[GroupLag]) -> dict[str, Any]:
     """Describe the lags for `print_json`."""
-    groups = [
-        {
-            "group": group.id,
-            "topic": getattr(settings, group.topic),
-            "offsets": lags[group.id].offsets,
-            "held_back": lags[group.id].held_back,
-        }
-        for group in _list_groups()
-    ]
-    return {"groups": groups}
+    return {
+        "groups": [
+            {"group": row.group, "topic": row.topic, "offsets": row.lag.offsets, "held_back": row.lag.held_back}
+            for row in lags
+        ]
+    }
 
 
-def show_lags(console: Console, settings: Settings, lags: Mapping[str, Lag]) -> RenderableType:
+def show_lags(console: Console, lags: Sequence[GroupLag]) -> RenderableType:
     """Build a table of the lags, and a line for each partition that an open transaction holds back."""
     table = Table("group", "topic", Column("lag (offsets)", justify="right"), Column("held back", justify="right"))
-    for group in _list_groups():
-        held = sum(partition.count for partition in lags[group.id].held_back)
-        topic = getattr(settings, group.topic)
-        table.add_row(group.id, topic, f"{lags[group.id].offsets:,}", f"{held:,}" if held else "")
-    lines = [wrap_words(f"held back by an open transaction: {escape(str(held))}") for held in _list_held_back(lags)]
+    for row in lags:
+        held = sum(partition.count for partition in row.lag.held_back)
+        table.add_row(row.group, row.topic, f"{row.lag.offsets:,}", f"{held:,}" if held else "")
+    all_held = _list_held_back(row.lag for row in lags)
+    lines = [wrap_words(f"held back by an open transaction: {escape(str(held))}") for held in all_held]
     return Group(fit_table(console, table), *lines)
 
 
@@ -118,7 +145,7 @@ def wait(timeout: Annotated[float, typer.Option(help="The maximum time to wait, 
 
     def read_left() -> dict[str, int]:
         lags = _read_lags(settings)
-        held[:] = _list_held_back(lags)
+        held[:] = _list_held_back(lags.values())
         return {titles[group]: lag.offsets for group, lag in lags.items()}
 
     def flush(left: Mapping[str, int]) -> None:

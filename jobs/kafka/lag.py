@@ -9,7 +9,14 @@ import msgspec
 
 from jobs.errors import ServiceUnavailableError
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
-from jobs.kafka.offsets import HeldBack, list_held_back, list_partitions, read_bounds, read_current_offsets
+from jobs.kafka.offsets import (
+    HeldBack,
+    list_held_back,
+    list_partitions,
+    read_bounds,
+    read_committed_offsets,
+    read_current_offsets,
+)
 from jobs.progress import Progress
 
 # Give up after this time without progress.
@@ -24,15 +31,22 @@ class Lag(msgspec.Struct, frozen=True):
     held_back: list[HeldBack]
 
 
-def read_lag(config: Config, topic: str, group: str) -> Lag:
+def read_lag(config: Config, topic: str, group: str, *, is_stream: bool = False) -> Lag:
     """Read the lag of a group on its topic.
+
+    Args:
+        is_stream: the group only shows the position of a program, and has no copy of its offsets.
 
     Raises:
         OffsetsError: another client committed with this group id.
     """
-    with translate_broker_errors(config, f"reading the lag of {group}"), open_consumer(config, "lag") as client:
+    name = group if is_stream else "lag"
+    with translate_broker_errors(config, f"reading the lag of {group}"), open_consumer(config, name) as client:
         bounds = read_bounds(config, client, topic, list_partitions(client, topic))
-        offsets = read_current_offsets(config, topic, group)
+        if is_stream:
+            offsets = read_committed_offsets(client, topic, list(bounds))
+        else:
+            offsets = read_current_offsets(config, topic, group)
     # The group may have moved since the bounds were read: offsets that it has passed are no longer held back.
     left = {}
     for partition, bound in bounds.items():

@@ -1,4 +1,4 @@
-"""What one batch did: for the log, and as metrics for StatsD."""
+"""What one batch did: counts and tickets for the log, and metrics for StatsD."""
 
 from __future__ import annotations
 

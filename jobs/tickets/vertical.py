@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 
 from jobs.settings import ROOT, Name, Settings
-from jobs.vertical import Vertical
+from jobs.vertical import Group, Vertical
 
-# The consumer group that shows the position of the stream to other tools.
 GROUP = "ticket_processor"
 
 # Settings that also have the names of the exercise that this vertical follows.
@@ -86,6 +85,7 @@ VERTICAL = Vertical(
     settings=TicketsSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "tickets.yml",
     broker="tickets_broker",
+    streams=(Group(GROUP, topic="tickets_topic_name", done="processed"),),
     page="tickets_page",
     ledger="jobs.tickets.ledger:take_ledger",
     services=("kafka",),

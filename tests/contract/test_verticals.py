@@ -70,7 +70,7 @@ def test_imports_of_every_vertical_are_checked(vertical: Vertical) -> None:
 def test_a_vertical_names_only_its_own_settings(vertical: Vertical) -> None:
     settings = settings_of(vertical)
     named = {*vertical.variables, *vertical.templates, *vertical.command_groups.values()}
-    named |= {group.topic for group in vertical.groups}
+    named |= {group.topic for group in (*vertical.groups, *vertical.streams)}
     if vertical.dead_letters:
         named |= {vertical.dead_letters.topic, *vertical.dead_letters.sources}
     assert all(hasattr(settings, name) for name in named)
@@ -97,7 +97,8 @@ def test_groups_dags_and_indices_are_declared_once() -> None:
     counts: Counter[str] = Counter()
     for vertical in VERTICALS:
         replay = [vertical.dead_letters.replay_group] if vertical.dead_letters else []
-        groups = [*(group.id for group in vertical.groups), *vertical.command_groups, *replay]
+        declared = (*vertical.groups, *vertical.streams)
+        groups = [*(group.id for group in declared), *vertical.command_groups, *replay]
         counts.update(f"group {group}" for group in groups)
         counts.update(f"wait {vertical.name} {group.done}" for group in vertical.groups)
         counts.update(f"dag {dag}" for dag in vertical.dags)

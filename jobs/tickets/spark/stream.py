@@ -19,7 +19,7 @@ from jobs.errors import ConfigurationError
 from jobs.spark.checkpoint import Ends, read_ends
 from jobs.tickets.outputs import Format, Run, make_time, write_outputs
 from jobs.tickets.source import Topic
-from jobs.tickets.spark.batch import count
+from jobs.tickets.spark.batch import count, log_messages
 from jobs.tickets.spark.transformations import make_outputs, parse, split
 from jobs.tickets.summary import Summary
 
@@ -82,6 +82,7 @@ class Stream:
             all_tickets, all_rejects = (spark.read.parquet(str(state / kind)) for kind in ("tickets", "rejects"))
             run = Run(f"stream-{batch}", "stream", self.topic.name, self._read_ends(batch), make_time())
             write_outputs(self.outputs, make_outputs(all_tickets, all_rejects), self.fmt, run)
+            log_messages(tickets, rejects)
             summary = Summary(run, *count(tickets, rejects), time.monotonic() - begun)
         finally:
             spark.catalog.clearCache()

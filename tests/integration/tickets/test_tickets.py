@@ -18,6 +18,7 @@ import pytest
 
 from jobs.clients import Systems
 from jobs.kafka.client import open_consumer
+from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import read_committed_offsets
 from jobs.settings import ROOT
 from jobs.tickets.contract import Reason
@@ -125,9 +126,11 @@ def test_every_message_is_a_ticket_or_a_reject_with_its_reason(stack: Stack, run
     produce(stack.kafka, run.topic, [Raw(value, b"key", [("trace", b"\xff")], partition=1) for value in values])
     aborted(stack.kafka, run.topic, [Raw(encode(ticket()), partition=1)])
 
-    done = run.process("--output-format", "json")
+    done = run.process("--output-format", "json", TICKETS_LOG_LEVEL="DEBUG")
 
     assert done.returncode == 0, done.stderr
+    assert f"ticket_id={good[1]['ticket_id']} partition=1 offset=1 assigned_team='Account Management'" in done.stderr
+    assert f"ticket_id={good[0]['ticket_id']} partition=1 offset={2 + len(bad)} reason=duplicate_ticket" in done.stderr
     rejects = [json.loads(line) for line in (run.outputs / "rejects" / "part-00000-rejects.json").open()]
     expected = dict(enumerate(bad, 2)) | {2 + len(bad): str(Reason.DUPLICATE_TICKET)}
     assert {(row["partition"], row["offset"]): row["reason"] for row in rejects} == {
@@ -180,6 +183,7 @@ def test_a_stream_killed_between_write_and_commit_doubles_nothing(stack: Stack, 
             return {partition: offset.offset for partition, offset in committed.items()} == ends
 
         until(is_committed, "the position in Kafka")
+        assert read_lag(stack.kafka, run.topic, GROUP, is_stream=True).offsets == 0
         busy = run.process("--mode", "stream")
         assert (busy.returncode, "Another stream uses" in busy.stderr) == (1, True), busy.stderr
         live.terminate()

@@ -29,6 +29,7 @@ from jobs.rides.ops.ledger import Ledger
 from jobs.rides.ops.trace import Sighting
 from jobs.rides.zones import Revenue, Zone, Zones
 from jobs.terminal import make_console
+from jobs.verticals import find_verticals
 from jobs.zones import playbook
 from jobs.zones import run as zones_run
 from jobs.zones.engine import Answer
@@ -117,8 +118,7 @@ def test_the_ledger_as_json_is_the_written_file(run: Run, counted: Ledger, tmp_p
 
 @pytest.fixture
 def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
-    lags = {group.id: Lag(BIG, [HELD]) for group in flow._list_groups()}
-    monkeypatch.setattr(flow, "_read_lags", lambda settings: lags)
+    monkeypatch.setattr("jobs.kafka.lag.read_lag", lambda *arguments, **options: Lag(BIG, [HELD]))
 
 
 @pytest.mark.usefixtures("lagging")
@@ -133,9 +133,24 @@ def test_lag_shows_whole_figures(run: Run, columns: int | None) -> None:
 @pytest.mark.usefixtures("lagging")
 def test_lag_as_json_has_numbers(run: Run) -> None:
     groups = json.loads(run("lag", "--json"))["groups"]
-    assert [group["group"] for group in groups] == [group.id for group in flow._list_groups()]
+    declared = [group.id for vertical in find_verticals() for group in (*vertical.groups, *vertical.streams)]
+    assert [group["group"] for group in groups] == declared
     held = {"topic": "rides_raw", "partition": 5, "first": BIG, "count": 1_234_567}
     assert all((group["offsets"], group["held_back"]) == (BIG, [held]) for group in groups)
+
+
+@pytest.mark.usefixtures("lagging")
+def test_lag_of_a_vertical_has_only_its_groups(run: Run) -> None:
+    groups = json.loads(run("lag", "tickets", "--json"))["groups"]
+    assert [(group["group"], group["topic"]) for group in groups] == [("ticket_processor", "client_tickets")]
+
+
+@pytest.mark.usefixtures("lagging")
+def test_lag_leaves_out_verticals_on_another_broker(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDPANDA_BROKER_LOCAL", "elsewhere:9092")
+    groups = json.loads(run("lag", "--json"))["groups"]
+    assert "dag_compute_cost" in [group["group"] for group in groups]
+    assert "ticket_processor" not in [group["group"] for group in groups]
 
 
 # --- dlq ------------------------------------------------------------------------------------------
