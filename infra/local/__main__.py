@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -112,10 +111,8 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data and logs in {settings.datastream_state}?", abort=True)
     # The position of a stream is useless without the topic.
-    for folder in (settings.datastream_state / vertical.name for vertical in find_verticals()):
-        if folder.exists():
-            shutil.rmtree(folder)
-    local_stack(settings, console).clean()
+    streams = [settings.datastream_state / vertical.name for vertical in find_verticals()]
+    local_stack(settings, console).clean(streams)
     console.print(f"Deleted the services' data in {settings.datastream_state}.")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -181,10 +182,13 @@ class Stack:
             supervisor.stop(self._paths, alive & {name for service in wave for name in service.process_names})
         supervisor.shut_down(self._paths)
 
-    def clean(self) -> None:
+    def clean(self, other_data: Iterable[Path] = ()) -> None:
         """Stop everything and delete data, logs and generated files; the jars stay in their cache.
 
         Deletes only what this project makes: other files in the folder that DATASTREAM_STATE names stay.
+
+        Args:
+            other_data: folders of programs that are no services, but whose data is useless without that of services.
 
         Raises:
             ServiceFailedError, BusyError: as `down`.
@@ -195,7 +199,7 @@ class Stack:
             self._down()
             for folder in (
                 self._paths.run, self._paths.logs, self._paths.secrets, self._paths.tmp, self._paths.staging,
-                *(self._paths.service(service.name) for service in self.services),
+                *(self._paths.service(service.name) for service in self.services), *other_data,
             ):  # fmt: skip
                 if folder.exists():
                     shutil.rmtree(folder)
