@@ -53,11 +53,11 @@ def lag(
     else:
         verticals = [one for one in find_verticals() if getattr(settings, one.broker) == settings.bootstrap_servers]
     if as_json:
-        print_json(describe_lags(_read_all_lags(settings, verticals)))
+        print_json(describe_lags(_read_lags(settings, verticals)))
         return
 
     def show() -> RenderableType:
-        return show_lags(console, _read_all_lags(settings, verticals))
+        return show_lags(console, _read_lags(settings, verticals))
 
     if once or not console.is_terminal:
         console.print(show())
@@ -75,15 +75,7 @@ def _list_groups() -> list[ConsumerGroup]:
     return [group for vertical in find_verticals() for group in vertical.groups]
 
 
-def _read_lags(settings: Settings) -> dict[str, Lag]:
-    """Read the lag of each DAG's group, upstream groups first: what one has passed is in the lag of the next."""
-    from jobs.kafka.lag import read_lag
-
-    config = make_kafka_config(settings)
-    return {group.id: read_lag(config, getattr(settings, group.topic), group.id) for group in _list_groups()}
-
-
-def _read_all_lags(settings: Settings, verticals: Iterable[Vertical]) -> list[GroupLag]:
+def _read_lags(settings: Settings, verticals: Iterable[Vertical]) -> list[GroupLag]:
     """Read the lag of the groups of DAGs, then of streams, on the broker of each vertical."""
     from jobs.kafka.lag import read_lag
 
@@ -134,29 +126,32 @@ def export() -> None:
 
 
 @app.command()
-def wait(timeout: Annotated[float, typer.Option(help="The maximum time to wait, in seconds.", min=1)] = 600) -> None:
-    """Wait until every consumer group has caught up. Exports whatever is only waiting for a full batch."""
+def wait(
+    vertical: Annotated[str, typer.Argument(help="The vertical whose DAGs to wait for.")] = "rides",
+    timeout: Annotated[float, typer.Option(help="The maximum time to wait, in seconds.", min=1)] = 600,
+) -> None:
+    """Wait until the consumer groups of a vertical have caught up. Exports whatever only waits for a full batch."""
     from jobs.kafka.lag import wait_until_done
 
     settings = load(merge_settings())
-    titles = {group.id: f"{vertical.name} {group.done}" for vertical in find_verticals() for group in vertical.groups}
+    declared = find_vertical(vertical)
+    titles = {group.id: f"{vertical} {group.done}" for group in declared.groups}
     held: list[HeldBack] = []
     asked: dict[str, int] = {}
 
     def read_left() -> dict[str, int]:
-        lags = _read_lags(settings)
-        held[:] = _list_held_back(lags.values())
-        return {titles[group]: lag.offsets for group, lag in lags.items()}
+        lags = [row for row in _read_lags(settings, [declared]) if row.group in titles]
+        held[:] = _list_held_back(row.lag for row in lags)
+        return {titles[row.group]: row.lag.offsets for row in lags}
 
     def flush(left: Mapping[str, int]) -> None:
-        for vertical in find_verticals():
-            if any(left[titles[group.id]] for group in vertical.groups if group.flush is None):
-                continue
-            for group in vertical.groups:
-                count = left[titles[group.id]]
-                if group.flush is not None and count and asked.get(group.id) != count:
-                    airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
-                    asked[group.id] = count
+        if any(left[titles[group.id]] for group in declared.groups if group.flush is None):
+            return
+        for group in declared.groups:
+            count = left[titles[group.id]]
+            if group.flush is not None and count and asked.get(group.id) != count:
+                airflow_api.trigger(settings, group.flush.dag_id, group.flush.conf)
+                asked[group.id] = count
 
     def advise() -> str:
         reasons = [

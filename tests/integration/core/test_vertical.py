@@ -76,7 +76,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 7
     assert "Applied index template notes." in copy.run("jobs", "template")
-    assert "dag_score_notes" in copy.run("jobs", "unpause")
+    assert "dag_score_notes" in copy.run("jobs", "unpause", "notes")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
     assert "infra/airflow/env/notes.env" in copy.run("infra.generate")
@@ -90,7 +90,7 @@ def test_notes_flow_from_the_raw_topic_to_the_ledger(copy: Copy) -> None:
     good = [encode({"note_id": str(number), "text": "hi" + "!" * (number % 3)}) for number in range(200)]
     bad = [Raw(b"{}", b"key", [("trace", b"\xff")]), Raw(None, b"empty"), Raw(b"\xff")]
     produce(copy.kafka, RAW, [*good, *bad])
-    copy.run("jobs", "wait")
+    copy.run("jobs", "wait", "notes")
     results = {record.key: json.loads(record.value or b"") for record in read_all(copy.kafka, RESULT)}
     assert len(results) == 200
     assert results[b"7"] == {"note_id": "7", "text": "hi!", "mood": 1.0}
@@ -118,7 +118,7 @@ def test_a_task_runs_with_the_packages_of_the_vertical(copy: Copy) -> None:
 
 def test_replayed_notes_are_not_lost(copy: Copy) -> None:
     assert "3 dead letters went back to notes_raw" in copy.run("jobs", "dlq-replay", "notes")
-    copy.run("jobs", "wait")
+    copy.run("jobs", "wait", "notes")
     ledger = copy.ledger()
     assert (ledger["raw"], ledger["dlq"], ledger["replayed"], ledger["balanced"]) == (206, 6, 3, True)
     assert "dag_score_notes" in copy.run("jobs", "lag", "--once")
