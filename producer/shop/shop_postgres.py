@@ -23,7 +23,8 @@ _CREATE = {
         montant numeric(12,2) NOT NULL, date timestamptz NOT NULL, statut text NOT NULL,
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         ingested_at timestamptz NOT NULL DEFAULT clock_timestamp())""",
-    "clients": "CREATE TABLE clients (client_id integer PRIMARY KEY, nom text NOT NULL, ville text NOT NULL)",
+    "clients": """CREATE TABLE clients (
+        client_id integer PRIMARY KEY, nom text NOT NULL, ville text NOT NULL, inscrit_le date NOT NULL)""",
     "produits": """CREATE TABLE produits (
         produit_id integer PRIMARY KEY, nom text NOT NULL, categorie text NOT NULL, prix numeric(12,2) NOT NULL)""",
 }
@@ -139,7 +140,9 @@ class PostgresTarget:
         self._is_counted = _exists(connection, "load_batches")
         with connection.cursor() as cursor:
             cursor.executemany(
-                "INSERT INTO clients (client_id, nom, ville) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", list_clients()
+                "INSERT INTO clients (client_id, nom, ville, inscrit_le) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT DO NOTHING",
+                list_clients(),
             )
             cursor.executemany(
                 "INSERT INTO produits (produit_id, nom, categorie, prix) VALUES (%s, %s, %s, %s) "

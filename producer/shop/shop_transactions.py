@@ -32,6 +32,7 @@ class Client(NamedTuple):
     client_id: int
     nom: str
     ville: str
+    inscrit_le: date
 
 
 class Product(NamedTuple):
@@ -70,7 +71,10 @@ class Item(NamedTuple):
 
 
 def list_clients() -> list[Client]:
-    return [Client(number, f"Client {number}", _CITIES[number % len(_CITIES)]) for number in range(1, CLIENTS + 1)]
+    return [
+        Client(number, f"Client {number}", _CITIES[number % len(_CITIES)], date(2024, 1, 1) + timedelta(days=number // 2))
+        for number in range(1, CLIENTS + 1)
+    ]
 
 
 def list_products() -> list[Product]:
