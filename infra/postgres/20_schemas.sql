@@ -42,11 +42,12 @@ create table if not exists raw.produits (
     prix numeric(12, 2) not null
 );
 
--- What is loaded: every message of a partition before next_offset.
+-- What is loaded: every message of a partition before next_offset. Kafka gives a recreated topic another id.
 create table if not exists raw.load_offsets (
     topic text,
     partition integer,
     next_offset bigint not null,
+    topic_id text not null,
     primary key (topic, partition)
 );
 

@@ -212,7 +212,7 @@ def _claim(
             check_end(topic, group, claim.partition, claim.end, bounds[claim.partition])
         log.info("Resuming the plan of an earlier run of %s for %s", group, topic)
         return claims, plan, _count_lag(starts, bounds)
-    claims, lag = claim_after(config, client, topic, starts, bounds, limits, wait_s)
+    claims, lag = claim_after(config, client, topic, starts, bounds=bounds, limits=limits, wait_s=wait_s)
     return claims, None, lag
 
 
@@ -221,6 +221,7 @@ def claim_after(
     client: Consumer,
     topic: str,
     starts: dict[int, int],
+    *,
     bounds: dict[int, Bounds],
     limits: Limits,
     wait_s: float,

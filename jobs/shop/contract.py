@@ -114,11 +114,11 @@ def _read_time(members: dict[str, Any], name: str) -> str:
 
 def _check_status(text: str) -> str:
     if len(text) > MAX_STATUS or "\0" in text:
-        raise RejectedError(Reason.INVALID_TEXT, f"statut {text[:40]!r} has a null or more than {MAX_STATUS} characters")
+        raise RejectedError(
+            Reason.INVALID_TEXT, f"statut {text[:40]!r} has a null or more than {MAX_STATUS} characters"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RejectedError(Reason.INVALID_TEXT, f"statut: character {error.start}: {error.reason}") from error
     return text
-
-

@@ -14,12 +14,11 @@ from itertools import chain, repeat
 import msgspec
 from confluent_kafka import Consumer, Message
 
-from jobs.kafka.claim import claim_all
 from jobs.kafka.client import Config, translate_broker_errors
 from jobs.kafka.dead_letter import Origin, is_dead_letter_of, read_headers, read_position
 from jobs.kafka.offsets import SETTLE_S, GroupReader, list_partitions, read_bounds, read_topic_id
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
-from jobs.kafka.scan import Claim, scan
+from jobs.kafka.scan import Claim, claim_all, scan
 from jobs.kafka.staged import make_message_batch, make_outcome_batch
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.settings import check_distinct
@@ -52,12 +51,22 @@ def is_behind(config: Config, reader: GroupReader, connection: Connection) -> bo
 
 
 def publish_refusals(
-    config: Config, connection: Connection, topic: str, group: str, dlq_topic: str, dag_id: str
+    config: Config,
+    connection: Connection,
+    *,
+    topic: str,
+    group: str,
+    dlq_topic: str,
+    dag_id: str,
+    is_repair: bool = False,
 ) -> Followed:
     """Publish the refusals that are not published yet, and commit the database's positions, in one transaction.
 
     The group's copy (`jobs.kafka.offsets.name_kept_group`) says up to where dead letters are published. It never goes
     back: after a restore of the database, the messages that are loaded again have their dead letters already.
+
+    Args:
+        is_repair: do not trust the copy, and look for existing dead letters in their topic.
 
     Raises:
         ConfigurationError: one of the topics does not exist.
@@ -66,9 +75,9 @@ def publish_refusals(
     """
     check_distinct(topic, dlq_topic)
     followed = Followed()
-    (count,) = connection.execute(
-        "SELECT count(*) FROM raw.load_refusals WHERE topic = %s", (topic,)
-    ).fetchone() or (0,)
+    (count,) = connection.execute("SELECT count(*) FROM raw.load_refusals WHERE topic = %s", (topic,)).fetchone() or (
+        0,
+    )
     # All are in one transaction. After a kill, the group waits until it times out.
     timeout_s = min(20 + int(str(count)) // 5_000, 900)
     with open_group_writer(config, group, topic, PIECE_RECORDS, transaction_timeout_s=timeout_s) as writer:
@@ -80,7 +89,7 @@ def publish_refusals(
         check_topic_id(topic, writer.topic_id, positions)
         published = _read_published(writer.reader, positions)
         reasons = _read_refusals(connection, topic, published)
-        if reasons and all(offset is None for offset in published.values()):
+        if reasons and (is_repair or all(offset is None for offset in published.values())):
             for position in _scan_dead_letters(config, writer.reader.consumer, dlq_topic, topic, dag_id):
                 reasons.pop(position, None)
         followed.offsets = _choose_offsets(positions, published)
@@ -103,7 +112,9 @@ def _read_published(reader: GroupReader, positions: Mapping[int, Position]) -> d
 
 
 def _choose_offsets(positions: Mapping[int, Position], published: Mapping[int, int | None]) -> dict[int, int]:
-    return {partition: max(position.next_offset, published[partition] or 0) for partition, position in positions.items()}
+    return {
+        partition: max(position.next_offset, published[partition] or 0) for partition, position in positions.items()
+    }
 
 
 def _read_refusals(connection: Connection, topic: str, published: Mapping[int, int | None]) -> Reasons:
@@ -114,12 +125,14 @@ def _read_refusals(connection: Connection, topic: str, published: Mapping[int, i
             'WHERE topic = %s AND partition = %s AND "offset" >= %s',
             (topic, partition, offset or 0),
         )
-        reasons |= {(partition, number): (reason, detail) for number, reason, detail in rows}  # type: ignore[misc]
+        reasons |= {(partition, number): (reason, detail) for number, reason, detail in rows}
     return reasons
 
 
 def _scan_refused(config: Config, reader: GroupReader, reasons: Reasons) -> Iterator[list[Message]]:
     """Read the refused messages from the topic, in pieces. The staged files may be gone."""
+    if not reasons:
+        return
     by_partition: dict[int, list[int]] = {}
     for partition, offset in reasons:
         by_partition.setdefault(partition, []).append(offset)
@@ -138,7 +151,7 @@ def _scan_refused(config: Config, reader: GroupReader, reasons: Reasons) -> Iter
 def _scan_dead_letters(
     config: Config, client: Consumer, dlq_topic: str, topic: str, dag_id: str
 ) -> Iterator[tuple[int, int]]:
-    """The positions of the messages whose dead letters exist. Only read if the group and its copy are lost."""
+    """The positions of the messages whose dead letters exist."""
     bounds = read_bounds(config, client, dlq_topic, list_partitions(client, dlq_topic), settle_s=SETTLE_S)
     with closing(scan(client, dlq_topic, claim_all(bounds))) as lists:
         for message in chain.from_iterable(lists):

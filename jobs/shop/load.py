@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import psycopg
@@ -23,14 +24,17 @@ from jobs.files import read_batches
 from jobs.kafka.claim import Claimed, Limits, claim_after
 from jobs.kafka.client import Config, translate_broker_errors
 from jobs.kafka.offsets import GroupReader, read_bounds, read_topic_id
+from jobs.kafka.scan import Claim
 from jobs.kafka.staged import Chunk, Manifest
 from jobs.parallel import prefetch
 from jobs.shop.contract import Reason
+from jobs.shop.database import LOADER, connect
 from jobs.shop.rows import Refusal, Rows, make_rows
+from jobs.shop.vertical import ShopSettings
 
 log = logging.getLogger(__name__)
 
-Connection = psycopg.Connection[tuple[object, ...]]
+Connection = psycopg.Connection[Any]
 
 _MAX_DETAIL = 1_000  # characters
 
@@ -123,11 +127,24 @@ class Loaded(msgspec.Struct):
 
 
 @contextmanager
-def translate_database_errors(where: str) -> Iterator[None]:
-    """Turn psycopg's errors into the project's, with the address of the server and what to do."""
+def open_loader(settings: ShopSettings) -> Iterator[Connection]:
+    """A connection that commits each statement, or each `transaction()`.
+
+    Raises:
+        ConfigurationError: the warehouse is not set up, or rejects the role.
+        ServiceUnavailableError: the server does not answer, or the connection was lost.
+    """
+    where = f"{settings.shop_host}:{settings.shop_postgres_port}"
+    # The server ends the transaction of a worker that hangs, because it holds the lock of all loads.
+    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
     try:
-        yield
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        with connect(settings, LOADER, autocommit=True, options=options) as connection:
+            yield connection
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InvalidSchemaName,
+    ) as error:
         raise ConfigurationError(
             f"PostgreSQL at {where}: {_shorten(error)}. Create the schema with `python -m infra.postgres`."
         ) from error
@@ -147,7 +164,7 @@ def read_positions(connection: Connection, topic: str) -> dict[int, Position]:
     rows = connection.execute(
         "SELECT partition, next_offset, topic_id FROM raw.load_offsets WHERE topic = %s", (topic,)
     ).fetchall()
-    return {partition: Position(next_offset, topic_id) for partition, next_offset, topic_id in rows}  # type: ignore[misc,arg-type]
+    return {partition: Position(next_offset, topic_id) for partition, next_offset, topic_id in rows}
 
 
 def claim_messages(
@@ -172,14 +189,13 @@ def claim_messages(
             position = positions.get(partition)
             start = bound.low if position is None else position.next_offset
             if not bound.low <= start <= bound.end:
+                left = bound.low if start < bound.low else bound.end
                 raise OffsetsError(
-                    f"{topic}[{partition}]: {_describe_gap(start, bound.low, bound.end)}. To continue with the first "
-                    "message that is left, run as the owner of the schema raw: UPDATE raw.load_offsets SET next_offset "
-                    f"= {bound.low if start < bound.low else bound.end} WHERE topic = '{topic}' AND partition = "
-                    f"{partition}."
+                    f"{topic}[{partition}]: {_describe_gap(start, bound.low, bound.end)}. To continue at {left}, set "
+                    "next_offset of this partition in raw.load_offsets, as shop_loader."
                 )
             starts[partition] = start
-        claims, lag = claim_after(config, client, topic, starts, bounds, limits, wait_s)
+        claims, lag = claim_after(config, client, topic, starts, bounds=bounds, limits=limits, wait_s=wait_s)
     return Claimed(topic, topic_id, reader.group, tuple(claims), limits, lag)
 
 
@@ -195,9 +211,8 @@ def check_topic_id(topic: str, topic_id: str, positions: Mapping[int, Position])
     if earlier:
         raise OffsetsError(
             f"{topic} was deleted and recreated since it was loaded (id {', '.join(earlier)}, now {topic_id}), or this "
-            "is another cluster. To load the new one from its first message, run as the owner of the schema raw: "
-            f"DELETE FROM raw.load_offsets WHERE topic = '{topic}'; DELETE FROM raw.load_refusals WHERE topic = "
-            f"'{topic}'."
+            "is another cluster. To load the new one from its first message, delete the rows of this topic from "
+            "raw.load_offsets and raw.load_refusals, as the owner of the schema raw."
         )
 
 
@@ -205,24 +220,26 @@ def check_topic_id(topic: str, topic_id: str, positions: Mapping[int, Position])
 def load(connection: Connection, manifest: Manifest) -> Loaded:
     """Load the staged messages of a claim, each chunk in one transaction. Skips what is loaded already.
 
+    Args:
+        connection: from `open_loader`.
+
     Raises:
         OffsetsError: the position is before the claim, or the topic was recreated. The chunks before stay loaded.
-        psycopg.Error: as the database raises it; see `translate_database_errors`.
     """
     loaded = Loaded()
     with connection.transaction():
         for statement in _PREPARE.split(";"):
             connection.execute(statement)
-    starts = {claim.partition: claim.start for claim in manifest.claims}
-    ends = manifest.ends
+    parts = {claim.partition: claim for claim in manifest.claims}
     last = {chunk.partition: chunk for chunk in manifest.chunks}
     for chunk, rows in prefetch(_read_rows, manifest.chunks):
-        end = ends[chunk.partition] if chunk is last[chunk.partition] else chunk.next
-        loaded.add(load_chunk(connection, manifest, chunk.partition, starts[chunk.partition], end, rows))
-        starts[chunk.partition] = end
-    for claim in manifest.claims:
-        if claim.partition not in last and claim.start < claim.end:  # only transaction markers
-            load_chunk(connection, manifest, claim.partition, claim.start, claim.end, Rows(0, b"", []))
+        rest = parts[chunk.partition]
+        end = rest.end if chunk is last[chunk.partition] else chunk.next
+        loaded.add(load_chunk(connection, manifest, Claim(rest.partition, rest.start, end), rows))
+        parts[chunk.partition] = Claim(rest.partition, end, rest.end)
+    for claim in parts.values():
+        if claim.start < claim.end:  # the claim has only transaction markers in this partition
+            load_chunk(connection, manifest, claim, Rows(0, b"", []))
     return loaded
 
 
@@ -235,11 +252,10 @@ def _read_rows(chunk: Chunk) -> Rows:
     return make_rows(offsets, values)
 
 
-def load_chunk(
-    connection: Connection, manifest: Manifest, partition: int, start: int, end: int, rows: Rows
-) -> Loaded:
-    """Load the rows and refusals of the offsets [start, end) of a partition, and move its position to `end`."""
+def load_chunk(connection: Connection, manifest: Manifest, claim: Claim, rows: Rows) -> Loaded:
+    """Load the rows and refusals of some offsets of a partition, and move its position to their end."""
     loaded = Loaded()
+    partition, start, end = claim.partition, claim.start, claim.end
     place = {"topic": manifest.topic, "partition": partition}
     with connection.transaction(), connection.cursor() as cursor:
         # Before the lock: a COPY into a temporary table needs none.
@@ -266,7 +282,7 @@ def load_chunk(
             conflicts = cursor.execute(_REFUSE, place | {"reason": Reason.CONFLICTING_TRANSACTION}).rowcount
             loaded.refused[Reason.CONFLICTING_TRANSACTION] += conflicts
             counts = cursor.execute(_COUNT).fetchone() or (0, 0, 0)
-            loaded.repeated, loaded.updated, loaded.stale = counts  # type: ignore[assignment]
+            loaded.repeated, loaded.updated, loaded.stale = counts
             if loaded.updated or loaded.repeated:
                 cursor.execute(_UPDATE, place)
         _write_refusals(cursor, place, refusals)
@@ -281,8 +297,7 @@ def load_chunk(
             ),
         )  # fmt: skip
         cursor.execute(
-            "UPDATE raw.load_offsets SET next_offset = %(end)s WHERE topic = %(topic)s AND partition = %(partition)s",
-            place | {"end": end},
+            "UPDATE raw.load_offsets SET next_offset = %s WHERE topic = %s AND partition = %s", (end, *place.values())
         )
     for refusal in refusals:
         log.debug("%s[%d]@%d: %s: %s", manifest.topic, partition, refusal.offset, refusal.reason, refusal.detail)
@@ -300,12 +315,12 @@ def _lock_position(connection: Connection, manifest: Manifest, partition: int, s
     row = connection.execute(
         "SELECT next_offset, topic_id FROM raw.load_offsets WHERE topic = %s AND partition = %s FOR UPDATE", place
     ).fetchone()
-    position = Position(*row)  # type: ignore[misc]
+    position = Position(*(row or (0, "")))
     check_topic_id(manifest.topic, manifest.topic_id, {partition: position})
     return position.next_offset
 
 
-def _write_refusals(cursor: psycopg.Cursor[tuple[object, ...]], place: dict[str, object], refusals: list[Refusal]) -> None:
+def _write_refusals(cursor: psycopg.Cursor[Any], place: dict[str, object], refusals: list[Refusal]) -> None:
     if not refusals:
         return
     with cursor.copy('COPY raw.load_refusals (topic, partition, "offset", reason, detail) FROM STDIN') as copy:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from jobs.settings import LOOPBACK, Name, Port, Settings
-from jobs.vertical import Vertical
+from pathlib import Path
+from typing import ClassVar
+
+from jobs.settings import LOOPBACK, ROOT, Name, Port, Settings, Topic
+from jobs.vertical import DeadLetters, Group, Vertical
+
+LOAD_GROUP = LOAD_DAG = "dag_load_transactions"
 
 
 class ShopSettings(Settings):
     """The settings of the shop."""
+
+    topic_settings: ClassVar[tuple[str, ...]] = ("shop_topic", "shop_dlq_topic")
+
+    shop_topic: Topic = "shop_transactions"
+    shop_dlq_topic: Topic = "shop_dlq"
 
     shop_postgres_host: str = ""
     shop_postgres_port: Port = 5432
@@ -24,10 +34,22 @@ class ShopSettings(Settings):
         """The host of the warehouse's server."""
         return self.shop_postgres_host or LOOPBACK
 
+    @property
+    def shop_page(self) -> Path:
+        """The HTML page that the report writes."""
+        return self.datastream_state / "shop.html"
+
 
 VERTICAL = Vertical(
     name="shop",
     settings=ShopSettings,
+    topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
+    groups=(Group(LOAD_GROUP, "shop_topic", done="loaded"),),
+    dags=(LOAD_DAG,),
+    variables=("shop_topic", "shop_dlq_topic"),
+    dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
+    ledger="jobs.shop.ledger:take_ledger",
+    page="shop_page",
     requirement_set="dbt",
     services=("kafka", "postgres", "airflow"),
 )

@@ -125,7 +125,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     *,
     to: Annotated[To, typer.Option(help="Target: straight into the table transactions_raw, or through Kafka.")],
-    rate: Annotated[float, typer.Option(envvar="SHOP_RATE", min=0, help="Transactions per second; 0: no limit.")] = 10,
+    rate: Annotated[float, typer.Option(min=0, help="Transactions per second; 0: no limit.")] = 10,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many; default: run until Ctrl-C.")] = None,
     history: Annotated[
         str | None,

@@ -72,7 +72,9 @@ class Item(NamedTuple):
 
 def list_clients() -> list[Client]:
     return [
-        Client(number, f"Client {number}", _CITIES[number % len(_CITIES)], date(2024, 1, 1) + timedelta(days=number // 2))
+        Client(
+            number, f"Client {number}", _CITIES[number % len(_CITIES)], date(2024, 1, 1) + timedelta(days=number // 2)
+        )
         for number in range(1, CLIENTS + 1)
     ]
 
