@@ -58,6 +58,7 @@ create table if not exists raw.load_refusals (
     "offset" bigint,
     reason text not null,
     detail text not null,
+    refused_at timestamptz not null default clock_timestamp(),
     primary key (topic, partition, "offset")
 );
 
