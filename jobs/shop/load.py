@@ -212,7 +212,7 @@ def check_topic_id(topic: str, topic_id: str, positions: Mapping[int, Position])
         raise OffsetsError(
             f"{topic} was deleted and recreated since it was loaded (id {', '.join(earlier)}, now {topic_id}), or this "
             "is another cluster. To load the new one from its first message, delete the rows of this topic from "
-            "raw.load_offsets and raw.load_refusals, as the owner of the schema raw."
+            "raw.load_offsets, raw.load_refusals and raw.load_batches, as the owner of the schema raw."
         )
 
 

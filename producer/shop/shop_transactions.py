@@ -205,12 +205,12 @@ def add_faults(
             # A new id, so that the fault does not change a transaction that is sent, too.
             faulty_one = _draw(rng, transaction.updated_at, transaction.updated_at)
             if label in UNTYPED_FAULTS:
-                yield Item(faulty_one, label.split("/")[0], UNTYPED_FAULTS[label](faulty_one), is_typed=False)
+                yield Item(faulty_one, label.partition("/")[0], UNTYPED_FAULTS[label](faulty_one), is_typed=False)
             elif label == CONFLICT:
                 earlier = rng.choice(remembered)
                 yield Item(earlier._replace(montant=earlier.montant + 1), label)
             else:
-                yield Item(TYPED_FAULTS[label](faulty_one), label)
+                yield Item(TYPED_FAULTS[label](faulty_one), label.partition("/")[0])
         yield Item(transaction)
         if duplicates or faulty:
             if len(remembered) == REMEMBERED:
@@ -242,15 +242,15 @@ def _omit(name: str) -> Callable[[Transaction], bytes]:
 
 CONFLICT = "conflicting_transaction"
 
+# The part after a slash only tells apart several faults with the same reason.
 TYPED_FAULTS: dict[str, Callable[[Transaction], Transaction]] = {
-    "negative_amount": lambda transaction: transaction._replace(montant=-transaction.montant),
-    "zero_amount": lambda transaction: transaction._replace(montant=Decimal(0)),
+    "nonpositive_amount/negative": lambda transaction: transaction._replace(montant=-transaction.montant),
+    "nonpositive_amount/zero": lambda transaction: transaction._replace(montant=Decimal(0)),
     "unknown_status": lambda transaction: transaction._replace(statut="refunded"),
     "future_date": lambda transaction: transaction._replace(date=transaction.date + timedelta(days=3650)),
     "unknown_client": lambda transaction: transaction._replace(client_id=999_999),
 }
 
-# The part after a slash only tells apart several faults with the same reason.
 UNTYPED_FAULTS: dict[str, Callable[[Transaction], bytes | None]] = {
     "empty_value": lambda _: None,
     "invalid_utf8": lambda transaction: encode(transaction).replace(b'"statut": "', b'"statut": "\xe9'),
