@@ -139,13 +139,14 @@ def draw_history(seed: int, days: int, per_day: int, now: datetime) -> Iterator[
         for ordered in sorted(_draw_times(rng, day, per_day)):
             transaction = _draw(rng, ordered, ordered)
             is_resolved, delay = rng.random() < _RESOLVED, timedelta(minutes=rng.expovariate(1 / 60) + 1)
+            # Drawn for each one, whatever the time is now.
+            resolved = _resolve(rng, transaction, ordered + delay)
             if ordered > now:
                 continue
             while waiting and waiting[0][0] <= ordered:
                 yield heapq.heappop(waiting)[1]
             yield transaction
-            if transaction.statut == "pending" and is_resolved and ordered + delay <= now:
-                resolved = _resolve(rng, transaction, ordered + delay)
+            if transaction.statut == "pending" and is_resolved and resolved.updated_at <= now:
                 heapq.heappush(waiting, (resolved.updated_at, resolved))
     while waiting:
         yield heapq.heappop(waiting)[1]
