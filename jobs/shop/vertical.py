@@ -19,6 +19,9 @@ class ShopSettings(Settings):
     shop_reader_password: Name = "changeme"  # noqa: S105
     shop_data_engineer_password: Name = "changeme"  # noqa: S105
 
+    # When dbt_transform runs: a cron expression or one of Airflow's presets.
+    shop_dbt_schedule: Name = "@daily"
+
     @property
     def shop_host(self) -> str:
         """The host of the warehouse's server."""
@@ -28,6 +31,7 @@ class ShopSettings(Settings):
 VERTICAL = Vertical(
     name="shop",
     settings=ShopSettings,
+    dags=("dbt_transform",),
     requirement_set="dbt",
     services=("kafka", "postgres", "airflow"),
 )
