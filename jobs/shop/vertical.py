@@ -29,6 +29,9 @@ class ShopSettings(Settings):
     shop_reader_password: Name = "changeme"  # noqa: S105
     shop_data_engineer_password: Name = "changeme"  # noqa: S105
 
+    # When dbt_transform runs: a cron expression or one of Airflow's presets.
+    shop_dbt_schedule: Name = "@daily"
+
     @property
     def shop_host(self) -> str:
         """The host of the warehouse's server."""
@@ -45,7 +48,7 @@ VERTICAL = Vertical(
     settings=ShopSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
     groups=(Group(LOAD_GROUP, "shop_topic", done="loaded"),),
-    dags=(LOAD_DAG,),
+    dags=(LOAD_DAG, "dbt_transform"),
     variables=("shop_topic", "shop_dlq_topic"),
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
     ledger="jobs.shop.ledger:take_ledger",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from jobs.settings import ROOT
 from tests.testkit.warehouse import empty_warehouse, run_warehouse
 
 
@@ -21,3 +23,9 @@ def warehouse(running_warehouse: Any) -> Any:
     """The settings of an empty warehouse."""
     empty_warehouse(running_warehouse)
     return running_warehouse
+
+
+@pytest.fixture(scope="session")
+def dbt_environment() -> None:
+    """dbt's packages in .venv-dbt."""
+    subprocess.run(["make", ".venv-dbt/.stamp"], cwd=ROOT, check=True, timeout=300)
