@@ -27,7 +27,7 @@ def generate(context: typer.Context) -> None:
     """Run producer/shop/generator.py with the addresses and names of the settings. Accepts its options."""
     settings = load(ShopSettings)
     variables = make_settings_variables(ShopSettings, settings)
-    variables["SHOP_BROKER"] = settings.bootstrap_servers
+    variables |= {"SHOP_BROKER": settings.bootstrap_servers, "SHOP_LOADER_PASSWORD": settings.shop_loader_password}
     command = [sys.executable, str(ROOT / "producer" / "shop" / "generator.py"), *context.args]
     os.execve(sys.executable, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
 

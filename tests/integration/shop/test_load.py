@@ -9,12 +9,10 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import pytest
@@ -22,43 +20,18 @@ from confluent_kafka.admin import AdminClient
 
 from infra.local.environment import export_settings
 from jobs.errors import OffsetsError, ServiceUnavailableError
-from jobs.files import Folder
 from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.kafka.topic_ids import TopicIds
 from jobs.settings import ROOT
 from shop_transactions import TYPED_FAULTS, UNTYPED_FAULTS, Transaction, draw_live, encode
 from tests.testkit.kafka import Raw, aborted, commit, delete_all_records, read_all
 from tests.testkit.shop import Loading, transaction
-from tests.testkit.stack import make_topic_factory
 from tests.testkit.wait import DEADLINE_S
-from tests.testkit.warehouse import empty_warehouse, run_warehouse
+from tests.testkit.warehouse import empty_warehouse
 
 pytestmark = pytest.mark.timeout(120)
 
 BAD = b"not json"
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[Any]:
-    with run_warehouse("kafka") as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def make_topic(services: Any) -> Callable[..., str]:
-    return make_topic_factory({"bootstrap.servers": services.bootstrap_servers})
-
-
-@pytest.fixture
-def loading(services: Any, make_topic: Callable[..., str], tmp_path: Path) -> Loading:
-    empty_warehouse(services)
-    return Loading(
-        settings=services,
-        group=f"loading-{uuid4().hex[:8]}",
-        source=make_topic("shop"),
-        dlq=make_topic("shop_dlq"),
-        folder=Folder(f"file://{tmp_path}/staging"),
-    )
 
 
 def assert_once(loading: Loading) -> None:
