@@ -42,12 +42,12 @@ def find_interpreter(requirement_set: str) -> Path:
 def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
     """The environment of a vertical's command: the vertical's settings and the addresses of the services.
 
-    It has no password of the core: a task adds the one that its command needs.
+    It has no passwords: a task adds the one that its command needs.
 
     Args:
         kind: the vertical's class of settings.
     """
-    added = [name for name in kind.model_fields if name not in Settings.model_fields]
+    added = [name for name in kind.model_fields if name not in Settings.model_fields and not name.endswith("_password")]
     variables = {name.upper(): str(getattr(settings, name)) for name in added} | {
         "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "ELASTICSEARCH_URL": settings.es_url,

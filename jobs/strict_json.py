@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -64,14 +65,17 @@ def decode_text(value: bytes | None) -> str:
         raise RejectedError(JsonReason.INVALID_UTF8, f"byte {error.start}: {error.reason}") from error
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str, *, is_exact: bool = False) -> dict[str, Any]:
     """Parse a JSON object. Numbers become floats.
+
+    Args:
+        is_exact: numbers become Decimals; those without a point or an exponent become ints.
 
     Raises:
         RejectedError: not JSON, a key twice at any level, or not an object.
     """
     try:
-        parsed = _decode(text)
+        parsed = _decode_exactly(text) if is_exact else _decode(text)
     except ValueError as error:
         raise RejectedError(JsonReason.INVALID_JSON, str(error)) from error
     except RecursionError as error:
@@ -82,7 +86,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def read_member(members: dict[str, Any], name: str, kind: type, path: str) -> Any:
-    """The member of an object that must be of a type: str, float, dict.
+    """The member of an object that must be of a type: str, float, int, dict.
 
     Args:
         path: the name of the member in error texts.
@@ -98,7 +102,15 @@ def read_member(members: dict[str, Any], name: str, kind: type, path: str) -> An
     raise RejectedError(JsonReason.WRONG_TYPE, f"{path} is a {_name_type(value)}, not a {_JSON_TYPES[kind]}")
 
 
-_JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
+_JSON_TYPES: dict[type, str] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    float: "number",
+    Decimal: "number",
+    int: "whole number",
+    bool: "boolean",
+}
 
 
 def _name_type(value: object) -> str:
@@ -143,6 +155,11 @@ def _parse_integer(integer: str) -> float:
     return float(integer) + 0.0
 
 
+def _parse_exactly(integer: str) -> int | Decimal:
+    # Python refuses to make an int of more than 4,300 digits.
+    return int(integer) if len(integer) < 1_000 else Decimal(integer)
+
+
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -150,4 +167,10 @@ def _reject_constant(name: str) -> NoReturn:
 # Parse integers as floats: Python raises an error for very long ones.
 _decode = json.JSONDecoder(
     object_pairs_hook=_check_unique, parse_int=_parse_integer, parse_float=float, parse_constant=_reject_constant
+).decode
+_decode_exactly = json.JSONDecoder(
+    object_pairs_hook=_check_unique,
+    parse_int=_parse_exactly,
+    parse_float=Decimal,
+    parse_constant=_reject_constant,
 ).decode

@@ -212,11 +212,26 @@ def _claim(
             check_end(topic, group, claim.partition, claim.end, bounds[claim.partition])
         log.info("Resuming the plan of an earlier run of %s for %s", group, topic)
         return claims, plan, _count_lag(starts, bounds)
+    claims, lag = claim_after(config, client, topic, starts, bounds=bounds, limits=limits, wait_s=wait_s)
+    return claims, None, lag
+
+
+def claim_after(
+    config: Config,
+    client: Consumer,
+    topic: str,
+    starts: dict[int, int],
+    *,
+    bounds: dict[int, Bounds],
+    limits: Limits,
+    wait_s: float,
+) -> tuple[list[Claim], int]:
+    """Claim the messages from `starts` on; without one, wait up to `wait_s` seconds. Returns the claim and the lag."""
     claims = limit_claims(starts, bounds, limits.run_records)
     if all(claim.start == claim.end for claim in claims) and wait_for_message(client, topic, starts, wait_s):
-        bounds = read_bounds(config, client, topic, list(committed_offsets))
+        bounds = read_bounds(config, client, topic, list(starts))
         claims = limit_claims(starts, bounds, limits.run_records)
-    return claims, None, _count_lag(starts, bounds)
+    return claims, _count_lag(starts, bounds)
 
 
 def _count_lag(starts: dict[int, int], bounds: dict[int, Bounds]) -> int:

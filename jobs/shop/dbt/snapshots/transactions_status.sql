@@ -1,0 +1,6 @@
+{% snapshot transactions_status %}
+{{ config(strategy="timestamp", unique_key="transaction_id", updated_at="updated_at") }}
+
+select transaction_id, status, updated_at from {{ ref("stg_shop__transactions") }}
+
+{% endsnapshot %}

@@ -1,0 +1,219 @@
+"""The HTML page about the shop's sales, made from the marts. One file, without scripts; charts are SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from jobs.errors import ConfigurationError
+from jobs.shop.database import READER, connect
+from jobs.shop.vertical import ShopSettings
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+STATUSES = {"success": "#3d9a63", "pending": "#f0a33c", "failed": "#d0453f"}
+SEGMENTS = ("new", "active", "lapsed", "prospect")
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+WIDTH, ROW, LABEL, HEIGHT, CELL = 600, 34, 90, 170, 21  # px
+MARTS = ("fct_transactions", "rejected_transactions", "fct_daily_sales", "dim_customers", "dim_products",
+         "mart_data_quality")  # fmt: skip
+
+Row = dict[str, Any]
+
+
+class Marts:
+    """The marts, read by the role of reports."""
+
+    def __init__(self, connection: Any) -> None:
+        self._cursor = connection.cursor(row_factory=dict_row)
+
+    def query(self, sql: str) -> list[Row]:
+        rows: list[Row] = self._cursor.execute(sql).fetchall()
+        return rows
+
+
+def write_page(settings: ShopSettings) -> Path:
+    """Write the page and return its path. A reader sees the page before or this one.
+
+    Raises:
+        ConfigurationError: there are no marts yet.
+        ServiceUnavailableError: PostgreSQL does not answer.
+    """
+    with connect(settings, READER) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        marts = Marts(connection)
+        found = {row["name"] for row in marts.query(
+            "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'marts'"
+        )}  # fmt: skip
+        if missing := set(MARTS) - found:
+            raise ConfigurationError(
+                f"The marts {', '.join(sorted(missing))} do not exist. Run dbt_transform, or `python -m jobs shop dbt "
+                "build`."
+            )
+        text = render_page(marts)
+    path = settings.shop_page
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def render_page(marts: Marts) -> str:
+    """Render the page."""
+    (total,) = marts.query(
+        "SELECT count(*) AS orders, coalesce(sum(revenue), 0) AS revenue, count(*) FILTER (WHERE is_success) AS "
+        "successful, min(occurred_on) AS first, max(occurred_on) AS last, max(ingested_at) AS ingested_at, "
+        "count(DISTINCT customer_id) AS customers FROM marts.fct_transactions"
+    )
+    (rejected,) = marts.query("SELECT count(*) AS count FROM marts.rejected_transactions")
+    headlines = {
+        "Revenue": f"{total['revenue']:,.2f}",
+        "Transactions": f"{total['orders']:,}",
+        "Average sale": f"{total['revenue'] / max(1, total['successful']):,.2f}",
+        "Successful": f"{total['successful'] / max(1, total['orders']):.1%}",
+        "Customers": f"{total['customers']:,}",
+        "Rejected": f"{rejected['count']:,}",
+    }
+    cards = {
+        "Revenue by day": draw_days(
+            marts.query("SELECT day, sum(revenue) AS revenue FROM marts.fct_daily_sales GROUP BY day ORDER BY day")
+        ),
+        "Transactions by status": draw_statuses(
+            marts.query("SELECT status AS name, count(*) AS count FROM marts.fct_transactions GROUP BY status")
+        ),
+        "Transactions by weekday and hour (UTC)": draw_hours(
+            marts.query(
+                "SELECT extract(isodow FROM occurred_at)::int - 1 AS weekday, extract(hour FROM occurred_at)::int AS "
+                "hour, count(*) AS count FROM marts.fct_transactions GROUP BY 1, 2"
+            )
+        ),
+        "Customers by segment": draw_segments(
+            marts.query("SELECT segment AS name, count(*) AS count FROM marts.dim_customers GROUP BY segment")
+        ),
+        "Products with the highest revenue": make_table(
+            marts.query(
+                "SELECT name AS product, category, orders AS transactions, revenue, success_rate AS successful "
+                "FROM marts.dim_products ORDER BY revenue DESC, product_id LIMIT 10"
+            )
+        ),
+        "Data quality, last 14 days": make_table(
+            marts.query(
+                "SELECT outcome, reason, sum(transactions)::bigint AS transactions FROM marts.mart_data_quality "
+                "WHERE day > (SELECT max(day) FROM marts.mart_data_quality) - 14 GROUP BY outcome, reason "
+                "ORDER BY outcome, transactions DESC, reason"
+            )
+        ),
+    }
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        span=escape(_describe_span(total["first"], total["last"])),
+        warning="",
+        headlines="\n".join(
+            f'<article><p>{escape(name)}</p><div class="value">{escape(text)}</div></article>'
+            for name, text in headlines.items()
+        ),
+        cards="\n".join(f"<article><h2>{escape(title)}</h2>{card}</article>" for title, card in cards.items()),
+        source=escape(f"From the marts in PostgreSQL; newest row: {total['ingested_at'] or 'none'}"),
+    )
+
+
+def _describe_span(first: date | None, last: date | None) -> str:
+    return "No transactions yet" if first is None else f"Transactions from {first} to {last} (UTC)"
+
+
+def draw_days(rows: Sequence[Row]) -> str:
+    """A column for each day, without gaps for days without sales."""
+    highest = max((row["revenue"] for row in rows), default=0) or 1
+    width = WIDTH / max(1, len(rows))
+    shapes = []
+    for number, row in enumerate(rows):
+        height = float(row["revenue"] / highest) * (HEIGHT - 30)
+        title = f"{row['day']}: {row['revenue']:,.2f}"
+        shapes.append(_draw_bar((number * width, HEIGHT - 20 - height), (width * 0.85, height), "#5b8fd0", title))
+    if rows:
+        shapes += [
+            f'<text x="0" y="{HEIGHT - 4}" font-size="13">{rows[0]["day"]}</text>',
+            f'<text x="{WIDTH}" y="{HEIGHT - 4}" font-size="13" text-anchor="end">{rows[-1]["day"]}</text>',
+            f'<text x="0" y="11" font-size="13">{highest:,.2f}</text>',
+        ]
+    return _wrap(shapes, HEIGHT)
+
+
+def draw_statuses(rows: Iterable[Row]) -> str:
+    return _draw_bars({row["name"]: row["count"] for row in rows}, STATUSES)
+
+
+def draw_segments(rows: Iterable[Row]) -> str:
+    return _draw_bars({row["name"]: row["count"] for row in rows}, dict.fromkeys(SEGMENTS, "#5b8fd0"))
+
+
+def draw_hours(rows: Iterable[Row]) -> str:
+    """A cell for each hour of the week; the darker, the more transactions."""
+    counts = {(row["weekday"], row["hour"]): row["count"] for row in rows}
+    highest = max(counts.values(), default=1)
+    shapes = []
+    for weekday, name in enumerate(WEEKDAYS):
+        y = weekday * CELL
+        shapes.append(f'<text x="0" y="{y + 15}" font-size="13">{name}</text>')
+        for hour in range(24):
+            count = counts.get((weekday, hour), 0)
+            opacity = 0.05 + 0.95 * count / highest
+            shapes.append(
+                f'<rect x="{40 + hour * 23}" y="{y}" width="21" height="{CELL - 2}" fill="#24598f" '
+                f'fill-opacity="{opacity:.3f}"><title>{name} {hour:02}:00: {count:,}</title></rect>'
+            )
+    y = len(WEEKDAYS) * CELL + 13
+    shapes += [f'<text x="{40 + hour * 23}" y="{y}" font-size="13">{hour:02}</text>' for hour in range(0, 24, 3)]
+    return _wrap(shapes, y + 5)
+
+
+def _draw_bars(counts: Mapping[str, int], colours: Mapping[str, str]) -> str:
+    """A bar for each name, with its count and share."""
+    total = sum(counts.values())
+    scale = (WIDTH - LABEL - 140) / max(1, *counts.values()) if counts else 0
+    shapes = []
+    for position, (name, colour) in enumerate(colours.items()):
+        count, y = counts.get(name, 0), position * ROW
+        text = f"{count:,} ({count / max(1, total):.1%})"
+        shapes += [
+            f'<text x="0" y="{y + 20}" font-size="14">{escape(name)}</text>',
+            _draw_bar((LABEL, y + 4), (count * scale, ROW - 12), colour, f"{name}: {text}"),
+            f'<text x="{LABEL + count * scale + 6:.1f}" y="{y + 20}" font-size="14">{text}</text>',
+        ]
+    return _wrap(shapes, ROW * len(colours))
+
+
+def _draw_bar(corner: tuple[float, float], size: tuple[float, float], colour: str, title: str) -> str:
+    (x, y), (width, height) = corner, size
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def _wrap(shapes: Iterable[str], height: int) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(shapes)}</svg>'
+
+
+def make_table(rows: Sequence[Row]) -> str:
+    """An HTML table with the columns of the rows."""
+    if not rows:
+        return "<p>None</p>"
+    head = "".join(
+        f"<th{' class=number' if isinstance(value, int | Decimal) else ''}>{escape(name)}</th>"
+        for name, value in rows[0].items()
+    )
+    body = "".join(f"<tr>{''.join(map(_make_cell, row.values()))}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _make_cell(value: Any) -> str:
+    if isinstance(value, int | Decimal):
+        return f'<td class="number">{value:,}</td>'
+    return f"<td>{escape('' if value is None else str(value))[:120]}</td>"

@@ -1,0 +1,58 @@
+"""The declaration of the shop vertical."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from jobs.settings import LOOPBACK, ROOT, Name, Port, Settings, Topic
+from jobs.vertical import DeadLetters, Group, Vertical
+
+LOAD_GROUP = LOAD_DAG = "dag_load_transactions"
+
+
+class ShopSettings(Settings):
+    """The settings of the shop."""
+
+    topic_settings: ClassVar[tuple[str, ...]] = ("shop_topic", "shop_dlq_topic")
+
+    shop_topic: Topic = "shop_transactions"
+    shop_dlq_topic: Topic = "shop_dlq"
+
+    shop_postgres_host: str = ""
+    shop_postgres_port: Port = 5432
+
+    # Development defaults. `make up` generates passwords; without Docker, the server asks for none.
+    shop_postgres_password: Name = "changeme"  # noqa: S105
+    shop_loader_password: Name = "changeme"  # noqa: S105
+    shop_dbt_password: Name = "changeme"  # noqa: S105
+    shop_reader_password: Name = "changeme"  # noqa: S105
+    shop_data_engineer_password: Name = "changeme"  # noqa: S105
+
+    # When dbt_transform runs: a cron expression or one of Airflow's presets.
+    shop_dbt_schedule: Name = "@daily"
+
+    @property
+    def shop_host(self) -> str:
+        """The host of the warehouse's server."""
+        return self.shop_postgres_host or LOOPBACK
+
+    @property
+    def shop_page(self) -> Path:
+        """The HTML page that the report writes."""
+        return self.datastream_state / "shop.html"
+
+
+VERTICAL = Vertical(
+    name="shop",
+    settings=ShopSettings,
+    topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
+    groups=(Group(LOAD_GROUP, "shop_topic", done="loaded"),),
+    dags=(LOAD_DAG, "dbt_transform"),
+    variables=("shop_topic", "shop_dlq_topic"),
+    dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
+    ledger="jobs.shop.ledger:take_ledger",
+    page="shop_page",
+    requirement_set="dbt",
+    services=("kafka", "postgres", "airflow"),
+)
