@@ -6,6 +6,8 @@ COUNT ?=
 RATE ?= 100
 # Tickets that `make tickets-demo` sends.
 TICKETS ?= 1000
+# Transactions that `make shop-demo` sends through Kafka, besides 90 days of history.
+TRANSACTIONS ?= 5000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
@@ -172,6 +174,30 @@ tickets-process: .venv-spark/.stamp  ## Process the tickets with Spark: MODE=bat
 
 tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html; TICKET=<id> shows one ticket
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
+
+##@ Shop (docs/shop.md)
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page
+shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
+	@$(MAKE) local-up VERTICAL=shop
+	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
+	@$(PY) -m jobs shop generate --to kafka --rate 0 --count $(TRANSACTIONS) --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs unpause shop
+	@$(PY) -m jobs wait shop
+	@$(PY) -m jobs shop transform
+	@$(PY) -m jobs ledger shop
+	@$(PY) -m jobs shop page
+
+shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (default: until Ctrl-C)
+	@$(PY) -m jobs shop generate --to kafka $(if $(COUNT),--count $(COUNT))
+
+shop-transform: install-tools  ## Run the DAG dbt_transform and wait for it
+	@$(PY) -m jobs shop transform
+
+shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="build --select marts" (default: build)
+	@$(PY) -m jobs shop dbt $(or $(DBT),build)
+
+shop-page: install-tools  ## Write .local/shop.html
+	@$(PY) -m jobs shop page
 
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from jobs.cli.app import app, console
+from jobs import airflow_api
+from jobs.cli.app import app, console, error_console
 from jobs.environments import make_settings_variables
 from jobs.inherited import make_environment
 from jobs.settings import ROOT, load
-from jobs.shop.vertical import ShopSettings
+from jobs.shop.vertical import TRANSFORM_DAG, ShopSettings
 
 shop = typer.Typer(
     help="The shop: generate transactions, transform them with dbt, write its page.", no_args_is_help=True
@@ -30,6 +32,18 @@ def generate(context: typer.Context) -> None:
     variables |= {"SHOP_BROKER": settings.bootstrap_servers, "SHOP_LOADER_PASSWORD": settings.shop_loader_password}
     command = [sys.executable, str(ROOT / "producer" / "shop" / "generator.py"), *context.args]
     os.execve(sys.executable, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
+
+
+@shop.command()
+def transform(
+    timeout: Annotated[float, typer.Option(help="The maximum time to wait, in seconds.", min=1)] = 600,
+) -> None:
+    """Run dbt_transform in Airflow, and wait until it has ended."""
+    settings = load(ShopSettings)
+    run = airflow_api.trigger(settings, TRANSFORM_DAG, {})
+    with error_console.status(f"Waiting for {TRANSFORM_DAG}"):
+        airflow_api.wait_for_run(settings, TRANSFORM_DAG, run, timeout)
+    console.print(f"Built and tested the marts: run {run} of {TRANSFORM_DAG}.")
 
 
 @shop.command()

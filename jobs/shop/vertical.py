@@ -9,6 +9,7 @@ from jobs.settings import LOOPBACK, ROOT, Name, Port, Settings, Topic
 from jobs.vertical import DeadLetters, Group, Vertical
 
 LOAD_GROUP = LOAD_DAG = "dag_load_transactions"
+TRANSFORM_DAG = "dbt_transform"
 
 
 class ShopSettings(Settings):
@@ -48,7 +49,7 @@ VERTICAL = Vertical(
     settings=ShopSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
     groups=(Group(LOAD_GROUP, "shop_topic", done="loaded"),),
-    dags=(LOAD_DAG, "dbt_transform"),
+    dags=(LOAD_DAG, TRANSFORM_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
     ledger="jobs.shop.ledger:take_ledger",
