@@ -78,6 +78,7 @@ def test_dags_are_imported_without_errors(bag: Any) -> None:
     assert sorted(bag.dags) == [
         "dag_compute_cost",
         "dag_index_and_export",
+        "dag_load_transactions",
         "dag_zones_score",
         "dag_zones_train",
         "dbt_transform",

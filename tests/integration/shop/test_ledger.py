@@ -130,8 +130,7 @@ def test_everything_that_is_generated_is_in_one_place(loading: Loading) -> None:
     assert (ledger.exit_code, ledger.marts and ledger.marts.pending) == (2, 1)
     execute(
         loading,
-        "DELETE FROM marts.fct_transactions WHERE customer_id = "
-        "(SELECT min(customer_id) FROM marts.fct_transactions)",
+        "DELETE FROM marts.fct_transactions WHERE customer_id = (SELECT min(customer_id) FROM marts.fct_transactions)",
     )
     ledger = count(loading)
     assert ledger.exit_code == 1
