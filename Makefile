@@ -117,7 +117,7 @@ local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides withou
 AS_JSON = $(if $(JSON),--json)
 
 ##@ Rides
-.PHONY: topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
+.PHONY: unpause topics template bucket produce produce-help lag export ledger report bqml trace dlq dlq-replay
 topics: install-tools  ## Create the topics of infra/kafka/topics, report differences; APPLY=1 alters them
 	@$(PY) -m jobs topics $(if $(APPLY),--apply)
 
@@ -132,6 +132,9 @@ produce: install-tools  ## Send rides: COUNT=1000 (default: until Ctrl-C) RATE=1
 
 produce-help: install-tools
 	@$(PY) -m jobs produce --help
+
+unpause: install-tools  ## Turn on the DAGs of VERTICAL=rides
+	@$(PY) -m jobs unpause $(VERTICAL)
 
 lag: install-tools  ## Watch the lag of each consumer group: VERTICAL=tickets (default: all on the stack's Kafka)
 	@$(PY) -m jobs lag $(VERTICAL) $(AS_JSON)

@@ -6,6 +6,7 @@ without their images, says so on its first page; what it cannot answer is report
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ RENDERED_MS = 180_000
 SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading
 CLUSTER = "datastream"
 DAGS = ROOT / "airflow" / "dags"
+_DAG_ID = re.compile(r'dag_id="(\w+)"')
 
 # The attributes by which Kibana's own reports see that a panel is drawn, and how it marks panels that failed.
 _PANEL = "[data-shared-item]"
@@ -116,7 +118,7 @@ def sign_in_to_airflow(page: Page, site: Site) -> str:
 
 def check_dags(page: Page, site: Site) -> str:
     page.goto(f"{site.url}/dags")
-    dags = sorted(path.stem for path in DAGS.glob("dag_*.py"))
+    dags = sorted(dag for path in DAGS.glob("dag_*.py") for dag in _DAG_ID.findall(path.read_text(encoding="utf-8")))
     for dag in dags:
         expect(page.locator(f'a[href="/dags/{dag}"]').first).to_be_visible()
     return ", ".join(dags)

@@ -51,7 +51,7 @@ create table if not exists raw.load_offsets (
     primary key (topic, partition)
 );
 
--- Messages that are not in transactions_raw.
+-- Messages that are not in transactions_raw, and why; rows that came straight in have no topic.
 create table if not exists raw.load_refusals (
     topic text,
     partition integer,
@@ -59,7 +59,8 @@ create table if not exists raw.load_refusals (
     reason text not null,
     detail text not null,
     refused_at timestamptz not null default clock_timestamp(),
-    primary key (topic, partition, "offset")
+    unique (topic, partition, "offset"),
+    check (num_nulls(topic, partition, "offset") in (0, 3))
 );
 
 -- What each load did with its rows. `topic` is null for rows that came straight in.

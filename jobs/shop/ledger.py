@@ -187,10 +187,12 @@ class Database(msgspec.Struct, frozen=True):
     Attributes:
         positions: offset of the next message to load, by partition.
         refusals: positions of the messages that were not loaded.
+        refused_straight_in: refused rows with their reason.
     """
 
     positions: dict[int, int]
     refusals: set[Position]
+    refused_straight_in: int
     by_kafka: Loads
     straight_in: Loads
     raw: int
@@ -222,9 +224,11 @@ def _count_database(connection: Connection, topic: str) -> Database:
     positions = {partition: position.next_offset for partition, position in read_positions(connection, topic).items()}
     ((raw, raw_sum),) = connection.execute("SELECT count(*), coalesce(sum(montant), 0) FROM raw.transactions_raw")
     refusals = connection.execute('SELECT partition, "offset" FROM raw.load_refusals WHERE topic = %s', (topic,))
+    ((straight_in,),) = connection.execute("SELECT count(*) FROM raw.load_refusals WHERE topic IS NULL")
     return Database(
         positions=positions,
         refusals=set(refusals.fetchall()),
+        refused_straight_in=straight_in,
         by_kafka=_sum_batches(connection, "topic = %s", topic),
         straight_in=_sum_batches(connection, "topic IS NULL"),
         raw=raw,
@@ -275,6 +279,7 @@ def _compare(database: Database, kafka: Kafka) -> Ledger:
         *_report("loaded messages are not in the topic", 0 if kafka.has_expired else expired),
         *_report("messages of the topic were passed over", -expired),
         *_report("inserted rows are not in raw.transactions_raw", -by_insert),
+        *_report("refused rows have no reason", straight_in.refused - database.refused_straight_in),
         *_report("dead letters are of messages that were not refused", len(published.keys() - database.refusals)),
         *_report("messages have two dead letters", sum(count > 1 for count in published.values())),
     ]

@@ -53,6 +53,15 @@ FROM incoming i JOIN transactions_raw t USING (transaction_id),
     LATERAL (SELECT (i.client_id, i.produit_id, i.montant, i.date) = (t.client_id, t.produit_id, t.montant, t.date)
         AS same, (i.updated_at, i.statut <> 'pending') > (t.updated_at, t.statut <> 'pending') AS newer)
 """
+_REFUSE = """
+INSERT INTO load_refusals (reason, detail)
+SELECT 'conflicting_transaction',
+    format('transaction %s is loaded with client_id %s, produit_id %s, montant %s, date %s; a row has %s, %s, %s, %s',
+        i.transaction_id, t.client_id, t.produit_id, t.montant, t.date, i.client_id, i.produit_id, i.montant, i.date)
+FROM incoming i JOIN transactions_raw t USING (transaction_id)
+WHERE (i.client_id, i.produit_id, i.montant, i.date) <> (t.client_id, t.produit_id, t.montant, t.date)
+ORDER BY number
+"""
 _UPDATE = """
 UPDATE transactions_raw t SET statut = i.statut, updated_at = i.updated_at,
     ingested_at = CASE WHEN t.statut = i.statut THEN t.ingested_at ELSE clock_timestamp() END
@@ -137,7 +146,7 @@ class PostgresTarget:
         for table, create in _CREATE.items():
             if not _exists(connection, table):
                 connection.execute(create)
-        self._is_counted = _exists(connection, "load_batches")
+        self._is_counted = _exists(connection, "load_batches") and _exists(connection, "load_refusals")
         with connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO clients (client_id, nom, ville, inscrit_le) VALUES (%s, %s, %s, %s) "
@@ -161,6 +170,7 @@ class PostgresTarget:
             equal, updated, stale, refused = cursor.execute(_COUNT).fetchone() or (0, 0, 0, 0)
             cursor.execute(_UPDATE)
             if self._is_counted:
+                cursor.execute(_REFUSE)
                 cursor.execute(
                     "INSERT INTO load_batches (rows, inserted, updated, repeated, stale, refused) "
                     "VALUES (%s, %s, %s, %s, %s, %s)",

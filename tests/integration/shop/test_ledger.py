@@ -102,9 +102,8 @@ def test_everything_that_is_generated_is_in_one_place(loading: Loading) -> None:
             "FROM marts.mart_data_quality GROUP BY 1"
         )
     )
-    assert {name.partition(":")[2]: n for name, n in quality.items() if name.startswith("refused")} == (
-        ledger.dlq_by_reason
-    )
+    refused = Counter(ledger.dlq_by_reason) + Counter(conflicting_transaction=ledger.refused_straight_in)
+    assert {name.partition(":")[2]: n for name, n in quality.items() if name.startswith("refused")} == refused
     assert {name.partition(":")[2]: n for name, n in quality.items() if name.startswith("rejected")} == (
         ledger.marts.rejected_by_reason
     )
@@ -165,6 +164,13 @@ def test_what_is_lost_or_doubled_is_a_fault(loading: Loading, damage: str, fault
     ledger = count(loading)
     assert ledger.exit_code == 1
     assert any(fault in text for text in ledger.faults), ledger.faults
+
+
+def test_a_refused_row_without_a_reason_is_a_fault(loading: Loading) -> None:
+    generate(loading, "--to", "postgres", "--rate", "0", "--count", "400", "--faulty", "0.3", "--seed", "1")
+    assert count(loading).refused_straight_in > 0
+    execute(loading, "DELETE FROM raw.load_refusals")
+    assert any("refused rows have no reason" in text for text in count(loading).faults)
 
 
 def test_what_retention_deleted_is_expired(loading: Loading) -> None:
