@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks import aims, freshness, poison, scale
+from benchmarks import aims, freshness, poison, scale, warehouse
 from benchmarks.bench import SINKS, Bench, Result, compute_ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
@@ -26,7 +26,9 @@ from jobs.settings import Settings, load
 
 console = make_console()
 
-PARTS = ("price", *SINKS, "scale", "poison", "freshness")
+# These start their own services.
+SEPARATE = ("load", "freshness")
+PARTS = ("price", *SINKS, "scale", "poison", *SEPARATE)
 
 
 class Measurements(msgspec.Struct):
@@ -35,6 +37,7 @@ class Measurements(msgspec.Struct):
     results: list[Result] = msgspec.field(default_factory=list)
     scale: scale.Scale | None = None
     poison: poison.Poison | None = None
+    load: warehouse.Warehouse | None = None
     freshness: freshness.Freshness | None = None
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -51,12 +54,13 @@ class Measurements(msgspec.Struct):
         all_aims = aims.make_result_aims(ours[0].rate if ours else None, self.ratios)
         all_aims += aims.make_scale_aims(self.scale) if self.scale else []
         all_aims += aims.make_poison_aims(self.poison) if self.poison else []
+        all_aims += aims.make_warehouse_aims(self.load) if self.load else []
         return all_aims + (aims.make_freshness_aims(self.freshness) if self.freshness else [])
 
 
 def main(
     *,
-    rides: Annotated[int, typer.Option(help="Messages in rides_raw.", min=1)] = 1_000_000,
+    rides: Annotated[int, typer.Option(help="Messages in rides_raw, and in shop_transactions.", min=1)] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="Passes of each candidate, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of invalid messages.", min=0, max=1)] = 0.01,
     part: Annotated[
@@ -76,7 +80,7 @@ def main(
 ) -> None:
     """Measure, print tables and write .local/bench.json.
 
-    All parts except freshness share one broker and its rides. freshness starts its own stack with Airflow.
+    All parts except load and freshness share one broker and its rides. load and freshness start their own services.
     """
     parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
     for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
@@ -84,12 +88,19 @@ def main(
             raise typer.BadParameter(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
     measurements = Measurements()
     conditions = {"rides": rides, "faulty": faulty, "rounds": rounds, "machine": describe_machine()}
-    if {*parts} - {"freshness"}:
+    if {*parts} - {*SEPARATE}:
         # The sinks need the results of one layout only.
         layouts = [name for name in LAYOUTS if name in layouts] if "price" in parts else [COMPACT]
         _measure_on_one_broker(
             measurements, parts, peers, layouts, rides=rides, rounds=rounds, faulty=faulty, largest=largest
         )
+        path = _write(measurements, conditions)
+    if "load" in parts:
+        try:
+            with make_progress() as bars:
+                measurements.load = warehouse.measure(console, bars, rounds, rides)
+        except FailedError as error:
+            measurements.left_out["load"] = str(error)
         path = _write(measurements, conditions)
     if "freshness" in parts:
         try:
@@ -121,10 +132,9 @@ def _measure_on_one_broker(
     candidates = [
         candidate for name, candidate in CANDIDATES.items() if name == OURS or (name in peers and "price" in parts)
     ]
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     sinks = [name for name in SINKS if name in parts]
     services = ("kafka", "elasticsearch", "gcs") if sinks else ("kafka",)
-    with start_stack(services, console) as settings, Progress(*columns, console=console) as bars:
+    with start_stack(services, console) as settings, make_progress() as bars:
         fill(settings, rides, faulty)
         if sinks or "price" in parts:
             bench = Bench(settings, bars, rounds)
@@ -142,6 +152,11 @@ def _measure_on_one_broker(
                 measurements.poison = poison.measure(settings, bars, rounds)
             except FailedError as error:
                 measurements.left_out["poison"] = str(error)
+
+
+def make_progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console)
 
 
 def _write(measurements: Measurements, conditions: dict[str, object]) -> Path:
@@ -167,6 +182,8 @@ def _print(measurements: Measurements) -> None:
         scale.show(measurements.scale, console)
     if measurements.poison:
         poison.show(measurements.poison, console)
+    if measurements.load:
+        warehouse.show(measurements.load, console)
     if measurements.freshness:
         freshness.show(measurements.freshness, console)
     aims.show(measurements.aims, console)

@@ -12,6 +12,7 @@ from benchmarks.freshness import Freshness
 from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
+from benchmarks.warehouse import Warehouse
 
 # Part, layout and peer, with the least speed of Datastream relative to it.
 Peer = tuple[str, str, str]
@@ -32,6 +33,8 @@ _TIME_BETWEEN_SIZES = 1.2
 _PEAK_MIB = 1024
 _MEMORY_OF_MORE = 1.1
 _SPEED_OF_BAD_MESSAGES = 0.4
+_LOAD_PER_S = 50_000
+_SPEED_OF_LOAD = 0.2
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -82,6 +85,13 @@ def make_scale_aims(scale: Scale) -> list[Aim]:
 
 def make_poison_aims(poison: Poison) -> list[Aim]:
     return [Aim("poison: speed of bad messages relative to good ones", _SPEED_OF_BAD_MESSAGES, poison.ratio)]
+
+
+def make_warehouse_aims(warehouse: Warehouse) -> list[Aim]:
+    return [
+        Aim("load: transactions per second into PostgreSQL", _LOAD_PER_S, warehouse.rate),
+        Aim("load: speed relative to a bare COPY", _SPEED_OF_LOAD, warehouse.ratio),
+    ]
 
 
 def make_freshness_aims(freshness: Freshness) -> list[Aim]:
