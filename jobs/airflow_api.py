@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import requests
-from tenacity import (
-    RetryError,
-    Retrying,
-    retry_if_exception_type,
-    retry_if_result,
-    stop_after_delay,
-    wait_fixed,
-)
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, DatastreamError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, Settings
+
+T = TypeVar("T")
 
 _TIMEOUT_S = 30
 
@@ -34,19 +31,26 @@ def unpause(settings: Settings, dags: Sequence[str]) -> None:
         ServiceUnavailableError: Airflow did not answer or did not know a DAG.
         ConfigurationError: Airflow rejected AIRFLOW_USER and AIRFLOW_PASSWORD.
     """
-    until_known = Retrying(
-        retry=retry_if_exception_type(ServiceUnavailableError),
-        stop=stop_after_delay(60),
-        wait=wait_fixed(1),
-        reraise=True,
+
+    def patch() -> None:
+        with sign_in(settings) as (session, url):
+            for dag in dags:
+                session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
+
+    _retry(patch)
+
+
+def _retry(call: Callable[[], T], seconds: float = 60, *, only_timeouts: bool = False) -> T:
+    """Repeat a call while Airflow does not answer."""
+
+    def is_temporary(error: BaseException) -> bool:
+        is_timeout = isinstance(error.__cause__, requests.Timeout)
+        return is_timeout if only_timeouts else isinstance(error, ServiceUnavailableError)
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_temporary), stop=stop_after_delay(seconds), wait=wait_fixed(1), reraise=True
     )
-    until_known(_unpause, settings, dags)
-
-
-def _unpause(settings: Settings, dags: Sequence[str]) -> None:
-    with sign_in(settings) as (session, url):
-        for dag in dags:
-            session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
+    return retrying(call)
 
 
 def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> str:
@@ -58,11 +62,17 @@ def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> str:
     Raises:
         ServiceUnavailableError, ConfigurationError: as for `unpause`.
     """
-    with sign_in(settings) as (session, url):
-        run = {"logical_date": None, "conf": dict(conf)}
-        answer = session.post(f"{url}/{dag_id}/dagRuns", json=run, timeout=_TIMEOUT_S)
-        answer.raise_for_status()
-        return str(answer.json()["dag_run_id"])
+    run_id = f"manual__{datetime.now(UTC).isoformat()}"
+    run = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)}
+
+    def post() -> None:
+        with sign_in(settings) as (session, url):
+            answer = session.post(f"{url}/{dag_id}/dagRuns", json=run, timeout=_TIMEOUT_S)
+            if answer.status_code != HTTPStatus.CONFLICT:  # an earlier try has started it
+                answer.raise_for_status()
+
+    _retry(post, only_timeouts=True)  # a busy Airflow may need more than _TIMEOUT_S
+    return run_id
 
 
 def wait_for_run(settings: Settings, dag_id: str, run_id: str, timeout_s: float) -> None:
@@ -72,27 +82,19 @@ def wait_for_run(settings: Settings, dag_id: str, run_id: str, timeout_s: float)
         FailedRunError: it failed.
         ServiceUnavailableError: it has not ended in time, or as for `unpause`.
     """
-    with sign_in(settings) as (session, url):
+    page = f"http://localhost:{settings.airflow_port}/dags/{dag_id}/runs/{run_id}"
 
-        def read_state() -> str:
+    def read_state() -> str:
+        with sign_in(settings) as (session, url):
             answer = session.get(f"{url}/{dag_id}/dagRuns/{run_id}", timeout=_TIMEOUT_S)
             answer.raise_for_status()
-            return str(answer.json()["state"])
+            state = str(answer.json()["state"])
+            if state not in ("success", "failed"):
+                raise ServiceUnavailableError(f"The run of {dag_id} is still {state}. See {page}")
+            return state
 
-        until_ended = Retrying(
-            retry=retry_if_result(lambda state: state not in ("success", "failed")),
-            stop=stop_after_delay(timeout_s),
-            wait=wait_fixed(1),
-        )
-        where = f"http://localhost:{settings.airflow_port}/dags/{dag_id}/runs/{run_id}"
-        try:
-            state = until_ended(read_state)
-        except RetryError as error:
-            raise ServiceUnavailableError(
-                f"The run of {dag_id} has not ended within {timeout_s:g} s. See {where}"
-            ) from error
-        if state == "failed":
-            raise FailedRunError(f"The run of {dag_id} failed. The logs of its tasks: {where}")
+    if _retry(read_state, timeout_s) == "failed":
+        raise FailedRunError(f"The run of {dag_id} failed. The logs of its tasks: {page}")
 
 
 @contextmanager
