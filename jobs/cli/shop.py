@@ -42,10 +42,10 @@ def page() -> None:
 
 @forwarded
 def dbt(context: typer.Context) -> None:
-    """Run a dbt command on the warehouse, for example `dbt build`. Its files are in .local/dbt."""
+    """Run a dbt command on the warehouse, for example `dbt build`. Its files are in .local/postgres/dbt."""
     from jobs.shop.transform import run_command
 
     settings = load(ShopSettings)
-    target = settings.datastream_state / "dbt"
+    target = settings.datastream_state / "postgres" / "dbt"
     results = run_command(settings, context.args, "manual", lambda line: console.print(line, markup=False), target)
     results.check()

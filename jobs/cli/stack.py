@@ -15,7 +15,6 @@ from jobs.settings import load
 from jobs.terminal import fit_table
 from jobs.verticals import (
     find_vertical,
-    find_verticals,
     list_index_templates,
     load_declared_topics,
     merge_settings,
@@ -85,8 +84,8 @@ def bucket() -> None:
 
 
 @app.command()
-def unpause() -> None:
-    """Turn the DAGs on, through Airflow's API. Waits up to a minute for Airflow to parse them."""
-    dags = [dag for vertical in find_verticals() for dag in vertical.dags]
+def unpause(vertical: Annotated[str, typer.Argument(help="The vertical whose DAGs are turned on.")] = "rides") -> None:
+    """Turn a vertical's DAGs on, through Airflow's API. Waits up to a minute for Airflow to parse them."""
+    dags = find_vertical(vertical).dags
     airflow_api.unpause(load(merge_settings()), dags)
     console.print(f"Turned on {', '.join(dags)}.")

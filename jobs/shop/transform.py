@@ -61,7 +61,7 @@ class Node(msgspec.Struct, frozen=True):
     @property
     def is_check(self) -> bool:
         """Whether its failure is about the data."""
-        return self.unique_id.startswith(("test.", "source.")) and self.status in ("fail", "error")
+        return (self.unique_id.split(".")[0], self.status) in {("test", "fail"), ("source", "error")}
 
     def __str__(self) -> str:
         rows = f" ({self.failures} rows in {self.relation})".replace('"', "") if self.failures and self.relation else ""

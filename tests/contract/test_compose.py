@@ -421,7 +421,7 @@ def test_ports_are_published_on_the_loopback_and_configurable() -> None:
     published = {}
     for name, service in services().items():
         for port in service.get("ports", []):
-            match = re.fullmatch(r"127\.0\.0\.1:\$\{([A-Z_]+):-\d+\}:\d+", port)
+            match = re.fullmatch(r"127\.0\.0\.1:\$\{([A-Z_]+):-\d+\}:(\d+|\$\{\1:-\d+\})", port)
             assert match, f"{name}: {port}"
             published[match[1]] = name
     from infra.docker.preflight import PORTS

@@ -40,6 +40,7 @@ class ToySettings(Settings):
     topic_settings: ClassVar[tuple[str, ...]] = ()
 
     toy_rate: int = 7
+    toy_password: str = "secret"  # noqa: S105
 
 
 def run(code: str, **variables: str) -> list[str]:

@@ -30,20 +30,13 @@ NAME = "postgres"
 USER = "nobody"
 INITDB_TIMEOUT_S = 120
 
-# The server's settings, with and without Docker (infra/compose/shop.yml).
-SERVER = {
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "shared_buffers": "128MB",
-    # Loads write much at once; the default of 1 GB stays the limit on a small disk.
-    "checkpoint_timeout": "15min",
-}
-
 
 def _build(settings: Any) -> tuple[Process]:
     paths = Paths(settings.datastream_state)
     options = {
-        **SERVER,
+        # As in Docker; the default is the machine's time zone.
+        "timezone": "UTC",
+        "log_timezone": "UTC",
         "listen_addresses": LOOPBACK,
         "port": str(settings.shop_postgres_port),
         "unix_socket_directories": "",

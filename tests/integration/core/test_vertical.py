@@ -76,7 +76,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 def test_commands_include_the_new_vertical(copy: Copy) -> None:
     assert copy.run("jobs", "topics").count("created") == 7
     assert "Applied index template notes." in copy.run("jobs", "template")
-    assert "dag_score_notes" in copy.run("jobs", "unpause")
+    assert "dag_score_notes" in copy.run("jobs", "unpause", "notes")
     lag = copy.run("jobs", "lag", "--once")
     assert {line.split()[1] for line in lag.splitlines() if "dag_" in line} >= {"dag_score_notes", "dag_compute_cost"}
     assert "infra/airflow/env/notes.env" in copy.run("infra.generate")

@@ -17,7 +17,7 @@ from infra.local.services.airflow import airflow_environment
 from jobs.settings import ROOT
 from jobs.shop.database import LOADER, READER, connect
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("dbt_environment")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("dbt_environment")]
 
 TASKS = ["source_freshness", "dbt_run", "dbt_test"]
 
@@ -64,7 +64,7 @@ def run_dag(settings: Any, *runs: tuple[str, dict[str, str]]) -> tuple[list[dict
     for arguments in (["-m", "airflow", "db", "migrate"], ["-c", PROGRAM]):
         done = subprocess.run(
             [sys.executable, *arguments], cwd=home, env=variables, input=json.dumps(runs), capture_output=True,
-            text=True, check=False, timeout=200,
+            text=True, check=False, timeout=350,
         )  # fmt: skip
         assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     last = json.loads(done.stderr.splitlines()[-1])

@@ -1,15 +1,17 @@
 -- Each transaction is in fct_transactions or in rejected_transactions, with the amount that came in. Those that are
 -- newer than the last run's overlap may be waiting for the next run.
-with
-marts as (
-    select transaction_id, amount from {{ ref("fct_transactions") }}
-    union all
-    select transaction_id, amount from {{ ref("rejected_transactions") }}
-)
-
-select raw.transaction_id, count(marts.transaction_id) as marts
+select
+    raw.transaction_id,
+    accepted.amount as accepted_amount,
+    rejected.amount as rejected_amount,
+    raw.amount
 from {{ ref("stg_shop__transactions") }} as raw
-left join marts on marts.transaction_id = raw.transaction_id and marts.amount = raw.amount
-group by raw.transaction_id, raw.ingested_at
-having count(marts.transaction_id) > 1
-    or count(marts.transaction_id) = 0 and raw.ingested_at < {{ watermark(ref("fct_transactions")) }}
+left join {{ ref("fct_transactions") }} as accepted on accepted.transaction_id = raw.transaction_id
+left join {{ ref("rejected_transactions") }} as rejected on rejected.transaction_id = raw.transaction_id
+where (accepted.transaction_id is not null and rejected.transaction_id is not null)
+    or coalesce(accepted.amount, rejected.amount) <> raw.amount
+    or (
+        accepted.transaction_id is null
+        and rejected.transaction_id is null
+        and raw.ingested_at < {{ watermark(ref("fct_transactions")) }}
+    )

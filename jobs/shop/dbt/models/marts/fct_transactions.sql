@@ -5,7 +5,7 @@
         unique_key="transaction_id",
         on_schema_change="fail",
         pre_hook="{{ delete_invalid() }}",
-        indexes=[{"columns": ["ingested_at"]}, {"columns": ["occurred_on"]}],
+        indexes=[{"columns": ["ingested_at"]}],
     )
 }}
 
