@@ -64,6 +64,16 @@ FROM (
 WHERE t.transaction_id = i.transaction_id
     AND (i.updated_at, i.statut <> 'pending') > (t.updated_at, t.statut <> 'pending')
 """
+# A topic of Kafka cannot have this name. The number takes the place of an offset.
+_REFUSE = """
+INSERT INTO load_refusals (topic, partition, "offset", reason, detail)
+SELECT 'straight in', 0, last + row_number() OVER (ORDER BY i.number), 'conflicting_transaction',
+    format('transaction %s of %s is loaded with client_id %s, produit_id %s, montant %s, date %s', i.transaction_id,
+        i.montant, t.client_id, t.produit_id, t.montant, t.date)
+FROM incoming i JOIN transactions_raw t USING (transaction_id),
+    (SELECT coalesce(max("offset"), -1) AS last FROM load_refusals WHERE topic = 'straight in')
+WHERE (i.client_id, i.produit_id, i.montant, i.date) <> (t.client_id, t.produit_id, t.montant, t.date)
+"""
 # Loads run one after the other, so that the counts of each are exact.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('transactions_raw'))"
 
@@ -161,6 +171,8 @@ class PostgresTarget:
             equal, updated, stale, refused = cursor.execute(_COUNT).fetchone() or (0, 0, 0, 0)
             cursor.execute(_UPDATE)
             if self._is_counted:
+                if refused:
+                    cursor.execute(_REFUSE)
                 cursor.execute(
                     "INSERT INTO load_batches (rows, inserted, updated, repeated, stale, refused) "
                     "VALUES (%s, %s, %s, %s, %s, %s)",
