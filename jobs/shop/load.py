@@ -36,15 +36,34 @@ log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[Any]
 
+_SESSION = {
+    "timezone": "UTC",
+    # A chunk fits into memory.
+    "temp_buffers": "64MB",
+    "work_mem": "64MB",
+    # Look up the rows of a chunk by the index, instead of reading the whole table.
+    "random_page_cost": "1.1",
+    # The server ends the transaction of a worker that hangs, because it holds the lock of all loads.
+    "idle_in_transaction_session_timeout": "60s",
+}
 _MAX_DETAIL = 1_000  # characters
 
-_PREPARE = """
+_PREPARE = (
+    """
 CREATE TEMP TABLE IF NOT EXISTS incoming (
     "offset" bigint, transaction_id text, client_id integer, produit_id integer, montant numeric(12,2),
     date timestamptz, statut text, updated_at timestamptz
-) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE IF NOT EXISTS known (LIKE incoming) ON COMMIT DELETE ROWS
-"""
+) ON COMMIT DELETE ROWS
+""",
+    "CREATE TEMP TABLE IF NOT EXISTS known (LIKE incoming) ON COMMIT DELETE ROWS",
+    # Messages of known transactions, compared with what is loaded.
+    """
+CREATE TEMP TABLE IF NOT EXISTS compared (
+    "offset" bigint, transaction_id text, statut text, updated_at timestamptz,
+    conflict text, has_status boolean, is_newer boolean
+) ON COMMIT DELETE ROWS
+""",
+)
 _COPY = """
 COPY incoming ("offset", transaction_id, client_id, produit_id, montant, date, statut, updated_at) FROM STDIN
 """
@@ -60,33 +79,39 @@ WITH inserted AS (
 )
 INSERT INTO known SELECT * FROM incoming WHERE NOT EXISTS (SELECT FROM inserted WHERE kafka_offset = "offset")
 """
+# Pending is older than every other status of the same moment.
+_COMPARE = """
+INSERT INTO compared
+SELECT i."offset", i.transaction_id, i.statut, i.updated_at,
+    CASE WHEN (i.client_id, i.produit_id, i.montant, i.date) <> (t.client_id, t.produit_id, t.montant, t.date)
+        THEN format('transaction %%s is loaded with client_id %%s, produit_id %%s, montant %%s, date %%s',
+            transaction_id, t.client_id, t.produit_id, t.montant, t.date)
+    END,
+    i.statut = t.statut,
+    (i.updated_at, i.statut <> 'pending') > (t.updated_at, t.statut <> 'pending')
+FROM known i JOIN raw.transactions_raw t USING (transaction_id)
+"""
+_COUNT = """
+SELECT count(*) FILTER (WHERE has_status) AS repeated,
+    count(*) FILTER (WHERE NOT has_status AND is_newer) AS updated,
+    count(*) FILTER (WHERE NOT has_status AND NOT is_newer) AS stale
+FROM compared WHERE conflict IS NULL
+"""
 _REFUSE = """
 INSERT INTO raw.load_refusals (topic, partition, "offset", reason, detail)
-SELECT %(topic)s, %(partition)s, i."offset", %(reason)s,
-    format('transaction %%s is loaded with client_id %%s, produit_id %%s, montant %%s, date %%s', i.transaction_id,
-        t.client_id, t.produit_id, t.montant, t.date)
-FROM known i JOIN raw.transactions_raw t USING (transaction_id)
-WHERE (i.client_id, i.produit_id, i.montant, i.date) <> (t.client_id, t.produit_id, t.montant, t.date)
+SELECT %(topic)s, %(partition)s, "offset", %(reason)s, conflict FROM compared WHERE conflict IS NOT NULL
 """
-# Pending is older than every other status of the same moment.
-_COUNT = """
-SELECT count(*) FILTER (WHERE i.statut = t.statut) AS repeated,
-    count(*) FILTER (WHERE i.statut <> t.statut AND newer) AS updated,
-    count(*) FILTER (WHERE i.statut <> t.statut AND NOT newer) AS stale
-FROM known i JOIN raw.transactions_raw t USING (transaction_id, client_id, produit_id, montant, date),
-    LATERAL (SELECT (i.updated_at, i.statut <> 'pending') > (t.updated_at, t.statut <> 'pending') AS newer)
-"""
+# Rows of another load that came in meanwhile are compared again.
 _UPDATE = """
-UPDATE raw.transactions_raw t SET statut = i.statut, updated_at = i.updated_at,
-    ingested_at = CASE WHEN t.statut = i.statut THEN t.ingested_at ELSE clock_timestamp() END,
-    kafka_partition = %(partition)s, kafka_offset = i."offset"
+UPDATE raw.transactions_raw t SET statut = c.statut, updated_at = c.updated_at,
+    ingested_at = CASE WHEN t.statut = c.statut THEN t.ingested_at ELSE clock_timestamp() END,
+    kafka_partition = %(partition)s, kafka_offset = c."offset"
 FROM (
-    SELECT DISTINCT ON (transaction_id) i.*
-    FROM known i JOIN raw.transactions_raw USING (transaction_id, client_id, produit_id, montant, date)
-    ORDER BY transaction_id, i.updated_at DESC, i.statut <> 'pending' DESC, "offset"
-) i
-WHERE t.transaction_id = i.transaction_id
-    AND (i.updated_at, i.statut <> 'pending') > (t.updated_at, t.statut <> 'pending')
+    SELECT DISTINCT ON (transaction_id) * FROM compared WHERE conflict IS NULL AND is_newer
+    ORDER BY transaction_id, updated_at DESC, statut <> 'pending' DESC, "offset"
+) c
+WHERE t.transaction_id = c.transaction_id
+    AND (c.updated_at, c.statut <> 'pending') > (t.updated_at, t.statut <> 'pending')
 """
 # Loads run one after the other, so that the counts of each are exact.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('transactions_raw'))"
@@ -135,8 +160,7 @@ def open_loader(settings: ShopSettings) -> Iterator[Connection]:
         ServiceUnavailableError: the server does not answer, or the connection was lost.
     """
     where = f"{settings.shop_host}:{settings.shop_postgres_port}"
-    # The server ends the transaction of a worker that hangs, because it holds the lock of all loads.
-    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
+    options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
     try:
         with connect(settings, LOADER, autocommit=True, options=options) as connection:
             yield connection
@@ -228,7 +252,7 @@ def load(connection: Connection, manifest: Manifest) -> Loaded:
     """
     loaded = Loaded()
     with connection.transaction():
-        for statement in _PREPARE.split(";"):
+        for statement in _PREPARE:
             connection.execute(statement)
     parts = {claim.partition: claim for claim in manifest.claims}
     last = {chunk.partition: chunk for chunk in manifest.chunks}
@@ -279,12 +303,11 @@ def load_chunk(connection: Connection, manifest: Manifest, claim: Claim, rows: R
         known = cursor.execute(_INSERT, place).rowcount if count else 0
         loaded.inserted = count - known
         if known:
+            cursor.execute(_COMPARE, place)
+            loaded.repeated, loaded.updated, loaded.stale = cursor.execute(_COUNT).fetchone() or (0, 0, 0)
             conflicts = cursor.execute(_REFUSE, place | {"reason": Reason.CONFLICTING_TRANSACTION}).rowcount
             loaded.refused[Reason.CONFLICTING_TRANSACTION] += conflicts
-            counts = cursor.execute(_COUNT).fetchone() or (0, 0, 0)
-            loaded.repeated, loaded.updated, loaded.stale = counts
-            if loaded.updated or loaded.repeated:
-                cursor.execute(_UPDATE, place)
+            cursor.execute(_UPDATE, place)
         _write_refusals(cursor, place, refusals)
         loaded.refused.update(refusal.reason for refusal in refusals)
         loaded.refused += Counter()  # drops zeros

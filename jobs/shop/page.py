@@ -74,7 +74,7 @@ def render_page(marts: Marts) -> str:
     )
     (rejected,) = marts.query("SELECT count(*) AS count FROM marts.rejected_transactions")
     headlines = {
-        "Revenue": f"{total['revenue']:,.2f}",
+        "Revenue": f"{total['revenue']:,.0f}",
         "Transactions": f"{total['orders']:,}",
         "Average sale": f"{total['revenue'] / max(1, total['successful']):,.2f}",
         "Successful": f"{total['successful'] / max(1, total['orders']):.1%}",

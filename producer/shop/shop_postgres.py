@@ -170,7 +170,8 @@ class PostgresTarget:
             equal, updated, stale, refused = cursor.execute(_COUNT).fetchone() or (0, 0, 0, 0)
             cursor.execute(_UPDATE)
             if self._is_counted:
-                cursor.execute(_REFUSE)
+                if refused:
+                    cursor.execute(_REFUSE)
                 cursor.execute(
                     "INSERT INTO load_batches (rows, inserted, updated, repeated, stale, refused) "
                     "VALUES (%s, %s, %s, %s, %s, %s)",

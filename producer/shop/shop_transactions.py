@@ -162,9 +162,9 @@ def _draw_times(rng: random.Random, day: date, per_day: int) -> list[datetime]:
 
 def _draw(rng: random.Random, ordered: datetime, updated_at: datetime) -> Transaction:
     product = rng.choices(range(PRODUCTS), cum_weights=_PRODUCT_WEIGHTS)[0]
-    # Each client pauses one month in five, so that some have lapsed at any time.
-    client, month = 0, ordered.toordinal() // 30
-    while client == 0 or (client * 7 + month) % 5 == 0:
+    # Each client buys for 200 days and then pauses for 160, so that some are new and some have lapsed at any time.
+    client = 0
+    while client == 0 or (client * 97 + ordered.toordinal()) % 360 >= 200:
         client = rng.choices(range(1, CLIENTS + 1), cum_weights=_CLIENT_WEIGHTS)[0]
     status = "pending" if rng.random() < _PENDING else _draw_outcome(rng)
     amount = _PRICES[product] * rng.choices((1, 2, 3), (80, 15, 5))[0]

@@ -20,10 +20,11 @@ from benchmarks.bench import Result, compute_ratio, select_candidates
 from benchmarks.candidates import CANDIDATES, OURS, Pass
 from benchmarks.freshness import Percentiles
 from benchmarks.layouts import LAYOUTS, rewrite_message
-from benchmarks.measure import FailedError, run
+from benchmarks.measure import FailedError, Measured, run
 from benchmarks.peers import pricing
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
+from benchmarks.warehouse import Warehouse
 from infra.local.java import lock
 from jobs.rides.contract import parse_ride
 from jobs.rides.distance import haversine
@@ -263,3 +264,12 @@ def test_spark_and_its_connector_have_the_same_version() -> None:
 def test_benchmark_peers_are_in_no_requirement_set_for_users() -> None:
     for name in ("tools", "local", "dev", "image"):
         assert not re.search(r"(?m)^(pyspark|quixstreams)\b", (ROOT / "requirements" / f"{name}.txt").read_text())
+
+
+def test_a_load_is_compared_with_a_bare_copy_round_by_round() -> None:
+    loads = [Measured(2.0, 1.0, 100, 100_000), Measured(1.0, 1.0, 100, 100_000), Measured(4.0, 1.0, 100, 100_000)]
+    copies = [Measured(0.4, 0.1, 50, 80_000), Measured(0.2, 0.1, 50, 80_000), Measured(1.6, 0.1, 50, 80_000)]
+    warehouse = Warehouse(loads, copies)
+    assert (warehouse.rate, warehouse.copy_rate) == (50_000, 200_000)
+    assert warehouse.ratio == 0.25
+    assert [aim.reached for aim in Measurements(load=warehouse).aims] == [1.0, 1.25]

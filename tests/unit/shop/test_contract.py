@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -43,6 +44,11 @@ def parse_rows(values: list[bytes | None]) -> tuple[list[list[str]], list[str]]:
     lines = rows.text.decode().splitlines()
     assert len(lines) == rows.count
     return [line.split("\t") for line in lines], [refusal.reason for refusal in rows.refusals]
+
+
+def unescape(cell: str) -> str:
+    """As PostgreSQL reads a cell."""
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), cell)
 
 
 def test_a_valid_transaction_is_normalised() -> None:
@@ -158,7 +164,7 @@ def test_usual_messages_give_the_same_rows_as_parsed_ones() -> None:
             continue
         expected = parse_transaction(bytes(value))
         ((_, identifier, client, product, amount, date, status, updated_at),) = lines
-        numbers = (identifier, int(client), int(product), Decimal(amount), status)
+        numbers = (unescape(identifier), int(client), int(product), Decimal(amount), unescape(status))
         assert numbers == (*expected[:3], expected.montant, expected.statut), value
         for written, time in ((date, expected.date), (updated_at, expected.updated_at)):
             seconds, _, digits = written.removesuffix("Z").partition(".")
