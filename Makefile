@@ -179,7 +179,7 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace
 shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
 	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
@@ -201,6 +201,9 @@ shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="build --select marts" (de
 
 shop-page: install-tools  ## Write .local/shop.html
 	@$(PY) -m jobs shop page
+
+shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
+	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
 
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -160,6 +160,13 @@ def _parse_exactly(integer: str) -> int | Decimal:
     return int(integer) if len(integer) < 1_000 else Decimal(integer)
 
 
+def _parse_decimal(number: str) -> Decimal:
+    try:
+        return Decimal(number)
+    except InvalidOperation:  # the exponent has more than 18 digits
+        return Decimal("Infinity")
+
+
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -171,6 +178,6 @@ _decode = json.JSONDecoder(
 _decode_exactly = json.JSONDecoder(
     object_pairs_hook=_check_unique,
     parse_int=_parse_exactly,
-    parse_float=Decimal,
+    parse_float=_parse_decimal,
     parse_constant=_reject_constant,
 ).decode

@@ -1,4 +1,4 @@
-"""Commands for the shop: generate, dbt, page."""
+"""Commands for the shop: generate, dbt, page, trace."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import os
 import sys
 from typing import Annotated
 
+import msgspec
 import typer
 
 from jobs import airflow_api
-from jobs.cli.app import app, console, error_console
+from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
+from jobs.clients import Systems
 from jobs.environments import make_settings_variables
 from jobs.inherited import make_environment
 from jobs.settings import ROOT, load
 from jobs.shop.vertical import TRANSFORM_DAG, ShopSettings
+from jobs.terminal import encode_value, escape, print_json, show_value
 
 shop = typer.Typer(
-    help="The shop: generate transactions, transform them with dbt, write its page.", no_args_is_help=True
+    help="The shop: generate transactions, transform them with dbt, write the page, trace one transaction.",
+    no_args_is_help=True,
 )
 app.add_typer(shop, name="shop")
 forwarded = shop.command(
@@ -52,6 +56,38 @@ def page() -> None:
     from jobs.shop.page import write_page
 
     console.print(f"Wrote {write_page(load(ShopSettings))}")
+
+
+@shop.command()
+def trace(transaction: Annotated[str, typer.Argument(help="A transaction_id.")], as_json: AsJson = False) -> None:
+    """Show where a transaction is: in the topics, raw data and the marts. Exit code 1 if it is nowhere.
+
+    JSON: transaction_id; sightings: place, position, error, content. The content is
+    the text of a message, {"base64": …} if it is not UTF-8, or an object.
+    """
+    from jobs.shop.trace import trace as trace_transaction
+
+    transaction_id = transaction.strip()
+    with progress_bars() as bars:
+        sightings = list(trace_transaction(Systems(load(ShopSettings), show_in(bars)), transaction_id))
+    if as_json:
+        described = [
+            msgspec.structs.asdict(sighting)
+            | ({} if isinstance(sighting.content, dict) else {"content": encode_value(sighting.content)})
+            for sighting in sightings
+        ]
+        print_json({"transaction_id": transaction_id, "sightings": described})
+    else:
+        for sighting in sightings:
+            position = ", ".join(f"{name} {value}" for name, value in sighting.position.items())
+            console.print(f"[bold]{escape(sighting.place)}[/]  {escape(position)}".rstrip())
+            if sighting.error:
+                console.print(f"  {escape(sighting.error)}")
+            content = sighting.content
+            console.print(f"  {show_value(msgspec.json.encode(content) if isinstance(content, dict) else content)}")
+    if not sightings:
+        error_console.print(f"Transaction {escape(transaction_id)} was not found in Kafka or PostgreSQL.")
+        raise typer.Exit(1)
 
 
 @forwarded

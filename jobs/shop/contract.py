@@ -40,6 +40,7 @@ class Reason(StrEnum):
     INVALID_TIMESTAMP = "invalid_timestamp"
     INVALID_TEXT = "invalid_text"
     CONFLICTING_TRANSACTION = "conflicting_transaction"
+    UNEXPECTED = "unexpected"
 
 
 class Transaction(NamedTuple):

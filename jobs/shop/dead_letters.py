@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Message
 
 from jobs.kafka.client import Config, translate_broker_errors
 from jobs.kafka.dead_letter import Origin, is_dead_letter_of, read_headers, read_position
-from jobs.kafka.offsets import SETTLE_S, GroupReader, list_partitions, read_bounds, read_topic_id
+from jobs.kafka.offsets import SETTLE_S, GroupReader, list_partitions, open_group_reader, read_bounds, read_topic_id
 from jobs.kafka.publish import PIECE_RECORDS, send_dead_letters
 from jobs.kafka.scan import Claim, claim_all, scan
 from jobs.kafka.staged import make_message_batch, make_outcome_batch
@@ -75,11 +75,13 @@ def publish_refusals(
     """
     check_distinct(topic, dlq_topic)
     followed = Followed()
-    (count,) = connection.execute("SELECT count(*) FROM raw.load_refusals WHERE topic = %s", (topic,)).fetchone() or (
-        0,
-    )
+    # Read before older workers are fenced, so it does not wait for their transactions, and only estimates.
+    with translate_broker_errors(config, f"reading the offsets of {group}"):
+        with open_group_reader(config, topic, group, isolation="read_uncommitted") as reader:
+            published = _read_published(reader, read_positions(connection, topic))
+        count = len(_read_refusals(connection, topic, published))
     # All are in one transaction. After a kill, the group waits until it times out.
-    timeout_s = min(20 + int(str(count)) // 5_000, 900)
+    timeout_s = min(20 + count // 5_000, 900)
     with open_group_writer(config, group, topic, PIECE_RECORDS, transaction_timeout_s=timeout_s) as writer:
         writer.check_topics(dlq_topic)
         # Read after older workers are fenced.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -134,6 +135,31 @@ def test_everything_that_is_generated_is_in_one_place(loading: Loading) -> None:
     ledger = count(loading)
     assert ledger.exit_code == 1
     assert "rows of raw are in no mart" in ledger.faults[0]
+
+
+def test_a_transaction_is_found_everywhere(loading: Loading) -> None:
+    content = transaction()
+    loading.send(content, content | {"montant": 1}, transaction())
+    loading.run()
+    environment = os.environ | export_settings(loading.settings)
+    environment |= {"SHOP_TOPIC": loading.source, "SHOP_DLQ_TOPIC": loading.dlq}
+    command = [sys.executable, "-m", "jobs", "shop", "trace", "--json"]
+
+    def trace(transaction_id: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, transaction_id], cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+            timeout=DEADLINE_S,
+        )  # fmt: skip
+
+    traced = trace(content["transaction_id"])
+    assert traced.returncode == 0, traced.stderr
+    sightings = json.loads(traced.stdout)["sightings"]
+    assert [sighting["place"] for sighting in sightings] == [
+        loading.source, loading.source, loading.dlq, "raw.transactions_raw",
+    ]  # fmt: skip
+    assert sightings[2]["error"].startswith("conflicting_transaction: ")
+    assert sightings[3]["content"]["montant"] == "12.50"
+    assert trace("TXN0").returncode == 1
 
 
 def test_rows_of_the_sources_insert_are_counted(loading: Loading) -> None:

@@ -33,7 +33,7 @@ CREATE = "create table {schema}.mine (id integer)"
 ALLOWED = [
     (ENGINEER, INSERT),
     (LOADER, INSERT),
-    (LOADER, "insert into raw.load_offsets values ('shop', 0, 1, 'id') on conflict (topic, partition) do nothing"),
+    (LOADER, "insert into raw.load_offsets values ('shop', 0, 1) on conflict (topic, partition) do nothing"),
     (LOADER, "update raw.transactions_raw set statut = 'failed', ingested_at = clock_timestamp()"),
     (LOADER, "update raw.load_offsets set next_offset = 1"),
     (LOADER, "insert into raw.load_refusals values ('shop', 0, 0, 'invalid_json', '')"),

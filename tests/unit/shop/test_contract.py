@@ -13,8 +13,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from jobs.settings import ROOT
+from jobs.shop import rows as rows_module
 from jobs.shop.contract import Reason, Transaction, parse_transaction
-from jobs.shop.rows import make_rows
+from jobs.shop.rows import Refusal, make_rows
 from jobs.strict_json import JsonReason, RejectedError
 from shop_transactions import CONFLICT, TYPED_FAULTS, UNTYPED_FAULTS, draw_live, encode
 from tests.testkit.shop import transaction
@@ -76,8 +77,12 @@ def test_amounts_are_exact(written: str, amount: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ['"12,50"', "12.345", "10000000000", "1e400", '"1e2"', '"NaN"', '""', '" 1"', '"+1"', "0.001", '"١"']
-)
+    "written",
+    [
+        '"12,50"', "12.345", "10000000000", "1e400", f"1e{10**20}", f"1e-{10**20}", '"1e2"', '"NaN"', '""', '" 1"',
+        '"+1"', "0.001", '"١"',
+    ],
+)  # fmt: skip
 def test_other_amounts_are_rejected(written: str) -> None:
     assert reason_of(dump(transaction(montant="X")).replace(b'"X"', written.encode())) == Reason.INVALID_AMOUNT
 
@@ -145,7 +150,7 @@ def test_code_generator_and_schemas_have_the_same_fields_and_reasons() -> None:
     assert set(SCHEMA.schema["properties"]) == set(Transaction._fields)
     assert set(SCHEMA.schema["required"]) == {*Transaction._fields} - {"updated_at"}
     assert DLQ["properties"][REASON]["enum"] == [str(reason) for reason in Reason]
-    assert {label.partition("/")[0] for label in UNTYPED_FAULTS} | {CONFLICT} == {*Reason}
+    assert {label.partition("/")[0] for label in UNTYPED_FAULTS} | {CONFLICT} == {*Reason} - {Reason.UNEXPECTED}
     assert {*JsonReason} <= {*Reason}
 
 
@@ -176,3 +181,13 @@ def test_texts_are_escaped_for_copy() -> None:
     assert cells[1] == r"a\x5cb"
     assert cells[6] == r"x\x09y\x5cN\x0az"
     assert reasons == []
+
+
+def test_an_unexpected_error_refuses_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(value: bytes | None) -> Transaction:
+        raise ZeroDivisionError("why")
+
+    monkeypatch.setattr(rows_module, "parse_transaction", fail)
+    rows = make_rows([7, 8], [encode(next(draw_live(7, 0))), b"{}"])
+    assert rows.count == 1
+    assert rows.refusals == [Refusal(8, Reason.UNEXPECTED, "ZeroDivisionError: why")]
