@@ -265,6 +265,7 @@ test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of
 
 bench: install-dev  ## Measure speed compared with peers, freshness, scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
+	@$(MAKE) .venv-dbt/.stamp
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 
 sizing: install-tools  ## Print the tables of docs/sizing.md: SIZING="--rates 20000,40000 --replication 2", SIZING=--help

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks import aims, freshness, poison, scale, warehouse
+from benchmarks import aims, freshness, marts, poison, scale, warehouse
 from benchmarks.bench import SINKS, Bench, Result, compute_ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
@@ -22,12 +22,13 @@ from benchmarks.layouts import COMPACT, LAYOUTS
 from benchmarks.machine import describe_machine
 from benchmarks.measure import FailedError
 from benchmarks.stacks import make_console, start_stack
+from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
 
 console = make_console()
 
 # These start their own services.
-SEPARATE = ("load", "freshness")
+SEPARATE = ("load", "dbt", "freshness")
 PARTS = ("price", *SINKS, "scale", "poison", *SEPARATE)
 
 
@@ -38,6 +39,7 @@ class Measurements(msgspec.Struct):
     scale: scale.Scale | None = None
     poison: poison.Poison | None = None
     load: warehouse.Warehouse | None = None
+    dbt: marts.Marts | None = None
     freshness: freshness.Freshness | None = None
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -55,12 +57,13 @@ class Measurements(msgspec.Struct):
         all_aims += aims.make_scale_aims(self.scale) if self.scale else []
         all_aims += aims.make_poison_aims(self.poison) if self.poison else []
         all_aims += aims.make_warehouse_aims(self.load) if self.load else []
+        all_aims += aims.make_marts_aims(self.dbt) if self.dbt else []
         return all_aims + (aims.make_freshness_aims(self.freshness) if self.freshness else [])
 
 
 def main(
     *,
-    rides: Annotated[int, typer.Option(help="Messages in rides_raw, and in shop_transactions.", min=1)] = 1_000_000,
+    rides: Annotated[int, typer.Option(help="Messages in rides_raw and in shop_transactions, rows for dbt.", min=1)] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="Passes of each candidate, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of invalid messages.", min=0, max=1)] = 0.01,
     part: Annotated[
@@ -80,7 +83,7 @@ def main(
 ) -> None:
     """Measure, print tables and write .local/bench.json.
 
-    All parts except load and freshness share one broker and its rides. load and freshness start their own services.
+    All parts except load, dbt and freshness share one broker and its rides. These start their own services.
     """
     parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
     for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
@@ -101,6 +104,12 @@ def main(
                 measurements.load = warehouse.measure(console, bars, rounds, rides)
         except FailedError as error:
             measurements.left_out["load"] = str(error)
+        path = _write(measurements, conditions)
+    if "dbt" in parts:
+        try:
+            measurements.dbt = marts.measure(console, rides)
+        except (FailedError, DatastreamError) as error:
+            measurements.left_out["dbt"] = str(error)
         path = _write(measurements, conditions)
     if "freshness" in parts:
         try:
@@ -184,6 +193,8 @@ def _print(measurements: Measurements) -> None:
         poison.show(measurements.poison, console)
     if measurements.load:
         warehouse.show(measurements.load, console)
+    if measurements.dbt:
+        marts.show(measurements.dbt, console)
     if measurements.freshness:
         freshness.show(measurements.freshness, console)
     aims.show(measurements.aims, console)

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from benchmarks.freshness import Freshness
 from benchmarks.layouts import COMPACT, LAYOUTS
+from benchmarks.marts import Marts
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 from benchmarks.warehouse import Warehouse
@@ -35,6 +36,8 @@ _MEMORY_OF_MORE = 1.1
 _SPEED_OF_BAD_MESSAGES = 0.4
 _LOAD_PER_S = 50_000
 _SPEED_OF_LOAD = 0.2
+_BUILD_S = 60
+_NEXT_BUILD_S = 25
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -91,6 +94,13 @@ def make_warehouse_aims(warehouse: Warehouse) -> list[Aim]:
     return [
         Aim("load: transactions per second into PostgreSQL", _LOAD_PER_S, warehouse.rate),
         Aim("load: speed relative to a bare COPY", _SPEED_OF_LOAD, warehouse.ratio),
+    ]
+
+
+def make_marts_aims(marts: Marts) -> list[Aim]:
+    return [
+        Aim("dbt: build of all transactions, s", _BUILD_S, marts.first_s, is_most=True),
+        Aim("dbt: build after new ones, s", _NEXT_BUILD_S, marts.next_s, is_most=True),
     ]
 
 
