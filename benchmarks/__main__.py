@@ -63,7 +63,9 @@ class Measurements(msgspec.Struct):
 
 def main(
     *,
-    rides: Annotated[int, typer.Option(help="Messages in rides_raw and in shop_transactions, rows for dbt.", min=1)] = 1_000_000,
+    rides: Annotated[
+        int, typer.Option(help="Messages in rides_raw and in shop_transactions, rows for dbt.", min=1)
+    ] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="Passes of each candidate, in turn.", min=1)] = 3,
     faulty: Annotated[float, typer.Option(help="Share of invalid messages.", min=0, max=1)] = 0.01,
     part: Annotated[
