@@ -33,7 +33,7 @@ def load_topic(settings: ShopSettings, folder: Path) -> int:
         with open_group_reader(config, topic, LOAD_GROUP) as reader:
             claimed = claim_messages(config, reader, database, limits, 0)
             _, manifest = stage(config, reader, claimed, Folder(folder.as_uri()))
-        loaded = load(database, manifest)
+        loaded = load(settings, manifest)
         publish_refusals(
             config, database, topic=topic, group=LOAD_GROUP, dlq_topic=settings.shop_dlq_topic, dag_id=LOAD_DAG
         )

@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle, product
 from typing import Any
 
 import msgspec
@@ -53,7 +54,7 @@ _PREPARE = (
 CREATE TEMP TABLE IF NOT EXISTS incoming (
     "offset" bigint, transaction_id text, client_id integer, produit_id integer, montant numeric(12,2),
     date timestamptz, statut text, updated_at timestamptz
-) ON COMMIT DELETE ROWS
+)
 """,
     "CREATE TEMP TABLE IF NOT EXISTS known (LIKE incoming) ON COMMIT DELETE ROWS",
     # Messages of known transactions, compared with what is loaded.
@@ -241,30 +242,41 @@ def check_topic_id(topic: str, topic_id: str, positions: Mapping[int, Position])
 
 
 @resources.pause_cyclic_gc()
-def load(connection: Connection, manifest: Manifest) -> Loaded:
+def load(settings: ShopSettings, manifest: Manifest) -> Loaded:
     """Load the staged messages of a claim, each chunk in one transaction. Skips what is loaded already.
 
-    Args:
-        connection: from `open_loader`.
-
     Raises:
+        ConfigurationError: the warehouse is not set up, or rejects the role.
         OffsetsError: the position is before the claim, or the topic was recreated. The chunks before stay loaded.
+        ServiceUnavailableError: the database does not answer.
     """
     loaded = Loaded()
-    with connection.transaction():
-        for statement in _PREPARE:
+    # The next chunk is copied into a temporary table over one connection, while this chunk is loaded over the other.
+    with open_loader(settings) as one, open_loader(settings) as other:
+        for connection, statement in product((one, other), _PREPARE):
             connection.execute(statement)
-    parts = {claim.partition: claim for claim in manifest.claims}
-    last = {chunk.partition: chunk for chunk in manifest.chunks}
-    for chunk, rows in prefetch(_read_rows, manifest.chunks):
-        rest = parts[chunk.partition]
-        end = rest.end if chunk is last[chunk.partition] else chunk.next
-        loaded.add(load_chunk(connection, manifest, Claim(rest.partition, rest.start, end), rows))
-        parts[chunk.partition] = Claim(rest.partition, end, rest.end)
-    for claim in parts.values():
-        if claim.start < claim.end:  # the claim has only transaction markers in this partition
-            load_chunk(connection, manifest, claim, Rows(0, b"", []))
+        parts = {claim.partition: claim for claim in manifest.claims}
+        last = {chunk.partition: chunk for chunk in manifest.chunks}
+        for (chunk, connection), rows in prefetch(_copy, zip(manifest.chunks, cycle((one, other)))):
+            rest = parts[chunk.partition]
+            end = rest.end if chunk is last[chunk.partition] else chunk.next
+            loaded.add(load_chunk(connection, manifest, Claim(rest.partition, rest.start, end), rows))
+            parts[chunk.partition] = Claim(rest.partition, end, rest.end)
+        for claim in parts.values():
+            if claim.start < claim.end:  # the claim has only transaction markers in this partition
+                load_chunk(one, manifest, claim, Rows(0, b"", []))
     return loaded
+
+
+def _copy(item: tuple[Chunk, Connection]) -> Rows:
+    """Copy the rows of a chunk into the table `incoming` of the connection."""
+    chunk, connection = item
+    rows = _read_rows(chunk)
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE incoming")
+        with cursor.copy(_COPY) as copy:
+            copy.write(rows.text)
+    return rows
 
 
 def _read_rows(chunk: Chunk) -> Rows:
@@ -277,15 +289,11 @@ def _read_rows(chunk: Chunk) -> Rows:
 
 
 def load_chunk(connection: Connection, manifest: Manifest, claim: Claim, rows: Rows) -> Loaded:
-    """Load the rows and refusals of some offsets of a partition, and move its position to their end."""
+    """Load some offsets of a partition, and move its position to their end. The rows are in the table `incoming`."""
     loaded = Loaded()
     partition, start, end = claim.partition, claim.start, claim.end
     place = {"topic": manifest.topic, "partition": partition}
     with connection.transaction(), connection.cursor() as cursor:
-        # Before the lock: a COPY into a temporary table needs none.
-        if rows.count:
-            with cursor.copy(_COPY) as copy:
-                copy.write(rows.text)
         cursor.execute(_LOCK)
         position = _lock_position(connection, manifest, partition, start)
         if position < start:

@@ -79,8 +79,7 @@ class Loading:
         return manifest
 
     def load(self, manifest: Manifest) -> Loaded:
-        with open_loader(self.settings) as database:
-            return load(database, manifest)
+        return load(self.settings, manifest)
 
     def publish(self, *, is_repair: bool = False) -> Followed:
         with open_loader(self.settings) as database:

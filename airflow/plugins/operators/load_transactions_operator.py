@@ -27,11 +27,9 @@ class LoadTransactionsOperator(DatastreamOperator):
         self.staged = staged
 
     def work(self, context: Context, settings: ShopSettings) -> None:
-        from jobs.shop.load import load, open_loader
+        from jobs.shop.load import load
 
-        manifest = read_manifest(self.staged)
-        with open_loader(settings) as connection:
-            loaded = load(connection, manifest)
+        loaded = load(settings, read_manifest(self.staged))
         counts = {name: getattr(loaded, name) for name in ("inserted", "updated", "repeated", "stale")}
         refused = ", ".join(f"{count} {reason}" for reason, count in loaded.refused.most_common())
         self.log.info(

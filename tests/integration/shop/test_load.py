@@ -243,7 +243,7 @@ KILLED = """
                 die()
         loads._write_refusals = dying
     with loads.open_loader(settings) as database:
-        loads.load(database, read_manifest(url))
+        loads.load(settings, read_manifest(url))
         if step == "after the database":
             die()
         if step == "before the commit of Kafka":
