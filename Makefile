@@ -180,24 +180,25 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 
 ##@ Shop (docs/shop.md)
 .PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace
+shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
 shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
 	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
 	@$(PY) -m jobs shop generate --to kafka --rate 0 --count $(TRANSACTIONS) --faulty 0.01 --duplicates 0.005
 	@$(PY) -m jobs unpause shop
-	@$(PY) -m jobs wait shop
-	@$(PY) -m jobs shop transform
+	@$(MAKE) shop-transform
 	@$(PY) -m jobs ledger shop
 	@$(PY) -m jobs shop page
 
 shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (default: until Ctrl-C)
 	@$(PY) -m jobs shop generate --to kafka $(if $(COUNT),--count $(COUNT))
 
-shop-transform: install-tools  ## Run the DAG dbt_transform and wait for it
+shop-transform: install-tools  ## Wait until all messages are loaded, run the DAG dbt_transform
+	@$(PY) -m jobs wait shop
 	@$(PY) -m jobs shop transform
 
-shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="build --select marts" (default: build)
-	@$(PY) -m jobs shop dbt $(or $(DBT),build)
+shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="test --select marts" (default: build without unit tests)
+	@$(PY) -m jobs shop dbt $(or $(DBT),build --exclude-resource-type unit_test)
 
 shop-page: install-tools  ## Write .local/shop.html
 	@$(PY) -m jobs shop page

@@ -24,6 +24,7 @@ class Group(msgspec.Struct, frozen=True):
     Attributes:
         topic: the setting that names the topic it reads.
         done: one word for what the group does to a message ("priced").
+        is_copy: its offsets are a copy of a position in another system, so `make offsets` does not set them.
         flush: triggers a group that waits for a full batch.
     """
 
@@ -31,6 +32,7 @@ class Group(msgspec.Struct, frozen=True):
     topic: str
     done: str
     flush: Trigger | None = None
+    is_copy: bool = False
 
 
 class DeadLetters(msgspec.Struct, frozen=True):

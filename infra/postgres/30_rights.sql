@@ -9,10 +9,14 @@ grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_
 grant temporary on database data_warehouse to shop_loader, dbt;
 
 grant usage on schema raw to shop_loader, dbt, shop_reader, data_engineer;
-grant select, insert, update on raw.transactions_raw, raw.clients, raw.produits, raw.load_offsets to shop_loader;
+grant select, insert on raw.transactions_raw, raw.clients, raw.produits to shop_loader;
+grant update (statut, updated_at, ingested_at, kafka_partition, kafka_offset) on raw.transactions_raw to shop_loader;
+grant select, insert, update on raw.load_offsets to shop_loader;
 grant select, insert on raw.load_refusals, raw.load_batches to shop_loader;
 grant select on all tables in schema raw to dbt, shop_reader, data_engineer;
-grant insert on raw.transactions_raw to data_engineer;
+-- Not ingested_at: dbt reads on from the newest one.
+grant insert (transaction_id, client_id, produit_id, montant, date, statut, updated_at) on raw.transactions_raw
+    to data_engineer;
 
 -- dbt grants SELECT on each table; this covers what it makes without a grant, such as failed rows of tests.
 grant usage on schema marts, ops, dbt_test_failures to bi_reader;

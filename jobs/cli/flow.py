@@ -179,11 +179,15 @@ def offsets(
     from jobs.kafka.topic_ids import TopicIds
 
     settings = load(merge_settings())
-    dag_groups = {declared.id: declared.topic for declared in _list_groups()}
+    dag_groups = {declared.id: declared.topic for declared in _list_groups() if not declared.is_copy}
     command_groups = {name: topic for vertical in find_verticals() for name, topic in vertical.command_groups.items()}
     letters = [vertical.dead_letters for vertical in find_verticals() if vertical.dead_letters]
     replay_groups = {declared.replay_group: declared.topic for declared in letters}
     topics = dag_groups | replay_groups | command_groups
+    if group in {declared.id for declared in _list_groups() if declared.is_copy}:
+        raise ConfigurationError(
+            f"GROUP={group} only follows a position in another system, which its DAG writes. Its next run sets it."
+        )
     if group not in topics:
         raise ConfigurationError(f"GROUP={group!r} is unknown. The groups are: {', '.join(topics)}.")
     if group in command_groups and to != "kept":

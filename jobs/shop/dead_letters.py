@@ -90,7 +90,12 @@ def publish_refusals(
             return followed
         check_topic_id(topic, writer.topic_id, positions)
         published = _read_published(writer.reader, positions)
-        reasons = _read_refusals(connection, topic, published)
+        reasons = {
+            (partition, offset): reason
+            for (partition, offset), reason in _read_refusals(connection, topic, published).items()
+            # Another load may have committed since the positions were read; the next run publishes its refusals.
+            if offset < positions[partition].next_offset
+        }
         if reasons and (is_repair or all(offset is None for offset in published.values())):
             for position in _scan_dead_letters(config, writer.reader.consumer, dlq_topic, topic, dag_id):
                 reasons.pop(position, None)

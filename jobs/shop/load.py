@@ -39,6 +39,8 @@ Connection = psycopg.Connection[Any]
 
 _SESSION = {
     "timezone": "UTC",
+    # A forgotten transaction of another user must not block all loads for ever.
+    "lock_timeout": "60s",
     # A chunk fits into memory.
     "temp_buffers": "64MB",
     "work_mem": "64MB",
@@ -212,16 +214,27 @@ def claim_messages(
         starts = {}
         for partition, bound in bounds.items():
             position = positions.get(partition)
+            if position is None:
+                _begin(connection, topic, partition, Position(bound.low, topic_id))
             start = bound.low if position is None else position.next_offset
             if not bound.low <= start <= bound.end:
                 left = bound.low if start < bound.low else bound.end
                 raise OffsetsError(
                     f"{topic}[{partition}]: {_describe_gap(start, bound.low, bound.end)}. To continue at {left}, set "
-                    "next_offset of this partition in raw.load_offsets, as shop_loader."
+                    "next_offset of this partition in raw.load_offsets, as shop_loader, and delete its rows from there "
+                    "on in raw.load_refusals, as the owner."
                 )
             starts[partition] = start
         claims, lag = claim_after(config, client, topic, starts, bounds=bounds, limits=limits, wait_s=wait_s)
     return Claimed(topic, topic_id, reader.group, tuple(claims), limits, lag)
+
+
+def _begin(connection: Connection, topic: str, partition: int, position: Position) -> None:
+    connection.execute(
+        "INSERT INTO raw.load_offsets (topic, partition, next_offset, topic_id) VALUES (%s, %s, %s, %s) "
+        "ON CONFLICT DO NOTHING",
+        (topic, partition, position.next_offset, position.topic_id),
+    )
 
 
 def _describe_gap(start: int, low: int, end: int) -> str:
@@ -237,7 +250,8 @@ def check_topic_id(topic: str, topic_id: str, positions: Mapping[int, Position])
         raise OffsetsError(
             f"{topic} was deleted and recreated since it was loaded (id {', '.join(earlier)}, now {topic_id}), or this "
             "is another cluster. To load the new one from its first message, delete the rows of this topic from "
-            "raw.load_offsets, raw.load_refusals and raw.load_batches, as the owner of the schema raw."
+            "raw.load_offsets, raw.load_refusals and raw.load_batches, as the owner of the schema raw, and recreate "
+            "the dead-letter topic too."
         )
 
 
@@ -295,17 +309,17 @@ def load_chunk(connection: Connection, manifest: Manifest, claim: Claim, rows: R
     place = {"topic": manifest.topic, "partition": partition}
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(_LOCK)
-        position = _lock_position(connection, manifest, partition, start)
+        position = _lock_position(connection, manifest, partition)
         if position < start:
             raise OffsetsError(
-                f"{manifest.topic}[{partition}]: messages are loaded up to {position}, which is before {start} where "
-                "this chunk starts: the database was restored, or its position was set back. Nothing was loaded. Clear "
-                "the run from ConsumeKafka on."
+                f"{manifest.topic}[{partition}]: messages are loaded up to {max(position, 0)}, which is before {start} "
+                "where this chunk starts: the database was restored or emptied, or its position was set back. Nothing "
+                "was loaded. Clear the run from ConsumeKafka on."
             )
         if position >= end:
             return loaded  # another try has loaded this chunk
         count, refusals = rows.count, rows.refusals
-        if position > start:
+        if position > start and rows.count:
             count -= cursor.execute('DELETE FROM incoming WHERE "offset" < %s', (position,)).rowcount
             refusals = [refusal for refusal in refusals if refusal.offset >= position]
         known = cursor.execute(_INSERT, place).rowcount if count else 0
@@ -335,18 +349,15 @@ def load_chunk(connection: Connection, manifest: Manifest, claim: Claim, rows: R
     return loaded
 
 
-def _lock_position(connection: Connection, manifest: Manifest, partition: int, start: int) -> int:
-    """Lock and return the position of a partition. A new partition starts at `start`."""
-    place = manifest.topic, partition
-    connection.execute(
-        "INSERT INTO raw.load_offsets (topic, partition, next_offset, topic_id) VALUES (%s, %s, %s, %s) "
-        "ON CONFLICT DO NOTHING",
-        (*place, start, manifest.topic_id),
-    )
+def _lock_position(connection: Connection, manifest: Manifest, partition: int) -> int:
+    """Lock and return the position of a partition; -1 if it is missing, so that nothing is passed over."""
     row = connection.execute(
-        "SELECT next_offset, topic_id FROM raw.load_offsets WHERE topic = %s AND partition = %s FOR UPDATE", place
+        "SELECT next_offset, topic_id FROM raw.load_offsets WHERE topic = %s AND partition = %s FOR UPDATE",
+        (manifest.topic, partition),
     ).fetchone()
-    position = Position(*(row or (0, "")))
+    if row is None:
+        return -1
+    position = Position(*row)
     check_topic_id(manifest.topic, manifest.topic_id, {partition: position})
     return position.next_offset
 

@@ -52,10 +52,7 @@ def write_page(settings: ShopSettings) -> Path:
             "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'marts'"
         )}  # fmt: skip
         if missing := set(MARTS) - found:
-            raise ConfigurationError(
-                f"The marts {', '.join(sorted(missing))} do not exist. Run dbt_transform, or `python -m jobs shop dbt "
-                "build`."
-            )
+            raise ConfigurationError(f"The marts {', '.join(sorted(missing))} do not exist. Run `make shop-transform`.")
         text = render_page(marts)
     path = settings.shop_page
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ VERTICAL = Vertical(
     name="shop",
     settings=ShopSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
-    groups=(Group(LOAD_GROUP, "shop_topic", done="loaded"),),
+    groups=(Group(LOAD_GROUP, "shop_topic", done="loaded", is_copy=True),),
     dags=(LOAD_DAG, TRANSFORM_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),

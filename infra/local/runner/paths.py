@@ -65,3 +65,11 @@ def write_private(path: Path, text: str) -> None:
     partial.touch(mode=0o600)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def keep_secret(paths: Paths, name: str, generated: str) -> str:
+    """The stored secret; stores the generated one if there is no secret of that name."""
+    file = make_private_folder(paths.secrets) / name
+    if not file.exists():
+        write_private(file, generated)
+    return file.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from infra.local.environment import export_settings
 from infra.local.runner.environment import make_base
 from infra.local.runner.errors import ServiceFailedError
 from infra.local.runner.health import get_json
-from infra.local.runner.paths import Paths, make_private_folder, write_private
+from infra.local.runner.paths import Paths, keep_secret
 from infra.local.runner.service import Process, Service
 from jobs.errors import ConfigurationError
 from jobs.settings import LOOPBACK, ROOT, Settings
@@ -81,13 +81,13 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "airflow" / "plugins"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{settings.airflow_user}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_file(paths)),
-        "AIRFLOW__CORE__FERNET_KEY": _keep_secret(paths, "fernet_key", Fernet.generate_key().decode()),
+        "AIRFLOW__CORE__FERNET_KEY": keep_secret(paths, "fernet_key", Fernet.generate_key().decode()),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{settings.airflow_port}/execution/",
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(settings.airflow_port),
         "AIRFLOW__API__BASE_URL": _url(settings),
-        "AIRFLOW__API__SECRET_KEY": _keep_secret(paths, "api_secret_key", secrets.token_urlsafe(64)),
-        "AIRFLOW__API_AUTH__JWT_SECRET": _keep_secret(paths, "jwt_secret", secrets.token_hex(32)),
+        "AIRFLOW__API__SECRET_KEY": keep_secret(paths, "api_secret_key", secrets.token_urlsafe(64)),
+        "AIRFLOW__API_AUTH__JWT_SECRET": keep_secret(paths, "jwt_secret", secrets.token_hex(32)),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_database(paths)}",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": arguments,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC": arguments,
@@ -125,14 +125,6 @@ def _database(paths: Paths) -> Path:
 
 def _passwords_file(paths: Paths) -> Path:
     return paths.secrets / "airflow_passwords.json"
-
-
-def _keep_secret(paths: Paths, name: str, generated: str) -> str:
-    """The stored secret; stores the generated one if there is no secret of that name."""
-    file = make_private_folder(paths.secrets) / name
-    if not file.exists():
-        write_private(file, generated)
-    return file.read_text(encoding="utf-8")
 
 
 def _migrate(settings: Settings) -> None:

@@ -1,7 +1,8 @@
-"""PostgreSQL: the shop's warehouse, from a wheel. It trusts everyone on this machine's loopback.
+"""PostgreSQL: the shop's warehouse, from a wheel. On the loopback it trusts all roles but the administrator.
 
-PostgreSQL refuses to run as root. Started by root, it runs as `nobody` with the capability to pass folders that only
-root may enter, such as a checkout below /root.
+PostgreSQL refuses to run as root. Started by root, it runs as `nobody` with the capability to read folders that only
+root may enter, such as a checkout below /root. The administrator can read and run what the server can, so it needs a
+password: SHOP_POSTGRES_PASSWORD, or a generated one if that has its default.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 from contextlib import closing
@@ -19,9 +21,9 @@ import psycopg
 
 from infra.local.runner import environment
 from infra.local.runner.errors import ServiceFailedError
-from infra.local.runner.paths import Paths, make_private_folder
+from infra.local.runner.paths import Paths, keep_secret, make_private_folder, write_private
 from infra.local.runner.service import Process, Service
-from infra.postgres import set_up
+from infra.postgres import DEVELOPMENT_PASSWORD, set_up
 from infra.preflight import Finding
 from jobs.settings import LOOPBACK
 from jobs.shop.database import ADMIN
@@ -29,6 +31,11 @@ from jobs.shop.database import ADMIN
 NAME = "postgres"
 USER = "nobody"
 INITDB_TIMEOUT_S = 120
+# pg_hba.conf: the first line that matches counts.
+ACCESS = f"""\
+host all {ADMIN} {LOOPBACK}/32 scram-sha-256
+host all all {LOOPBACK}/32 trust
+"""
 
 
 def _build(settings: Any) -> tuple[Process]:
@@ -70,7 +77,7 @@ def _as_user() -> list[str]:
     """What to put before a command so that it does not run as root."""
     if os.getuid():
         return []
-    capability = "-all,+dac_override"
+    capability = "-all,+dac_read_search"
     return [
         shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={pwd.getpwnam(USER).pw_gid}",
         "--clear-groups", f"--inh-caps={capability}", f"--ambient-caps={capability}", "--",
@@ -116,16 +123,20 @@ def _make_cluster(settings: Any) -> None:
     make_private_folder(data)
     if not os.getuid():
         shutil.chown(data, USER)
+    password = paths.secrets / "shop_postgres_password.initdb"
+    write_private(password, _as_admin(settings).shop_postgres_password)
     command = [
-        *_as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "trust", "-E", "UTF8",
-        "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+        *_as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "scram-sha-256", "-E", "UTF8",
+        "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--pwfile={password}",
     ]  # fmt: skip
     result = subprocess.run(
         command, env=environment.make_base(paths), cwd=paths.service(NAME), capture_output=True, text=True,
         check=False, timeout=INITDB_TIMEOUT_S,
     )  # fmt: skip
+    password.unlink()
     if result.returncode:
         raise ServiceFailedError(f"PostgreSQL: initdb in {data} failed:\n{result.stdout}{result.stderr}")
+    (data / "pg_hba.conf").write_text(ACCESS)
     (data / "initialised").touch()
 
 
@@ -133,7 +144,7 @@ def _find_fault(settings: Any) -> str | None:
     try:
         connection = psycopg.connect(
             host=LOOPBACK, port=settings.shop_postgres_port, dbname="postgres", user=ADMIN,
-            password=settings.shop_postgres_password, connect_timeout=3,
+            password=_as_admin(settings).shop_postgres_password, connect_timeout=3,
         )  # fmt: skip
     except psycopg.OperationalError as error:
         return f"does not answer ({str(error).splitlines()[0]})"
@@ -144,7 +155,15 @@ def _find_fault(settings: Any) -> str | None:
 
 
 def _set_up(settings: Any) -> None:
-    set_up(settings)
+    set_up(_as_admin(settings))
+
+
+def _as_admin(settings: Any) -> Any:
+    """The settings with the administrator's password."""
+    if settings.shop_postgres_password != DEVELOPMENT_PASSWORD:
+        return settings
+    password = keep_secret(Paths(settings.datastream_state), "shop_postgres_password", secrets.token_urlsafe(24))
+    return settings.model_copy(update={"shop_postgres_password": password})
 
 
 def _url(settings: Any) -> str:
@@ -169,5 +188,5 @@ SERVICE = Service(
     finish=_set_up,
     # SIGTERM waits until all clients have left.
     stop_signal="INT",
-    isolation={"shop_postgres_host": ""},
+    isolation={"shop_postgres_host": "", "shop_postgres_password": "isolated"},
 )
