@@ -403,6 +403,19 @@ def test_a_restored_database_loads_again_and_publishes_nothing_twice(loading: Lo
     assert_once(loading)
 
 
+def test_a_warehouse_emptied_after_the_claim_passes_over_nothing(loading: Loading) -> None:
+    loading.send(*some_messages(40))
+    loading.run()
+    loading.send(*some_messages(40))
+    manifest = loading.staged()
+    empty_warehouse(loading.settings)
+    with pytest.raises(OffsetsError, match="restored or emptied.*Nothing was loaded"):
+        loading.load(manifest)
+    assert loading.positions() == {}
+    loading.run()
+    assert_once(loading)
+
+
 def test_messages_that_retention_deleted_are_an_error(loading: Loading) -> None:
     loading.send(*some_messages(40))
     loading.run()
