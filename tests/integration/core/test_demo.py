@@ -137,8 +137,10 @@ def test_airflow_responds_and_the_ride_dags_are_unpaused(demo: str, run: Run) ->
     assert {dag["dag_id"]: dag["is_paused"] for dag in dags} == {
         "dag_compute_cost": False,
         "dag_index_and_export": False,
+        "dag_load_transactions": True,
         "dag_zones_score": True,
         "dag_zones_train": True,
+        "dbt_transform": True,
     }
     assert requests.get(f"{url}/api/v2/importErrors", headers=headers, timeout=30).json()["total_entries"] == 0
 

@@ -370,8 +370,8 @@ def test_the_offsets_command_shows_what_it_would_skip_and_asks(
     assert read_lag(pipeline.stack.kafka, pipeline.pricing.source, "dag_compute_cost").offsets == 7
     abandoned = command("offsets", "reprocess", "end")
     assert (abandoned.returncode, "accepts only TO=kept" in abandoned.stderr) == (3, True)
+    copy = command("offsets", "dag_load_transactions", "end")
+    assert (copy.returncode, "only follows a position in another system" in copy.stderr) == (3, True)
     unknown = command("offsets", "nobody", "end")
     assert unknown.returncode == 3
-    assert (
-        "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dag_load_transactions, " in unknown.stderr
-    )
+    assert "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dlq_replay" in unknown.stderr
