@@ -74,7 +74,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 
 
 def test_commands_include_the_new_vertical(copy: Copy) -> None:
-    assert copy.run("jobs", "topics").count("created") == 7
+    assert "│ notes_raw" in copy.run("jobs", "topics")
     assert "Applied index template notes." in copy.run("jobs", "template")
     assert "dag_score_notes" in copy.run("jobs", "unpause", "notes")
     lag = copy.run("jobs", "lag", "--once")

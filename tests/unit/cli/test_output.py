@@ -307,7 +307,7 @@ def test_topics_shows_whole_differences(run: Run, monkeypatch: pytest.MonkeyPatc
     difference = topics.Difference("rides_raw", "retention.ms", "604800000", "1209600000")
     monkeypatch.setattr(topics, "apply", lambda config, declared: (["rides_dlq"], [difference]))
     text = run("topics", columns=columns)
-    assert re.search(r"retention\.ms is 604800000,[ │\n]+declared[ │\n]+1209600000", text)
+    assert re.search(r"retention\.ms[ │\n]+is[ │\n]+604800000,[ │\n]+declared[ │\n]+1209600000", text)
     assert re.search(r"│ rides_dlq +│ +6 │ created", text)
 
 
