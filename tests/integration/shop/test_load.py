@@ -409,7 +409,7 @@ def test_a_warehouse_emptied_after_the_claim_passes_over_nothing(loading: Loadin
     loading.send(*some_messages(40))
     manifest = loading.staged()
     empty_warehouse(loading.settings)
-    with pytest.raises(OffsetsError, match="restored or emptied.*Nothing was loaded"):
+    with pytest.raises(OffsetsError, match=r"restored or emptied.*Nothing was loaded"):
         loading.load(manifest)
     assert loading.positions() == {}
     loading.run()
