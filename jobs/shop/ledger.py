@@ -28,7 +28,6 @@ from jobs.shop.vertical import LOAD_DAG, ShopSettings
 Position = tuple[int, int]  # partition, offset
 
 _MARTS = "to_regclass('marts.fct_transactions') IS NOT NULL AND to_regclass('marts.rejected_transactions') IS NOT NULL"
-# A load may commit rows that are up to an hour older than the build that missed them; the next one takes them.
 _COUNT_MARTS = """
 WITH
 built AS (
@@ -43,7 +42,7 @@ marts AS (
 compared AS (
     SELECT r.transaction_id AS raw_id, m.transaction_id AS mart_id, r.montant, m.amount,
         r.transaction_id IS NOT NULL AND r.ingested_at IS DISTINCT FROM m.ingested_at
-            AND (built.at IS NULL OR r.ingested_at >= built.at - interval '1 hour') AS is_pending
+            AND (built.at IS NULL OR r.ingested_at >= built.at) AS is_pending
     FROM raw.transactions_raw r FULL JOIN marts m USING (transaction_id) CROSS JOIN built
 )
 SELECT count(*) FILTER (WHERE is_pending) AS pending,
