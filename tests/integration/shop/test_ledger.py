@@ -235,7 +235,8 @@ def test_the_generator_needs_no_schema(loading: Loading) -> None:
     execute(loading, "DROP DATABASE IF EXISTS another")
     execute(loading, "CREATE DATABASE another")
     server: Any = loading.settings
-    dsn = f"host=127.0.0.1 port={server.shop_postgres_port} dbname=another user=postgres password=changeme"
+    password = server.shop_postgres_password
+    dsn = f"host=127.0.0.1 port={server.shop_postgres_port} dbname=another user=postgres password={password}"
     generate(loading, "--to", "postgres", "--dsn", dsn, "--rate", "0", "--count", "100")
     generate(loading, "--to", "postgres", "--dsn", dsn, "--rate", "0", "--count", "100")
     with connect(server, "postgres", dbname="another") as database:
