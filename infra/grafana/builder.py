@@ -20,8 +20,8 @@ TIME_FIELD = "ts"
 
 _COLUMNS = 24
 
-# Where a query finds data if not in every stack: with Docker only, or with the shop. Elsewhere it may be empty.
-Needs = Literal["", "docker", "shop"]
+# What a query needs besides the running stack: the containers' metrics, or a run of dbt. Without that it may be empty.
+Needs = Literal["", "docker", "dbt"]
 
 
 @dataclass(frozen=True)

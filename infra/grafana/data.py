@@ -32,6 +32,19 @@ def _total(title: str, about: str, *queries: Query, unit: str = "short", warn: f
     )
 
 
+def _ledger(title: str, about: str, series: str) -> Panel:
+    return Panel(
+        kind="stat",
+        title=title,
+        about=about,
+        queries=[Prom(f"max by (vertical) (datastream_ledger_{series})", "{{vertical}}")],
+        empty=_NO_LEDGER,
+        alarm=1,
+        width=4,
+        height=5,
+    )
+
+
 DASHBOARD = Dashboard(
     name="data",
     about="Volume, quality, and the ledger: every message counted in every system.",
@@ -139,15 +152,14 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     kind="bars",
-                    title="Shop: rows loaded and refused",
-                    about="Transactions that reached the warehouse, and those that became dead letters.",
+                    title="Shop: transactions by outcome",
+                    about="What became of the transactions in the warehouse. Refused ones are dead letters.",
                     queries=[
-                        Prom(grown_in_interval("airflow_datastream_shop_loaded"), "loaded", "shop"),
-                        Prom(
-                            grown_in_interval("airflow_datastream_shop_refused", "reason"),
-                            "refused: {{reason}}",
-                            "shop",
+                        *(
+                            Prom(grown_in_interval(f"airflow_datastream_shop_{outcome}"), outcome)
+                            for outcome in ("inserted", "updated", "repeated", "stale")
                         ),
+                        Prom(grown_in_interval("airflow_datastream_shop_refused", "reason"), "refused: {{reason}}"),
                     ],
                     empty="No transaction was loaded in this range. The profile shop is off, or its DAGs are.",
                 ),
@@ -159,7 +171,7 @@ DASHBOARD = Dashboard(
                         Prom(
                             grown_in_interval("airflow_datastream_dbt_nodes", "status"),
                             "{{status}}",
-                            "shop",
+                            "dbt",
                         )
                     ],
                     empty="dbt has not run in this range. The profile shop is off, or its DAGs are.",
@@ -176,7 +188,7 @@ DASHBOARD = Dashboard(
                     queries=[Prom("max by (vertical) (datastream_ledger_verdict)", "{{vertical}}")],
                     empty=_NO_LEDGER,
                     values=_VERDICTS,
-                    width=8,
+                    width=6,
                     height=5,
                 ),
                 Panel(
@@ -188,19 +200,12 @@ DASHBOARD = Dashboard(
                     unit="s",
                     warn=1_800,
                     alarm=3_600,
-                    width=8,
+                    width=6,
                     height=5,
                 ),
-                Panel(
-                    kind="stat",
-                    title="Faults",
-                    about="Differences between the figures of the last ledger. `make ledger` names them.",
-                    queries=[Prom("max by (vertical) (datastream_ledger_faults)", "{{vertical}}")],
-                    empty=_NO_LEDGER,
-                    alarm=1,
-                    width=8,
-                    height=5,
-                ),
+                _ledger("Lost", "Messages that a system misses.", "lost"),
+                _ledger("Doubled", "Messages that a system holds once too often.", "doubled"),
+                _ledger("Faults", "Differences between the figures. `make ledger` names them.", "faults"),
                 Panel(
                     kind="table",
                     title="Figures",

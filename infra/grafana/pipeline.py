@@ -14,12 +14,11 @@ from infra.grafana.builder import (
     or_zero,
     per_second,
     quantile,
-    total,
 )
 
 _DAG = '{dag_id=~"$dag_id"}'
 _FAILED_TASKS = 'airflow_ti_finish{state="failed", dag_id=~"$dag_id"}'
-_LAG = total("clamp_min(kafka_consumergroup_lag, 0)", "consumergroup", "topic")
+_FRESHNESS = "airflow_datastream_rides_freshness"
 _FIRING = 'ALERTS{alertstate="firing", alertname!="Watchdog"}'
 _SUCCEEDED, _FAILED = (grown(f"airflow_dagrun_duration_{state}_count{_DAG}") for state in ("success", "failed"))
 
@@ -68,10 +67,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     kind="stat",
                     title="Freshness, 95th percentile",
-                    about="Seconds from a ride's result on Kafka until it can be searched in Elasticsearch.",
-                    queries=[
-                        Prom(f"histogram_quantile(0.95, {grown('airflow_datastream_rides_freshness_bucket', 'le')})")
-                    ],
+                    about="Seconds from producing a ride until it can be searched: the sum of both DAGs.",
+                    queries=[Prom(f"sum(histogram_quantile(0.95, {grown(f'{_FRESHNESS}_bucket', 'dag_id', 'le')}))")],
                     empty="No ride was indexed in this range.",
                     unit="s",
                     warn=60,
@@ -83,7 +80,7 @@ DASHBOARD = Dashboard(
                     kind="stat",
                     title="Unread messages",
                     about="The lag of all consumer groups. Transactions leave up to one offset in each partition.",
-                    queries=[Prom("sum(clamp_min(kafka_consumergroup_lag, 0))")],
+                    queries=[Prom("sum(datastream:consumer_lag:messages)")],
                     empty="The exporter of consumer groups does not answer.",
                     decimals=0,
                     warn=10_000,
@@ -106,7 +103,7 @@ DASHBOARD = Dashboard(
                     about="Pending alerts fire when their condition has lasted long enough.",
                     queries=[
                         Prom(
-                            "max by (alertname, alertstate, severity, dag_id, consumergroup, topic, vertical) "
+                            "max by (alertname, alertstate, severity, service, dag_id, consumergroup, topic) "
                             '(ALERTS{alertname!="Watchdog"})',
                             "state",
                         )
@@ -129,12 +126,9 @@ DASHBOARD = Dashboard(
             "From Kafka to the sinks",
             (
                 Panel(
-                    title="Freshness",
-                    about="Seconds from a ride's result on Kafka until it can be searched: median and 95th percentile.",
-                    queries=[
-                        Prom(quantile(share, "airflow_datastream_rides_freshness", window="5m"), title)
-                        for share, title in ((0.5, "median"), (0.95, "95th percentile"))
-                    ],
+                    title="Freshness by DAG, 95th percentile",
+                    about="Seconds from a message's arrival on a DAG's topic until the run is done. Oldest message of each run.",
+                    queries=[Prom(quantile(0.95, _FRESHNESS, "dag_id", window="10m"), "{{dag_id}}")],
                     empty="No ride was indexed in this range.",
                     unit="s",
                     warn=60,
@@ -155,7 +149,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     title="Lag in messages",
                     about="Messages that a group has not read. A line that only rises: the group does not read at all.",
-                    queries=[Prom(_LAG, "{{consumergroup}}")],
+                    queries=[Prom("datastream:consumer_lag:messages", "{{consumergroup}}")],
                     empty="The exporter of consumer groups does not answer.",
                     decimals=0,
                 ),
@@ -166,7 +160,7 @@ DASHBOARD = Dashboard(
                     queries=[
                         Prom(f"{grown('airflow_datastream_rides_rejected', 'reason')} > 0", "rides: {{reason}}"),
                         Prom(f"{grown('airflow_datastream_rides_refused', 'reason')} > 0", "sinks: {{reason}}"),
-                        Prom(f"{grown('airflow_datastream_shop_refused', 'reason')} > 0", "shop: {{reason}}", "shop"),
+                        Prom(f"{grown('airflow_datastream_shop_refused', 'reason')} > 0", "shop: {{reason}}"),
                     ],
                     empty="No message became a dead letter in this range.",
                     decimals=0,
