@@ -127,7 +127,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     title="Freshness by DAG, 95th percentile",
-                    about="Seconds from a message's arrival on a DAG's topic until the run is done. Oldest message of each run.",
+                    about="Seconds from a message's arrival on a DAG's topic until the run is done.",
                     queries=[Prom(quantile(0.95, _FRESHNESS, "dag_id", window="10m"), "{{dag_id}}")],
                     empty="No ride was indexed in this range.",
                     unit="s",
