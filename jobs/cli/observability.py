@@ -150,10 +150,11 @@ def _make_table(first: str, second: str, *numbers: str) -> Table:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration with one unit: 95 → `95 s`, 200 → `3 min`."""
+    """Format a duration with one unit: 4.51 → `4.5 s`, 95 → `95 s`, 200 → `3 min`."""
     if math.isinf(seconds):
         return "∞"
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 or seconds == round(seconds) else f"{seconds:.1f} s"
+    number = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}".removesuffix(".0")
+    return f"{number} s"
