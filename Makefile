@@ -206,6 +206,12 @@ shop-page: install-tools  ## Write .local/shop.html
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
 
+##@ Observability (docs/observability.md)
+.PHONY: observe
+observe: install  ## Start the exporter, Prometheus and Alertmanager beside the local services
+	@$(PY) -m infra.local up --only exporter
+	@$(PY) -m infra.local up --vertical observability
+
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup
 offsets: install-tools  ## Set a group's offsets: GROUP=dag_compute_cost TO=kept|end|beginning|2026-01-05T08:00:00Z

@@ -70,6 +70,8 @@ class Vertical(msgspec.Struct, frozen=True):
         templates: index templates: the setting that names the Elasticsearch index, and the file.
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
+        metrics: what its tasks report with Airflow's `Stats`, each with what it says. Prometheus knows `datastream.x`
+            as `airflow_datastream_x`.
         ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
         page: the setting with the path of its HTML page, if it writes one.
         requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
@@ -88,6 +90,7 @@ class Vertical(msgspec.Struct, frozen=True):
     templates: Mapping[str, Path] = msgspec.field(default_factory=dict)
     dashboard: str = ""
     dead_letters: DeadLetters | None = None
+    metrics: Mapping[str, str] = msgspec.field(default_factory=dict)
     ledger: str = ""
     page: str = ""
     requirement_set: str = ""

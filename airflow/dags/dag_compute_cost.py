@@ -51,6 +51,7 @@ with DAG(
         dlq_topic="{{ var.value.DLQ_TOPIC }}",
         published_metric="datastream.rides.priced",
         rejected_metric="datastream.rides.rejected",
+        freshness_metric="datastream.rides.freshness",
         outlets=[Asset("rides_result")],
     )
     consume >> compute >> publish

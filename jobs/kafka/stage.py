@@ -49,7 +49,8 @@ def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, lim
 
     def write(first: int, last: int, records: int, size: int, batches: list[pa.RecordBatch]) -> Chunk:
         url = folder.write_chunk(claim.partition, first, batches, MESSAGE_SCHEMA)
-        return Chunk(claim.partition, first, last, records, size, url)
+        oldest = min(pc.min(batch.column("timestamp")).as_py() for batch in batches)
+        return Chunk(claim.partition, first, last, records, size, url, oldest)
 
     with closing(read(client, topic, claim)) as messages, ThreadPoolExecutor(1) as pool:
         writing: Future[Chunk] | None = None

@@ -5,6 +5,7 @@ Each try of a task has its own folder.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ Column = Sequence[Any] | None
 class Chunk(msgspec.Struct, frozen=True):
     """A staged file with messages of one partition, from the offset `first` to the offset `last`.
 
-    `size` is the size of their keys, values and headers in bytes.
+    `size` is the size of their keys, values and headers in bytes; `oldest` the first of their timestamps, in
+    milliseconds since 1970 (none in files of an earlier version).
     """
 
     partition: int
@@ -58,6 +60,7 @@ class Chunk(msgspec.Struct, frozen=True):
     records: int
     size: int
     url: str
+    oldest: int | None = None
 
     @property
     def next(self) -> int:
@@ -87,6 +90,12 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def records(self) -> int:
         return sum(chunk.records for chunk in self.chunks)
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since its oldest message was written; None if its files do not tell."""
+        oldest = [chunk.oldest for chunk in self.chunks if chunk.oldest is not None]
+        return max(0.0, time.time() - min(oldest) / 1000) if oldest else None
 
     @property
     def ends(self) -> dict[int, int]:

@@ -29,12 +29,15 @@ class Figure(msgspec.Struct, frozen=True):
 class Ledger(msgspec.Struct, kw_only=True):
     """The figures of one vertical; each vertical adds its own fields.
 
-    `balanced` is None if there is no verdict. `faults` are the differences between the figures. `held_back` are offsets
+    `balanced` is None if there is no verdict. `faults` are the differences between the figures. `lost` and `doubled`
+    are the messages that a system misses, or holds once too often, added up over the systems. `held_back` are offsets
     behind open transactions; no figure includes them.
     """
 
     balanced: bool | None
     faults: list[str] = msgspec.field(default_factory=list)
+    lost: int = 0
+    doubled: int = 0
     held_back: list[HeldBack] = msgspec.field(default_factory=list)
 
     @property

@@ -55,6 +55,15 @@ VERTICAL = Vertical(
     templates={"rides_index": TEMPLATE},
     dashboard="rides",
     dead_letters=DEAD_LETTERS,
+    metrics={
+        "datastream.lag": "offsets behind when a run claims, by topic",
+        "datastream.rides.priced": "rides priced",
+        "datastream.rides.rejected": "messages rejected, by reason",
+        "datastream.rides.indexed": "rides put into Elasticsearch",
+        "datastream.rides.exported": "rides put into Cloud Storage",
+        "datastream.rides.refused": "results that a sink refused, by reason",
+        "datastream.rides.freshness": "age of a run's oldest message when it is done, by DAG",
+    },
     ledger="jobs.rides.ops.ledger:take_ledger",
     services=("kafka", "elasticsearch", "gcs", "airflow"),
 )

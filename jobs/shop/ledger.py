@@ -275,13 +275,14 @@ def _compare(database: Database, kafka: Kafka) -> Ledger:
     unpublished = len(database.refusals - published.keys())
     expired_letters = unpublished if kafka.letters_have_expired else 0
     by_insert = database.raw - by_kafka.inserted - straight_in.inserted  # rows that no load has written
+    twice = sum(count > 1 for count in published.values())
     faults = [
         *_report("loaded messages are not in the topic", 0 if kafka.has_expired else expired),
         *_report("messages of the topic were passed over", -expired),
         *_report("inserted rows are not in raw.transactions_raw", -by_insert),
         *_report("refused rows have no reason", straight_in.refused - database.refused_straight_in),
         *_report("dead letters are of messages that were not refused", len(published.keys() - database.refusals)),
-        *_report("messages have two dead letters", sum(count > 1 for count in published.values())),
+        *_report("messages have two dead letters", twice),
     ]
     if marts is not None:
         faults += [
@@ -294,6 +295,8 @@ def _compare(database: Database, kafka: Kafka) -> Ledger:
     return Ledger(
         balanced=not faults,
         faults=faults,
+        lost=max(0, -expired) + max(0, -by_insert) + (marts.missing if marts else 0),
+        doubled=twice + (marts.doubled if marts else 0),
         held_back=kafka.held_back,
         messages=loaded,
         expired=max(0, expired),

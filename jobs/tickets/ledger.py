@@ -82,15 +82,19 @@ def take_ledger(systems: Systems[TicketsSettings]) -> Ledger:
     written = Counter(tickets + rejects)
     expired = {(partition, offset) for partition, offset in written if offset < bounds[partition].low}
     metrics = compute_metrics(outputs)
+    lost = incoming - written.keys()
+    twice = {position for position, count in written.items() if count > 1}
     faults = [
-        *_compare("of the topic in no output", incoming - written.keys()),
+        *_compare("of the topic in no output", lost),
         *_compare("of the outputs not in the topic", written.keys() - incoming - expired),
-        *_compare("twice in the outputs", {position for position, count in written.items() if count > 1}),
+        *_compare("twice in the outputs", twice),
         *find_differences(outputs, metrics),
     ]
     return Ledger(
         balanced=None if outputs.run is None else not faults,
         faults=faults,
+        lost=len(lost),
+        doubled=len(twice),
         held_back=list_held_back(topic.name, bounds),
         incoming=len(incoming),
         expired=len(expired),

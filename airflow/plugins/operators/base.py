@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.observability.stats import Stats
 
 from hooks.kafka_hook import KafkaHook
 from jobs.errors import ConfigurationError, StagedFilesGoneError
@@ -79,6 +80,11 @@ class DatastreamOperator(BaseOperator):
     def make_topic_ids(self, settings: Settings) -> TopicIds:
         """The ids of the topics that groups have read."""
         return TopicIds(Folder(settings.staging))
+
+    def report_freshness(self, metric: str, manifest: Manifest) -> None:
+        """Report the age of the oldest message of a run whose work is done."""
+        if (age_s := manifest.age_s) is not None:
+            Stats.timing(metric, timedelta(seconds=age_s), tags={"dag_id": self.dag_id})
 
     def read_unfinished(self, url: str) -> Manifest:
         """Read the manifest at `url`. Skips the task if its claim is already committed, as in a cleared old run."""

@@ -22,7 +22,7 @@ class CommitOffsetsOperator(DatastreamOperator):
         put: URL of the manifest of the task that wrote to the sink.
         put_by: id of that task, for the headers of dead letters.
         dlq_topic: topic for dead letters.
-        refused_metric: name of the counter; the reason is appended.
+        refused_metric: name of the counter; its tag is the reason.
     """
 
     template_fields: Sequence[str] = ("transformed", "put", "dlq_topic")
@@ -58,4 +58,4 @@ class CommitOffsetsOperator(DatastreamOperator):
         self.locate_run_folder(context, settings).delete()
         self.log.info("Committed %s, rejected %d messages", transformed.ends, refused.total())
         for reason, count in refused.items():
-            Stats.incr(f"{self.refused_metric}.{reason}", count)
+            Stats.incr(self.refused_metric, count, tags={"reason": reason})

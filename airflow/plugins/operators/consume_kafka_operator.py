@@ -58,7 +58,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
         self.locate_dag_folder(context, settings).delete_all_but(self.locate_run_folder(context, settings))
         with open_group_reader(self.kafka, self.topic, self.group) as reader:
             claimed = self.make_claim(reader, settings)
-            Stats.gauge(f"datastream.lag.{self.topic}", claimed.lag)
+            Stats.gauge("datastream.lag", claimed.lag, tags={"topic": self.topic})
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
             url, manifest = stage(self.kafka, reader, claimed, self.locate_folder(context, settings))

@@ -45,7 +45,7 @@ class DbtOperator(SubprocessOperator):
         with Stats.timer("datastream.dbt.duration", tags={"command": self.task_id}):
             results = run_dbt(settings, self.command, context["ti"].run_id, run)
         for status, count in Counter(node.status for node in results.nodes).items():
-            Stats.incr(f"datastream.dbt.nodes.{status.replace(' ', '_')}", count)
+            Stats.incr("datastream.dbt.nodes", count, tags={"status": status.replace(" ", "_")})
         try:
             results.check()
         except FailedTestsError as error:

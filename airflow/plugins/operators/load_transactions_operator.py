@@ -29,7 +29,8 @@ class LoadTransactionsOperator(DatastreamOperator):
     def work(self, context: Context, settings: ShopSettings) -> None:
         from jobs.shop.load import load
 
-        loaded = load(settings, read_manifest(self.staged))
+        staged = read_manifest(self.staged)
+        loaded = load(settings, staged)
         counts = {name: getattr(loaded, name) for name in ("inserted", "updated", "repeated", "stale")}
         refused = ", ".join(f"{count} {reason}" for reason, count in loaded.refused.most_common())
         self.log.info(
@@ -39,7 +40,8 @@ class LoadTransactionsOperator(DatastreamOperator):
             loaded.refused.total(),
             refused and f" ({refused})",
         )
+        self.report_freshness("datastream.shop.freshness", staged)
         for name, count in counts.items():
             Stats.incr(f"datastream.shop.{name}", count)
         for reason, count in loaded.refused.items():
-            Stats.incr(f"datastream.shop.refused.{reason}", count)
+            Stats.incr("datastream.shop.refused", count, tags={"reason": reason})

@@ -21,7 +21,8 @@ class PublishKafkaOperator(DatastreamOperator):
         computed_by: id of that task, for the headers of dead letters.
         result_topic: topic for results.
         dlq_topic: topic for dead letters.
-        published_metric, rejected_metric: names of the counters; the reason is appended to the second.
+        published_metric, rejected_metric: names of the counters; the second has the reason as a tag.
+        freshness_metric: name of the timer for the age of a run's oldest message.
     """
 
     template_fields: Sequence[str] = ("computed", "result_topic", "dlq_topic")
@@ -35,6 +36,7 @@ class PublishKafkaOperator(DatastreamOperator):
         dlq_topic: str,
         published_metric: str,
         rejected_metric: str,
+        freshness_metric: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -42,6 +44,7 @@ class PublishKafkaOperator(DatastreamOperator):
         self.computed_by = computed_by
         self.published_metric = published_metric
         self.rejected_metric = rejected_metric
+        self.freshness_metric = freshness_metric
         self.result_topic = result_topic
         self.dlq_topic = dlq_topic
 
@@ -59,5 +62,6 @@ class PublishKafkaOperator(DatastreamOperator):
             "Published %d results, rejected %d messages%s", published.results, total, reasons and f" ({reasons})"
         )
         Stats.incr(self.published_metric, published.results)
+        self.report_freshness(self.freshness_metric, manifest)
         for reason, count in published.rejects.items():
-            Stats.incr(f"{self.rejected_metric}.{reason}", count)
+            Stats.incr(self.rejected_metric, count, tags={"reason": reason})

@@ -41,4 +41,5 @@ class PutElasticsearchOperator(DatastreamOperator):
         count = indexed.records - indexed.rejects
         self.log.info("Indexed %d rides into %s, rejected %d", count, settings.rides_index, indexed.rejects)
         Stats.incr("datastream.rides.indexed", count)
+        self.report_freshness("datastream.rides.freshness", staged)
         return url

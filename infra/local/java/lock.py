@@ -23,6 +23,8 @@ ROOTS = {
     ],
     # kafka-transactions, for tests; its other dependencies are in the set "kafka".
     "kafka-tools": [f"org.apache.kafka:kafka-tools:{KAFKA}", "net.sourceforge.argparse4j:argparse4j:0.7.0"],
+    # The version of infra/kafka/Dockerfile.
+    "kafka-agent": ["io.prometheus.jmx:jmx_prometheus_javaagent:1.0.1"],
     "elasticsearch": [
         f"org.elasticsearch:elasticsearch:{ELASTICSEARCH}",
         f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",

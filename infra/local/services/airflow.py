@@ -22,6 +22,7 @@ from infra.local.runner.errors import ServiceFailedError
 from infra.local.runner.health import get_json
 from infra.local.runner.paths import Paths, keep_secret
 from infra.local.runner.service import Process, Service
+from infra.local.services import exporter
 from jobs.errors import ConfigurationError
 from jobs.settings import LOOPBACK, ROOT, Settings
 from jobs.verticals import find_verticals
@@ -39,8 +40,9 @@ COMPONENTS = {
     "cleanup": ["infra.cleanup", "--daily"],
 }
 
-# Airflow's image in Docker uses the same file.
+# Airflow's image in Docker uses the same files.
 TUNING = ROOT / "infra" / "airflow" / "airflow.env"
+METRICS = ROOT / "infra" / "airflow" / "metrics.env"
 
 
 def _build(settings: Settings) -> tuple[Process, ...]:
@@ -74,7 +76,10 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     arguments = "infra.local.services.airflow_sqlite.ARGUMENTS"
     return {
         **export_settings(settings),
-        **{name: value or "" for name, value in dotenv_values(TUNING).items()},
+        **{name: value or "" for name, value in (dotenv_values(TUNING) | dotenv_values(METRICS)).items()},
+        # The exporter receives them, if it runs.
+        "AIRFLOW__METRICS__STATSD_HOST": LOOPBACK,
+        "AIRFLOW__METRICS__STATSD_PORT": str(exporter.SERVICE.port(settings)),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "airflow" / "config")]),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "airflow" / "dags"),

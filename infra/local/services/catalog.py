@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, elasticsearch, gcs, kafka, postgres
+from infra.local.services import airflow, elasticsearch, exporter, gcs, kafka, postgres, prometheus
 from jobs.settings import Settings
 
 SERVICES = (
@@ -14,6 +14,9 @@ SERVICES = (
     gcs.SERVICE,
     postgres.SERVICE,
     airflow.SERVICE,
+    exporter.SERVICE,
+    prometheus.ALERTMANAGER,
+    prometheus.PROMETHEUS,
 )
 
 

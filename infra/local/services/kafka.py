@@ -15,12 +15,15 @@ from infra.local.runner import environment, ports
 from infra.local.runner.errors import ServiceFailedError
 from infra.local.runner.paths import Paths
 from infra.local.runner.service import Process, Service
-from jobs.settings import LOOPBACK, Settings
+from jobs.settings import LOOPBACK, ROOT, Settings
 
 NAME = "kafka"
 # Fixed, so that a formatted disk stays usable when the other generated files are lost.
 CLUSTER_ID = "ZGF0YXN0cmVhbS1sb2NhbA"
 OFFSETS_RETENTION_MINUTES = 60 * 24 * 60
+# Serves the broker's metrics to Prometheus.
+AGENT = "kafka-agent"
+METRICS = ROOT / "infra" / "kafka" / "jmx.yml"
 
 # The broker's settings, with and without Docker (infra/docker-compose.yml).
 BROKER = {
@@ -70,6 +73,7 @@ Configuration:
 def _build(settings: Settings) -> tuple[Process]:
     paths = Paths(settings.datastream_state)
     properties, log4j = _files(paths)
+    (agent,) = jars.read_locked(AGENT)
     process = Process(
         name=NAME,
         command=[
@@ -78,6 +82,7 @@ def _build(settings: Settings) -> tuple[Process]:
             # Kafka's compression libraries need both; without the options Java prints a page of warnings.
             "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow",
             *runtime.options(paths.tmp),
+            f"-javaagent:{agent.path}={LOOPBACK}:{metrics_port(paths)}:{METRICS}",
             f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", str(properties),
         ],
         # In the environment, because the process list would be unreadable with it.
@@ -86,6 +91,11 @@ def _build(settings: Settings) -> tuple[Process]:
         files={properties: _properties(settings), log4j: LOG4J},
     )  # fmt: skip
     return (process,)
+
+
+def metrics_port(paths: Paths) -> int:
+    """The port on which the broker serves its metrics."""
+    return ports.pick_private(paths, "kafka-metrics")
 
 
 def _files(paths: Paths) -> tuple[Path, Path]:
@@ -174,6 +184,6 @@ SERVICE = Service(
     build=_build,
     prepare=_format,
     find_fault=_find_fault,
-    jars=("kafka",),
+    jars=(NAME, AGENT),
     isolation={"kafka_bootstrap_servers": ""},
 )

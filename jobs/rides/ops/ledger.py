@@ -188,27 +188,29 @@ def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
     in_flight = results.count - results.delivered
 
     # A commit can be visible before its messages: the missing messages may be among those that are held back.
-    hidden_results, hidden_letters = (
-        sum(partition.held for partition in topic.values()) for topic in (snapshot.result, snapshot.dlq)
-    )
+    hidden_letters = _count_held(snapshot.dlq)
+    hidden = _count_held(snapshot.result) + hidden_letters
     valid_sample = [
         message for message in results.sample if (message.partition(), message.offset()) not in dead.unreadable
     ]
     # A result whose dead letter is held back would break the schema.
     checked = [] if hidden_letters else valid_sample
-    faults = find_schema_faults(SCHEMAS / "rides_result.schema.json", checked, parse_value)
-    faults += find_schema_faults(SCHEMAS / "rides_dlq.schema.json", dead.sample, decode_headers)
-    missing = processed - (results.count - results.replayed + dead.raw)
-    if not 0 <= missing <= hidden_results + hidden_letters:
+    faults = [
+        *find_schema_faults(SCHEMAS / "rides_result.schema.json", checked, parse_value),
+        *find_schema_faults(SCHEMAS / "rides_dlq.schema.json", dead.sample, decode_headers),
+    ]
+    count = results.count - results.replayed
+    missing = processed - (count + dead.raw)
+    if not 0 <= missing <= hidden:
         faults.append(
-            f"{processed} raw messages were processed, but there are {results.count - results.replayed} results and "
-            f"{dead.raw} dead letters"
+            f"{processed} raw messages were processed, but there are {count} results and {dead.raw} dead letters"
         )
     exported = is_before(snapshot.exported, *_list_positions(rides))
     stale = rides.filter(pa.array(is_superseded & exported))
     parquet, rows, doubled, to_purge = _read_parquet(systems, snapshot.exported, stale)
-    unreadable = sum(offset < snapshot.exported.get(partition, 0) for partition, offset in dead.unreadable)
-    max_rows = results.exported - len(stale) - unreadable
+    max_rows = results.exported - (
+        len(stale) + sum(offset < snapshot.exported.get(partition, 0) for partition, offset in dead.unreadable)
+    )
     # Exported messages that are not indexed yet may be invalid, and a dead letter may be held back.
     min_rows = max_rows - (results.exported - results.delivered) - hidden_letters
     if not min_rows <= rows <= max_rows or doubled:
@@ -230,8 +232,10 @@ def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
     if deleted:
         faults.append(f"Retention has deleted {deleted} messages, so the figures cannot be compared")
     return Ledger(
+        lost=sum(max(0, count) for count in (missing - hidden, min_rows - rows, min_documents - documents)),
+        doubled=doubled + max(0, -missing) + max(0, documents - max_documents),
         raw=raw,
-        result=results.count - results.replayed,
+        result=count,
         duplicates=len(valid) - pc.count_distinct(valid["ride_id"]).as_py(),
         dlq=dead.raw,
         dlq_by_reason=dict(dead.by_reason.most_common()),
@@ -252,6 +256,10 @@ def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
         sample_result=parse_value(valid_sample[0]) if valid_sample else None,
         sample_dead_letter=decode_headers(dead.sample[0]) if dead.sample else None,
     )
+
+
+def _count_held(bounds: Mapping[int, Bounds]) -> int:
+    return sum(partition.held for partition in bounds.values())
 
 
 def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapshot:

@@ -37,7 +37,10 @@ dag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags["dag_load_transactio
 # Airflow 3.3's dag.test() takes a deadline's definition for its id when the run is done, and fails.
 dag.deadline = None
 metrics = {}
-Stats.incr = lambda name, count=1, *_, **__: metrics.update({name: metrics.get(name, 0) + count})
+def count(name, count=1, *_, tags=None, **__):
+    name = ".".join([name, *(tags or {}).values()])
+    metrics[name] = metrics.get(name, 0) + count
+Stats.incr = count
 outcomes = []
 for statement, variables in json.load(sys.stdin):
     os.environ.update(variables)

@@ -1,0 +1,78 @@
+"""The exporter without Docker: `python -m infra.local.exporter`. One process in place of five.
+
+It serves the series of kafka_exporter, elasticsearch_exporter, postgres_exporter and statsd_exporter by the same names,
+those of `python -m jobs serve-metrics`, and the supervisor's processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from infra.local.runner import supervisor
+from infra.local.runner.paths import Paths
+from infra.local.services import postgres
+from jobs.clients import make_elasticsearch_admin
+from jobs.observability.elasticsearch_series import ElasticsearchReader
+from jobs.observability.postgres_series import PostgresReader
+from jobs.observability.probes import Probe
+from jobs.observability.server import make_own_probes, serve
+from jobs.observability.statsd import StatsdReader, read_buckets, receive
+from jobs.settings import LOOPBACK, ROOT, load
+from jobs.shop.database import READER, connect
+from jobs.verticals import find_verticals, merge_settings
+
+STATSD_MAPPING = ROOT / "infra" / "statsd" / "mapping.yml"
+
+
+def main() -> None:
+    settings: Any = load(merge_settings())
+    paths = Paths(settings.datastream_state)
+    statsd = StatsdReader(read_buckets(STATSD_MAPPING))
+    receive(statsd, LOOPBACK, settings.observability_exporter_port)
+    probes = [
+        *make_own_probes(settings, find_verticals(), own_only=False),
+        Probe("elasticsearch", ElasticsearchReader(make_elasticsearch_admin(settings)).read),
+        Probe("statsd", statsd.read),
+        Probe("processes", lambda: read_processes(paths)),
+    ]
+    if postgres.NAME in supervisor.read_states(paths):
+        probes.append(Probe("postgres", PostgresReader(lambda: connect(settings, READER, connect_timeout=3)).read))
+    serve(probes, LOOPBACK, settings.observability_exporter_port)
+
+
+def read_processes(paths: Paths) -> Iterator[Metric]:
+    """The memory and uptime of each process of the supervisor that was started, children included."""
+    memory = GaugeMetricFamily(
+        "datastream_process_resident_memory_bytes", "Memory of the process and its children", labels=["process"]
+    )
+    uptime = GaugeMetricFamily("datastream_process_uptime_seconds", "Seconds since its start", labels=["process"])
+    running = GaugeMetricFamily("datastream_process_running", "Whether it runs", labels=["process"])
+    for name, state in supervisor.read_states(paths).items():
+        if not state.was_started:
+            continue
+        running.add_metric([name], state.state == "RUNNING")
+        if state.pid:
+            uptime.add_metric([name], state.uptime_s)
+            memory.add_metric([name], _measure_memory(state.pid))
+    yield from (memory, uptime, running)
+
+
+def _measure_memory(pid: int) -> int:
+    """The resident bytes of a process and its children; 0 if it has just ended."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+if __name__ == "__main__":
+    main()

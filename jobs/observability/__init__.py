@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what the stack's exporter reads and serves."""
