@@ -72,7 +72,7 @@ def set_monitor(url: URL, password: str) -> None:
     """Create the role with which postgres-exporter reads statistics, and set its password."""
     with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
         role = sql.Identifier(MONITOR)
-        cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [MONITOR])
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [MONITOR])
         if not cursor.fetchone():
             cursor.execute(sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 5 IN ROLE pg_monitor").format(role))
         cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(password)))

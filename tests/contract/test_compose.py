@@ -239,7 +239,7 @@ def test_what_profiles_need_of_the_core_is_there() -> None:
 
 def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() -> None:
     names = {path.stem for path in read_services(STACK)["airflow-scheduler"]["env_file"]}
-    assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
+    assert names == {"airflow", "core", "metrics", *(vertical.name for vertical in find_verticals())}
 
 
 # --- Settings -------------------------------------------------------------------------------------
