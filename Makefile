@@ -235,7 +235,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -259,6 +259,9 @@ test-input: install-dev  ## Fuzz topics, sinks and replay on real services: EXAM
 
 test-stack: install-dev install-ui  ## Start a second stack in Docker, use it, kill parts of it, remove it
 	@.venv/bin/pytest -x tests/stack
+
+test-alerts: install-dev  ## Break the stack while Prometheus watches it with shortened rules; needs Prometheus (7 minutes)
+	@.venv/bin/pytest -x tests/alerts -s --durations 20
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract

@@ -6,7 +6,7 @@ those of `python -m jobs serve-metrics`, and the supervisor's processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psutil
@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
-from infra.local.services import postgres
+from infra.local.services import elasticsearch, postgres
 from jobs.clients import make_elasticsearch_admin
 from jobs.observability.elasticsearch_series import ElasticsearchReader
 from jobs.observability.postgres_series import PostgresReader
@@ -36,13 +36,22 @@ def main() -> None:
     receive(statsd, LOOPBACK, settings.observability_exporter_port)
     probes = [
         *make_own_probes(settings, find_verticals(), own_only=False),
-        Probe("elasticsearch", ElasticsearchReader(make_elasticsearch_admin(settings)).read),
+        _make_probe(paths, elasticsearch.NAME, ElasticsearchReader(make_elasticsearch_admin(settings)).read),
+        _make_probe(paths, postgres.NAME, PostgresReader(lambda: connect(settings, READER, connect_timeout=3)).read),
         Probe("statsd", statsd.read),
         Probe("processes", lambda: read_processes(paths)),
     ]
-    if postgres.NAME in supervisor.read_states(paths):
-        probes.append(Probe("postgres", PostgresReader(lambda: connect(settings, READER, connect_timeout=3)).read))
     serve(probes, LOOPBACK, settings.observability_exporter_port)
+
+
+def _make_probe(paths: Paths, service: str, read: Callable[[], Iterable[Metric]]) -> Probe:
+    """A probe of a service. It reads nothing until the service is started."""
+
+    def read_if_started() -> Iterable[Metric]:
+        state = supervisor.read_states(paths).get(service)
+        return read() if state and state.was_started else ()
+
+    return Probe(service, read_if_started)
 
 
 def read_processes(paths: Paths) -> Iterator[Metric]:

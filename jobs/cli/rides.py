@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
 from jobs import airflow_api
 from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
+from jobs.cli.sightings import show_trace
 from jobs.clients import Systems, make_elasticsearch_client
 from jobs.inherited import make_environment
-from jobs.rides.vertical import EXPORT_FLUSH, RidesSettings
+from jobs.rides.vertical import EXPORT_FLUSH, VERTICAL, RidesSettings
 from jobs.settings import ROOT, load
-from jobs.terminal import encode_value, escape, print_json, print_pairs, show_value
+from jobs.terminal import escape, print_pairs
 
 if TYPE_CHECKING:
-    from jobs.rides.ops.trace import Sighting
+    pass
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
@@ -138,35 +137,17 @@ def write_report_page(console: Console) -> None:
 def trace(ride: Annotated[str, typer.Argument(help="A ride_id.")], as_json: AsJson = False) -> None:
     """Show where a ride is: in the topics, Elasticsearch and Parquet. Exit code 1 if it is nowhere.
 
-    JSON: ride_id; sightings: place, position, error, content. The content is
-    the text of a message, {"base64": …} if it is not UTF-8, or an object.
+    Also shows the log lines of the runs that processed it. JSON: ride_id;
+    sightings: place, position, error, content; log. The content is the text
+    of a message, {"base64": …} if it is not UTF-8, or an object.
     """
     from jobs.rides.ops.trace import trace as trace_ride
 
     ride_id = ride.strip().lower()
+    settings = load(RidesSettings)
     with progress_bars() as bars:
-        sightings = list(trace_ride(Systems(load(RidesSettings), show_in(bars)), ride_id))
-    if as_json:
-        print_json({"ride_id": ride_id, "sightings": [describe_sighting(sighting) for sighting in sightings]})
-    else:
-        print_sightings(console, sightings)
+        sightings = list(trace_ride(Systems(settings, show_in(bars)), ride_id))
+    show_trace(settings, VERTICAL, {"ride_id": ride_id}, sightings, as_json=as_json)
     if not sightings:
         error_console.print(f"Ride {escape(ride_id)} was not found in Kafka, Elasticsearch or Parquet.")
         raise typer.Exit(1)
-
-
-def describe_sighting(sighting: Sighting) -> dict[str, Any]:
-    """Describe a sighting for `print_json`."""
-    content = sighting.content if isinstance(sighting.content, dict) else encode_value(sighting.content)
-    return {"place": sighting.place, "position": sighting.position, "error": sighting.error, "content": content}
-
-
-def print_sightings(console: Console, sightings: Iterable[Sighting]) -> None:
-    """Print each sighting: place and position on a line, then the content."""
-    for sighting in sightings:
-        position = ", ".join(f"{name} {value}" for name, value in sighting.position.items())
-        console.print(f"[bold]{escape(sighting.place)}[/]  {escape(position)}")
-        if sighting.error:
-            console.print(f"  {escape(sighting.error)}")
-        content = sighting.content
-        console.print(f"  {show_value(msgspec.json.encode(content) if isinstance(content, dict) else content)}")

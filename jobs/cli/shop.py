@@ -6,17 +6,17 @@ import os
 import sys
 from typing import Annotated
 
-import msgspec
 import typer
 
 from jobs import airflow_api
 from jobs.cli.app import AsJson, app, console, error_console, progress_bars, show_in
+from jobs.cli.sightings import show_trace
 from jobs.clients import Systems
 from jobs.environments import make_settings_variables
 from jobs.inherited import make_environment
 from jobs.settings import ROOT, load
-from jobs.shop.vertical import TRANSFORM_DAG, ShopSettings
-from jobs.terminal import encode_value, escape, print_json, show_value
+from jobs.shop.vertical import TRANSFORM_DAG, VERTICAL, ShopSettings
+from jobs.terminal import escape
 
 shop = typer.Typer(
     help="The shop: generate transactions, transform them with dbt, write the page, trace one transaction.",
@@ -62,29 +62,18 @@ def page() -> None:
 def trace(transaction: Annotated[str, typer.Argument(help="A transaction_id.")], as_json: AsJson = False) -> None:
     """Show where a transaction is: in the topics, raw data and the marts. Exit code 1 if it is nowhere.
 
-    JSON: transaction_id; sightings: place, position, error, content. The content is
-    the text of a message, {"base64": …} if it is not UTF-8, or an object.
+    Also shows the log lines of the runs that processed it. JSON:
+    transaction_id; sightings: place, position, error, content; log. The
+    content is the text of a message, {"base64": …} if it is not UTF-8, or an
+    object.
     """
     from jobs.shop.trace import trace as trace_transaction
 
     transaction_id = transaction.strip()
+    settings = load(ShopSettings)
     with progress_bars() as bars:
-        sightings = list(trace_transaction(Systems(load(ShopSettings), show_in(bars)), transaction_id))
-    if as_json:
-        described = [
-            msgspec.structs.asdict(sighting)
-            | ({} if isinstance(sighting.content, dict) else {"content": encode_value(sighting.content)})
-            for sighting in sightings
-        ]
-        print_json({"transaction_id": transaction_id, "sightings": described})
-    else:
-        for sighting in sightings:
-            position = ", ".join(f"{name} {value}" for name, value in sighting.position.items())
-            console.print(f"[bold]{escape(sighting.place)}[/]  {escape(position)}".rstrip())
-            if sighting.error:
-                console.print(f"  {escape(sighting.error)}")
-            content = sighting.content
-            console.print(f"  {show_value(msgspec.json.encode(content) if isinstance(content, dict) else content)}")
+        sightings = list(trace_transaction(Systems(settings, show_in(bars)), transaction_id))
+    show_trace(settings, VERTICAL, {"transaction_id": transaction_id}, sightings, as_json=as_json)
     if not sightings:
         error_console.print(f"Transaction {escape(transaction_id)} was not found in Kafka or PostgreSQL.")
         raise typer.Exit(1)

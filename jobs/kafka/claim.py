@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 
 import msgspec
@@ -68,6 +69,20 @@ class Claimed(msgspec.Struct, frozen=True):
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         return all(claim.start == claim.end for claim in self.claims)
+
+
+def describe_claims(topic: str, claims: Iterable[Claim]) -> str:
+    """What a task logs about its claim, for example `Claimed rides_raw[0] 0 to 499, rides_raw[1] 3 to 9`."""
+    ranges = (
+        f"{topic}[{claim.partition}] {claim.start} to {claim.end - 1}" for claim in claims if claim.start < claim.end
+    )
+    return f"Claimed {', '.join(ranges)}"
+
+
+def is_claimed(text: str, topic: str, partition: int, offset: int) -> bool:
+    """Whether a text of `describe_claims` covers an offset. Other texts cover none."""
+    ranges = re.findall(rf"(?<=[ ]){re.escape(topic)}\[{partition}\] (\d+) to (\d+)", text)
+    return text.startswith("Claimed ") and any(int(first) <= offset <= int(last) for first, last in ranges)
 
 
 def claim(

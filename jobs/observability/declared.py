@@ -1,8 +1,8 @@
-"""Series that show what verticals declare."""
+"""Series that show what verticals declare, so that rules hold for every vertical."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -12,10 +12,16 @@ from jobs.vertical import Vertical
 
 
 class DeclaredReader:
-    """The consumer groups of verticals, to join with the series of Kafka, which know only groups that committed."""
+    """The consumer groups and dead-letter topics of verticals, to join with the series of Kafka."""
 
-    def __init__(self, verticals: Iterable[Vertical], settings: Settings) -> None:
-        self._rows = [
+    def __init__(self, verticals: Sequence[Vertical], settings: Settings) -> None:
+        self._dead_letters = [
+            [vertical.name, getattr(settings, letters.topic), source]
+            for vertical in verticals
+            if (letters := vertical.dead_letters)
+            for source in letters.resolve_sources(settings)
+        ]
+        self._groups = [
             [vertical.name, group.id, getattr(settings, group.topic), group.done]
             for vertical in verticals
             for group in (*vertical.groups, *vertical.streams)
@@ -23,7 +29,13 @@ class DeclaredReader:
 
     def read(self) -> Iterator[Metric]:
         labels = ["vertical", "consumergroup", "topic", "done"]
-        family = GaugeMetricFamily("datastream_consumergroup_info", "The group of a vertical", labels=labels)
-        for row in self._rows:
-            family.add_metric(row, 1)
-        yield family
+        yield _info("datastream_consumergroup_info", "A group and the topic that it reads", labels, self._groups)
+        labels = ["vertical", "topic", "source"]
+        yield _info("datastream_dead_letters_info", "A dead-letter topic and its source", labels, self._dead_letters)
+
+
+def _info(name: str, text: str, labels: list[str], rows: list[list[str]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for row in rows:
+        family.add_metric(row, 1)
+    return family

@@ -44,6 +44,7 @@ def serve(probes: Sequence[Probe], host: str, port: int) -> None:
         ConfigurationError: the port is taken.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("elastic_transport").setLevel(logging.WARNING)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ProbeCollector(probes))
     stopped = threading.Event()

@@ -119,7 +119,7 @@ class StatsdReader:
             metric = Metric(name, "From StatsD, in seconds", "histogram")
             for labels, (counts, total) in observed.items():
                 below = 0
-                for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
+                for bound, count in zip([*(f"{bound:g}" for bound in self._bounds), "+Inf"], counts, strict=True):
                     below += count
                     metric.add_sample(f"{name}_bucket", {**dict(labels), "le": bound}, below)
                 metric.add_sample(f"{name}_sum", dict(labels), total)

@@ -5,33 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from psycopg.rows import dict_row
 
 from jobs.clients import Systems
 from jobs.kafka.client import open_consumer, translate_broker_errors
-from jobs.kafka.dead_letter import read_error, read_headers
 from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
 from jobs.kafka.scan import claim_all, scan
 from jobs.shop.database import READER, connect
 from jobs.shop.vertical import ShopSettings
+from jobs.tracing import Sighting, make_sighting
 
 TABLES = ("raw.transactions_raw", "marts.fct_transactions", "marts.rejected_transactions")
-
-
-class Sighting(msgspec.Struct, frozen=True):
-    """A place that holds a transaction, and what it holds.
-
-    Attributes:
-        position: partition and offset of a message.
-        error: why a message is a dead letter.
-        content: a message's value, or the columns of a row.
-    """
-
-    place: str
-    position: dict[str, int]
-    content: bytes | dict[str, Any] | None
-    error: str | None = None
 
 
 def trace(systems: Systems[ShopSettings], transaction_id: str) -> Iterator[Sighting]:
@@ -48,10 +32,7 @@ def trace(systems: Systems[ShopSettings], transaction_id: str) -> Iterator[Sight
                 for message in messages:
                     if message.key() != wanted and b'"%b"' % wanted not in (message.value() or b""):
                         continue
-                    headers = read_headers(message)
-                    reason, text = (read_error(headers, f"exception.{part}") for part in ("class.name", "message"))
-                    position = {"partition": message.partition(), "offset": message.offset()}
-                    yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
+                    yield make_sighting(message)
     with connect(settings, READER, row_factory=dict_row) as database:
         for table in TABLES:
             row: Any = database.execute("SELECT to_regclass(%s) IS NOT NULL AS exists", (table,)).fetchone()

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
-from jobs.kafka.claim import Claimed, Limits, claim, holds_dead_letters, holds_results
+from jobs.kafka.claim import Claimed, Limits, claim, describe_claims, holds_dead_letters, holds_results
 from jobs.kafka.offsets import SETTLE_S, GroupReader, open_group_reader
 from jobs.kafka.stage import stage
 from jobs.settings import Settings, check_distinct
@@ -61,6 +61,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
             Stats.gauge("datastream.lag", claimed.lag, tags={"topic": self.topic})
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
+            self.log.info(describe_claims(self.topic, claimed.claims))
             url, manifest = stage(self.kafka, reader, claimed, self.locate_folder(context, settings))
         self.log.info(
             "Staged %d messages of %s in %d chunks; the group was %d offsets behind",

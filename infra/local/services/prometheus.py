@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,7 +51,7 @@ def _check_for(service: str) -> list[Finding]:
 def _build_prometheus(settings: Any) -> tuple[Process]:
     paths = Paths(settings.datastream_state)
     folder = paths.service("prometheus")
-    configuration = paths.run / "prometheus.yml"
+    configuration, rules = paths.run / "prometheus.yml", paths.run / "rules"
     process = Process(
         name="prometheus",
         command=[
@@ -59,23 +60,28 @@ def _build_prometheus(settings: Any) -> tuple[Process]:
         ],
         environment={},
         folder=folder,
-        files={configuration: _prometheus_configuration(settings), **_copy_rules(paths)},
+        files={configuration: make_prometheus_configuration(settings, rules, INTERVAL), **_copy_rules(rules)},
     )  # fmt: skip
     return (process,)
 
 
-def _prometheus_configuration(settings: Any) -> str:
-    paths = Paths(settings.datastream_state)
+def make_prometheus_configuration(settings: Any, rules: Path, interval: str) -> str:
+    """The configuration as YAML.
+
+    Args:
+        rules: the folder with the rule files.
+        interval: between two scrapes, and two evaluations of the rules.
+    """
     targets = {
-        "kafka": kafka.metrics_port(paths),
+        "kafka": kafka.metrics_port(Paths(settings.datastream_state)),
         # It also has the series that the exporters of the other jobs serve in Docker.
         "datastream": settings.observability_exporter_port,
         "prometheus": settings.observability_prometheus_port,
         "alertmanager": settings.observability_alertmanager_port,
     }
     configuration = {
-        "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
-        "rule_files": [str(paths.run / "rules" / "*.yml")],
+        "global": {"scrape_interval": interval, "evaluation_interval": interval},
+        "rule_files": [str(rules / "*.yml")],
         "alerting": {"alertmanagers": [_static(settings.observability_alertmanager_port)]},
         "scrape_configs": [{"job_name": job, **_static(port)} for job, port in targets.items()],
     }
@@ -86,9 +92,9 @@ def _static(port: int) -> dict[str, Any]:
     return {"static_configs": [{"targets": [f"{LOOPBACK}:{port}"]}]}
 
 
-def _copy_rules(paths: Paths) -> dict[Any, str]:
+def _copy_rules(folder: Path) -> dict[Path, str]:
     """The rule files, as files of the process: a change of a rule is then a reason for a restart."""
-    return {paths.run / "rules" / file.name: file.read_text(encoding="utf-8") for file in sorted(RULES.glob("*.yml"))}
+    return {folder / file.name: file.read_text(encoding="utf-8") for file in sorted(RULES.glob("*.yml"))}
 
 
 def _build_alertmanager(settings: Any) -> tuple[Process]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import msgspec
 import pyarrow.compute as pc
 
 from jobs.clients import Systems
 from jobs.kafka.client import open_consumer, translate_broker_errors
-from jobs.kafka.dead_letter import read_error, read_headers
 from jobs.kafka.offsets import SETTLE_S, list_partitions, read_bounds
 from jobs.kafka.scan import claim_all, scan
 from jobs.kafka.staged import make_message_batch
@@ -18,19 +15,7 @@ from jobs.rides.transform import KEY_SCHEMA, flatten
 from jobs.rides.vertical import RidesSettings
 from jobs.sinks.elasticsearch import translate_errors
 from jobs.sinks.parquet import list_objects, read_table, split_by_hour
-
-
-class Sighting(msgspec.Struct, frozen=True):
-    """A place that holds a ride, and what it holds.
-
-    `position`: partition and offset, `_id` and version, or an object's URI. `error`: why a message is a dead letter.
-    `content`: a message's value, or the fields of a document or row.
-    """
-
-    place: str
-    position: dict[str, int | str]
-    content: bytes | dict[str, Any] | None
-    error: str | None = None
+from jobs.tracing import Sighting, make_sighting
 
 
 def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
@@ -53,14 +38,11 @@ def trace(systems: Systems[RidesSettings], ride_id: str) -> Iterator[Sighting]:
                     if topic == settings.result_topic:
                         rows, _ = flatten(make_message_batch([message]), message.partition())
                         hours |= {hour for hour, _ in split_by_hour(rows)}
-                    headers = read_headers(message)
-                    reason, text = (read_error(headers, f"exception.{part}") for part in ("class.name", "message"))
-                    position: dict[str, int | str] = {"partition": message.partition(), "offset": message.offset()}
-                    yield Sighting(topic, position, message.value(), f"{reason}: {text}" if reason else None)
+                    yield make_sighting(message)
     with translate_errors(elasticsearch, "looking up a ride"):
         answer = elasticsearch.options(ignore_status=404).get(index=settings.rides_index, id=ride_id)
         if answer.get("found"):
-            position = {"_id": ride_id, "version": answer["_version"]}
+            position: dict[str, int | str] = {"_id": ride_id, "version": answer["_version"]}
             yield Sighting(f"Elasticsearch {settings.rides_index}", position, answer["_source"])
     for hour in sorted(hours):
         for blob in list_objects(gcs, settings.bucket, settings.gcs_prefix, (hour, hour)):

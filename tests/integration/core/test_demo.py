@@ -159,6 +159,9 @@ def test_trace_shows_a_ride_in_every_system(demo: str, run: Run, state: Path) ->
     traced = run(sys.executable, "-m", "jobs", "trace", ride_id).stdout
     for place in ("rides_raw", "rides_result", "Elasticsearch rides", "Parquet"):
         assert place in traced
+    # And the log lines of the runs that processed it.
+    for dag, topic in (("dag_compute_cost", "rides_raw"), ("dag_index_and_export", "rides_result")):
+        assert re.search(rf"log  {dag}, run \S+\n.* ConsumeKafka: Claimed {topic}\[\d\]", traced)
 
 
 def test_dead_letters_are_shown_and_replayed_once(demo: str, run: Run, state: Path) -> None:

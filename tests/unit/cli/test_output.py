@@ -26,9 +26,9 @@ from jobs.kafka.offsets import Committed, HeldBack
 from jobs.kafka.set_offsets import Move
 from jobs.rides.ops import trace
 from jobs.rides.ops.ledger import Ledger
-from jobs.rides.ops.trace import Sighting
 from jobs.rides.zones import Revenue, Zone, Zones
 from jobs.terminal import make_console
+from jobs.tracing import LogLine, Sighting
 from jobs.verticals import find_verticals
 from jobs.zones import playbook
 from jobs.zones import run as zones_run
@@ -212,6 +212,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> None:
         Sighting("Parquet", {"object": f"gs://datastream/{80 * 'x'}.parquet"}, document),
     ]
     monkeypatch.setattr(trace, "trace", lambda systems, ride_id: iter(sightings if ride_id == RIDE_ID else ()))
+    line = LogLine("2026-11-29T14:19:37.004Z", "error", "dag_compute_cost", "manual__1", "ConsumeKafka", NASTY)
+    monkeypatch.setattr("jobs.cli.sightings.find_log_lines", lambda *_: [line])
 
 
 @pytest.mark.usefixtures("seen")
@@ -223,6 +225,7 @@ def test_a_trace_is_shown_whole_and_escaped(run: Run, columns: int | None) -> No
     assert f"Elasticsearch rides  _id {RIDE_ID}, version {BIG}\n" in text
     assert f"Parquet  object gs://datastream/{80 * 'x'}.parquet\n" in text
     assert text.count(f'"ride_id":"{RIDE_ID}","price_total":19.137674602051717') == 2
+    assert f"log  dag_compute_cost, run manual__1\n  14:19:37.004 error   ConsumeKafka: {NASTY_SHOWN}\n" in text
 
 
 @pytest.mark.usefixtures("seen")
@@ -235,12 +238,13 @@ def test_a_trace_as_json(run: Run) -> None:
     assert dead_letter["error"] == f"invalid_json: {NASTY}"
     assert indexed["content"] == exported["content"] == json.loads(raw["content"])
     assert indexed["content"]["price_total"] == 19.137674602051717
+    assert document["log"][0]["text"] == NASTY
 
 
 @pytest.mark.usefixtures("seen")
 def test_a_ride_that_is_nowhere_exits_with_1(run: Run) -> None:
     assert run("trace", "other", exit_code=1) == ""
-    assert json.loads(run("trace", "other", "--json", exit_code=1)) == {"ride_id": "other", "sightings": []}
+    assert json.loads(run("trace", "other", "--json", exit_code=1)) == {"ride_id": "other", "sightings": [], "log": []}
 
 
 # --- bqml -----------------------------------------------------------------------------------------
