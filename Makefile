@@ -81,7 +81,7 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
 
-smoke-ui: install-ui  ## Sign in to Airflow, Kibana and Kafka-UI with a headless browser, save pictures; needs Chromium or Chrome
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if it runs, Grafana with a headless browser; needs Chromium or Chrome
 	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
@@ -113,7 +113,7 @@ local-down: install  ## Stop the services; the data stays
 local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
 	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
 
-# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml.
+# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml, status.
 AS_JSON = $(if $(JSON),--json)
 
 ##@ Rides
@@ -207,10 +207,13 @@ shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<tran
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
 
 ##@ Observability (docs/observability.md)
-.PHONY: observe
+.PHONY: observe status
 observe: install  ## Start the exporter, Prometheus and Alertmanager beside the local services
 	@$(PY) -m infra.local up --only exporter
 	@$(PY) -m infra.local up --vertical observability
+
+status: install-tools  ## Show alerts, services, lag, freshness, last runs, dead letters and ledgers on one screen: JSON=1
+	@$(PY) -m jobs status $(AS_JSON)
 
 ##@ Repairs (docs/runbook_kafka.md)
 .PHONY: offsets reindex reprocess cleanup

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from infra.grafana.catalog import encode_dashboards
 from jobs.rides import fields
 from jobs.rides.vertical import TEMPLATE
 from jobs.settings import ROOT, list_variables
@@ -25,6 +26,7 @@ def generate() -> dict[Path, str]:
         INFRA / "profiles.yml": _profiles(),
         TEMPLATE: json.dumps(fields.make_index_template(), indent=2) + "\n",
         INFRA / "terraform" / "rides_schema.json": _json_lines(fields.make_table_schema()),
+        **encode_dashboards(),
     }
 
 

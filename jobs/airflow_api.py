@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import msgspec
 import requests
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
@@ -18,6 +19,24 @@ from jobs.settings import LOOPBACK, Settings
 T = TypeVar("T")
 
 _TIMEOUT_S = 30
+_ALL_DAGS: dict[str, Any] = {"limit": 100, "order_by": "dag_id"}
+
+
+class LastRun(msgspec.Struct, frozen=True):
+    """The last run of a DAG that ended: its state (success or failed), when it ended (ISO 8601), how long it took."""
+
+    run_id: str
+    state: str
+    ended_at: str
+    duration_s: float
+
+
+class Dag(msgspec.Struct, frozen=True):
+    """A DAG, and its last run that ended."""
+
+    dag_id: str
+    is_paused: bool
+    last_run: LastRun | None
 
 
 class FailedRunError(DatastreamError):
@@ -95,6 +114,28 @@ def wait_for_run(settings: Settings, dag_id: str, run_id: str, timeout_s: float)
 
     if _retry(read_state, timeout_s) == "failed":
         raise FailedRunError(f"The run of {dag_id} failed. The logs of its tasks: {page}")
+
+
+def read_last_runs(settings: Settings) -> list[Dag]:
+    """Read the last run of each DAG that ended.
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: as for `unpause`.
+    """
+    wanted: dict[str, Any] = {"state": ["success", "failed"], "order_by": "-end_date", "limit": 1}
+    dags = []
+    with sign_in(settings) as (session, url):
+        listed = session.get(url, params=_ALL_DAGS, timeout=_TIMEOUT_S)
+        listed.raise_for_status()
+        for dag in listed.json()["dags"]:
+            answer = session.get(f"{url}/{dag['dag_id']}/dagRuns", params=wanted, timeout=_TIMEOUT_S)
+            answer.raise_for_status()
+            runs = [
+                LastRun(run["dag_run_id"], run["state"], run["end_date"], run["duration"])
+                for run in answer.json()["dag_runs"]
+            ]
+            dags.append(Dag(dag["dag_id"], dag["is_paused"], runs[0] if runs else None))
+    return dags
 
 
 @contextmanager

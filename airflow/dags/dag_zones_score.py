@@ -7,7 +7,8 @@ ride to the zone it starts in, and sums revenue and rides by zone, comfort and h
 than half of the rides start outside the model's city.
 
 With `BIGQUERY_PROJECT` set, each step of infra/bigquery is a query job on BigQuery, and the tables are the result.
-Otherwise one task runs the same SQL on the local engine and writes the bucket's **models/rides/zones.json**.
+Otherwise one task runs the same SQL on the local engine and writes the bucket's **models/rides/zones.json**. At
+the end, gauges report the revenue of each zone and comfort.
 
 Run dag_zones_train once before: scoring needs a model. This DAG starts paused and runs no more often, because each run
 on BigQuery costs money.

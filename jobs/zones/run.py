@@ -26,7 +26,7 @@ Answers = dict[str, list[Answer]]
 # The tables that scoring on the local engine needs from a training, in addition to the model.
 _SAVED_TABLES = ["zones"]
 # The steps whose answers are the result.
-_ZONES, _REVENUE, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "41_sample_for_the_map")
+_ZONES, REVENUE_STEP, _SAMPLE = RESULT_STEPS = ("26_cluster_sizes", "36_revenue", "41_sample_for_the_map")
 
 
 @contextmanager
@@ -92,19 +92,36 @@ def collect(answers: Answers, engine: str, reference: str) -> Zones:
             )
             for row in zones.to_records()
         ],
-        revenue=[
-            Revenue(
-                centroid_id=row["cluster_id"],
-                label=row["label"],
-                comfort=row["comfort"],
-                revenue=row["revenue"],
-                rides=row["n"],
-                outside=row["n_outside"],
-            )
-            for row in revenue.to_records()
-        ],
+        revenue=to_revenue(revenue),
         sample=[(lon, lat, zone) for lon, lat, zone in sample.values],
     )
+
+
+def to_revenue(answer: Answer) -> list[Revenue]:
+    """Convert the answer of REVENUE_STEP."""
+    return [
+        Revenue(
+            centroid_id=row["cluster_id"],
+            label=row["label"],
+            comfort=row["comfort"],
+            revenue=row["revenue"],
+            rides=row["n"],
+            outside=row["n_outside"],
+        )
+        for row in answer.to_records()
+    ]
+
+
+def read_revenue(engine: Engine, values: Parameters) -> list[Revenue]:
+    """Read the revenue that the last scoring has summed.
+
+    Raises:
+        ConfigurationError: there was no scoring yet.
+        ServiceUnavailableError
+    """
+    steps = [step for step in read_steps("look") if step.name == REVENUE_STEP]
+    (answer,) = run(engine, steps, values, lambda *_: None)[REVENUE_STEP]
+    return to_revenue(answer)
 
 
 def train_locally(settings: ZonesSettings, client: storage.Client, on_answer: OnAnswer) -> str:

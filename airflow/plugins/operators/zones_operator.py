@@ -1,12 +1,20 @@
-"""Run the playbook in infra/bigquery: one task with a query job for each step on BigQuery, or one local task."""
+"""Run the playbook in infra/bigquery: one task with a query job for each step on BigQuery, or one local task.
+
+After a scoring, gauges show the revenue of each zone and comfort.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.observability.stats import Stats
 
+from jobs.rides.zones import Revenue
 from jobs.settings import load
 from jobs.zones.vertical import ZonesSettings
 from operators.base import DatastreamOperator
@@ -39,20 +47,72 @@ class LocalZonesOperator(DatastreamOperator):
 
     def work(self, context: Context, settings: ZonesSettings) -> str:
         from hooks.cloud_storage_hook import CloudStorageHook
-        from jobs.zones.run import score_locally, train_locally
+        from jobs.zones.engine import Answer
+        from jobs.zones.playbook import Step
+        from jobs.zones.run import REVENUE_STEP, score_locally, to_revenue, train_locally
+
+        revenue: list[Revenue] = []
+
+        def on_answer(step: Step, _: str, answer: Answer) -> None:
+            self.log.info("%s: %s rows", step.name, answer.rows)
+            if step.name == REVENUE_STEP:
+                revenue.extend(to_revenue(answer))
 
         run_phase = train_locally if self.phase == "train" else score_locally
         uri = run_phase(
             settings.model_copy(update={"gcs_bucket": self.bucket, "gcs_prefix": self.prefix}),
             CloudStorageHook(self.gcp_conn_id).get_conn(),
-            lambda step, _, answer: self.log.info("%s: %s rows", step.name, answer.rows),
+            on_answer,
         )
         self.log.info("Wrote %s", uri)
+        send_revenue(revenue)
         return uri
 
 
+class ReportRevenueOperator(DatastreamOperator):
+    """Reads the revenue that the last scoring has summed on BigQuery, and sends it as metrics."""
+
+    def __init__(self, *, gcp_conn_id: str = "gcp_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gcp_conn_id = gcp_conn_id
+
+    def work(self, context: Context, settings: ZonesSettings) -> None:
+        from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
+
+        from jobs.zones.bigquery import BigQueryEngine
+        from jobs.zones.playbook import build_parameters
+        from jobs.zones.run import read_revenue
+
+        hook = BigQueryHook(gcp_conn_id=self.gcp_conn_id)
+        client = hook.get_client(settings.bigquery_project, settings.bigquery_location)
+        engine = BigQueryEngine(client, settings.bigquery_max_bytes_billed)
+        send_revenue(read_revenue(engine, build_parameters(settings)))
+
+
+def send_revenue(parts: Iterable[Revenue]) -> None:
+    """Send the revenue of a scoring as gauges, with the time of the scoring.
+
+    A gauge keeps its last value, even if a new training has no zone of that name. So each zone and comfort has a time,
+    and what is older than the newest time is of an earlier scoring.
+    """
+    scored = int(time.time())
+    for part in parts:
+        tags = {"zone": _make_tag(part.label), "comfort": part.comfort}
+        Stats.gauge("datastream.zones.revenue", part.revenue, tags=tags)
+        Stats.gauge("datastream.zones.scored_timestamp_seconds", scored, tags=tags)
+
+
+def _make_tag(label: str) -> str:
+    """A zone's name for Airflow, which drops metrics with other characters: Châtelet 2 → Chatelet_2."""
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", plain)
+
+
 def create_tasks(phase: Phase) -> list[BaseOperator]:
-    """Create the tasks of a DAG, in order: one for each step if BIGQUERY_PROJECT is set, else a single local task."""
+    """Create the tasks of a DAG, in order: one for each step if BIGQUERY_PROJECT is set, else a single local task.
+
+    On BigQuery, ReportRevenue follows the scoring.
+    """
     settings = load(ZonesSettings)
     if not settings.bigquery_project:
         return [
@@ -68,7 +128,7 @@ def create_tasks(phase: Phase) -> list[BaseOperator]:
     from jobs.zones.playbook import build_parameters, read_steps
 
     values = build_parameters(settings)
-    return [
+    tasks: list[BaseOperator] = [
         BigQueryInsertJobOperator(
             task_id=step.name,
             gcp_conn_id="gcp_default",
@@ -86,3 +146,4 @@ def create_tasks(phase: Phase) -> list[BaseOperator]:
         )
         for step in read_steps(*_ROLES[phase])  # type: ignore[arg-type]
     ]
+    return tasks if phase == "train" else [*tasks, ReportRevenueOperator(task_id="ReportRevenue")]

@@ -424,6 +424,7 @@ def test_a_stored_model_scores_like_the_trained_one(
     ):
         work.score_locally(settings, stack.gcs, quiet)
     _, together = whole(engine, settings)
+    assert work.read_revenue(engine, playbook.build_parameters(settings)) == together.revenue
     kept = work.train_locally(settings, stack.gcs, quiet)
     assert kept == f"gs://{bucket}/models/rides/kmeans8.json"
     content = json.loads(stack.gcs.bucket(bucket).blob("models/rides/kmeans8.json").download_as_bytes())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pkgutil
 import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,23 @@ from confluent_kafka import Message
 from typer.testing import CliRunner
 
 from jobs import __main__ as command_line
+from jobs.airflow_api import LastRun
 from jobs.cli import app as shared
-from jobs.cli import dead_letters, flow, ledger, rides, stack, zones
+from jobs.cli import dead_letters, flow, ledger, observability, rides, stack, zones
 from jobs.kafka import replay, topics
 from jobs.kafka.lag import Lag
 from jobs.kafka.offsets import Committed, HeldBack
 from jobs.kafka.set_offsets import Move
+from jobs.observability.status import (
+    Alert,
+    DagState,
+    DeadLetterState,
+    GroupState,
+    Held,
+    LedgerState,
+    Part,
+    Status,
+)
 from jobs.rides.ops import trace
 from jobs.rides.ops.ledger import Ledger
 from jobs.rides.zones import Revenue, Zone, Zones
@@ -63,7 +76,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
             patch.setenv("COLUMNS", str(columns or 40))
             patch.setattr(sys, "stdout", Terminal() if columns else io.StringIO())
             console = make_console()
-            for module in (shared, dead_letters, flow, ledger, rides, stack, zones):
+            for module in (shared, dead_letters, flow, ledger, observability, rides, stack, zones):
                 patch.setattr(module, "console", console)
             done = CliRunner().invoke(command_line.app, arguments)
         assert done.exit_code == exit_code, (done.output, done.exception)
@@ -77,7 +90,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 
 def test_all_commands_use_one_console() -> None:
-    modules = (dead_letters, flow, ledger, rides, stack, zones)
+    modules = (dead_letters, flow, ledger, observability, rides, stack, zones)
     assert all(module.console is shared.console for module in modules)
 
 
@@ -151,6 +164,53 @@ def test_lag_leaves_out_verticals_on_another_broker(run: Run, monkeypatch: pytes
     groups = json.loads(run("lag", "--json"))["groups"]
     assert "dag_compute_cost" in [group["group"] for group in groups]
     assert "ticket_processor" not in [group["group"] for group in groups]
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Status:
+    run = LastRun("run", "failed", datetime.now(UTC).isoformat(), 4.5)
+    group = "dag_index_and_export.PutGCP"
+    status = Status(
+        at="2026-01-05T08:00:00+00:00",
+        parts=[
+            Part("kafka", True, "exporter"),
+            Part("elasticsearch", False, "exporter"),
+            Part("airflow", True, "Prometheus"),
+        ],
+        groups=[GroupState(group, "rides_result", BIG, 90_000.0), GroupState("ticket_processor", NASTY, None, None)],
+        held_back=[Held("rides_result", 1_234_567)],
+        dags=[DagState("dag_index_and_export", False, run, 300.0), DagState("dag_zones_score", True, None, math.inf)],
+        dead_letters=[DeadLetterState("rides", "rides_dlq", BIG, {"invalid_json": 90, NASTY: 2})],
+        ledgers=[LedgerState("rides", "lost_or_doubled", 480.0, 7, 0, 1)],
+        alerts=[Alert("LagGrowing", "firing", "warning", f"The lag {NASTY} grows", "docs/x.md#laggrowing", "")],
+        notes=[f"Airflow said {NASTY}"],
+    )
+    monkeypatch.setattr("jobs.observability.status.read_status", lambda settings: status)
+    return status
+
+
+@pytest.mark.usefixtures("watched")
+@at_every_width
+def test_the_status_is_shown_whole_and_escaped(run: Run, columns: int | None) -> None:
+    text = " ".join(run("status", columns=columns).replace("│", " ").split())
+    assert f"✗ firing LagGrowing (warning): The lag {NASTY_SHOWN} grows. docs/x.md#laggrowing" in text
+    assert "exporter: kafka ✓, elasticsearch ✗ down" in text
+    assert "Prometheus: airflow ✓" in text
+    for word in (f"{BIG:,}", "25", "1,234,567", "4.5", "≤", "∞", "invalid_json", "dag_index_and_export.PutGCP"):
+        assert word in text
+    assert f"Airflow said {NASTY_SHOWN}" in text
+
+
+@pytest.mark.usefixtures("watched")
+def test_the_status_as_json(run: Run) -> None:
+    document = json.loads(run("status", "--json"))
+    assert document["parts"][1] == {"name": "elasticsearch", "is_up": False, "seen_by": "exporter"}
+    assert document["groups"][1] == {"group": "ticket_processor", "topic": NASTY, "offsets": None, "age_s": None}
+    assert [dag["fresh_within_s"] for dag in document["dags"]] == [300, None]
+    assert document["ledgers"][0]["verdict"] == "lost_or_doubled"
 
 
 # --- dlq ------------------------------------------------------------------------------------------

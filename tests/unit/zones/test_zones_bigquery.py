@@ -7,17 +7,20 @@ import re
 from typing import Any
 
 import pytest
+from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
+from jobs.rides.zones import Revenue
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.playbook import build_parameters, read_steps
 from jobs.zones.run import open_engine
 from jobs.zones.vertical import ZonesSettings
+from operators import zones_operator
 
 LIMIT = 1_000_000
 DESTINATION = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
@@ -30,6 +33,7 @@ class FakeBigQuery:
         self.url = f"http://{server.host}:{server.port}"
         self.jobs: list[dict[str, Any]] = []
         self.statistics: dict[str, Any] = {}
+        self.fields = {"zone": "STRING", "n": "INTEGER"}
         self.rows: list[list[str]] = []
         self.fault: tuple[int, str, str] | None = None
         self.has_dataset = False
@@ -47,7 +51,7 @@ class FakeBigQuery:
             return 200, {
                 "jobComplete": True,
                 "jobReference": {"projectId": "a-project", "jobId": "j", "location": "EU"},
-                "schema": {"fields": [{"name": "zone", "type": "STRING"}, {"name": "n", "type": "INTEGER"}]},
+                "schema": {"fields": [{"name": name, "type": kind} for name, kind in self.fields.items()]},
                 "totalRows": str(len(self.rows)),
                 "rows": [{"f": [{"v": value} for value in row]} for row in self.rows],
                 "numDmlAffectedRows": self.statistics.get("numDmlAffectedRows"),
@@ -82,10 +86,13 @@ def fake(httpserver: HTTPServer) -> FakeBigQuery:
     return FakeBigQuery(httpserver)
 
 
-def engine(url: str) -> BigQueryEngine:
+def make_client(url: str) -> bigquery.Client:
     options = {"api_endpoint": url}
-    client = bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
-    return BigQueryEngine(client, LIMIT)
+    return bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
+
+
+def engine(url: str) -> BigQueryEngine:
+    return BigQueryEngine(make_client(url), LIMIT)
 
 
 @pytest.mark.parametrize("has_dataset", [True, False])
@@ -185,3 +192,22 @@ def test_a_missing_key_file_is_reported_by_name() -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1,023 B"), (3_407_872, "3.25 MiB"), (2**41, "2 TiB")])
 def test_bytes_are_formatted(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+def test_the_last_task_of_a_scoring_reads_the_revenue_from_fake_bigquery_and_sends_it(
+    fake: FakeBigQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ("cluster_id", "label", "comfort", "revenue", "n", "n_outside")
+    kinds = ("INTEGER", "STRING", "STRING", "FLOAT", "INTEGER", "INTEGER")
+    fake.fields = dict(zip(columns, kinds, strict=True))
+    fake.rows = [["3", "Midtown", "low", "12.5", "2", "0"]]
+    fake.statistics = {"statementType": "SELECT"}
+    sent: list[list[Revenue]] = []
+    monkeypatch.setenv("AIRFLOW_CONN_GCP_DEFAULT", "google-cloud-platform://")
+    monkeypatch.setattr(BigQueryHook, "get_client", lambda *_: make_client(fake.url))
+    monkeypatch.setattr(zones_operator, "send_revenue", sent.append)
+    task = zones_operator.ReportRevenueOperator(task_id="ReportRevenue")
+    task.work({}, ZonesSettings(_env_file=None, bigquery_project="a-project", bigquery_dataset="mine"))
+    assert sent == [[Revenue(centroid_id=3, label="Midtown", comfort="low", revenue=12.5, rides=2, outside=0)]]
+    (job,) = fake.jobs
+    assert "FROM mine.revenue_by_zone" in job["configuration"]["query"]["query"]

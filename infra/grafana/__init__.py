@@ -1,0 +1,1 @@
+"""Grafana's dashboards: `make generate` writes dashboards/*.json, which Grafana provisions."""

@@ -1,0 +1,222 @@
+"""The dashboard Data: how much comes through, how good it is, and whether all of it arrived."""
+
+from __future__ import annotations
+
+from infra.grafana.builder import Dashboard, Panel, Prom, Query, Row, grown, grown_in_interval, or_zero, per_second
+
+_REJECTED = "airflow_datastream_rides_rejected"
+_PRICED = "airflow_datastream_rides_priced"
+_RATES = tuple(f"sum(rate({counter}[10m]))" for counter in (_REJECTED, _PRICED))
+_NEWEST = 'kafka_topic_partition_current_offset{topic!~"__.+"}'
+_NO_LEDGER = "No ledger has been taken yet: the exporter takes one every OBSERVABILITY_LEDGER_MINUTES."
+_VERDICTS = {
+    0: ("balanced", "green"),
+    1: ("lost or doubled", "red"),
+    2: ("in progress", "blue"),
+    3: ("no verdict", "yellow"),
+}
+
+
+def _total(title: str, about: str, *queries: Query, unit: str = "short", warn: float | None = None) -> Panel:
+    return Panel(
+        kind="stat",
+        title=title,
+        about=about,
+        queries=queries,
+        empty="Prometheus does not answer.",
+        unit=unit,
+        decimals=2 if unit == "percentunit" else 0,
+        warn=warn,
+        width=4,
+        height=4,
+    )
+
+
+def _ledger(title: str, about: str, series: str) -> Panel:
+    return Panel(
+        kind="stat",
+        title=title,
+        about=about,
+        queries=[Prom(f"max by (vertical) (datastream_ledger_{series})", "{{vertical}}")],
+        empty=_NO_LEDGER,
+        alarm=1,
+        width=4,
+        height=5,
+    )
+
+
+DASHBOARD = Dashboard(
+    name="data",
+    about="Volume, quality, and the ledger: every message counted in every system.",
+    rows=(
+        Row(
+            "In the range of the dashboard",
+            (
+                _total("Rides priced", "Results on rides_result.", Prom(or_zero(grown(_PRICED)))),
+                _total("Rides rejected", "Dead letters of dag_compute_cost.", Prom(or_zero(grown(_REJECTED)))),
+                _total(
+                    "Share rejected",
+                    "Dead letters among the raw rides. The alert on it fires above its threshold.",
+                    Prom(or_zero(f"{grown(_REJECTED)} / ({grown(_REJECTED)} + {grown(_PRICED)} > 0)")),
+                    unit="percentunit",
+                    warn=0.05,
+                ),
+                _total(
+                    "Rides indexed",
+                    "Documents written to Elasticsearch. A ride that was sent twice is written twice.",
+                    Prom(or_zero(grown("airflow_datastream_rides_indexed"))),
+                ),
+                _total(
+                    "Rides exported",
+                    "Rows written to Parquet. Exports wait for a full batch or EXPORT_MAX_AGE_S.",
+                    Prom(or_zero(grown("airflow_datastream_rides_exported"))),
+                ),
+                _total(
+                    "Rides refused",
+                    "Results that a sink refused. They are dead letters of dag_index_and_export.",
+                    Prom(or_zero(grown("airflow_datastream_rides_refused"))),
+                    warn=1,
+                ),
+            ),
+        ),
+        Row(
+            "Volume",
+            (
+                Panel(
+                    title="Offsets written by topic",
+                    about="Offsets per second. Each transaction adds one offset to each of its partitions.",
+                    queries=[
+                        Prom(
+                            per_second(_NEWEST, "topic"),
+                            "{{topic}}",
+                        )
+                    ],
+                    empty="The exporter of topics does not answer.",
+                    unit="cps",
+                ),
+                Panel(
+                    title="Rides through the steps",
+                    about="Rides per second that were priced, indexed and exported. The areas should be equal.",
+                    queries=[
+                        Prom(per_second(f"airflow_datastream_rides_{step}"), step)
+                        for step in ("priced", "indexed", "exported")
+                    ],
+                    empty="No ride was processed in this range.",
+                    unit="cps",
+                ),
+                Panel(
+                    title="Offsets stored by topic",
+                    about="Newest minus oldest offset. It falls when the retention deletes segments.",
+                    queries=[
+                        Prom(
+                            f"sum by (topic) ({_NEWEST} - kafka_topic_partition_oldest_offset)",
+                            "{{topic}}",
+                        )
+                    ],
+                    empty="The exporter of topics does not answer.",
+                    decimals=0,
+                ),
+                Panel(
+                    title="Documents in Elasticsearch",
+                    about="Documents on all nodes, with those of Kibana. One for each ride_id.",
+                    queries=[Prom("sum by (cluster) (elasticsearch_indices_docs)", "documents")],
+                    empty="The exporter of Elasticsearch does not answer.",
+                    decimals=0,
+                ),
+            ),
+        ),
+        Row(
+            "Quality",
+            (
+                Panel(
+                    kind="bars",
+                    title="Rejected rides by reason",
+                    about="One reason in every message: a producer changed its format. `make dlq` shows the messages.",
+                    queries=[
+                        Prom(grown_in_interval(_REJECTED, "reason"), "{{reason}}"),
+                    ],
+                    empty="No ride was rejected in this range.",
+                ),
+                Panel(
+                    title="Share of rejected rides",
+                    about="Of the raw rides that were processed in 10 minutes.",
+                    queries=[
+                        Prom(
+                            f"{_RATES[0]} / ({_RATES[0]} + {_RATES[1]} > 0)",
+                            "rejected",
+                        )
+                    ],
+                    empty="No ride was rejected in this range.",
+                    unit="percentunit",
+                    warn=0.05,
+                ),
+                Panel(
+                    kind="bars",
+                    title="Shop: transactions by outcome",
+                    about="What became of the transactions in the warehouse. Refused ones are dead letters.",
+                    queries=[
+                        *(
+                            Prom(grown_in_interval(f"airflow_datastream_shop_{outcome}"), outcome)
+                            for outcome in ("inserted", "updated", "repeated", "stale")
+                        ),
+                        Prom(grown_in_interval("airflow_datastream_shop_refused", "reason"), "refused: {{reason}}"),
+                    ],
+                    empty="No transaction was loaded in this range. The profile shop is off, or its DAGs are.",
+                ),
+                Panel(
+                    kind="bars",
+                    title="Shop: nodes of dbt by status",
+                    about="Models and tests of the runs of dbt. A failed test names rows in the schema ops.",
+                    queries=[
+                        Prom(
+                            grown_in_interval("airflow_datastream_dbt_nodes", "status"),
+                            "{{status}}",
+                            "dbt",
+                        )
+                    ],
+                    empty="dbt has not run in this range. The profile shop is off, or its DAGs are.",
+                ),
+            ),
+        ),
+        Row(
+            "Ledger",
+            (
+                Panel(
+                    kind="stat",
+                    title="Verdict",
+                    about="Of the last ledger of each vertical. Lost or doubled: keep the data, run `make ledger`.",
+                    queries=[Prom("max by (vertical) (datastream_ledger_verdict)", "{{vertical}}")],
+                    empty=_NO_LEDGER,
+                    values=_VERDICTS,
+                    width=6,
+                    height=5,
+                ),
+                Panel(
+                    kind="stat",
+                    title="Age of the ledger",
+                    about="Time since the last ledger was taken.",
+                    queries=[Prom("time() - max by (vertical) (datastream_ledger_timestamp_seconds)", "{{vertical}}")],
+                    empty=_NO_LEDGER,
+                    unit="s",
+                    warn=1_800,
+                    alarm=3_600,
+                    width=6,
+                    height=5,
+                ),
+                _ledger("Lost", "Messages that a system misses.", "lost"),
+                _ledger("Doubled", "Messages that a system holds once too often.", "doubled"),
+                _ledger("Faults", "Differences between the figures. `make ledger` names them.", "faults"),
+                Panel(
+                    kind="table",
+                    title="Figures",
+                    about="Counted in every system by the last ledger.",
+                    queries=[Prom("max by (vertical, figure) (datastream_ledger_messages)", "messages")],
+                    empty=_NO_LEDGER,
+                    decimals=0,
+                    width=24,
+                    height=9,
+                ),
+            ),
+        ),
+    ),
+)
