@@ -81,7 +81,7 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
 
-smoke-ui: install-ui  ## Sign in to Airflow, Kibana and Kafka-UI with a headless browser, save pictures; needs Chromium or Chrome
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if it runs, Grafana with a headless browser; needs Chromium or Chrome
 	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from benchmarks import aims, freshness, marts, poison, scale, warehouse
+from benchmarks import aims, freshness, marts, poison, scale, warehouse, watching
 from benchmarks.bench import SINKS, Bench, Result, compute_ratio
 from benchmarks.candidates import CANDIDATES, OURS
 from benchmarks.data import fill
@@ -28,7 +28,7 @@ from jobs.settings import Settings, load
 console = make_console()
 
 # These start their own services.
-SEPARATE = ("load", "dbt", "freshness")
+SEPARATE = ("load", "dbt", "watching", "freshness")
 PARTS = ("price", *SINKS, "scale", "poison", *SEPARATE)
 
 
@@ -40,6 +40,7 @@ class Measurements(msgspec.Struct):
     poison: poison.Poison | None = None
     load: warehouse.Warehouse | None = None
     dbt: marts.Marts | None = None
+    watching: watching.Watching | None = None
     freshness: freshness.Freshness | None = None
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -58,6 +59,7 @@ class Measurements(msgspec.Struct):
         all_aims += aims.make_poison_aims(self.poison) if self.poison else []
         all_aims += aims.make_warehouse_aims(self.load) if self.load else []
         all_aims += aims.make_marts_aims(self.dbt) if self.dbt else []
+        all_aims += aims.make_watching_aims(self.watching) if self.watching else []
         return all_aims + (aims.make_freshness_aims(self.freshness) if self.freshness else [])
 
 
@@ -85,7 +87,7 @@ def main(
 ) -> None:
     """Measure, print tables and write .local/bench.json.
 
-    All parts except load, dbt and freshness share one broker and its rides. These start their own services.
+    All parts except load, dbt, watching and freshness share one broker and its rides. These start their own services.
     """
     parts, peers, layouts = part or PARTS, peer or CANDIDATES, layout or LAYOUTS
     for names, known in ((parts, PARTS), (peers, CANDIDATES), (layouts, LAYOUTS)):
@@ -112,6 +114,13 @@ def main(
             measurements.dbt = marts.measure(console, rides)
         except (FailedError, DatastreamError) as error:
             measurements.left_out["dbt"] = str(error)
+        path = _write(measurements, conditions)
+    if "watching" in parts:
+        try:
+            with make_progress() as bars:
+                measurements.watching = watching.measure(console, bars, rounds, rides)
+        except (FailedError, DatastreamError) as error:
+            measurements.left_out["watching"] = str(error)
         path = _write(measurements, conditions)
     if "freshness" in parts:
         try:
@@ -197,6 +206,8 @@ def _print(measurements: Measurements) -> None:
         warehouse.show(measurements.load, console)
     if measurements.dbt:
         marts.show(measurements.dbt, console)
+    if measurements.watching:
+        watching.show(measurements.watching, console)
     if measurements.freshness:
         freshness.show(measurements.freshness, console)
     aims.show(measurements.aims, console)

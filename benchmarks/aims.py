@@ -14,6 +14,7 @@ from benchmarks.marts import Marts
 from benchmarks.poison import Poison
 from benchmarks.scale import Scale
 from benchmarks.warehouse import Warehouse
+from benchmarks.watching import Watching
 
 # Part, layout and peer, with the least speed of Datastream relative to it.
 Peer = tuple[str, str, str]
@@ -37,6 +38,7 @@ _SPEED_OF_BAD_MESSAGES = 0.4
 _LOAD_PER_S = 50_000
 _SPEED_OF_LOAD = 0.2
 _BUILD_S = 60
+_SPEED_WHEN_WATCHED = 0.97
 _NEXT_BUILD_S = 25
 
 
@@ -88,6 +90,10 @@ def make_scale_aims(scale: Scale) -> list[Aim]:
 
 def make_poison_aims(poison: Poison) -> list[Aim]:
     return [Aim("poison: speed of bad messages relative to good ones", _SPEED_OF_BAD_MESSAGES, poison.ratio)]
+
+
+def make_watching_aims(watching: Watching) -> list[Aim]:
+    return [Aim("watching: speed of pricing when watched relative to alone", _SPEED_WHEN_WATCHED, watching.ratio)]
 
 
 def make_warehouse_aims(warehouse: Warehouse) -> list[Aim]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 
 from infra.local.isolation import isolated_settings
-from infra.local.services.catalog import local_stack
+from infra.local.runner.service import Service
+from infra.local.runner.stack import Stack
+from infra.local.services.catalog import SERVICES
 from jobs.clients import make_elasticsearch_admin, make_kafka_config
 from jobs.kafka import topics
 from jobs.rides.vertical import TEMPLATE, RidesSettings
@@ -24,25 +26,30 @@ TOPICS = ROOT / "infra" / "kafka" / "topics" / "rides.yml"
 
 
 @contextmanager
-def start_stack(services: Collection[str], console: Console) -> Iterator[RidesSettings]:
+def start_stack(
+    names: Collection[str], console: Console, *, services: Sequence[Service] = SERVICES, **changes: Any
+) -> Iterator[RidesSettings]:
     """Start services, create topics and, with Elasticsearch, apply the index template. Stop the services at the end.
 
     Settings other than addresses come from the environment, so a measurement can be repeated with other values.
 
     Args:
-        services: names of the services to start.
+        names: the services to start.
+        services: all that there are.
+        changes: settings.
     """
     # SIGTERM stops the services as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    settings = cast(RidesSettings, isolated_settings())  # it has every vertical's settings
+    settings = cast(RidesSettings, isolated_settings(**changes))  # it has every vertical's settings
+    stack = Stack(settings, services, console)
     try:
-        local_stack(settings, console).up(services)
+        stack.up(names)
         topics.apply(make_kafka_config(settings), load_declared_topics(settings))
-        if "elasticsearch" in services:
+        if "elasticsearch" in names:
             apply_template(make_elasticsearch_admin(settings), settings.rides_index, TEMPLATE)
         yield settings
     finally:
-        local_stack(settings).down()
+        stack.down()
         shutil.rmtree(settings.datastream_state)
 
 

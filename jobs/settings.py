@@ -144,6 +144,8 @@ class Settings(BaseSettings):
     kibana_system_password: Name = "changeme"  # noqa: S105
     elasticsearch_writer_password: Name = "changeme"  # noqa: S105
     elasticsearch_reader_password: Name = "changeme"  # noqa: S105
+    elasticsearch_monitor_password: Name = "changeme"  # noqa: S105
+    postgres_monitor_password: Name = "changeme"  # noqa: S105
 
     # Addresses of the services, if they are not on the ports above.
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_check_brokers)] = ""

@@ -1,7 +1,7 @@
 """Set up Airflow in its container: `python -m infra.airflow`. Harmless to repeat.
 
 Sets the database's password, migrates the database, encrypts its secrets with the current Fernet key, and sets the
-administrator's password.
+passwords of the administrator and of the role that reads the server's statistics.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import psycopg2
 from psycopg2 import sql
@@ -19,15 +20,18 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 from jobs.settings import Settings, load
 
 DEVELOPMENT_PASSWORD = "airflow"  # noqa: S105 (POSTGRES_PASSWORD's default in the compose files)
+MONITOR = "datastream_monitor"
 READY_S = 60
 DEVELOPMENT_FERNET_KEY = "ZGF0YXN0cmVhbS1kZXZlbG9wbWVudC1vbmx5LWtleSE="
 
 
 def main() -> None:
-    set_database_password(make_url(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]))
+    settings = load(Settings)
+    url = make_url(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    set_database_password(url)
+    set_monitor(url, settings.postgres_monitor_password)
     run_airflow("db", "migrate")
     rotate_fernet_key(os.environ["AIRFLOW__CORE__FERNET_KEY"])
-    settings = load(Settings)
     set_administrator(settings.airflow_user, settings.airflow_password)
     print(f"Migrated the database and set the password of the administrator {settings.airflow_user}.")
 
@@ -39,10 +43,7 @@ def set_database_password(url: URL) -> None:
     )
     for password in dict.fromkeys([url.password, DEVELOPMENT_PASSWORD]):
         try:
-            connection = attempts(
-                psycopg2.connect,
-                host=url.host, port=url.port, dbname=url.database, user=url.username, password=password,
-            )  # fmt: skip
+            connection = attempts(connect, url.set(password=password))
         except psycopg2.OperationalError as error:
             if _is_unavailable(error):
                 sys.exit(f"error: PostgreSQL did not answer within {READY_S} s: {error}")
@@ -61,6 +62,20 @@ def set_database_password(url: URL) -> None:
 def _is_unavailable(error: BaseException) -> bool:
     """Any error except a wrong password. By its text: psycopg2 gives no error code before it is connected."""
     return "password authentication failed" not in str(error)
+
+
+def connect(url: URL) -> psycopg2.extensions.connection:
+    return psycopg2.connect(host=url.host, port=url.port, dbname=url.database, user=url.username, password=url.password)
+
+
+def set_monitor(url: URL, password: str) -> None:
+    """Create the role with which postgres-exporter reads statistics, and set its password."""
+    with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        role = sql.Identifier(MONITOR)
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [MONITOR])
+        if not cursor.fetchone():
+            cursor.execute(sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 5 IN ROLE pg_monitor").format(role))
+        cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(password)))
 
 
 def rotate_fernet_key(key: str) -> None:

@@ -21,6 +21,7 @@ def main() -> None:
         print(text, end="")
         return
     path = Path(sys.argv[1])
+    path.unlink(missing_ok=True)  # it may belong to the user of an earlier start
     # It holds secrets; Alertmanager runs as the same user.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

@@ -1,11 +1,12 @@
 """Open the pages of the running stack in a headless browser, as a user does: `make smoke-ui`.
 
-Each page is saved as a picture in DATASTREAM_STATE/screenshots. A stand-in for Kibana or Kafka-UI, as in an environment
-without their images, says so on its first page; what it cannot answer is reported as skipped.
+Each page is saved as a picture in DATASTREAM_STATE/screenshots. A stand-in for Kibana, Kafka-UI or Grafana, as in an
+environment without their images, says so on its first page; what it cannot answer is reported as skipped.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -15,12 +16,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import yaml
 from playwright.sync_api import Error, Page, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as WaitError
 
 from infra.kibana.saved_objects import Key, SavedObject, key, objects_folder, read
+from infra.local.runner.ports import is_free
 from infra.preflight import Finding, show
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
+from jobs.observability.vertical import ObservabilitySettings
 from jobs.settings import ROOT, Settings, load
 from jobs.terminal import make_console, print_error
 from jobs.verticals import find_verticals
@@ -32,6 +36,8 @@ RENDERED_MS = 180_000
 SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading
 CLUSTER = "datastream"
 DAGS = ROOT / "airflow" / "dags"
+PROMETHEUS = ROOT / "infra" / "prometheus" / "prometheus.yml"
+GRAFANA_DASHBOARDS = sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 _DAG_ID = re.compile(r'dag_id="(\w+)"')
 
 # The attributes by which Kibana's own reports see that a panel is drawn, and how it marks panels that failed.
@@ -107,6 +113,30 @@ def list_sites(settings: Settings) -> list[Site]:
     ]
 
 
+def list_observability_sites() -> list[Site]:
+    """The pages of the profile `observability`, if it runs."""
+    settings = load(ObservabilitySettings)
+    sites = [
+        Site(
+            "Grafana",
+            f"http://localhost:{settings.observability_grafana_port}",
+            {
+                "sign-in": sign_in_to_grafana,
+                **{f"dashboard {file.stem}": partial(check_grafana_dashboard, file) for file in GRAFANA_DASHBOARDS},
+            },
+            standin='"standin":"not Grafana"',
+            login=("admin", settings.observability_grafana_password),
+        ),
+        Site(
+            "Prometheus",
+            f"http://localhost:{settings.observability_prometheus_port}",
+            {"targets": check_targets},
+        ),
+    ]
+    ports = (settings.observability_grafana_port, settings.observability_prometheus_port)
+    return [site for site, port in zip(sites, ports, strict=True) if not is_free(port)]
+
+
 def sign_in_to_airflow(page: Page, site: Site) -> str:
     user, password = site.login
     page.locator('input[name="username"]').fill(user)
@@ -159,6 +189,40 @@ def check_dashboard(name: str, page: Page, site: Site) -> str:
 
 def _read_dashboard(name: str) -> SavedObject:
     return next(saved for saved in read(objects_folder(name)) if key(saved) == Key("dashboard", name))
+
+
+def sign_in_to_grafana(page: Page, site: Site) -> str:
+    user, password = site.login
+    page.goto(f"{site.url}/login")
+    page.locator('input[name="user"]').fill(user)
+    page.locator('input[name="password"]').fill(password)
+    page.locator('[type="submit"]').click()
+    page.wait_for_url(lambda url: "/login" not in url)
+    return f"as {user}"
+
+
+def check_grafana_dashboard(file: Path, page: Page, site: Site) -> str:
+    """Wait until no panel is loading. A panel whose query fails has a status icon."""
+    dashboard = json.loads(file.read_text(encoding="utf-8"))
+    # Without the menus; all panels are inside the window, so Grafana draws them.
+    page.goto(f"{site.url}/d/{dashboard['uid']}?kiosk&from=now-1h&to=now")
+    titles = [panel["title"] for panel in dashboard["panels"] if panel["type"] != "row"]
+    for title in titles:
+        expect(page.get_by_role("heading", name=title, exact=True).first).to_be_visible()
+    expect(page.get_by_test_id("data-testid Panel loading bar")).to_have_count(0)
+    if faults := page.get_by_test_id("data-testid Panel status error").count():
+        raise ServiceUnavailableError(f"{faults} of {len(titles)} panels show an error.")
+    return f"{len(titles)} panels without an error"
+
+
+def check_targets(page: Page, site: Site) -> str:
+    """Prometheus' own page lists every job; whether all are up is the alert TargetDown's to say."""
+    page.goto(f"{site.url}/targets")
+    jobs = [job["job_name"] for job in yaml.safe_load(PROMETHEUS.read_text(encoding="utf-8"))["scrape_configs"]]
+    for job in jobs:
+        # Prometheus 2 writes "kafka (1/1 up)", Prometheus 3 the name alone.
+        expect(page.get_by_text(re.compile(rf"^{job}( \(|$)")).first).to_be_visible()
+    return ", ".join(jobs)
 
 
 def check_site(page: Page, site: Site, folder: Path) -> Iterator[Finding]:
@@ -226,7 +290,7 @@ def main() -> None:
         folder = settings.datastream_state / "screenshots"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        sites = [*list_sites(settings), *list_pages()]
+        sites = [*list_sites(settings), *list_observability_sites(), *list_pages()]
         with open_page() as page:
             findings = [finding for site in sites for finding in check_site(page, site, folder)]
     except DatastreamError as error:

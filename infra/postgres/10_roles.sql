@@ -8,7 +8,7 @@ begin
             execute format('create role %I nologin', name);
         end if;
     end loop;
-    foreach name in array array['shop_loader', 'dbt', 'shop_reader', 'data_engineer'] loop
+    foreach name in array array['shop_loader', 'dbt', 'shop_reader', 'data_engineer', 'shop_monitor'] loop
         if not exists (select from pg_roles where rolname = name) then
             execute format('create role %I login', name);
         end if;
@@ -20,3 +20,7 @@ $$;
 alter role shop_reader connection limit 10;
 alter role shop_reader set default_transaction_read_only = on;
 alter role shop_reader set statement_timeout = '60s';
+
+-- warehouse-exporter reads statistics, no rows.
+alter role shop_monitor connection limit 5;
+grant pg_monitor to shop_monitor;

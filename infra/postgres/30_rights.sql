@@ -2,9 +2,9 @@
 revoke all on schema public from public;
 revoke all on database data_warehouse from public;
 revoke connect on database postgres, template1 from public;
-revoke all on all tables in schema raw from shop_loader, dbt, shop_reader, data_engineer, bi_reader;
+revoke all on all tables in schema raw from shop_loader, dbt, shop_reader, data_engineer, shop_monitor, bi_reader;
 
-grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_engineer;
+grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_engineer, shop_monitor;
 -- Both copy into a temporary table first.
 grant temporary on database data_warehouse to shop_loader, dbt;
 

@@ -17,6 +17,7 @@ LOADER = "shop_loader"
 DBT = "dbt"
 READER = "shop_reader"
 ENGINEER = "data_engineer"
+MONITOR = "shop_monitor"
 
 # Each role that can log in, with the setting that has its password.
 PASSWORDS = {
@@ -25,6 +26,7 @@ PASSWORDS = {
     DBT: "shop_dbt_password",
     READER: "shop_reader_password",
     ENGINEER: "shop_data_engineer_password",
+    MONITOR: "shop_monitor_password",
 }
 
 

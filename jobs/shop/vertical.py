@@ -29,6 +29,7 @@ class ShopSettings(Settings):
     shop_dbt_password: Name = "changeme"  # noqa: S105
     shop_reader_password: Name = "changeme"  # noqa: S105
     shop_data_engineer_password: Name = "changeme"  # noqa: S105
+    shop_monitor_password: Name = "changeme"  # noqa: S105
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"

@@ -19,17 +19,20 @@ from dotenv import dotenv_values
 from infra.docker import compose, environment
 from infra.local.services import kafka
 from jobs.settings import ROOT, Settings, list_variables
+from jobs.shop.database import MONITOR
 from jobs.verticals import find_verticals, merge_settings
 
 STACK = ROOT / "infra" / "docker-compose.yml"
 BASE = ROOT / "infra" / "docker-base.yml"
 DOCKERFILES = sorted((ROOT / "infra").glob("*/Dockerfile"))
 PROFILES = sorted((ROOT / "infra" / "compose").glob("*.yml"))
+OBSERVABILITY = ROOT / "infra" / "compose" / "observability.yml"
 # Requirements that root installs.
 FOR_PIP = ("producer/requirements.txt", "producer/tickets/requirements.txt", "requirements/spark.txt")
 # Folders of this machine that a service writes into.
 OUTPUTS = {str(ROOT / "data" / "output")}
 MAX_MIB = 6 * 1024
+MAX_OBSERVABILITY_MIB = 1.4 * 1024
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?-([^${}]*))?")
 EXACT = re.compile(r":(slim-|v)?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*$")
 
@@ -236,7 +239,7 @@ def test_what_profiles_need_of_the_core_is_there() -> None:
 
 def test_tasks_get_their_settings_from_the_environment_file_of_their_vertical() -> None:
     names = {path.stem for path in read_services(STACK)["airflow-scheduler"]["env_file"]}
-    assert names == {"airflow", "core", *(vertical.name for vertical in find_verticals())}
+    assert names == {"airflow", "core", "metrics", *(vertical.name for vertical in find_verticals())}
 
 
 # --- Settings -------------------------------------------------------------------------------------
@@ -450,6 +453,72 @@ def test_tickets_run_without_the_core_in_four_gib() -> None:
     assert own["ticket-processor"]["volumes"][1].endswith(":/data/output:z")
 
 
+# --- Observability --------------------------------------------------------------------------------
+
+
+def test_watching_fits_its_memory_budget() -> None:
+    limits = [mib(service["mem_limit"]) for service in read_services(OBSERVABILITY).values()]
+    assert sum(limits) <= MAX_OBSERVABILITY_MIB
+
+
+def test_services_that_watch_have_no_capabilities() -> None:
+    for name, service in read_services(OBSERVABILITY).items():
+        assert service["cap_drop"] == ["ALL"], name
+
+
+def test_prometheus_reaches_its_targets_and_looks_up_those_of_other_profiles() -> None:
+    config = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text())
+    assert config["global"] == {"scrape_interval": "15s", "evaluation_interval": "15s"}
+    always = set(read_services(STACK)) | set(read_services(OBSERVABILITY))
+    networks = set(services()["prometheus"]["networks"])
+    reachable = {name for name, service in services().items() if networks & set(service["networks"])} | {"localhost"}
+
+    def hosts(job: dict[str, Any]) -> set[str]:
+        return {target.split(":")[0] for group in job["static_configs"] for target in group["targets"]}
+
+    looked_up = set()
+    for job in config["scrape_configs"]:
+        assert job["sample_limit"] > 0, job["job_name"]
+        assert hosts(job) <= (always | {"localhost"}) & reachable, job["job_name"]
+        looked_up |= {name for source in job.get("dns_sd_configs", []) for name in source["names"]}
+    assert looked_up == {"warehouse-exporter"}
+    assert looked_up <= reachable - always, "TargetDown would fire while their profile is off"
+    (alertmanager,) = config["alerting"]["alertmanagers"]
+    assert hosts(alertmanager) == {"alertmanager"}
+
+
+def test_exporters_sign_in_with_roles_that_read_statistics_only() -> None:
+    login = environment_of(services()["elasticsearch-exporter"])["ES_USERNAME"]
+    role = json.loads((ROOT / "infra" / "elasticsearch" / "roles" / f"{login}.json").read_text())
+    assert role["cluster"] == ["monitor"]
+    assert role["indices"] == [{"privileges": ["monitor", "view_index_metadata"]}]
+    module = (ROOT / "infra" / "airflow" / "__main__.py").read_text()
+    assert f'MONITOR = "{environment_of(services()["postgres-exporter"])["DATA_SOURCE_USER"]}"' in module
+    assert environment_of(services()["warehouse-exporter"])["DATA_SOURCE_USER"] == MONITOR
+    rights = [file.read_text() for file in sorted((ROOT / "infra" / "postgres").glob("*.sql"))]
+    grants = re.findall(rf"grant ([^;]*?) to [^;]*\b{MONITOR}\b", "".join(rights))
+    assert grants == ["pg_monitor", "connect on database data_warehouse"]
+
+
+def test_grafana_is_provisioned_and_contacts_no_server() -> None:
+    service = services()["grafana"]
+    assert [volume.split(":")[0] for volume in service["volumes"]] == [str(ROOT / "infra" / "grafana")], (
+        "no data volume"
+    )
+    settings = environment_of(service)
+    assert settings["GF_PATHS_PROVISIONING"] == "/etc/datastream/provisioning"
+    assert settings["GF_PLUGINS_PREINSTALL_DISABLED"] == "true", "the start would need the Internet"
+    folder = ROOT / "infra" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert (source["uid"], source["editable"], source["url"]) == ("prometheus", False, "http://prometheus:9090")
+    (provider,) = yaml.safe_load((folder / "dashboards" / "datastream.yml").read_text())["providers"]
+    assert provider["allowUiUpdates"] is False
+    assert provider["options"]["path"] == "/etc/datastream/dashboards"
+
+
+# --- All services ---------------------------------------------------------------------------------
+
+
 def test_a_second_stack_can_run_on_the_same_engine() -> None:
     for name, service in services().items():
         assert "container_name" not in service, name
@@ -466,10 +535,12 @@ def test_networks_isolate_services_that_do_not_communicate() -> None:
             members[network].add(name)
     assert set(members) == set(declared("networks"))
     assert stack()["networks"]["postgres"] == {"internal": True}
-    assert {name for name in members["postgres"] if not name.startswith("airflow-")} == {"postgres"}
+    others = {name for name in members["postgres"] if not name.startswith("airflow-")}
+    assert others == {"postgres", "postgres-exporter"}
     assert {"elasticsearch", "kibana"}.isdisjoint(members["kafka"])
     assert {"kafka", "kafka-ui", "producer"}.isdisjoint(members["elasticsearch"])
-    assert members["gcs"] == {"gcs", "gcs-init", "airflow-scheduler"}
+    assert members["gcs"] == {"gcs", "gcs-init", "airflow-scheduler", "datastream-exporter"}
+    assert members["observability"] == set(read_services(OBSERVABILITY))
 
 
 def test_data_is_in_named_volumes_and_mounted_files_are_read_only() -> None:
@@ -498,6 +569,8 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
         "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
         "postgres": {"/var/lib/postgresql/data"},
         "redpanda": {"/var/lib/redpanda/data"},
+        "prometheus": {"/prometheus"},
+        "alertmanager": {"/alertmanager"},
     }
     for name, folders in declared.items():
         service = services()[name]

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import pytest
 import requests
+import yaml
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -32,6 +33,12 @@ from jobs.verticals import merge_settings
 from tests.testkit.dashboard.picture import BROWSERS
 from tests.testkit.wait import until
 
+PROFILE_PORTS = (
+    "OBSERVABILITY_PROMETHEUS_PORT",
+    "OBSERVABILITY_ALERTMANAGER_PORT",
+    "OBSERVABILITY_GRAFANA_PORT",
+    "SHOP_POSTGRES_PORT",
+)
 COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,7 +51,8 @@ class Stack:
         names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
         # An empty value means the default and overrides the .env of this checkout. Other settings are set explicitly.
         development = {name.upper(): str(field.default) for name, field in merge_settings().model_fields.items()}
-        ports = dict(zip(PORTS, map(str, find_free(len(PORTS))), strict=True))
+        names_of_ports = [*PORTS, *PROFILE_PORTS]
+        ports = dict(zip(names_of_ports, map(str, find_free(len(names_of_ports))), strict=True))
         self.variables = dict.fromkeys(names, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
@@ -90,6 +98,20 @@ class Stack:
     def elasticsearch(self, path: str, user: str = "", password: str = "") -> requests.Response:
         login = (user, password) if user else None
         return requests.get(f"{self.variables['ELASTICSEARCH_URL']}/{path}", auth=login, timeout=30)
+
+    def url(self, service: str) -> str:
+        """The address of a service of the profile `observability`."""
+        return f"http://127.0.0.1:{self.variables[f'OBSERVABILITY_{service}_PORT']}"
+
+    def prometheus(self, path: str, **parameters: str) -> Any:
+        """The data of an answer of Prometheus' API."""
+        answer = requests.get(f"{self.url('PROMETHEUS')}/api/v1/{path}", params=parameters, timeout=30).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that a PromQL expression has now."""
+        return list(self.prometheus("query", query=expression)["result"])
 
     def airflow_token(self, password: str) -> requests.Response:
         login = {"username": self.variables["AIRFLOW_USER"], "password": password}
@@ -285,6 +307,67 @@ def test_profiles_add_services_and_restart_nothing(stack: Stack) -> None:
     finally:
         stack.compose(*files, "rm", "--stop", "--force", "observer", "producer")
     assert core.items() <= stack.started().items()
+
+
+def test_observability_watches_every_service(stack: Stack) -> None:
+    core = stack.started()
+    stack.compose("--profile", "observability", "up", "--detach", "--wait", "--wait-timeout", "300")
+    assert core.items() <= stack.started().items()
+    # The stand-in for Grafana has no metrics.
+    is_standin = '"standin"' in requests.get(stack.url("GRAFANA"), timeout=30).text
+    ignored = {"grafana:3000"} if is_standin else set()
+
+    def list_down() -> dict[str, str]:
+        """The targets that are not up, and why."""
+        targets = stack.prometheus("targets", state="active")["activeTargets"]
+        found = {target["labels"]["instance"]: target["lastError"] for target in targets if target["health"] != "up"}
+        return {name: fault for name, fault in found.items() if name not in ignored}
+
+    until(lambda: list_down() == {}, "all targets are up", within_s=120)
+    groups = stack.prometheus("rules")["groups"]
+    files = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "infra/prometheus/rules").glob("*.yml"))]
+    declared = {
+        rule.get("alert") or rule["record"] for file in files for group in file["groups"] for rule in group["rules"]
+    }
+    assert {rule["name"] for group in groups for rule in group["rules"]} == declared != set()
+    assert {rule["lastError"] for group in groups for rule in group["rules"] if "lastError" in rule} == set()
+    alerts = f"{stack.url('ALERTMANAGER')}/api/v2/alerts"
+    until(lambda: "Watchdog" in requests.get(alerts, timeout=30).text, "an alert arrives", within_s=120)
+
+
+def test_exporters_have_the_rights_to_read_their_service(stack: Stack) -> None:
+    series = (
+        'pg_up{instance="postgres-exporter:9187"} == 1',
+        'pg_stat_activity_count{datname="airflow"}',
+        'pg_database_size_bytes{datname="airflow"} > 0',
+        'elasticsearch_cluster_health_status{color="red"} == 0',
+        "elasticsearch_jvm_memory_used_bytes > 0",
+        "elasticsearch_filesystem_data_available_bytes > 0",
+        'kafka_consumergroup_lag{consumergroup="dag_compute_cost"} >= 0',
+        "kafka_controller_kafkacontroller_activecontrollercount == 1",
+        "rate(airflow_scheduler_heartbeat[2m]) > 0",
+    )
+    for query in series:
+        until(lambda query=query: stack.query(query) != [], query, within_s=120)  # type: ignore[misc]
+
+
+def test_a_target_of_a_profile_that_is_off_is_not_down(stack: Stack) -> None:
+    def list_warehouses() -> list[str]:
+        return [row["value"][1] for row in stack.query('up{instance="warehouse-exporter:9187"}')]
+
+    assert list_warehouses() == []
+    stack.compose("--profile", "shop", "up", "--detach", "--wait", "--wait-timeout", "300", "warehouse-exporter")
+    until(lambda: list_warehouses() == ["1"], "the warehouse is watched", within_s=120)
+    assert stack.query('pg_database_size_bytes{datname="data_warehouse"} > 0')
+    stack.compose("--profile", "shop", "rm", "--stop", "--force", "warehouse-exporter", "warehouse-init", "warehouse")
+    until(lambda: list_warehouses() == [], "the warehouse is no target any more", within_s=120)
+
+
+def test_without_observability_the_core_stays(stack: Stack) -> None:
+    services = stack.compose("--profile", "observability", "config", "--services").split()
+    own = set(services) - set(stack.compose("config", "--services").split())
+    stack.compose("--profile", "observability", "rm", "--stop", "--force", *sorted(own))
+    assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
 
 
 def test_a_failed_start_names_the_failed_service(stack: Stack) -> None:
