@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from elasticsearch import Elasticsearch
 
+from infra.grafana.catalog import DASHBOARDS
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.services import prometheus
@@ -100,3 +102,29 @@ def test_every_panel_shows_something(watched: Watched) -> None:
         time.sleep(3)
         empty = find_empty_queries(watched.sources)
     assert empty == []
+
+
+def test_every_variable_has_choices(watched: Watched) -> None:
+    for dashboard in DASHBOARDS:
+        for variable in dashboard.variables:
+            assert watched.sources.list_label_values(variable.to_json()), f"{dashboard.name}: {variable.label}"
+
+
+def test_the_status_shows_the_stack(watched: Watched) -> None:
+    environment = {**os.environ, **export_settings(watched.settings)}
+    command = [sys.executable, "-m", "jobs", "status", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    seen = {(part["seen_by"], part["name"]): part["is_up"] for part in status["parts"]}
+    assert (
+        seen["exporter", "kafka"] is seen["supervisor", "airflow-scheduler"] is seen["Prometheus", "datastream"] is True
+    )
+    assert {COMPUTE_DAG, INDEX_DAG, LOAD_DAG} <= {group["group"] for group in status["groups"]}
+    dags = {dag["dag_id"]: dag for dag in status["dags"]}
+    assert dags[SCORE_DAG]["last_run"]["state"] == "success"
+    assert dags[COMPUTE_DAG]["fresh_within_s"] > 0
+    letters = {letters["topic"]: letters for letters in status["dead_letters"]}
+    assert letters["rides_dlq"]["offsets"] >= sum(letters["rides_dlq"]["reasons"].values()) > 1
+    assert "rides" in {ledger["vertical"] for ledger in status["ledgers"]}
+    assert "DagRunFailed" in {alert["name"] for alert in status["alerts"]}
