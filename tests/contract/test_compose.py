@@ -31,7 +31,7 @@ OBSERVABILITY = ROOT / "infra" / "compose" / "observability.yml"
 FOR_PIP = ("producer/requirements.txt", "producer/tickets/requirements.txt", "requirements/spark.txt")
 # Folders of this machine that a service writes into.
 OUTPUTS = {str(ROOT / "data" / "output")}
-# Folders of this machine that cAdvisor reads. SELinux would give them a label that the machine's own services cannot use.
+# Folders of this machine that cAdvisor reads. With z, SELinux would forbid them to the services of the machine itself.
 HOST_FOLDERS = {"/", "/var/run", "/sys", "/var/lib/docker"}
 MAX_MIB = 6 * 1024
 MAX_OBSERVABILITY_MIB = 1.4 * 1024
