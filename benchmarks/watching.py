@@ -1,7 +1,7 @@
 """What watching costs: pricing on a broker that is watched, compared with one that is not, in turn.
 
-Watched means the JMX agent in the broker, the exporter, Prometheus and Alertmanager, which run only during the passes on
-that broker. Ledgers are not taken: they read whole topics, once in OBSERVABILITY_LEDGER_MINUTES.
+Watched means the JMX agent in the broker, the exporter, Prometheus and Alertmanager, which run only during the passes
+on that broker. Ledgers are not taken: they read whole topics, once in OBSERVABILITY_LEDGER_MINUTES.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ def measure(console: Console, progress: Progress, rounds: int, rides: int) -> Wa
         FailedError: the number of results and dead letters differs from the number of rides.
     """
     watching = Watching([], [])
-    changes = {"observability_ledger_minutes": 0}
     with (
-        start_stack(("kafka",), console, **changes) as watched,
+        start_stack(("kafka",), console, observability_ledger_minutes=0) as watched,
         start_stack(("kafka",), console, services=_without_agent()) as alone,
     ):
         bar = progress.add_task("watching", total=2 * (rounds + _WARM_UPS))
