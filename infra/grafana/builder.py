@@ -368,14 +368,13 @@ def per_second(counter: str, *by: str) -> str:
 
 def mean(histogram: str, *by: str, window: str) -> str:
     """PromQL for the mean of a histogram's values in a window."""
-    values, count = (total(f"rate({_part(histogram, name)}[{window}])", *by) for name in ("sum", "count"))
+    values, count = (grown(_part(histogram, name), *by, window=window) for name in ("sum", "count"))
     return f"{values} / ({count} > 0)"
 
 
 def quantile(share: float, histogram: str, *by: str, window: str) -> str:
     """PromQL for a quantile of a histogram's values in a window."""
-    buckets = total(f"rate({_part(histogram, 'bucket')}[{window}])", "le", *by)
-    return f"histogram_quantile({share}, {buckets})"
+    return f"histogram_quantile({share}, {grown(_part(histogram, 'bucket'), 'le', *by, window=window)})"
 
 
 def _part(histogram: str, name: str) -> str:

@@ -6,7 +6,7 @@ from infra.grafana.builder import Dashboard, Panel, Prom, Query, Row, grown, gro
 
 _REJECTED = "airflow_datastream_rides_rejected"
 _PRICED = "airflow_datastream_rides_priced"
-_RATES = tuple(f"sum(rate({counter}[10m]))" for counter in (_REJECTED, _PRICED))
+_RECENT = tuple(grown(counter, window="10m") for counter in (_REJECTED, _PRICED))
 _NEWEST = 'kafka_topic_partition_current_offset{topic!~"__.+"}'
 _NO_LEDGER = "No ledger has been taken yet: the exporter takes one every OBSERVABILITY_LEDGER_MINUTES."
 _VERDICTS = {
@@ -96,13 +96,12 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     title="Rides through the steps",
-                    about="Rides per second that were priced, indexed and exported. The areas should be equal.",
+                    about="Rides that were priced, indexed and exported in each interval. The areas should be equal.",
                     queries=[
-                        Prom(per_second(f"airflow_datastream_rides_{step}"), step)
+                        Prom(grown_in_interval(f"airflow_datastream_rides_{step}"), step)
                         for step in ("priced", "indexed", "exported")
                     ],
                     empty="No ride was processed in this range.",
-                    unit="cps",
                 ),
                 Panel(
                     title="Offsets stored by topic",
@@ -142,7 +141,7 @@ DASHBOARD = Dashboard(
                     about="Of the raw rides that were processed in 10 minutes.",
                     queries=[
                         Prom(
-                            f"{_RATES[0]} / ({_RATES[0]} + {_RATES[1]} > 0)",
+                            f"{_RECENT[0]} / ({_RECENT[0]} + {_RECENT[1]} > 0)",
                             "rejected",
                         )
                     ],

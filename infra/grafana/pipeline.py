@@ -68,7 +68,7 @@ DASHBOARD = Dashboard(
                     kind="stat",
                     title="Freshness, 95th percentile",
                     about="Seconds from producing a ride until it can be searched: the sum of both DAGs.",
-                    queries=[Prom(f"sum(histogram_quantile(0.95, {grown(f'{_FRESHNESS}_bucket', 'dag_id', 'le')}))")],
+                    queries=[Prom(f"sum({quantile(0.95, _FRESHNESS, 'dag_id', window='$__range')})")],
                     empty="No ride was indexed in this range.",
                     unit="s",
                     warn=60,
