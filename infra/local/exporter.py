@@ -23,7 +23,7 @@ from jobs.observability.probes import Probe
 from jobs.observability.server import make_own_probes, serve
 from jobs.observability.statsd import StatsdReader, read_buckets, receive
 from jobs.settings import LOOPBACK, ROOT, load
-from jobs.shop.database import READER, connect
+from jobs.shop.database import MONITOR, connect
 from jobs.verticals import find_verticals, merge_settings
 
 STATSD_MAPPING = ROOT / "infra" / "statsd" / "mapping.yml"
@@ -37,7 +37,7 @@ def main() -> None:
     probes = [
         *make_own_probes(settings, find_verticals(), own_only=False),
         _make_probe(paths, elasticsearch.NAME, ElasticsearchReader(make_elasticsearch_admin(settings)).read),
-        _make_probe(paths, postgres.NAME, PostgresReader(lambda: connect(settings, READER, connect_timeout=3)).read),
+        _make_probe(paths, postgres.NAME, PostgresReader(lambda: connect(settings, MONITOR, connect_timeout=3)).read),
         Probe("statsd", statsd.read),
         Probe("processes", lambda: read_processes(paths)),
     ]
