@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -12,8 +12,10 @@ from jobs.cli.app import console, error_console
 from jobs.errors import DatastreamError
 from jobs.settings import Settings
 from jobs.terminal import encode_value, escape, print_error, print_json, show_value
-from jobs.tracing import LogLine, Sighting, find_log_lines
 from jobs.vertical import Vertical
+
+if TYPE_CHECKING:
+    from jobs.tracing import LogLine, Sighting
 
 
 def show_trace(
@@ -33,6 +35,8 @@ def show_trace(
 
 
 def _read_log_lines(settings: Settings, vertical: Vertical, sightings: Sequence[Sighting]) -> list[LogLine]:
+    from jobs.tracing import find_log_lines
+
     try:
         return find_log_lines(settings, vertical, sightings)
     except DatastreamError as error:

@@ -39,4 +39,12 @@ class ZonesSettings(RidesSettings):
 
 
 # The DAGs cost money on BigQuery, so `jobs unpause` does not turn them on.
-VERTICAL = Vertical(name="zones", settings=ZonesSettings, services=("gcs", "airflow"))
+VERTICAL = Vertical(
+    name="zones",
+    settings=ZonesSettings,
+    metrics={
+        "datastream.zones.revenue": "revenue of the last scoring, by zone and comfort",
+        "datastream.zones.scored_timestamp_seconds": "when the last scoring ended",
+    },
+    services=("gcs", "airflow"),
+)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from pytest_httpserver import HTTPServer
 
+from infra.local.runner.ports import find_free
 from infra.preflight import Finding
 from jobs.settings import Settings
 from tests.testkit.dashboard.picture import BROWSERS
@@ -36,6 +39,8 @@ for (let panel = 0; panel < 12; panel++) setTimeout(() => {
   }, 100);
 }, 100 * panel);
 </script>"""
+GRAFANA_LOGIN_FORM = """<form action="/home">
+<input name="user"><input name="password"><button type="submit">Log in</button></form>"""
 BROKERS = "<table><tr><th>Broker ID</th></tr><tr><td>1</td><td>9092</td><td>kafka</td></tr></table>"
 
 
@@ -86,6 +91,57 @@ def test_a_dashboard_is_drawn_without_an_error(
 def test_the_broker_is_listed(check: Callable[[str], list[Finding]], httpserver: HTTPServer) -> None:
     serve(httpserver, {"/": "Kafka-UI", "/ui/clusters/datastream/brokers": BROKERS})
     assert [finding.fits for finding in check("Kafka-UI")] == [True, True]
+
+
+@pytest.fixture
+def check_observability(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], list[Finding]]]:
+    """Runs the checks of a site of the profile `observability` that the server stands for."""
+    for name in ("GRAFANA", "PROMETHEUS"):
+        monkeypatch.setenv(f"OBSERVABILITY_{name}_PORT", str(httpserver.port))
+    file = tmp_path / "small.json"
+    panels = [{"type": "row", "title": "Row"}, *({"type": "stat", "title": title} for title in ("Lag", "Runs"))]
+    file.write_text(json.dumps({"uid": "ds-small", "panels": panels}))
+    monkeypatch.setattr(browser, "GRAFANA_DASHBOARDS", [file])
+    with browser.open_page() as page:
+        page.set_default_timeout(4_000)
+
+        def run(name: str) -> list[Finding]:
+            (site,) = [site for site in browser.list_observability_sites() if site.name == name]
+            return list(browser.check_site(page, site, tmp_path))
+
+        yield run
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [("", None), ('<i data-testid="data-testid Panel status error"></i>', "1 of 2 panels show an error")],
+)
+def test_a_dashboard_of_grafana_is_drawn_without_an_error(
+    check_observability: Callable[[str], list[Finding]], httpserver: HTTPServer, extra: str, fault: str | None
+) -> None:
+    drawn = f"<h2>Lag</h2><h2>Runs</h2>{extra}"
+    serve(httpserver, {"/": "Grafana", "/login": GRAFANA_LOGIN_FORM, "/home": "Home", "/d/ds-small": drawn})
+    first, sign_in, dashboard = check_observability("Grafana")
+    assert (first.fits, sign_in.text) == (True, "as admin")
+    assert dashboard.fits == (fault is None), dashboard.text
+    assert (fault or "2 panels without an error") in dashboard.text
+
+
+def test_the_jobs_of_prometheus_are_listed(
+    check_observability: Callable[[str], list[Finding]], httpserver: HTTPServer
+) -> None:
+    jobs = [job["job_name"] for job in yaml.safe_load(browser.PROMETHEUS.read_text())["scrape_configs"]]
+    serve(httpserver, {"/": "Prometheus", "/targets": "".join(f"<p>{job}</p>" for job in jobs)})
+    assert [finding.fits for finding in check_observability("Prometheus")] == [True, True]
+
+
+def test_services_that_do_not_run_have_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    grafana, prometheus = find_free(2)
+    monkeypatch.setenv("OBSERVABILITY_GRAFANA_PORT", str(grafana))
+    monkeypatch.setenv("OBSERVABILITY_PROMETHEUS_PORT", str(prometheus))
+    assert browser.list_observability_sites() == []
 
 
 @pytest.mark.parametrize(("chart", "fits"), [("<rect/>", True), ("", False)])

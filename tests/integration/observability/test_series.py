@@ -27,7 +27,7 @@ def reader(stack: Stack) -> KafkaReader:
 
 @pytest.fixture
 def topic(topic_factory: Callable[..., str]) -> str:
-    return topic_factory("raw", partitions=2)
+    return topic_factory("result", partitions=2)  # raw topics have the broker's time stamps
 
 
 @pytest.fixture

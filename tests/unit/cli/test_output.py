@@ -273,7 +273,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(trace, "trace", lambda systems, ride_id: iter(sightings if ride_id == RIDE_ID else ()))
     line = LogLine("2026-11-29T14:19:37.004Z", "error", "dag_compute_cost", "manual__1", "ConsumeKafka", NASTY)
-    monkeypatch.setattr("jobs.cli.sightings.find_log_lines", lambda *_: [line])
+    monkeypatch.setattr("jobs.tracing.find_log_lines", lambda *_: [line])
 
 
 @pytest.mark.usefixtures("seen")
