@@ -510,7 +510,15 @@ def test_grafana_is_provisioned_and_contacts_no_server() -> None:
     settings = environment_of(service)
     assert settings["GF_PATHS_PROVISIONING"] == "/etc/datastream/provisioning"
     assert settings["GF_PLUGINS_PREINSTALL_DISABLED"] == "true", "the start would need the Internet"
+    assert settings["GF_PLUGINS_PREINSTALL_AUTO_UPDATE"] == "false"
+    disabled = {name.strip() for name in settings["GF_PLUGINS_DISABLE_PLUGINS"].split(",")}
     folder = ROOT / "infra" / "grafana" / "provisioning"
+    types = {
+        source["type"]
+        for file in (folder / "datasources").iterdir()
+        for source in yaml.safe_load(file.read_text())["datasources"]
+    }
+    assert types.isdisjoint(disabled)
     (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert (source["uid"], source["editable"], source["url"]) == ("prometheus", False, "http://prometheus:9090")
     (provider,) = yaml.safe_load((folder / "dashboards" / "datastream.yml").read_text())["providers"]

@@ -19,7 +19,7 @@ from infra.local.services.catalog import local_stack
 from infra.postgres import DEVELOPMENT_PASSWORD, set_up
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import ROOT
-from jobs.shop.database import ADMIN, DBT, ENGINEER, LOADER, PASSWORDS, READER, connect
+from jobs.shop.database import ADMIN, DBT, ENGINEER, LOADER, MONITOR, PASSWORDS, READER, connect
 from tests.testkit.wait import until
 
 # As in the exercise that the shop follows.
@@ -100,6 +100,13 @@ def test_the_reader_only_reads(running_warehouse: Any, statement: str) -> None:
         run(running_warehouse, READER, statement)
     with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable)):
         run(running_warehouse, READER, f"set transaction read write; {statement}")
+
+
+def test_the_monitor_reads_statistics_but_no_rows(running_warehouse: Any) -> None:
+    with connect(running_warehouse, MONITOR) as database:
+        assert database.execute("select pg_database_size('postgres') > 0").fetchone() == (True,)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        run(running_warehouse, MONITOR, "select from raw.transactions_raw")
 
 
 def test_only_the_administrator_has_rights_over_the_server(running_warehouse: Any) -> None:
