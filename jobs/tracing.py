@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from jobs.vertical import Vertical
 _CLAIMING_TASK = "ConsumeKafka"
 # A run may have started this long before a message that it claims was written: it waits for messages.
 _STARTED_BEFORE = timedelta(minutes=15)
-_MOST_RUNS = 100
+_PAGE = 100
 _TIMEOUT_S = 30
 # The loggers of our operators; Airflow's own lines are the same in each run.
 _LOGGERS = ("airflow.task.operators", "airflow.task.hooks", "jobs.", "airflow.task.errors")
@@ -83,17 +84,26 @@ def find_log_lines(settings: Settings, vertical: Vertical, sightings: Iterable[S
 def _find_run(session: requests.Session, url: str, sighting: Sighting) -> str | None:
     """The id of the first run of a DAG that claimed a message; None if there is none, or its log was deleted."""
     since = datetime.fromtimestamp(sighting.written_at or 0, UTC) - _STARTED_BEFORE
-    asked: dict[str, str | int] = {
-        "task_id": _CLAIMING_TASK, "state": "success", "start_date_gte": since.isoformat(),
-        "order_by": "start_date", "limit": _MOST_RUNS,
-    }  # fmt: skip
     partition, offset = int(sighting.position["partition"]), int(sighting.position["offset"])
-    for task in _get(session, f"{url}/dagRuns/~/taskInstances", asked)["task_instances"]:
+    for task in _list_claiming_tasks(session, url, since):
         run_url = f"{url}/dagRuns/{task['dag_run_id']}"
         events = (str(entry.get("event", "")) for entry in _read_log(session, run_url, task))
         if any(is_claimed(event, sighting.place, partition, offset) for event in events):
             return str(task["dag_run_id"])
     return None
+
+
+def _list_claiming_tasks(session: requests.Session, url: str, since: datetime) -> Iterator[dict[str, Any]]:
+    """The tasks that claimed messages, in the order of their start."""
+    for page in count():
+        asked: dict[str, str | int] = {
+            "task_id": _CLAIMING_TASK, "state": "success", "start_date_gte": since.isoformat(),
+            "order_by": "start_date", "limit": _PAGE, "offset": page * _PAGE,
+        }  # fmt: skip
+        tasks = _get(session, f"{url}/dagRuns/~/taskInstances", asked)["task_instances"]
+        yield from tasks
+        if len(tasks) < _PAGE:
+            return
 
 
 def _read_run(session: requests.Session, url: str) -> Iterator[LogLine]:

@@ -143,6 +143,8 @@ class Panel:
             "fieldConfig": {"defaults": self._defaults(), "overrides": []},
             "options": self._options(),
         }
+        if self.kind == "bars":
+            panel["interval"] = "1m"  # bars as wide as $__rate_interval, or each event would be in several
         if is_table and self.source == PROMETHEUS:
             panel["transformations"] = self._tidy_table()
         return panel

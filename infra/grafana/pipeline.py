@@ -17,7 +17,7 @@ from infra.grafana.builder import (
 )
 
 _DAG = '{dag_id=~"$dag_id"}'
-_FAILED_TASKS = 'airflow_ti_finish{state="failed", dag_id=~"$dag_id"}'
+_FAILED_TASKS = 'airflow_ti_finish{state=~"failed|up_for_retry", dag_id=~"$dag_id"}'
 _FRESHNESS = "airflow_datastream_rides_freshness"
 _FIRING = 'ALERTS{alertstate="firing", alertname!="Watchdog"}'
 _SUCCEEDED, _FAILED = (grown(f"airflow_dagrun_duration_{state}_count{_DAG}") for state in ("success", "failed"))

@@ -113,12 +113,12 @@ DASHBOARD = Dashboard(
                 Panel(
                     kind="stat",
                     title="Free disk",
-                    about="Below 5 % Elasticsearch makes its indices read-only.",
-                    queries=[Prom(f"min({_DISK}_available_bytes / {_DISK}_size_bytes)")],
+                    about="Below 250 MB Elasticsearch makes its indices read-only.",
+                    queries=[Prom(f"min({_DISK}_available_bytes)")],
                     empty=_NO_ELASTICSEARCH,
-                    unit="percentunit",
-                    warn=0.15,
-                    alarm=0.05,
+                    unit="bytes",
+                    warn=5e9,
+                    alarm=1.5e9,
                     low_is_bad=True,
                     width=4,
                     height=4,
@@ -155,8 +155,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     kind="stat",
                     title="Server",
-                    about="Whether the server answers.",
-                    queries=[Prom("max(pg_up)")],
+                    about="Whether all servers answer.",
+                    queries=[Prom("min(pg_up)")],
                     empty=_NO_POSTGRES,
                     values=_UP,
                     width=4,
@@ -165,8 +165,13 @@ DASHBOARD = Dashboard(
                 Panel(
                     kind="stat",
                     title="Connections in use",
-                    about="Share of max_connections.",
-                    queries=[Prom("sum(pg_stat_activity_count) / sum(pg_settings_max_connections)")],
+                    about="Share of max_connections, of the fullest server.",
+                    queries=[
+                        Prom(
+                            "max(sum by (instance) (pg_stat_activity_count) "
+                            "/ max by (instance) (pg_settings_max_connections))"
+                        )
+                    ],
                     empty=_NO_POSTGRES,
                     unit="percentunit",
                     warn=0.6,

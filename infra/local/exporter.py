@@ -6,10 +6,12 @@ those of `python -m jobs serve-metrics`, and the supervisor's processes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psutil
+import psycopg
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -33,15 +35,23 @@ def main() -> None:
     settings: Any = load(merge_settings())
     paths = Paths(settings.datastream_state)
     statsd = StatsdReader(read_buckets(STATSD_MAPPING))
-    receive(statsd, LOOPBACK, settings.observability_exporter_port)
+
+    def connect_postgres() -> psycopg.Connection:
+        return connect(settings, MONITOR, connect_timeout=3, options="-c statement_timeout=3000")
+
+    port = settings.observability_exporter_port
+    try:
+        receive(statsd, LOOPBACK, port)
+    except OSError as error:
+        sys.exit(f"error: cannot receive StatsD on UDP port {port}: {error.strerror}. Set OBSERVABILITY_EXPORTER_PORT.")
     probes = [
         *make_own_probes(settings, find_verticals(), own_only=False),
         _make_probe(paths, elasticsearch.NAME, ElasticsearchReader(make_elasticsearch_admin(settings)).read),
-        _make_probe(paths, postgres.NAME, PostgresReader(lambda: connect(settings, MONITOR, connect_timeout=3)).read),
+        _make_probe(paths, postgres.NAME, PostgresReader(connect_postgres).read),
         Probe("statsd", statsd.read),
         Probe("processes", lambda: read_processes(paths)),
     ]
-    serve(probes, LOOPBACK, settings.observability_exporter_port)
+    serve(probes, LOOPBACK, port)
 
 
 def _make_probe(paths: Paths, service: str, read: Callable[[], Iterable[Metric]]) -> Probe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,9 +18,6 @@ from jobs.inherited import make_environment
 from jobs.rides.vertical import EXPORT_FLUSH, VERTICAL, RidesSettings
 from jobs.settings import ROOT, load
 from jobs.terminal import escape, print_pairs
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)

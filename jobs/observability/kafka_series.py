@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from threading import Lock
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from confluent_kafka import (
     OFFSET_INVALID,
     TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
+    KafkaError,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -28,7 +30,6 @@ from prometheus_client.metrics_core import Metric
 from jobs.kafka.client import CONNECTED, QUIET, Config, open_consumer
 from jobs.kafka.offsets import name_kept_group
 
-T = TypeVar("T")
 Place = tuple[str, int]  # topic and partition
 Offsets = dict[Place, int]
 Edge = Literal["first", "last stable", "high watermark"]
@@ -36,6 +37,13 @@ Edge = Literal["first", "last stable", "high watermark"]
 TIMEOUT_S = 4.0
 _MESSAGE_WITHIN_S = 1.0
 _KEPT = name_kept_group("")
+
+
+class _First(NamedTuple):
+    """When the first message from an offset on was written; None if only transaction markers follow up to `high`."""
+
+    written_at: float | None
+    high: int
 
 
 class KafkaReader:
@@ -49,8 +57,8 @@ class KafkaReader:
         self._config = config
         self._own_only = own_only
         self._admin = AdminClient({**QUIET, **CONNECTED, **config})
-        # When a message was written, for the first unread one of each group and partition.
-        self._written: dict[tuple[str, Place], tuple[int, float]] = {}
+        # By partition and committed offset.
+        self._first: dict[tuple[Place, int], _First] = {}
         # Two scrapes may overlap.
         self._lock = Lock()
 
@@ -74,6 +82,9 @@ class KafkaReader:
             "datastream_topic_partition_held_back",
             "Offsets that open transactions hold back from readers",
             {place: max(0, high[place] - stable[place]) for place in high.keys() & stable.keys()},
+        )
+        yield _by_place(
+            "datastream_topic_partition_last_stable_offset", "Where readers of committed messages end", stable
         )
         yield self._read_lag_seconds(high, committed)
         if not self._own_only:
@@ -100,13 +111,18 @@ class KafkaReader:
 
     def _read_committed(self) -> dict[str, Offsets]:
         """The committed offsets of each group."""
-        listed = _result(self._admin.list_consumer_groups(request_timeout=TIMEOUT_S))
+        listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
         names = [group.group_id for group in listed.valid if not group.group_id.endswith(_KEPT)]
         answers: dict[str, Future[Any]] = {}
         for name in names:
             request = ConsumerGroupTopicPartitions(name)
             answers |= self._admin.list_consumer_group_offsets([request], request_timeout=TIMEOUT_S)
-        groups = {name: _result(answer).topic_partitions for name, answer in answers.items()}
+        # A group may be deleted meanwhile, or its coordinator may be moving.
+        groups = {
+            name: answer.result().topic_partitions
+            for name, answer in answers.items()
+            if answer.exception(TIMEOUT_S) is None
+        }
         return {
             name: {
                 (partition.topic, partition.partition): partition.offset
@@ -120,55 +136,68 @@ class KafkaReader:
         family = GaugeMetricFamily("kafka_consumergroup_members", "Members of the group", labels=["consumergroup"])
         answers = self._admin.describe_consumer_groups(groups, request_timeout=TIMEOUT_S) if groups else {}
         for name, answer in answers.items():
-            family.add_metric([name], len(_result(answer).members))
+            if answer.exception(TIMEOUT_S) is None:
+                family.add_metric([name], len(answer.result().members))
         return family
 
     def _read_lag_seconds(self, high: Offsets, committed: Mapping[str, Offsets]) -> Metric:
-        """The age of the oldest message that a group has not passed, by group and topic; 0 without lag."""
+        """The age of the oldest message that a group has not passed, by group and topic; 0 without lag.
+
+        A group and topic whose message cannot be read in time has no value.
+        """
         family = GaugeMetricFamily(
             "datastream_consumergroup_lag_seconds",
             "Age of the oldest message that the group has not passed",
             labels=["consumergroup", "topic"],
         )
         now = time.time()
-        written: dict[tuple[str, Place], tuple[int, float]] = {}
-        ages: dict[tuple[str, str], float] = {}
+        unread = {
+            (place, offset)
+            for offsets in committed.values()
+            for place, offset in offsets.items()
+            if high.get(place, 0) > offset
+        }
+        self._first = self._find_first(unread, high)
         for group, offsets in committed.items():
-            for place, offset in offsets.items():
-                name = group, place[0]
-                ages.setdefault(name, 0.0)
-                if place not in high or high[place] <= offset:
-                    continue
-                key = group, place
-                known = self._written.get(key)
-                at = known[1] if known and known[0] == offset else self._read_timestamp(place, offset)
-                if at is None:
-                    continue
-                written[key] = offset, at
-                ages[name] = max(ages[name], now - at)
-        self._written = written
-        for name, age in ages.items():
-            family.add_metric(name, age)
+            for topic in {topic for topic, _ in offsets}:
+                waiting = [it for it in offsets.items() if it[0][0] == topic and it in unread]
+                if all(it in self._first for it in waiting):
+                    written = [at for it in waiting if (at := self._first[it].written_at) is not None]
+                    family.add_metric([group, topic], max(0.0, now - min(written, default=now)))
         return family
 
-    def _read_timestamp(self, place: Place, offset: int) -> float | None:
-        """When the first message from an offset on was written; None if only transaction markers follow.
+    def _find_first(self, unread: Collection[tuple[Place, int]], high: Offsets) -> dict[tuple[Place, int], _First]:
+        """The first message from each offset on, without those that cannot be read in time.
 
-        Messages of open transactions count: they are what the group waits for.
+        Messages of open transactions count: they are what a group waits for.
         """
-        with open_consumer(self._config, "exporter", isolation="read_uncommitted") as consumer:
-            # An offset that retention has deleted: the first message that is left.
-            low, _ = consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S)
-            consumer.assign([TopicPartition(*place, max(low, offset))])
-            message = consumer.poll(_MESSAGE_WITHIN_S)
-            if message is None or message.error() is not None:
-                return None
-            kind, milliseconds = message.timestamp()
-        return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000
+        found = {
+            key: first
+            for key, first in self._first.items()
+            if key in unread and (first.written_at is not None or first.high == high[key[0]])
+        }
+        missing = [key for key in unread if key not in found]
+        if missing:
+            with open_consumer(self._config, "exporter", isolation="read_uncommitted") as consumer:
+                for place, offset in missing:
+                    first = _read_first(consumer, place, offset, high[place])
+                    if first is not None:
+                        found[place, offset] = first
+        return found
 
 
-def _result(answer: Future[T]) -> T:
-    return answer.result(TIMEOUT_S)
+def _read_first(consumer: Consumer, place: Place, offset: int, high: int) -> _First | None:
+    """The first message from an offset on; None if it cannot be read in time."""
+    # An offset that retention has deleted: the first message that is left.
+    low, _ = consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S)
+    consumer.assign([TopicPartition(*place, max(low, offset))])
+    message = consumer.poll(_MESSAGE_WITHIN_S)
+    if message is None:
+        return None
+    if message.error() is not None:
+        return _First(None, high) if message.error().code() == KafkaError._PARTITION_EOF else None
+    kind, milliseconds = message.timestamp()
+    return _First(None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000, high)
 
 
 def _topics(cluster: Any, topics: Mapping[str, Any]) -> Iterator[Metric]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import os
 import pkgutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 from prometheus_client.core import GaugeMetricFamily
@@ -17,10 +18,13 @@ from prometheus_client.metrics_core import Metric
 from jobs.clients import Systems
 from jobs.errors import DatastreamError
 from jobs.ledger.verdict import Ledger
-from jobs.settings import load
+from jobs.settings import ROOT, Settings, load
 from jobs.vertical import Vertical
 
 log = logging.getLogger(__name__)
+
+# A ledger that takes longer hangs.
+TIMEOUT_S = 600
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -44,6 +48,7 @@ class LedgerReader:
         self._verticals = [vertical for vertical in verticals if vertical.ledger]
         self._interval_s = interval_s
         self._taken: dict[str, Taken] = {}
+        self._failed: dict[str, bool] = {}
 
     def start(self) -> None:
         """Take the first ledgers now, and all again after each interval, until the process ends."""
@@ -57,19 +62,27 @@ class LedgerReader:
             time.sleep(max(0.0, began + self._interval_s - time.monotonic()))
 
     def _take(self, vertical: Vertical) -> None:
-        # In a process that ends: a ledger needs memory for every message's key.
-        context = multiprocessing.get_context("spawn")
+        """Take a ledger in a process that ends: it needs memory for every message's key."""
+        kind = vertical.settings
+        command = [sys.executable, "-m", __name__, vertical.ledger, f"{kind.__module__}:{kind.__qualname__}"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         try:
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                self._taken[vertical.name] = pool.submit(take, vertical.ledger, vertical.settings).result()
-        except DatastreamError as error:
-            log.info("no ledger of %s: %s", vertical.name, error)
-        except Exception:
-            log.exception("no ledger of %s", vertical.name)
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S, check=True)
+        except (subprocess.SubprocessError, OSError) as error:
+            detail = getattr(error, "stderr", None) or b""
+            log.error("no ledger of %s: %s %s", vertical.name, error, detail.decode("utf-8", "replace"))
+            self._failed[vertical.name] = True
+            return
+        answer = msgspec.json.decode(done.stdout, type=Taken | str)
+        if isinstance(answer, Taken):
+            self._taken[vertical.name] = answer
+            self._failed[vertical.name] = False
+        else:
+            log.info("no ledger of %s: %s", vertical.name, answer)
 
     def read(self) -> Iterator[Metric]:
         """The last ledger of each vertical that has one."""
-        taken = dict(self._taken)
+        taken, failed = dict(self._taken), dict(self._failed)
         series = {
             "verdict": "0 balanced, 1 lost or doubled, 2 in progress, 3 no verdict",
             "faults": "Differences between the figures",
@@ -81,6 +94,12 @@ class LedgerReader:
             for vertical, ledger in taken.items():
                 family.add_metric([vertical], getattr(ledger, name))
             yield family
+        failure = GaugeMetricFamily(
+            "datastream_ledger_failed", "Whether the last one crashed, hung or ran out of memory", labels=["vertical"]
+        )
+        for vertical, has_failed in failed.items():
+            failure.add_metric([vertical], has_failed)
+        yield failure
         age = GaugeMetricFamily("datastream_ledger_timestamp_seconds", "When it was taken", labels=["vertical"])
         figures = GaugeMetricFamily("datastream_ledger_messages", "Its figures", labels=["vertical", "figure"])
         for vertical, ledger in taken.items():
@@ -89,19 +108,32 @@ class LedgerReader:
                 figures.add_metric([vertical, figure], count)
         yield age
         yield figures
+        interval = GaugeMetricFamily("datastream_ledger_interval_seconds", "Between two ledgers of a vertical")
+        interval.add_metric([], self._interval_s)
+        yield interval
 
 
-def take(function: str, kind: type) -> Taken:
-    """Take a ledger now.
+def take(function: str, kind: type[Settings]) -> Taken | str:
+    """Take a ledger now; returns why there is none if a system does not answer.
 
     Args:
         function: the vertical's ledger, as `module:function`.
         kind: the class of its settings.
-
-    Raises:
-        DatastreamError: a system does not answer.
     """
     at = time.time()
-    result: Ledger = pkgutil.resolve_name(function)(Systems(load(kind)))
+    try:
+        result: Ledger = pkgutil.resolve_name(function)(Systems(load(kind)))
+    except DatastreamError as error:
+        return str(error)
     figures = {figure.name.strip(): figure.count for figure in result.figures}
     return Taken(at, result.exit_code, len(result.faults), result.lost, result.doubled, figures)
+
+
+def main() -> None:
+    """Write a ledger to standard output as JSON; the arguments are those of `take`."""
+    function, kind = sys.argv[1:]
+    sys.stdout.buffer.write(msgspec.json.encode(take(function, pkgutil.resolve_name(kind))))
+
+
+if __name__ == "__main__":
+    main()

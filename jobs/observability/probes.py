@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from prometheus_client.registry import Collector
 
 log = logging.getLogger(__name__)
 
+# Prometheus waits for 10 s.
+DEADLINE_S = 8.0
+
 
 @dataclass(frozen=True)
 class Probe:
-    """A source of series. `read` answers within seconds, also when its source is down: it raises."""
+    """A source of series. `read` raises if it cannot be read; what takes longer than DEADLINE_S counts as a failure."""
 
     name: str
     read: Callable[[], Iterable[Metric]]
@@ -31,26 +35,33 @@ class ProbeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         success = GaugeMetricFamily("datastream_probe_success", "Whether the source could be read", labels=["probe"])
-        with ThreadPoolExecutor(len(self._probes)) as pool:
-            answers = list(pool.map(self._read, self._probes))
-        for probe, metrics in zip(self._probes, answers, strict=True):
-            success.add_metric([probe.name], metrics is not None)
-            yield from metrics or ()
+        deadline = time.monotonic() + DEADLINE_S
+        pool = ThreadPoolExecutor(len(self._probes))
+        answers = [pool.submit(lambda probe=probe: list(probe.read())) for probe in self._probes]  # type: ignore[misc]
+        for probe, answer in zip(self._probes, answers, strict=True):
+            try:
+                metrics = answer.result(max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                self._note_failure(probe, error)
+                success.add_metric([probe.name], False)
+                continue
+            self._note_success(probe)
+            success.add_metric([probe.name], True)
+            yield from metrics
+        # A late one ends by itself.
+        pool.shutdown(wait=False)
         yield success
 
-    def _read(self, probe: Probe) -> list[Metric] | None:
-        """The series of a probe; None if it failed. The first failure in a row is logged."""
-        try:
-            metrics = list(probe.read())
-        except Exception as error:
-            if probe.name not in self._failing:
-                log.warning("cannot read %s: %s: %s", probe.name, type(error).__name__, error)
-            self._failing.add(probe.name)
-            return None
+    def _note_failure(self, probe: Probe, error: Exception) -> None:
+        """Log the first failure in a row."""
+        if probe.name not in self._failing:
+            log.warning("cannot read %s: %s: %s", probe.name, type(error).__name__, error)
+        self._failing.add(probe.name)
+
+    def _note_success(self, probe: Probe) -> None:
         if probe.name in self._failing:
             log.warning("can read %s again", probe.name)
         self._failing.discard(probe.name)
-        return metrics
 
     def describe(self) -> Iterable[Metric]:
         # An empty description: the registry does not read the sources to learn the names.

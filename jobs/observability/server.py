@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
@@ -46,6 +46,7 @@ def serve(probes: Sequence[Probe], host: str, port: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("elastic_transport").setLevel(logging.WARNING)
     registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
     registry.register(ProbeCollector(probes))
     stopped = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

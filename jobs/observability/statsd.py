@@ -125,8 +125,9 @@ class StatsdReader:
                 metric.add_sample(f"{name}_sum", dict(labels), total)
                 metric.add_sample(f"{name}_count", dict(labels), below)
             yield metric
-        errors = Metric("statsd_exporter_events_error_total", "Lines that are not StatsD", "unknown")
-        errors.add_sample("statsd_exporter_events_error_total", {}, self._errors)
+        name = "statsd_exporter_sample_errors_total"
+        errors = Metric(name, "Lines that are not StatsD", "unknown")
+        errors.add_sample(name, {"reason": "malformed_line"}, self._errors)
         yield errors
 
 

@@ -198,15 +198,18 @@ class _Prometheus:
     def __init__(self, settings: ObservabilitySettings) -> None:
         self._session = make_local_session()
         self.url = f"http://{LOOPBACK}:{settings.observability_prometheus_port}"
-        answer = self._get("/api/v1/targets", state="active")
-        targets = answer.json()["data"]["activeTargets"] if answer else []
-        self.targets = sorted(
-            (Part(target["labels"]["job"], target["health"] == "up", "Prometheus") for target in targets),
-            key=lambda part: part.name,
-        )
+        self.targets = sorted(self._read_targets(), key=lambda part: part.name)
         self.is_ours = any(part.name == "datastream" for part in self.targets)
         if not self.is_ours:
             self.targets = []
+
+    def _read_targets(self) -> list[Part]:
+        answer = self._get("/api/v1/targets", state="active")
+        try:
+            targets = answer.json()["data"]["activeTargets"] if answer else []
+            return [Part(target["labels"]["job"], target["health"] == "up", "Prometheus") for target in targets]
+        except (requests.JSONDecodeError, LookupError, TypeError):  # another program
+            return []
 
     def read_series(self) -> str:
         """All newest samples in the format of an exporter; empty if it does not run."""

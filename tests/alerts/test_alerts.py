@@ -5,6 +5,8 @@ The rules are those of infra/prometheus, with all durations divided by 20.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -129,9 +131,10 @@ def test_a_paused_dag_stalls_its_group(settings: Any, watched: Watch, run: Run) 
     run("produce", "--rate", "0", "--count", "1000")
     assert_in_time(watched, "ConsumerStalled")
     expect(watched, "ConsumerStalled", cause, consumergroup=COMPUTE_DAG)
+    repaired = time.time()
     set_paused(settings, COMPUTE_DAG, False)
     run("wait")
-    expect_recovery(watched, "ConsumerStalled", cause)
+    expect_recovery(watched, "ConsumerStalled", repaired)
 
 
 def test_bad_rides_raise_the_share_of_dead_letters(watched: Watch, run: Run) -> None:
@@ -159,10 +162,9 @@ def test_an_open_transaction_holds_messages_back(settings: Any, watched: Watch, 
 
 def test_elasticsearch_is_killed(settings: Any, watched: Watch) -> None:
     cause = time.time()
-    supervisor.stop(Paths(settings.datastream_state), ["elasticsearch"])
+    os.kill(supervisor.read_states(Paths(settings.datastream_state))["elasticsearch"].pid, signal.SIGKILL)
     expect(watched, "ElasticsearchDown", cause)
-    repaired = time.time()
-    local_stack(settings).up(["elasticsearch"])
+    repaired = time.time()  # the supervisor starts it again
     expect_recovery(watched, "ElasticsearchDown", repaired)
 
 

@@ -119,7 +119,7 @@ def default(text: str) -> str:
 
 
 def mib(limit: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)([mg])", limit).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"(\d+)([mg])", default(limit)).groups()  # type: ignore[union-attr]
     return int(number) * (1024 if unit == "g" else 1)
 
 

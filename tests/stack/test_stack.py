@@ -39,6 +39,7 @@ PROFILE_PORTS = (
     "OBSERVABILITY_PROMETHEUS_PORT",
     "OBSERVABILITY_ALERTMANAGER_PORT",
     "OBSERVABILITY_GRAFANA_PORT",
+    "OBSERVABILITY_EXPORTER_PORT",
     "SHOP_POSTGRES_PORT",
 )
 COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")
@@ -333,6 +334,11 @@ def test_observability_watches_every_service(stack: Stack) -> None:
     }
     assert {rule["name"] for group in groups for rule in group["rules"]} == declared != set()
     assert {rule["lastError"] for group in groups for rule in group["rules"] if "lastError" in rule} == set()
+    status = json.loads(stack.run(sys.executable, "-m", "jobs", "status", "--json"))
+    assert {("Prometheus", "kafka"), ("exporter", "kafka")} <= {
+        (part["seen_by"], part["name"]) for part in status["parts"] if part["is_up"]
+    }
+    assert "dag_compute_cost" in {group["group"] for group in status["groups"]}
     alerts = f"{stack.url('ALERTMANAGER')}/api/v2/alerts"
     until(lambda: "Watchdog" in requests.get(alerts, timeout=30).text, "an alert arrives", within_s=120)
 

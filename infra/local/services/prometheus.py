@@ -81,7 +81,7 @@ def make_prometheus_configuration(settings: Any, rules: Path, interval: str) -> 
     }
     configuration = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
-        "rule_files": [str(rules / "*.yml")],
+        "rule_files": [str(rules / file.name) for file in sorted(RULES.glob("*.yml"))],
         "alerting": {"alertmanagers": [_static(settings.observability_alertmanager_port)]},
         "scrape_configs": [{"job_name": job, **_static(port)} for job, port in targets.items()],
     }

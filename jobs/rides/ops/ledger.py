@@ -232,8 +232,9 @@ def take_ledger(systems: Systems[RidesSettings]) -> Ledger:
     if deleted:
         faults.append(f"Retention has deleted {deleted} messages, so the figures cannot be compared")
     return Ledger(
-        lost=sum(max(0, count) for count in (missing - hidden, min_rows - rows, min_documents - documents)),
-        doubled=doubled + max(0, -missing) + max(0, documents - max_documents),
+        # Without what retention has deleted, the figures say nothing.
+        lost=0 if deleted else sum(max(0, it) for it in (missing - hidden, min_rows - rows, min_documents - documents)),
+        doubled=0 if deleted else doubled + max(0, -missing) + max(0, documents - max_documents),
         raw=raw,
         result=count,
         duplicates=len(valid) - pc.count_distinct(valid["ride_id"]).as_py(),

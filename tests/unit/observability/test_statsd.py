@@ -40,7 +40,7 @@ def test_other_lines_are_counted(line: str) -> None:
     reader.add(line.encode() or b"\n")
     reader.add(b"good:1|c")
     assert "good 1.0" in expose(reader)
-    assert "statsd_exporter_events_error_total 1.0" in expose(reader)
+    assert 'statsd_exporter_sample_errors_total{reason="malformed_line"} 1.0' in expose(reader)
 
 
 def test_what_a_client_sends_is_served() -> None:
