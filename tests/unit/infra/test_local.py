@@ -62,7 +62,11 @@ def test_services_start_after_those_that_they_depend_on() -> None:
     assert waves(service("c", "b"), service("a"), service("b", "a"), service("d")) == [["a", "d"], ["b"], ["c"]]
     assert waves(service("b", "absent")) == [["b"]]
     assert waves() == []
-    assert waves(*SERVICES) == [["kafka", "elasticsearch", "gcs", "postgres"], ["airflow"]]
+    assert waves(*SERVICES) == [
+        ["kafka", "elasticsearch", "gcs", "postgres", "alertmanager"],
+        ["airflow", "exporter"],
+        ["prometheus"],
+    ]
 
 
 @pytest.mark.parametrize("declared", SERVICES, ids=NAMES)
