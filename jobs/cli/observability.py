@@ -26,7 +26,7 @@ _VERDICTS = {
 }
 
 
-@app.command()
+@app.command("serve-metrics")
 def serve_metrics(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK,
 ) -> None:
