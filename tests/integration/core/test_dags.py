@@ -24,6 +24,7 @@ from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
 from jobs.kafka.offsets import read_group_offsets
 from jobs.kafka.topic_ids import TopicIds
+from jobs.rides.zones import Revenue
 from jobs.settings import ROOT
 from jobs.zones import playbook
 from tests.testkit.flow import move
@@ -581,3 +582,62 @@ def test_old_runs_are_deleted_from_the_database(dags: Dags) -> None:
     runs, tasks = held()
     assert old.run_id not in runs | tasks
     assert new.run_id in runs & tasks
+
+
+# --- Revenue as metrics ---------------------------------------------------------------------------
+
+ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/,=")
+
+
+@pytest.fixture
+def gauges(airflow: None, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str, str], float]:
+    """The gauges that were sent, by name, zone and comfort."""
+    from operators import zones_operator
+
+    sent: dict[tuple[str, str, str], float] = {}
+
+    def gauge(name: str, value: float, *, tags: dict[str, str]) -> None:
+        sent[name, tags["zone"], tags["comfort"]] = value
+
+    monkeypatch.setattr(zones_operator, "Stats", SimpleNamespace(gauge=gauge))
+    return sent
+
+
+def revenue(label: str, comfort: str, amount: float) -> Revenue:
+    return Revenue(centroid_id=1, label=label, comfort=comfort, revenue=amount, rides=1, outside=0)
+
+
+def test_revenue_is_sent_by_zone_and_comfort_with_the_time_of_the_scoring(
+    gauges: dict[Any, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from operators import zones_operator
+
+    monkeypatch.setattr("time.time", lambda: 1_767_600_000.75)
+    zones_operator.send_revenue([revenue("Midtown", "low", 12.5), revenue("Midtown", "high", 3.0)])
+    assert gauges == {
+        ("datastream.zones.revenue", "Midtown", "low"): 12.5,
+        ("datastream.zones.revenue", "Midtown", "high"): 3.0,
+        ("datastream.zones.scored_timestamp_seconds", "Midtown", "low"): 1_767_600_000,
+        ("datastream.zones.scored_timestamp_seconds", "Midtown", "high"): 1_767_600_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("label", "tag"),
+    [
+        ("John F. Kennedy Airport", "John_F._Kennedy_Airport"),
+        ("Châtelet 2", "Chatelet_2"),
+        ("Champs-Élysées", "Champs-Elysees"),
+        ("40.713, -74.006", "40.713_-74.006"),
+    ],
+)
+def test_airflow_accepts_the_name_of_every_zone(gauges: dict[Any, float], label: str, tag: str) -> None:
+    """Airflow drops a metric whose name or tags have other characters."""
+    from airflow.sdk._shared.observability.metrics.validators import stat_name_default_handler
+
+    from operators import zones_operator
+
+    zones_operator.send_revenue([revenue(label, "medium", 1.0)])
+    assert {zone for _, zone, _ in gauges} == {tag}
+    for name, zone, comfort in gauges:
+        assert stat_name_default_handler(f"{name},zone={zone},comfort={comfort}", allowed_chars=ALLOWED)

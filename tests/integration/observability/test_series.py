@@ -139,6 +139,8 @@ def test_an_open_transaction_holds_messages_back(
     metrics = reader.read()
     held = pick(metrics, "datastream_topic_partition_held_back", "partition", topic=topic)
     assert held == {("0",): 4, ("1",): 0}
+    stable = pick(metrics, "datastream_topic_partition_last_stable_offset", "partition", topic=topic)
+    assert stable == {("0",): 2, ("1",): 0}
     assert pick(metrics, "kafka_consumergroup_lag", "partition", consumergroup=group) == {("0",): 4, ("1",): -1}
     # What it holds back counts as waiting.
     assert pick(metrics, "datastream_consumergroup_lag_seconds", consumergroup=group)[()] > 0
@@ -146,7 +148,11 @@ def test_an_open_transaction_holds_messages_back(
 
 def test_own_series_only(stack: Stack, topic: str) -> None:
     names = {metric.name for metric in KafkaReader(stack.kafka, own_only=True).read()}
-    assert names == {"datastream_topic_partition_held_back", "datastream_consumergroup_lag_seconds"}
+    assert names == {
+        "datastream_topic_partition_held_back",
+        "datastream_topic_partition_last_stable_offset",
+        "datastream_consumergroup_lag_seconds",
+    }
 
 
 def test_elasticsearch(stack: Stack, index: str) -> None:

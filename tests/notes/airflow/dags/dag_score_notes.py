@@ -44,6 +44,7 @@ with DAG(
         dlq_topic="{{ var.value.NOTES_DLQ_TOPIC }}",
         published_metric="datastream.notes.scored",
         rejected_metric="datastream.notes.rejected",
+        freshness_metric="datastream.notes.freshness",
         outlets=[Asset("notes_result")],
     )
     describe = SubprocessOperator(task_id="DescribeNotes", vertical="notes", arguments=["-m", "jobs.notes.describe"])

@@ -30,6 +30,11 @@ VERTICAL = Vertical(
     variables=("notes_raw_topic", "notes_result_topic", "notes_dlq_topic"),
     templates={"notes_index": ROOT / "infra" / "elasticsearch" / "notes-template.json"},
     dead_letters=DeadLetters("notes_dlq_topic", "notes_dlq_replay", {"notes_raw_topic": SCORE_DAG}),
+    metrics={
+        "datastream.notes.scored": "notes scored",
+        "datastream.notes.rejected": "messages rejected, by reason",
+        "datastream.notes.freshness": "age of a run's oldest message when it is done, by DAG",
+    },
     ledger="jobs.notes.ledger:take_ledger",
     requirement_set="notes",
     services=("kafka", "elasticsearch", "airflow"),
