@@ -216,3 +216,17 @@ def test_every_process_gets_an_environment_that_is_built_for_it() -> None:
                 name = str(path.relative_to(ROOT))
                 assert has_environment or name in WITH_INHERITED_ENVIRONMENT, f"{name}:{node.lineno}"
     assert found > 10
+
+
+def test_only_the_tests_of_dags_import_airflow_into_their_process() -> None:
+    """Airflow reads its environment once, when it is imported; test_dags.py sets that of its stack before."""
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("*.py")
+        if not path.is_relative_to(ROOT / "tests" / "notes")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.split(".")[0] in ("airflow", "operators", "hooks", "callbacks")
+    }
+    assert importing == {"tests/integration/core/test_dags.py"}

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from pytest_httpserver import HTTPServer
@@ -18,9 +17,8 @@ from jobs.rides.zones import Revenue
 from jobs.zones.bigquery import BigQueryEngine, create_bigquery_client, format_bytes
 from jobs.zones.engine import RefusedError, StatementError
 from jobs.zones.playbook import build_parameters, read_steps
-from jobs.zones.run import open_engine
+from jobs.zones.run import open_engine, read_revenue
 from jobs.zones.vertical import ZonesSettings
-from operators import zones_operator
 
 LIMIT = 1_000_000
 DESTINATION = {"projectId": "a-project", "datasetId": "rides", "tableId": "zones"}
@@ -86,13 +84,10 @@ def fake(httpserver: HTTPServer) -> FakeBigQuery:
     return FakeBigQuery(httpserver)
 
 
-def make_client(url: str) -> bigquery.Client:
-    options = {"api_endpoint": url}
-    return bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
-
-
 def engine(url: str) -> BigQueryEngine:
-    return BigQueryEngine(make_client(url), LIMIT)
+    options = {"api_endpoint": url}
+    client = bigquery.Client("a-project", AnonymousCredentials(), location="EU", client_options=options)
+    return BigQueryEngine(client, LIMIT)
 
 
 @pytest.mark.parametrize("has_dataset", [True, False])
@@ -194,20 +189,14 @@ def test_bytes_are_formatted(count: int, text: str) -> None:
     assert format_bytes(count) == text
 
 
-def test_the_last_task_of_a_scoring_reads_the_revenue_from_fake_bigquery_and_sends_it(
-    fake: FakeBigQuery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_revenue_of_the_last_scoring_is_read_from_its_table(fake: FakeBigQuery) -> None:
     columns = ("cluster_id", "label", "comfort", "revenue", "n", "n_outside")
     kinds = ("INTEGER", "STRING", "STRING", "FLOAT", "INTEGER", "INTEGER")
     fake.fields = dict(zip(columns, kinds, strict=True))
     fake.rows = [["3", "Midtown", "low", "12.5", "2", "0"]]
     fake.statistics = {"statementType": "SELECT"}
-    sent: list[list[Revenue]] = []
-    monkeypatch.setenv("AIRFLOW_CONN_GCP_DEFAULT", "google-cloud-platform://")
-    monkeypatch.setattr(BigQueryHook, "get_client", lambda *_: make_client(fake.url))
-    monkeypatch.setattr(zones_operator, "send_revenue", sent.append)
-    task = zones_operator.ReportRevenueOperator(task_id="ReportRevenue")
-    task.work({}, ZonesSettings(_env_file=None, bigquery_project="a-project", bigquery_dataset="mine"))
-    assert sent == [[Revenue(centroid_id=3, label="Midtown", comfort="low", revenue=12.5, rides=2, outside=0)]]
+    settings = ZonesSettings(_env_file=None, bigquery_project="a-project", bigquery_dataset="mine")
+    read = list(read_revenue(engine(fake.url), build_parameters(settings)))
+    assert read == [Revenue(centroid_id=3, label="Midtown", comfort="low", revenue=12.5, rides=2, outside=0)]
     (job,) = fake.jobs
     assert "FROM mine.revenue_by_zone" in job["configuration"]["query"]["query"]
