@@ -28,7 +28,8 @@ def ledger(
 ) -> None:
     """Count every message at every system. Exit code 0 balanced, 1 lost or doubled, 2 in progress, 3 no verdict.
 
-    JSON: as .local/ledger.json: the figures by name, balanced, faults, held_back.
+    JSON: as .local/ledger.json: the figures by name, balanced, faults, lost,
+    doubled, held_back.
     """
     # Only the verdict may exit with 1, and an exception would too.
     try:

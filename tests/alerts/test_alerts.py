@@ -23,7 +23,7 @@ from infra.local.isolation import isolated_settings
 from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
-from infra.local.services.prometheus import REMEDY, find_program
+from infra.local.services.prometheus import describe_missing, find_program
 from jobs import airflow_api
 from jobs.inherited import make_environment
 from jobs.kafka.topics import apply
@@ -46,7 +46,7 @@ Run = Callable[..., None]
 def settings() -> Iterator[Any]:
     for program in ("prometheus", "alertmanager"):
         if find_program(program) is None:
-            pytest.fail(f"{program} is not installed. {REMEDY}")
+            pytest.fail(describe_missing(program))
     own = isolated_settings(observability_ledger_minutes=0.5)
     with guarded(own.datastream_state):
         local_stack(own).up(["kafka", "elasticsearch", "gcs", "airflow", "exporter"])

@@ -35,17 +35,22 @@ def find_program(service: str) -> str | None:
     return next(filter(None, map(shutil.which, PROGRAMS[service])), None)
 
 
+def describe_missing(service: str) -> str:
+    """What to say if a service's program is not on the PATH."""
+    return f"{service.title()} is not installed. {REMEDY}"
+
+
 def _demand_program(service: str) -> str:
     program = find_program(service)
     if program is None:
-        raise ServiceFailedError(f"{service} is not installed. {REMEDY}")
+        raise ServiceFailedError(describe_missing(service))
     return program
 
 
 def _check_for(service: str) -> list[Finding]:
     if find_program(service):
         return []
-    return [Finding(service.title(), False, f"{service.title()} is not installed. {REMEDY}")]
+    return [Finding(service.title(), False, describe_missing(service))]
 
 
 def _build_prometheus(settings: Any) -> tuple[Process]:

@@ -30,9 +30,7 @@ from tests.testkit.stack import guarded
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        prometheus.find_program("prometheus") is None, reason=f"Prometheus is not installed. {prometheus.REMEDY}"
-    ),
+    pytest.mark.skipif(prometheus.find_program("prometheus") is None, reason=prometheus.describe_missing("prometheus")),
 ]
 
 SERVICES = ["kafka", "elasticsearch", "gcs", "postgres", "airflow", "exporter", "prometheus"]
