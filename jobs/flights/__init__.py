@@ -1,0 +1,1 @@
+"""The flights vertical: flights and weather from many sources, in three stores and one stream."""
