@@ -33,6 +33,7 @@ START = (
     "(without Docker)."
 )
 
+# Quoted, because the class has a type parameter only for type checkers.
 Connection: TypeAlias = "pymysql.connections.Connection[Any]"
 
 
