@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
+from infra.local.services import airflow, apis, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
 from jobs.settings import Settings
 
 SERVICES = (
@@ -15,6 +15,7 @@ SERVICES = (
     postgres.SERVICE,
     redis.SERVICE,
     mysql.SERVICE,
+    apis.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
