@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, elasticsearch, exporter, gcs, kafka, postgres, prometheus
+from infra.local.services import airflow, departures, elasticsearch, exporter, gcs, kafka, postgres, prometheus
 from jobs.settings import Settings
 
 SERVICES = (
@@ -13,6 +13,7 @@ SERVICES = (
     elasticsearch.SERVICE,
     gcs.SERVICE,
     postgres.SERVICE,
+    departures.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
