@@ -5,7 +5,19 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, departures, elasticsearch, exporter, gcs, kafka, postgres, prometheus
+from infra.local.services import (
+    airflow,
+    apis,
+    departures,
+    elasticsearch,
+    exporter,
+    gcs,
+    kafka,
+    mysql,
+    postgres,
+    prometheus,
+    redis,
+)
 from jobs.settings import Settings
 
 SERVICES = (
@@ -13,6 +25,9 @@ SERVICES = (
     elasticsearch.SERVICE,
     gcs.SERVICE,
     postgres.SERVICE,
+    redis.SERVICE,
+    mysql.SERVICE,
+    apis.SERVICE,
     departures.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,

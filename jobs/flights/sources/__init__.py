@@ -1,1 +1,1 @@
-"""The sources of the flights. Each is a function that yields what it collected."""
+"""The sources of the flights: each is a function that yields observations and rejects."""
