@@ -5,7 +5,19 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, apis, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
+from infra.local.services import (
+    airflow,
+    apis,
+    departures,
+    elasticsearch,
+    exporter,
+    gcs,
+    kafka,
+    mysql,
+    postgres,
+    prometheus,
+    redis,
+)
 from jobs.settings import Settings
 
 SERVICES = (
@@ -16,6 +28,7 @@ SERVICES = (
     redis.SERVICE,
     mysql.SERVICE,
     apis.SERVICE,
+    departures.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
