@@ -5,7 +5,18 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
+from infra.local.services import (
+    airflow,
+    cassandra,
+    elasticsearch,
+    exporter,
+    gcs,
+    kafka,
+    mysql,
+    postgres,
+    prometheus,
+    redis,
+)
 from jobs.settings import Settings
 
 SERVICES = (
@@ -15,6 +26,7 @@ SERVICES = (
     postgres.SERVICE,
     redis.SERVICE,
     mysql.SERVICE,
+    cassandra.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
