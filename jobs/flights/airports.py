@@ -45,6 +45,15 @@ def to_utc(local: datetime, iata: str) -> tuple[datetime, bool]:
     Of the two, at the end of summer time, the earlier counts. A local time that the start of summer time skips is read
     with the offset of before.
     """
-    zone = _find_zone(AIRPORTS[iata].timezone)
+    return convert_local(local, AIRPORTS[iata].timezone)
+
+
+def convert_local(local: datetime, timezone: str) -> tuple[datetime, bool]:
+    """The same for a time zone of the IANA database.
+
+    Raises:
+        OverflowError: the time is outside the years 1 to 9999 in UTC.
+    """
+    zone = _find_zone(timezone)
     first, second = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     return first, first < second

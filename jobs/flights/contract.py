@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, get_args
@@ -37,13 +37,16 @@ class Kind(StrEnum):
 class Reason(StrEnum):
     """Why an input is in flights_dlq."""
 
+    EMPTY_VALUE = "empty_value"
     INVALID_UTF8 = "invalid_utf8"  # not in the encoding of the setting
+    BYTE_ORDER_MARK = "byte_order_mark"
     INVALID_JSON = "invalid_json"  # for example HTML
+    DUPLICATE_KEY = "duplicate_key"  # also a column of a file that occurs twice
     NOT_AN_OBJECT = "not_an_object"
     HTTP_ERROR = "http_error"
     ERROR_IN_BODY = "error_in_body"  # an API answered with an error, whatever the status
     MISSING_DATA = "missing_data"  # an answer without the member that holds the data
-    TRUNCATED = "truncated"  # a line of a file has too few or too many values
+    TRUNCATED = "truncated"  # a line of a file has too few or too many values, or is too long
     EMPTY_PAGE = "empty_page"  # a page never showed its table
     UNKNOWN_FIELD = "unknown_field"
     MISSING_FIELD = "missing_field"
@@ -54,7 +57,10 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     INVALID_TEXT = "invalid_text"
     UNKNOWN_AIRPORT = "unknown_airport"
-    UNEXPECTED = "unexpected"
+    # By dag_clean_flights:
+    INVALID_MESSAGE = "invalid_message"  # not what the relay writes
+    MISSING_VALUE = "missing_value"
+    IMPLAUSIBLE = "implausible"
 
 
 STATUSES = ("scheduled", "active", "landed", "cancelled", "incident", "diverted")
@@ -162,6 +168,10 @@ class Flight(FlightContent, frozen=True, kw_only=True):
     def key(self) -> str:
         return self.flight_id
 
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.source, self.position, self.fetched_at)
+
 
 class Weather(WeatherContent, frozen=True, kw_only=True):
     """A message of the topic `weather`."""
@@ -174,6 +184,10 @@ class Weather(WeatherContent, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.place_id
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.source, self.position, self.fetched_at)
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -189,6 +203,13 @@ class Reject(msgspec.Struct, frozen=True):
     detail: str
     value: bytes
 
+    @property
+    def event_id(self) -> str:
+        """The same input from the same position of the same fetch has the same id."""
+        digest = hashlib.sha256(self.value).hexdigest()
+        origin = f"{self.origin.source}/{self.origin.fetched_at}/{self.origin.position}"
+        return str(uuid5(_EVENTS, f"reject/{self.kind}/{origin}/{digest}"))
+
 
 Observation = Flight | Weather
 Collected = Flight | Weather | Reject
@@ -197,7 +218,7 @@ C = TypeVar("C", FlightContent, WeatherContent)
 
 _CARRIER = re.compile(r"[A-Z0-9]{2}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,4}[A-Z]?", re.ASCII)
-_TIMES = (
+TIMES = (
     "observed_at", "scheduled_departure", "scheduled_arrival", "estimated_departure", "estimated_arrival",
     "actual_departure", "actual_arrival", "air_observed_at",
 )  # fmt: skip
@@ -283,10 +304,9 @@ def make_weather(content: Mapping[str, Any], origin: Origin) -> Weather:
 
 def _check(content: Mapping[str, Any], kind: type[C]) -> C:
     known = kind.__struct_fields__
-    required = known[: len(known) - len(kind.__struct_defaults__)]
     if unknown := [name for name in content if name not in known]:
         raise RejectedError(Reason.UNKNOWN_FIELD, f"{', '.join(map(repr, unknown))[:MAX_TEXT]} is not in the contract")
-    if missing := [name for name in required if content.get(name) is None]:
+    if missing := [name for name in list_required(kind) if content.get(name) is None]:
         raise RejectedError(Reason.MISSING_FIELD, f"{', '.join(missing)} is missing")
     try:
         checked = msgspec.convert(content, kind)
@@ -297,7 +317,7 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
         value = getattr(checked, name)
         if isinstance(value, str):
             _check_text(name, value)
-        if name in _TIMES and value is not None:
+        if name in TIMES and value is not None:
             times[name] = normalise_timestamp(value, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")
@@ -324,6 +344,21 @@ def _make_event_id(kind: Kind, key: str, content: FlightContent | WeatherContent
     """The same observation has the same id, however often it is fetched."""
     digest = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
     return str(uuid5(_EVENTS, f"{kind}/{key}/{content.observed_at}/{digest}"))
+
+
+CONTENTS: dict[Kind, type[FlightContent | WeatherContent]] = {
+    Kind.FLIGHT: FlightContent,
+    Kind.WEATHER: WeatherContent,
+}
+MAKERS: dict[Kind, Callable[[Mapping[str, Any], Origin], Observation]] = {
+    Kind.FLIGHT: make_flight,
+    Kind.WEATHER: make_weather,
+}
+
+
+def list_required(kind: type[FlightContent | WeatherContent]) -> tuple[str, ...]:
+    """The fields that have no default."""
+    return kind.__struct_fields__[: len(kind.__struct_fields__) - len(kind.__struct_defaults__)]
 
 
 def make_reject(kind: Kind, origin: Origin, error: RejectedError, value: bytes) -> Reject:

@@ -66,14 +66,84 @@ def _call_with_timeout(call: Callable[..., object], *arguments: Any) -> None:
         ) from None
 
 
-class GroupWriter:
+class FencedError(ServiceUnavailableError):
+    """A newer worker with the same transactional id has taken over, or the transaction timed out. It was aborted."""
+
+
+class _Sender:
+    """What both kinds of writers share."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    @contextmanager
+    def _run(self, finish: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """A transaction; `finish` is called before its commit."""
+        self._producer.begin_transaction()
+        try:
+            yield
+            finish()
+            _call_with_timeout(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
+        except _NoAnswerError:
+            raise  # abort_transaction would block too; init_transactions of the next worker aborts
+        except BaseException:
+            self._abort()
+            raise
+
+    def send_all(self, topic: str, messages: list[dict[str, Any]]) -> None:
+        """Send messages in one call, each with key and value and without headers."""
+        queued = self._producer.produce_batch(topic, messages)
+        if queued != len(messages):
+            fault = next(message["_error"] for message in messages if "_error" in message)
+            raise KafkaException(fault)
+
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
+    ) -> None:
+        """Send one message with its headers; waits while the producer's queue is full."""
+        while True:
+            try:
+                self._producer.produce(topic, key=key, value=value, headers=headers, partition=partition)
+            except BufferError:
+                self._producer.poll(1)
+            else:
+                return
+
+    def free_delivered(self) -> None:
+        """Free acknowledged messages; the client keeps them until poll() is called.
+
+        Raises:
+            KafkaException: a newer worker has taken over.
+        """
+        self._producer.poll(0)
+
+    def _abort(self) -> None:
+        try:
+            _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            # A fenced or failed producer cannot abort; the broker aborts when the next worker initialises.
+            if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
+                raise
+
+
+class Writer(_Sender):
+    """Writes messages. Created by `open_writer` after it fenced older workers."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction: all messages sent inside become visible together, or not at all."""
+        with self._run():
+            yield
+
+
+class GroupWriter(_Sender):
     """Writes messages together with its group's offsets. Created by `open_group_writer` after it fenced older workers.
 
     `topic_id` is the current id of the source topic.
     """
 
     def __init__(self, producer: Producer, reader: GroupReader, topic_id: str) -> None:
-        self._producer = producer
+        super().__init__(producer)
         self.reader = reader
         self.topic = reader.topic
         self.topic_id = topic_id
@@ -99,9 +169,8 @@ class GroupWriter:
             plans: JSON for the metadata of offsets, by partition (see `Committed.decode_plan`).
         """
         noted = plans or {}
-        self._producer.begin_transaction()
-        try:
-            yield
+
+        def send_offsets() -> None:
             for client in self.reader.writers:
                 positions = [
                     TopicPartition(
@@ -111,55 +180,36 @@ class GroupWriter:
                 ]
                 group = client.consumer_group_metadata()
                 _call_with_timeout(self._producer.send_offsets_to_transaction, positions, group, REQUEST_TIMEOUT_S)
-            _call_with_timeout(self._producer.commit_transaction, REQUEST_TIMEOUT_S)
-        except _NoAnswerError:
-            raise  # abort_transaction would block too; init_transactions of the next worker aborts
-        except BaseException:
-            self._abort()
-            raise
 
-    def send_all(self, topic: str, messages: list[dict[str, Any]]) -> None:
-        """Send messages in one call, each with key and value and without headers."""
-        queued = self._producer.produce_batch(topic, messages)
-        if queued != len(messages):
-            fault = next(message["_error"] for message in messages if "_error" in message)
-            raise KafkaException(fault)
-
-    def free_delivered(self) -> None:
-        """Free acknowledged messages; the client keeps them until poll() is called.
-
-        Raises:
-            KafkaException: a newer worker has taken over.
-        """
-        self._producer.poll(0)
+        with self._run(send_offsets):
+            yield
 
     def check_topics(self, *topics: str) -> None:
         """Raise ConfigurationError if a topic does not exist. Without this check, sending waits until its timeout."""
         for topic in topics:
             list_partitions(self.reader.consumer, topic)
 
-    def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = PARTITION_BY_KEY
-    ) -> None:
-        """Send one message with its headers; waits while the producer's queue is full."""
-        while True:
-            try:
-                self._producer.produce(topic, key=key, value=value, headers=headers, partition=partition)
-            except BufferError:
-                self._producer.poll(1)
-            else:
-                return
-
-    def _abort(self) -> None:
-        try:
-            _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            # A fenced or failed producer cannot abort; the broker aborts when the next worker initialises.
-            if not error.args[0].fatal() and error.args[0].code() not in _ABORT_IS_LEFT_TO_THE_BROKER:
-                raise
-
 
 _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT, KafkaError._CONFLICT}
+
+
+@contextmanager
+def open_writer(
+    config: Config, transactional_id: str, max_records: int, *, transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S
+) -> Iterator[Writer]:
+    """Fence every older worker with this id, then write.
+
+    Args:
+        config: at least bootstrap.servers.
+        transactional_id: the same for every worker that does this work.
+        max_records: the most messages in one transaction; sets the size of the producer's queue.
+
+    Raises:
+        FencedError: a newer worker has taken over.
+        ServiceUnavailableError: a broker is down. Nothing was committed.
+    """
+    with _translate_errors(config, transactional_id, transaction_timeout_s):
+        yield Writer(_open_producer(config, transactional_id, max_records, transaction_timeout_s))
 
 
 @contextmanager
@@ -176,37 +226,53 @@ def open_group_writer(
 
     Raises:
         ConfigurationError: the topic does not exist.
-        ServiceUnavailableError: a broker is down, or a newer worker has taken over. Nothing was committed.
+        FencedError: a newer worker has taken over.
+        ServiceUnavailableError: a broker is down. Nothing was committed.
     """
-    settings = {
-        **QUIET,
-        **CONNECTED,
-        **config,
-        "transactional.id": group,
-        "transaction.timeout.ms": transaction_timeout_s * 1000,
-        "partitioner": PARTITIONER,
-        "message.max.bytes": MAX_MESSAGE_BYTES,
-        "queue.buffering.max.messages": max(100_000, 2 * chunk_records),
-        "queue.buffering.max.kbytes": 1_048_576,
-        # For some milliseconds after a commit, the broker rejects the first requests of the next transaction.
-        "retry.backoff.ms": 10,
-        "linger.ms": 5,
-        "batch.size": 1_000_000,
-        "compression.type": "lz4",
-    }
+    with (
+        _translate_errors(config, group, transaction_timeout_s),
+        open_group_reader(config, topic, group) as reader,
+    ):
+        producer = _open_producer(config, group, chunk_records, transaction_timeout_s)
+        list_partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
+        yield GroupWriter(producer, reader, read_topic_id(config, topic))
+
+
+def _open_producer(config: Config, transactional_id: str, max_records: int, timeout_s: int) -> Producer:
+    producer = Producer(
+        {
+            **QUIET,
+            **CONNECTED,
+            **config,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": timeout_s * 1000,
+            "partitioner": PARTITIONER,
+            "message.max.bytes": MAX_MESSAGE_BYTES,
+            "queue.buffering.max.messages": max(100_000, 2 * max_records),
+            "queue.buffering.max.kbytes": 1_048_576,
+            # For some milliseconds after a commit, the broker rejects the first requests of the next transaction.
+            "retry.backoff.ms": 10,
+            "linger.ms": 5,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4",
+        }
+    )
+    _call_with_timeout(producer.init_transactions, REQUEST_TIMEOUT_S)
+    return producer
+
+
+@contextmanager
+def _translate_errors(config: Config, transactional_id: str, timeout_s: int) -> Iterator[None]:
+    """Turn a KafkaException into an error with the address and what to do."""
     try:
-        with open_group_reader(config, topic, group) as reader:
-            producer = Producer(settings)
-            _call_with_timeout(producer.init_transactions, REQUEST_TIMEOUT_S)
-            list_partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
-            yield GroupWriter(producer, reader, read_topic_id(config, topic))
+        yield
     except KafkaException as error:
         fault = error.args[0]
-        where = f"Kafka at {config['bootstrap.servers']}: writing for group {group} failed"
+        where = f"Kafka at {config['bootstrap.servers']}: writing for {transactional_id} failed"
         if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
-            raise ServiceUnavailableError(
-                f"{where}: a newer worker has taken over, or the transaction took longer than "
-                f"{transaction_timeout_s} s. The transaction was aborted."
+            raise FencedError(
+                f"{where}: a newer worker has taken over, or the transaction took longer than {timeout_s} s. The "
+                "transaction was aborted."
             ) from error
         if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             raise ConfigurationError(

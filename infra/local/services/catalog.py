@@ -7,7 +7,9 @@ from rich.console import Console
 from infra.local.runner.stack import QUIET, Stack
 from infra.local.services import (
     airflow,
+    apis,
     cassandra,
+    departures,
     elasticsearch,
     exporter,
     gcs,
@@ -27,6 +29,8 @@ SERVICES = (
     redis.SERVICE,
     mysql.SERVICE,
     cassandra.SERVICE,
+    apis.SERVICE,
+    departures.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
