@@ -8,6 +8,7 @@ from infra.local.runner.stack import QUIET, Stack
 from infra.local.services import (
     airflow,
     apis,
+    cassandra,
     departures,
     elasticsearch,
     exporter,
@@ -27,6 +28,7 @@ SERVICES = (
     postgres.SERVICE,
     redis.SERVICE,
     mysql.SERVICE,
+    cassandra.SERVICE,
     apis.SERVICE,
     departures.SERVICE,
     airflow.SERVICE,
