@@ -138,7 +138,9 @@ class Relay:
             ServiceUnavailableError: a service does not answer. What is committed stays.
         """
         entries = self._buffer.read(self.route.kind, self.position.entry, BATCH, wait_s)
-        if not entries or self._follow_buffer():
+        if entries and self._follow_buffer():
+            entries = self._buffer.read(self.route.kind, self.position.entry, BATCH)
+        if not entries:
             return 0
         observations = [entry for entry in entries if not entry.reason]
         rejects = [entry for entry in entries if entry.reason]

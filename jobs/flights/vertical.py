@@ -44,8 +44,8 @@ class FlightsSettings(Settings):
     flights_cassandra_password: Name = "changeme"  # noqa: S105
 
     # Without a key, the collector asks the stand-in.
-    flights_openweather_key: str = ""
-    flights_aviationstack_key: str = ""
+    flights_openweather_key: Annotated[str, Field(repr=False)] = ""
+    flights_aviationstack_key: Annotated[str, Field(repr=False)] = ""
     flights_openweather_per_minute: Annotated[int, Field(ge=1)] = 60
     flights_aviationstack_per_month: Annotated[int, Field(ge=1)] = 100
     # Pages of 100 flights in one run. Each is a request.

@@ -65,9 +65,13 @@ def test_redis_keeps_what_it_has_acknowledged(settings: Any) -> None:
 def test_a_full_redis_refuses_instead_of_evicting(settings: Any) -> None:
     with redis_client(settings) as client:
         client.xadd("first", {"name": "kept"})
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
+
+        def fill() -> None:
             for _ in range(100):
                 client.xadd("full", {"value": "x" * 1_000_000})
+
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            fill()
         assert client.xlen("first") == 1
         client.delete("full")
 
