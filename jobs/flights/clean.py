@@ -1,4 +1,4 @@
-"""Clean observations and export them as Parquet: one unit for each quantity, delays filled in, implausible rows rejected.
+"""Clean observations and export them as Parquet: one unit for each quantity, delays filled in, rejects with reasons.
 
 Exactly once, as every export of this project: the claim is planned in the offsets' metadata, the name of an object says
 which messages it holds, and rejects and offsets are in one transaction.
@@ -63,6 +63,7 @@ class Target(msgspec.Struct, frozen=True):
     dlq_topic: str
     bucket: str
     prefix: str
+    table: Table
 
 
 class Cleaned(msgspec.Struct, frozen=True):
@@ -118,7 +119,7 @@ def _to_celsius(value: float, units: str) -> float:
 
 def _make_row(message: Flight | Weather, table: Table) -> Row:
     """The columns of a table that a message has; times are datetimes."""
-    row = {"ts": message.observed_at} | {
+    row: Row = {"ts": message.observed_at} | {
         field.name: getattr(message, field.name, None) for field in table.schema if field.name != "ts"
     }
     times = [field.name for field in table.schema if field.type == _TIME and row[field.name] is not None]
@@ -173,8 +174,8 @@ def clean_topic(
     config: Config,
     client: storage.Client,
     target: Target,
-    table: Table,
     settings: FlightsSettings,
+    *,
     folder: Folder,
     topic_ids: TopicIds,
 ) -> Cleaned | None:
@@ -187,6 +188,7 @@ def clean_topic(
         OffsetsError: the bucket has objects but the group no committed offsets, so everything would be exported twice.
         ConfigurationError, OffsetsError, ServiceUnavailableError: nothing was committed; it is safe to try again.
     """
+    table = target.table
     check_bucket(client, target.bucket)
     prefix = join(target.prefix, table.name)
     with open_group_reader(config, target.topic, target.group) as reader:
@@ -208,9 +210,8 @@ def clean_topic(
         nonlocal rows
         for chunk in manifest.chunks:
             clean, rejects = clean_chunk(chunk, table)
-            names.extend(
-                export(client, target.bucket, clean, partial(name_object, prefix, target.topic, chunk), table.repetitive)
-            )
+            name = partial(name_object, prefix, target.topic, chunk)
+            names.extend(export(client, target.bucket, clean, name, table.repetitive))
             rows += len(clean)
             yield from rejects
 

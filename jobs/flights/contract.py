@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, get_args
@@ -37,13 +37,16 @@ class Kind(StrEnum):
 class Reason(StrEnum):
     """Why an input is in flights_dlq."""
 
+    EMPTY_VALUE = "empty_value"
     INVALID_UTF8 = "invalid_utf8"  # not in the encoding of the setting
+    BYTE_ORDER_MARK = "byte_order_mark"
     INVALID_JSON = "invalid_json"  # for example HTML
+    DUPLICATE_KEY = "duplicate_key"  # also a column of a file that occurs twice
     NOT_AN_OBJECT = "not_an_object"
     HTTP_ERROR = "http_error"
     ERROR_IN_BODY = "error_in_body"  # an API answered with an error, whatever the status
     MISSING_DATA = "missing_data"  # an answer without the member that holds the data
-    TRUNCATED = "truncated"  # a line of a file has too few or too many values
+    TRUNCATED = "truncated"  # a line of a file has too few or too many values, or is too long
     EMPTY_PAGE = "empty_page"  # a page never showed its table
     UNKNOWN_FIELD = "unknown_field"
     MISSING_FIELD = "missing_field"
@@ -202,9 +205,10 @@ class Reject(msgspec.Struct, frozen=True):
 
     @property
     def event_id(self) -> str:
-        """The same for the same input at the same place of the source."""
+        """The same input from the same position of the same fetch has the same id."""
         digest = hashlib.sha256(self.value).hexdigest()
-        return str(uuid5(_EVENTS, f"reject/{self.origin.source}/{self.origin.position}/{digest}"))
+        origin = f"{self.origin.source}/{self.origin.fetched_at}/{self.origin.position}"
+        return str(uuid5(_EVENTS, f"reject/{self.kind}/{origin}/{digest}"))
 
 
 Observation = Flight | Weather
@@ -300,10 +304,9 @@ def make_weather(content: Mapping[str, Any], origin: Origin) -> Weather:
 
 def _check(content: Mapping[str, Any], kind: type[C]) -> C:
     known = kind.__struct_fields__
-    required = known[: len(known) - len(kind.__struct_defaults__)]
     if unknown := [name for name in content if name not in known]:
         raise RejectedError(Reason.UNKNOWN_FIELD, f"{', '.join(map(repr, unknown))[:MAX_TEXT]} is not in the contract")
-    if missing := [name for name in required if content.get(name) is None]:
+    if missing := [name for name in list_required(kind) if content.get(name) is None]:
         raise RejectedError(Reason.MISSING_FIELD, f"{', '.join(missing)} is missing")
     try:
         checked = msgspec.convert(content, kind)
@@ -341,6 +344,21 @@ def _make_event_id(kind: Kind, key: str, content: FlightContent | WeatherContent
     """The same observation has the same id, however often it is fetched."""
     digest = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
     return str(uuid5(_EVENTS, f"{kind}/{key}/{content.observed_at}/{digest}"))
+
+
+CONTENTS: dict[Kind, type[FlightContent | WeatherContent]] = {
+    Kind.FLIGHT: FlightContent,
+    Kind.WEATHER: WeatherContent,
+}
+MAKERS: dict[Kind, Callable[[Mapping[str, Any], Origin], Observation]] = {
+    Kind.FLIGHT: make_flight,
+    Kind.WEATHER: make_weather,
+}
+
+
+def list_required(kind: type[FlightContent | WeatherContent]) -> tuple[str, ...]:
+    """The fields that have no default."""
+    return kind.__struct_fields__[: len(kind.__struct_fields__) - len(kind.__struct_defaults__)]
 
 
 def make_reject(kind: Kind, origin: Origin, error: RejectedError, value: bytes) -> Reject:

@@ -50,6 +50,13 @@ _ELECTING = {
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }
+# A partition has no leader for a moment when it is new, and while its leader moves.
+_MOVING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -203,11 +210,25 @@ def _read_edges(client: Consumer, topic: str, partitions: Sequence[int], edge: i
     Kafka's ListOffsets request accepts -2 (beginning) and -1 (end) in place of a time.
     """
     requests = [TopicPartition(topic, partition, edge) for partition in partitions]
-    answers = client.offsets_for_times(requests, timeout=REQUEST_TIMEOUT_S)
-    for answer in answers:
-        if answer.error is not None:
-            raise KafkaException(answer.error)
-    return {answer.partition: answer.offset for answer in answers}
+
+    def ask() -> dict[int, int]:
+        answers = client.offsets_for_times(requests, timeout=REQUEST_TIMEOUT_S)
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        return {answer.partition: answer.offset for answer in answers}
+
+    return _until(_MOVING)(ask)
+
+
+def _until(passing: set[int]) -> Retrying:
+    """Tries again while Kafka answers with one of these codes, for as long as a request may take."""
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in passing),
+        stop=stop_after_delay(REQUEST_TIMEOUT_S),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
 
 
 def list_held_back(topic: str, bounds: Mapping[int, Bounds]) -> list[HeldBack]:
@@ -217,13 +238,7 @@ def list_held_back(topic: str, bounds: Mapping[int, Bounds]) -> list[HeldBack]:
 
 def read_committed_offsets(client: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, Committed]:
     """The committed offsets of the consumer's group, by partition. Waits for an open transaction of the group."""
-    until_coordinated = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _ELECTING),
-        stop=stop_after_delay(REQUEST_TIMEOUT_S),
-        wait=wait_fixed(0.2),
-        reraise=True,
-    )
-    answers = until_coordinated(
+    answers = _until(_ELECTING)(
         client.committed, [TopicPartition(topic, partition) for partition in partitions], timeout=REQUEST_TIMEOUT_S
     )
     for answer in answers:

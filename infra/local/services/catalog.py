@@ -5,7 +5,21 @@ from __future__ import annotations
 from rich.console import Console
 
 from infra.local.runner.stack import QUIET, Stack
-from infra.local.services import airflow, apis, elasticsearch, exporter, gcs, kafka, mysql, postgres, prometheus, redis
+from infra.local.services import (
+    airflow,
+    apis,
+    cassandra,
+    departures,
+    elasticsearch,
+    exporter,
+    gcs,
+    kafka,
+    mysql,
+    postgres,
+    prometheus,
+    redis,
+    relay,
+)
 from jobs.settings import Settings
 
 SERVICES = (
@@ -15,7 +29,10 @@ SERVICES = (
     postgres.SERVICE,
     redis.SERVICE,
     mysql.SERVICE,
+    cassandra.SERVICE,
     apis.SERVICE,
+    departures.SERVICE,
+    relay.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,

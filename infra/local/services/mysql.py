@@ -183,13 +183,17 @@ def _url(settings: Any) -> str:
     return f"{LOOPBACK}:{settings.flights_mysql_port}"
 
 
+def _expected_at(settings: Any) -> str:
+    return f"{settings.flights_mysql}:{settings.flights_mysql_port}"
+
+
 SERVICE = Service(
     name=NAME,
     title="MySQL",
     setting="FLIGHTS_MYSQL_PORT",
     memory_mib=250,
     url=_url,
-    expected_at=lambda settings: f"{settings.flights_mysql}:{settings.flights_mysql_port}",
+    expected_at=_expected_at,
     build=_build,
     check=_check,
     prepare=_prepare,

@@ -108,8 +108,8 @@ def _make_cluster(settings: Any) -> None:
     password = paths.secrets / "shop_postgres_password.initdb"
     write_private(password, _as_admin(settings).shop_postgres_password)
     command = [
-        *unprivileged.as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "scram-sha-256", "-E", "UTF8",
-        "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--pwfile={password}",
+        *unprivileged.as_user(), str(_binaries() / "initdb"), "-D", str(data), "-U", ADMIN, "-A", "scram-sha-256", "-E",
+        "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--pwfile={password}",
     ]  # fmt: skip
     result = subprocess.run(
         command, env=environment.make_base(paths), cwd=paths.service(NAME), capture_output=True, text=True,

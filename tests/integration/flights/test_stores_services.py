@@ -39,9 +39,13 @@ def settings() -> Iterator[Any]:
         yield settings
 
 
+def read_pid(settings: Any, name: str) -> int:
+    return supervisor.read_states(Paths(settings.datastream_state))[name].pid
+
+
 def kill(settings: Any, name: str) -> None:
     """SIGKILL a server; returns when it has ended."""
-    process = psutil.Process(supervisor.read_states(Paths(settings.datastream_state))[name].pid)
+    process = psutil.Process(read_pid(settings, name))
     process.send_signal(signal.SIGKILL)
     process.wait(10)
 
@@ -50,6 +54,12 @@ def redis_client(settings: Any) -> redis.Redis:
     return redis.Redis(
         port=settings.flights_redis_port, password=settings.flights_redis_password, decode_responses=True
     )
+
+
+def fill(client: redis.Redis) -> None:
+    """Write more than Redis may keep."""
+    for _ in range(100):
+        client.xadd("full", {"value": "x" * 1_000_000})
 
 
 def test_redis_keeps_what_it_has_acknowledged(settings: Any) -> None:
@@ -66,8 +76,7 @@ def test_a_full_redis_refuses_instead_of_evicting(settings: Any) -> None:
     with redis_client(settings) as client:
         client.xadd("first", {"name": "kept"})
         with pytest.raises(redis.exceptions.OutOfMemoryError):
-            for _ in range(100):
-                client.xadd("full", {"value": "x" * 1_000_000})
+            fill(client)
         assert client.xlen("first") == 1
         client.delete("full")
 
@@ -81,9 +90,7 @@ def test_redis_wants_a_password(settings: Any) -> None:
         client.ping()
     configuration = Paths(settings.datastream_state).secrets / "redis.conf"
     assert configuration.stat().st_mode & 0o777 == 0o600
-    assert settings.flights_redis_password not in " ".join(
-        psutil.Process(supervisor.read_states(Paths(settings.datastream_state))["redis"].pid).cmdline()
-    )
+    assert settings.flights_redis_password not in " ".join(psutil.Process(read_pid(settings, "redis")).cmdline())
 
 
 def test_mysql_keeps_what_it_has_committed(settings: Any) -> None:

@@ -63,8 +63,19 @@ def test_services_start_after_those_that_they_depend_on() -> None:
     assert waves(service("b", "absent")) == [["b"]]
     assert waves() == []
     assert waves(*SERVICES) == [
-        ["kafka", "elasticsearch", "gcs", "postgres", "redis", "mysql", "apis", "alertmanager"],
-        ["airflow", "exporter"],
+        [
+            "kafka",
+            "elasticsearch",
+            "gcs",
+            "postgres",
+            "redis",
+            "mysql",
+            "cassandra",
+            "apis",
+            "departures",
+            "alertmanager",
+        ],
+        ["relay", "airflow", "exporter"],
         ["prometheus"],
     ]
 

@@ -11,19 +11,17 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from cassandra import DriverException
-from cassandra.cluster import NoHostAvailable, Session
+from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import UNSET_VALUE, PreparedStatement
 
-from jobs.errors import ServiceUnavailableError
 from jobs.flights.contract import TIMES, Flight, FlightContent, Observation, Weather, WeatherContent
-from jobs.flights.database import START
-from jobs.flights.stores.mysql import to_datetime
+from jobs.flights.stores.mysql_store import to_datetime
 
 _CONCURRENCY = 32
+_FLIGHT_CONTENT = tuple(name for name in FlightContent.__struct_fields__ if name != "scheduled_departure")
 _WEATHER = ("day", *WeatherContent.__struct_fields__, "event_id", "source")
-_FLIGHT = ("airport", "day", "scheduled", *FlightContent.__struct_fields__, "flight_id", "event_id", "source")
+_FLIGHT = ("airport", "day", "scheduled", *_FLIGHT_CONTENT, "flight_id", "event_id", "source")
 _LATEST = ("place_id", "observed_at", "event_id", "units", "temperature", "condition", "wind_speed", "aqi")
 
 Row = Mapping[str, Any]
@@ -33,7 +31,7 @@ class Cassandra:
     """The tables of the keyspace `flights`.
 
     Args:
-        session: of `jobs.flights.cassandra_session.connect`.
+        session: of `jobs.flights.cassandra.connect`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -57,14 +55,9 @@ class Cassandra:
         arguments = list(rows)
         if not arguments:
             return
-        try:
-            execute_concurrent_with_args(
-                self._session, statement, arguments, concurrency=_CONCURRENCY, raise_on_first_error=True
-            )
-        except (DriverException, NoHostAvailable) as error:
-            raise ServiceUnavailableError(
-                f"Cassandra did not take {len(arguments)} rows: {error}. It is safe to write them again. {START}"
-            ) from error
+        execute_concurrent_with_args(
+            self._session, statement, arguments, concurrency=_CONCURRENCY, raise_on_first_error=True
+        )
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
