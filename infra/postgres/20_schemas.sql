@@ -77,6 +77,68 @@ create table if not exists raw.load_batches (
     check (rows = inserted + updated + repeated + stale + refused)
 );
 
+-- Clean rows of the flights (jobs/flights/clean.py), and the Parquet objects that they came from.
+create table if not exists raw.flights (
+    event_id text not null,
+    ts timestamptz not null,
+    flight_id text not null,
+    airline text not null,
+    number text not null,
+    marketing_number text,
+    flight_date text not null,
+    departure_airport text not null,
+    arrival_airport text not null,
+    status text not null,
+    scheduled_departure timestamptz not null,
+    estimated_departure timestamptz,
+    actual_departure timestamptz,
+    scheduled_arrival timestamptz not null,
+    estimated_arrival timestamptz,
+    actual_arrival timestamptz,
+    departure_delay_min double precision,
+    arrival_delay_min double precision,
+    source text not null,
+    kafka_partition integer not null,
+    kafka_offset bigint not null,
+    loaded_at timestamptz not null default clock_timestamp()
+);
+
+create table if not exists raw.weather (
+    event_id text not null,
+    ts timestamptz not null,
+    place_id text not null,
+    lat double precision not null,
+    lon double precision not null,
+    temperature_c double precision not null,
+    feels_like_c double precision,
+    pressure_hpa double precision,
+    humidity_pct double precision,
+    visibility_m double precision,
+    wind_speed_ms double precision,
+    wind_deg double precision,
+    wind_gust_ms double precision,
+    clouds_pct double precision,
+    rain_1h_mm double precision,
+    snow_1h_mm double precision,
+    condition text,
+    description text,
+    air_observed_at timestamptz,
+    aqi integer,
+    pm2_5 double precision,
+    pm10 double precision,
+    no2 double precision,
+    o3 double precision,
+    source text not null,
+    kafka_partition integer not null,
+    kafka_offset bigint not null,
+    loaded_at timestamptz not null default clock_timestamp()
+);
+create table if not exists raw.flights_objects (
+    name text primary key,
+    rows bigint not null,
+    loaded_at timestamptz not null default clock_timestamp()
+);
+
 set local role dbt;
 
 -- What dbt did with each node in each run. Airflow writes it.

@@ -13,6 +13,7 @@ grant select, insert on raw.transactions_raw, raw.clients, raw.produits to shop_
 grant update (statut, updated_at, ingested_at, kafka_partition, kafka_offset) on raw.transactions_raw to shop_loader;
 grant select, insert, update on raw.load_offsets to shop_loader;
 grant select, insert on raw.load_refusals, raw.load_batches to shop_loader;
+grant select, insert on raw.flights, raw.weather, raw.flights_objects to shop_loader;
 grant select on all tables in schema raw to dbt, shop_reader, data_engineer;
 -- Not ingested_at: dbt reads on from the newest one.
 grant insert (transaction_id, client_id, produit_id, montant, date, statut, updated_at) on raw.transactions_raw

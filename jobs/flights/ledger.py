@@ -27,7 +27,7 @@ from jobs.kafka.scan import Claim, claim_all, scan
 from jobs.ledger import verdict
 from jobs.ledger.verdict import Figure
 
-_TABLES = {Kind.FLIGHT: "flight_events_by_airport_day", Kind.WEATHER: "weather_by_place_day"}
+TABLES = {Kind.FLIGHT: "flight_events_by_airport_day", Kind.WEATHER: "weather_by_place_day"}
 _PAGE = 5_000  # rows
 _TRIES = 20
 
@@ -221,7 +221,7 @@ def _count_kind(systems: Systems[FlightsSettings], client: Consumer, route: Rout
     letters = _count_letters(systems, client, route, claim_all(bounds[route.dlq_topic]))
     # After Kafka: the relay writes Cassandra first, so it has at least what Kafka has.
     with cassandra.connect(systems.settings) as session:
-        stored = set(_read_ids(session, _TABLES[route.kind]))
+        stored = set(_read_ids(session, TABLES[route.kind]))
     # What has come to the topic meanwhile.
     ends = read_bounds(systems.config, client, route.topic, list(topic_bounds), settle_s=SETTLE_S)
     newer = [Claim(partition, topic_bounds[partition].end, bound.end) for partition, bound in ends.items()]

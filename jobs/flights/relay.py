@@ -15,37 +15,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from threading import Event
+from contextlib import contextmanager
 
 import msgspec
 from confluent_kafka import Consumer
-from tenacity import (
-    Retrying,
-    before_sleep_log,
-    retry_if_exception,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_fixed,
-)
 
 from jobs.clients import make_kafka_config
-from jobs.errors import ServiceUnavailableError
-from jobs.flights.buffer import FIRST, Buffer, Entry, name_stream, open_buffer
+from jobs.flights.buffer import FIRST, Buffer, Entry, name_stream
 from jobs.flights.contract import Flight, Kind, Observation, Weather
-from jobs.flights.stores import Store, open_stores
+from jobs.flights.stores import Store
 from jobs.flights.vertical import FlightsSettings
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, Origin
 from jobs.kafka.offsets import list_partitions, read_bounds
 from jobs.kafka.scan import Claim, scan
-from jobs.kafka.transaction import FencedError, Writer, open_writer
+from jobs.kafka.transaction import Writer, open_writer
 
 log = logging.getLogger(__name__)
 
 BATCH = 500  # entries in one transaction
 WAIT_S = 0.25  # for entries of one kind
-RETRY_S = 2.0
 POSITION_HEADER = "datastream.position"
 FETCHED_HEADER = "datastream.fetched_at"
 # The task of the source, in the terms of Kafka Connect.
@@ -228,36 +217,3 @@ def read_position(config: Config, client: Consumer, route: Route) -> Position:
             return msgspec.json.decode(found[-1].value() or b"", type=Position)
         span, end = span * 8, start
     return Position()
-
-
-def run(settings: FlightsSettings, stopped: Event) -> None:
-    """Relay all kinds until `stopped` is set. If a service is away, try again until it is back.
-
-    Raises:
-        FencedError: another relay has taken over.
-        ConfigurationError: a topic does not exist, or a password is wrong.
-    """
-    until_back = Retrying(
-        retry=retry_if_exception(_may_pass),
-        wait=wait_fixed(RETRY_S),
-        before_sleep=before_sleep_log(log, logging.WARNING),
-        stop=stop_when_event_set(stopped),
-        sleep=sleep_using_event(stopped),
-        reraise=True,
-    )
-    until_back(_run_until_fault, settings, stopped)
-
-
-def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, ServiceUnavailableError) and not isinstance(error, FencedError)
-
-
-def _run_until_fault(settings: FlightsSettings, stopped: Event) -> None:
-    with ExitStack() as stack:
-        buffer = stack.enter_context(open_buffer(settings))
-        stores = stack.enter_context(open_stores(settings))
-        relays = [stack.enter_context(open_relay(settings, route, buffer, stores)) for route in list_routes(settings)]
-        log.info("Relaying %s", ", ".join(f"{name_stream(it.route.kind)} from {it.position.entry}" for it in relays))
-        while not stopped.is_set():
-            for relay in relays:
-                relay.relay()

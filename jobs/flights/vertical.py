@@ -13,7 +13,7 @@ from jobs.vertical import DeadLetters, Group, Vertical
 CLEAN_DAG = "dag_clean_flights"
 CLEAN_FLIGHTS_GROUP = CLEAN_DAG
 CLEAN_WEATHER_GROUP = f"{CLEAN_DAG}.weather"
-DAGS = ("dag_collect_weather", "dag_collect_flights", "dag_scrape_departures", "dag_import_csv", CLEAN_DAG)
+COLLECT_DAGS = ("dag_collect_weather", "dag_collect_flights", "dag_scrape_departures", "dag_import_csv")
 
 
 class FlightsSettings(Settings):
@@ -52,6 +52,9 @@ class FlightsSettings(Settings):
     flights_aviationstack_pages: Annotated[int, Field(ge=1)] = 1
     flights_apis_url: Url = ""
     flights_apis_port: Port = 8091
+
+    # The relay's metrics.
+    flights_relay_port: Port = 9310
 
     # IATA codes of the airports whose weather is collected, separated by commas.
     flights_places: Name = "DSS,ABJ,CMN,CDG,LHR,JFK,BOS,SIN"
@@ -117,7 +120,7 @@ VERTICAL = Vertical(
         Group(CLEAN_FLIGHTS_GROUP, "flights_topic", done="flights cleaned"),
         Group(CLEAN_WEATHER_GROUP, "flights_weather_topic", done="weather cleaned"),
     ),
-    dags=DAGS,
+    dags=(*COLLECT_DAGS, CLEAN_DAG),
     variables=("flights_topic", "flights_weather_topic", "flights_dlq_topic", "flights_prefix"),
     dead_letters=DeadLetters(
         "flights_dlq_topic", "flights_dlq_replay", {"flights_topic": CLEAN_DAG, "flights_weather_topic": CLEAN_DAG}

@@ -18,6 +18,7 @@ from infra.local.services import (
     postgres,
     prometheus,
     redis,
+    relay,
 )
 from jobs.settings import Settings
 
@@ -31,6 +32,7 @@ SERVICES = (
     cassandra.SERVICE,
     apis.SERVICE,
     departures.SERVICE,
+    relay.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,

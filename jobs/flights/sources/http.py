@@ -79,10 +79,12 @@ class _KeyTransport(httpx.BaseTransport):
         self._transport = transport
         self._name = name
         self._key = key
-        # Each byte as it is, percent-encoded, or as JSON's escape.
+        # Each byte as it is, percent-encoded, or as JSON's escape; a space also as in forms.
         self._pattern = re.compile(
             b"".join(
-                b"(?:%s|(?i:%%%02x|\\\\u00%02x))" % (re.escape(bytes([byte])), byte, byte) for byte in key.encode()
+                b"(?:%s|(?i:%%%02x|\\\\u00%02x)%s)"
+                % (re.escape(bytes([byte])), byte, byte, rb"|\+" if byte == ord(" ") else b"")
+                for byte in key.encode()
             )
         )
 

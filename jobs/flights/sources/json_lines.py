@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import BinaryIO
+from typing import IO
 
 from jobs.flights.contract import MAKERS, Collected, Kind, Origin, format_time, make_reject
 from jobs.flights.sources.lines import Line, read_lines
 from jobs.strict_json import RejectedError, decode_text, parse_object
 
 
-def read_json_lines(stream: BinaryIO, kind: Kind, source: str) -> Iterator[Collected]:
+def read_json_lines(stream: IO[bytes], kind: Kind, source: str) -> Iterator[Collected]:
     """Each line as an observation or a reject, as soon as it arrives.
 
     Args:

@@ -64,7 +64,7 @@ def test_the_contract_rejects_each_fault_for_its_reason_and_nothing_else(kind: K
     assert [reject.value for reject in rejects] == [line.value for line in lines if line.fault]
     faults = Counter(label.partition("/")[0] for label in DRAWN[kind][1])
     rounds = len(rejects) // sum(faults.values())
-    assert rounds > 10
+    assert rounds > 5
     assert all(Counter(reject.reason for reject in rejects)[name] >= rounds * each for name, each in faults.items())
 
 
@@ -138,12 +138,10 @@ def test_bad_weather_comes_and_goes() -> None:
 @KINDS
 def test_the_script_prints_what_the_options_say(kind: Kind) -> None:
     options = ("--count", "300", "--rate", "0", "--seed", "3", "--start", "2026-11-28T12:00:00Z", "--history", "24")
-    runs = [subprocess.run(command(kind, *options), capture_output=True, check=True, timeout=60) for _ in range(2)]
-    assert runs[0].stdout == runs[1].stdout
-    assert runs[0].stderr == b""
-    lines = [Line(value) for value in runs[0].stdout.splitlines()]
-    assert len(lines) == 300
-    assert not [item for item in read(kind, lines) if isinstance(item, Reject)]
+    run = subprocess.run(command(kind, *options), capture_output=True, check=True, timeout=60)
+    drawn = DRAWN[kind][0](PLACES, Options(300, 0, 3, 0, 0, START, timedelta(hours=24) / 300))
+    assert list(map(json.loads, run.stdout.splitlines())) == list(islice(drawn, 300))
+    assert run.stderr == b""
 
 
 @KINDS

@@ -31,7 +31,7 @@ def test_weather_and_air_quality_are_one_observation(httpserver: HTTPServer, set
     (weather,) = collect(settings)
     assert isinstance(weather, Weather)
     assert weather.source == "fake:openweather"
-    assert weather.position == httpserver.url_for(f"{WEATHER}?lat=42.3656&lon=-71.0096&units=metric")
+    assert weather.position == httpserver.url_for(f"{WEATHER}?lat=42.3643&lon=-71.0052&units=metric")
     assert (weather.place_id, weather.lat, weather.lon, weather.units) == ("BOS", 42.3656, -71.0096, "metric")
     assert weather.observed_at == "2026-01-05T12:00:00.000000Z"
     assert weather.air_observed_at == "2026-01-05T11:00:00.000000Z"
