@@ -476,7 +476,9 @@ def test_flights_run_with_least_rights() -> None:
         variables = environment_of(services()[name])
         assert {key for key in variables if re.fullmatch("FLIGHTS_.*_PASSWORD", key)} == having, name
         assert ("FLIGHTS_OPENWEATHER_KEY" in variables) == (name == "airflow-scheduler"), name
-    secrets = {name for name in environment_of({"env_file": [ROOT / "infra/airflow/env/flights.env"]}) if is_secret(name)}
+    secrets = {
+        name for name in environment_of({"env_file": [ROOT / "infra/airflow/env/flights.env"]}) if is_secret(name)
+    }
     assert secrets == set()
 
 
