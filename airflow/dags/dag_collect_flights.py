@@ -3,8 +3,8 @@
 Reads flights from AviationStack (without a key: from the stand-in) into the buffer in Redis. The relay moves them on to
 MySQL, Cassandra and **flights**.
 
-FLIGHTS_SCHEDULE sets the schedule: three runs of one request a day stay below the free plan's 100 a month. When they are
-used up, the run is skipped; `make quota` shows what is left.
+FLIGHTS_SCHEDULE sets the schedule: three runs of one request a day stay below the free plan's 100 a month. When they
+are used up, the run is skipped; `make quota` shows what is left.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Reads the weather and the air quality of FLIGHTS_PLACES from OpenWeather (without a key: from the stand-in) into the
 buffer in Redis. The relay moves it on to MySQL, Cassandra and **weather**.
 
-FLIGHTS_WEATHER_SCHEDULE sets the schedule; OpenWeather has new values every ten minutes. When the plan's requests are used
-up, the run is skipped; `make quota` shows what is left.
+FLIGHTS_WEATHER_SCHEDULE sets the schedule; OpenWeather has new values every ten minutes. When the plan's requests are
+used up, the run is skipped; `make quota` shows what is left.
 """
 
 from __future__ import annotations

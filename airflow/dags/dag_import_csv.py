@@ -1,7 +1,7 @@
 """# Import CSV files
 
-Imports the new files of FLIGHTS_CSV_FOLDER into the buffer in Redis, each once. A run that was killed is continued at its
-line. Lines that break the contract become dead letters with file and line.
+Imports the new files of FLIGHTS_CSV_FOLDER into the buffer in Redis, each once. A run that was killed is continued
+at its line. Lines that break the contract become dead letters with file and line.
 
 FLIGHTS_CSV_SCHEDULE sets the schedule.
 """

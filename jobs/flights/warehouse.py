@@ -1,4 +1,4 @@
-"""Load clean rows into the shop's warehouse, where it runs: raw.flights and raw.weather (infra/postgres/20_schemas.sql).
+"""Load clean rows into raw.flights and raw.weather of the shop's warehouse (infra/postgres/20_schemas.sql).
 
 The name of an object says which messages it holds. A transaction loads an object and notes its name, so each is loaded
 once, and one that was missed is loaded later.
@@ -28,10 +28,8 @@ def load_objects(
         ConfigurationError: an object is not one of the tables'.
         ServiceUnavailableError: Cloud Storage does not answer. What is committed stays.
     """
-    return {
-        table.name: sum(_load(connection, table, blob) for blob in list_objects(client, bucket, join(prefix, table.name)))
-        for table in TABLES.values()
-    }
+    objects = {table.name: list_objects(client, bucket, join(prefix, table.name)) for table in TABLES.values()}
+    return {name: sum(_load(connection, TABLES[name], blob) for blob in blobs) for name, blobs in objects.items()}
 
 
 def _load(connection: psycopg.Connection[Any], table: Table, blob: storage.Blob) -> int:

@@ -447,7 +447,7 @@ def gcs_503(environment: Environment, rng: random.Random) -> Struck:
     return _refuse(environment, rng, environment.gcs_gateway, "PutGCP", 503, body.decode())
 
 
-def _refuse(  # noqa: PLR0917
+def _refuse(
     environment: Environment, rng: random.Random, gateway: Gateway, task_id: str, status: int, body: str
 ) -> Struck:
     """Refuse everything, from some write of the task on; mostly shorter than a task's own patience of 60 s."""

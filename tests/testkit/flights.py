@@ -12,7 +12,7 @@ from jobs.flights.buffer import open_buffer
 from jobs.flights.contract import Collected, Flight, Kind, Origin, Reject, Weather, make_flight, make_weather
 from jobs.flights.database import WRITER, connect
 from jobs.flights.relay import Relay, list_routes, open_relay
-from jobs.flights.stores.mysql import MySQL
+from jobs.flights.stores.mysql_store import MySQL
 
 ORIGIN = Origin("test", "here:1", "2026-01-05T12:00:00.000000Z")
 

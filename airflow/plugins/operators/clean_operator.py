@@ -52,9 +52,7 @@ class CleanOperator(DatastreamOperator):
         cleaned = clean_topic(
             self.kafka,
             CloudStorageHook(self.gcp_conn_id).get_conn(),
-            Target(
-                self.topic, self.group, self.task_id, self.dlq_topic, self.bucket, self.prefix, TABLES[self.table]
-            ),
+            Target(self.topic, self.group, self.task_id, self.dlq_topic, self.bucket, self.prefix, TABLES[self.table]),
             settings,
             folder=self.locate_folder(context, settings),
             topic_ids=self.make_topic_ids(settings),

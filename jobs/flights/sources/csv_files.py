@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args, get_type_hints
+from typing import IO, Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
@@ -121,7 +121,7 @@ def check_encoding(name: str) -> str:
     )
 
 
-def _hash_if_complete(stream: BinaryIO) -> str | None:
+def _hash_if_complete(stream: IO[bytes]) -> str | None:
     """The SHA-256 of a file; None while it is being written."""
     before = os.fstat(stream.fileno())
     if 0 <= time.time() - before.st_mtime < QUIET_S:
@@ -132,7 +132,7 @@ def _hash_if_complete(stream: BinaryIO) -> str | None:
 
 
 def _import_file(
-    stream: BinaryIO,
+    stream: IO[bytes],
     sha256: str,
     encoding: str,
     connection: Connection,
@@ -169,7 +169,7 @@ def _import_file(
 
 
 def read_rows(
-    stream: BinaryIO, name: str, encoding: str, next_line: int = FIRST_ROW
+    stream: IO[bytes], name: str, encoding: str, next_line: int = FIRST_ROW
 ) -> Iterator[tuple[int, Collected]]:
     """The rows of a file from a line on, each with the number of the line after it. A wrong header is one reject.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from jobs.flights.contract import Reason
 from jobs.strict_json import RejectedError
@@ -32,7 +32,7 @@ class Line(NamedTuple):
             raise RejectedError(Reason.TRUNCATED, f"the line has more than {MAX_LINE:,} bytes; the value is its start")
 
 
-def read_lines(stream: BinaryIO) -> Iterator[Line]:
+def read_lines(stream: IO[bytes]) -> Iterator[Line]:
     """The lines of a stream, as they arrive."""
     end = number = 0
     while value := stream.readline(MAX_LINE):

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from jobs.flights import cassandra, database
 from jobs.flights.contract import Observation
-from jobs.flights.stores.cassandra import Cassandra
-from jobs.flights.stores.mysql import MySQL
+from jobs.flights.stores.cassandra_store import Cassandra
+from jobs.flights.stores.mysql_store import MySQL
 from jobs.flights.vertical import FlightsSettings
 
 

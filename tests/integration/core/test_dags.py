@@ -264,7 +264,7 @@ class Dags:
 
 
 @pytest.fixture
-def dags(  # noqa: PLR0917 (fixtures)
+def dags(
     bag: Any,
     stack: Stack,
     topic_factory: Callable[..., str],

@@ -33,7 +33,7 @@ KILLED = """
 import os, signal, sys
 import jobs.flights.relay as relay
 from jobs.flights.buffer import Buffer
-from jobs.flights.stores.mysql import MySQL
+from jobs.flights.stores.mysql_store import MySQL
 from jobs.kafka.transaction import Writer
 from jobs.settings import load
 from jobs.verticals import merge_settings

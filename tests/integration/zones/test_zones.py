@@ -170,7 +170,7 @@ def test_every_step_runs_and_the_revenue_matches_the_rides(
     assert (costs["external, all"], costs["native, all"]) == (RIDES + 40, RIDES)
 
 
-def test_a_repeated_merge_changes_nothing(  # noqa: PLR0917 (fixtures)
+def test_a_repeated_merge_changes_nothing(
     stack: Stack, engine: LocalEngine, settings: Settings, values: Parameters, rows: list[dict[str, Any]], bucket: str
 ) -> None:
     (merge,) = [step for step in playbook.read_steps("score") if step.name == "30_merge_rides"]
@@ -245,7 +245,7 @@ def test_rides_of_another_city_are_rejected_with_the_remedy(
 
 
 @pytest.mark.parametrize(("far_rides", "is_rejected"), [(100, False), (101, True)])
-def test_more_than_half_of_the_rides_outside_is_rejected(  # noqa: PLR0917 (fixtures)
+def test_more_than_half_of_the_rides_outside_is_rejected(
     stack: Stack, engine: LocalEngine, settings: Settings, bucket: str, far_rides: int, is_rejected: bool
 ) -> None:
     home = [ride | {"origin_lat": 40.7549, "origin_lon": -73.984} for ride in ride_rows(100)]
@@ -277,7 +277,7 @@ def test_a_reference_file_of_the_same_city_works_for_any_city(
 
 @pytest.mark.parametrize("form", ["date,lat,lon,ID", "Date/Time,Lat,Lon,Base", "no header"])
 @pytest.mark.parametrize("is_faulty", [True, False])
-def test_all_three_forms_of_the_reference_file_are_loaded(  # noqa: PLR0917 (fixtures)
+def test_all_three_forms_of_the_reference_file_are_loaded(
     stack: Stack, engine: LocalEngine, settings: Settings, rows: list[dict[str, Any]], form: Any, is_faulty: bool
 ) -> None:
     content = reference.generate(form, points=2_000, has_crlf=is_faulty, ends_with_newline=not is_faulty)

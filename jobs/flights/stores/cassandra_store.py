@@ -16,7 +16,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import UNSET_VALUE, PreparedStatement
 
 from jobs.flights.contract import TIMES, Flight, FlightContent, Observation, Weather, WeatherContent
-from jobs.flights.stores.mysql import to_datetime
+from jobs.flights.stores.mysql_store import to_datetime
 
 _CONCURRENCY = 32
 _FLIGHT_CONTENT = tuple(name for name in FlightContent.__struct_fields__ if name != "scheduled_departure")
