@@ -28,16 +28,17 @@ from jobs.pages.charts import WIDTH, Bar, Part, draw_bars, draw_counts, draw_leg
 from jobs.pages.page import Page, render, write
 
 STATUS_COLOURS = dict(zip(STATUSES, ("#b9c6d6", "#5b8fd0", "#3d9a63", "#d0453f", "#8a2d2a", "#f0a33c"), strict=True))
-# By the mean delay in minutes: below this, this colour.
+# By the mean delay in minutes, rounded as it is shown: below this, this colour.
 LEVELS = ((5, "#8fbbe6"), (15, "#3f78bd"), (30, "#f0a33c"), (math.inf, "#d0453f"))
 UNKNOWN = "#9aa5b1"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 HEIGHT, BOTTOM = 240, 52  # px
 
 # Of the map: px, and degrees.
-MAP_WIDTH, MARGIN_DEG, GRID_DEG, MIN_SPAN_DEG = 1000, 8, 30, 20
+MAP_WIDTH, MARGIN_DEG, GRID_DEG, MIN_SPAN_DEG = 1000, 12, 30, 20
 WIDEST = 2.4  # width of the map by its height, at most
 MIN_RADIUS, MAX_RADIUS = 4, 11
-CHARACTER, LINE = 9, 14  # of a label
+CHARACTER, LINE, GAP = 9, 14, 3  # px of a label
 
 
 def write_page(settings: FlightsSettings) -> Path:
@@ -61,6 +62,7 @@ def render_page(figures: Figures) -> str:
         f"{WEATHER_WITHIN.total_seconds() / 60:.0f} minutes from the scheduled departure; "
         "below, the number of flights</p>"
     )
+    air_note = "<p>Wind in m/s; air quality by OpenWeather's index: 1 is good, 5 is very poor</p>"
     return render(
         Page(
             title="flights",
@@ -79,7 +81,7 @@ def render_page(figures: Figures) -> str:
                 "Mean delay by wind": draw_winds(figures.by_wind) + wind_note,
                 "Flights by status": draw_counts(figures.statuses, STATUS_COLOURS),
                 "Mean delay by departure airport": draw_airports(figures.by_airport),
-                "Latest weather": make_table([_make_row(it) for it in figures.latest]),
+                "Latest weather": make_table([_make_row(it) for it in figures.latest]) + air_note,
             },
             source=f"The newest flights in MySQL, at most {MAX_FLIGHTS:,}, and the weather of their airports and days "
             "in Cassandra. Times are in UTC.",
@@ -112,21 +114,22 @@ def _format_share(delays: Delays) -> str:
 
 
 def _find_colour(minutes: float | None) -> str:
-    return UNKNOWN if minutes is None else next(colour for below, colour in LEVELS if minutes < below)
+    return UNKNOWN if minutes is None else next(colour for below, colour in LEVELS if round(minutes) < below)
 
 
 def _describe(delays: Delays) -> str:
-    return f"{_format_minutes(delays.mean_min)}, {_format_share(delays)} late, {delays.flights:,} flights"
+    noun = "flight" if delays.flights == 1 else "flights"
+    return f"{_format_minutes(delays.mean_min)}, {_format_share(delays)} late, {delays.flights:,} {noun}"
 
 
 def _make_row(latest: Latest) -> dict[str, object]:
     return {
         "place": f"{latest.airport.iata} {latest.airport.city}",
-        "observed (UTC)": f"{latest.observed_at:%Y-%m-%d %H:%M}",
+        "UTC": f"{latest.observed_at:%d %b %H:%M}".replace(" ", NO_BREAK),
         "°C": latest.temperature,
-        "wind, m/s": latest.wind_speed,
+        "m/s": latest.wind_speed,
         "condition": latest.condition,
-        "air quality, 1–5": latest.aqi,
+        "air": latest.aqi,
     }
 
 
@@ -274,7 +277,9 @@ def _format_degrees(degrees: int, letters: str) -> str:
 
 
 def place_labels(circles: Mapping[str, tuple[float, float, float]], size: tuple[float, float]) -> dict[str, Box]:
-    """Where each label is: as near to its circle as it fits beside all circles and the labels before it.
+    """Where each label is: as near to its circle as it fits between the circles and the labels before it.
+
+    A label that fits nowhere is left out.
 
     Args:
         circles: centre and radius by label.
@@ -285,7 +290,7 @@ def place_labels(circles: Mapping[str, tuple[float, float, float]], size: tuple[
     placed: dict[str, Box] = {}
     for label, (x, y, radius) in circles.items():
         half = len(label) * CHARACTER / 2
-        for distance in range(0, 90, 6):
+        for distance in range(GAP, 90, 6):
             boxes = []
             for turn in range(0, 360, 30):
                 dx, dy = math.cos(math.radians(turn)), math.sin(math.radians(turn))

@@ -28,7 +28,7 @@ class Bar(NamedTuple):
     text: str
 
 
-def draw_bars(bars: Sequence[Bar], *, label: int = 90, room: int = 140) -> str:
+def draw_bars(bars: Sequence[Bar], *, label: int, room: int) -> str:
     """A row for each bar, on one scale.
 
     Args:
@@ -59,7 +59,7 @@ def draw_counts(counts: Mapping[str, int], colours: Mapping[str, str]) -> str:
         count = counts.get(name, 0)
         text = f"{count:,} ({count / max(1, total):.1%})"
         bars.append(Bar(name, [Part(count, colour, f"{name}: {text}")], text))
-    return draw_bars(bars)
+    return draw_bars(bars, label=110, room=170)
 
 
 def draw_rectangle(corner: tuple[float, float], size: tuple[float, float], colour: str, title: str) -> str:
