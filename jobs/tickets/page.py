@@ -104,7 +104,7 @@ def draw_teams(outputs: Outputs) -> str:
         )
         for team, total in sorted(totals.items(), key=lambda item: -item[1])
     ]
-    return draw_legend(LEGEND) + draw_bars(bars, label=200, room=80)
+    return draw_legend(LEGEND) + draw_bars(bars, label=215, room=70)
 
 
 def draw_times(outputs: Outputs) -> str:
