@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from infra.local.isolation import isolated_settings
+from infra.local.services.catalog import local_stack
 from jobs.environments import find_interpreter
 from jobs.errors import CommandError, ConfigurationError
 from jobs.flights.contract import Flight, Reject, Weather
 from jobs.flights.sources.scraped import SCRAPER, scrape
-from jobs.inherited import make_environment
 from jobs.settings import ROOT
-from tests.testkit.wait import until
+from tests.testkit.stack import guarded
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def settings() -> Iterator[Any]:
     """The settings of a running departures page, and the scraper's packages."""
     subprocess.run(["make", ".venv-flights/.stamp"], cwd=ROOT, check=True, timeout=300)
-    settings = isolated_settings(tmp_path_factory.mktemp("state"))
-    environment = make_environment({"FLIGHTS_DEPARTURES_PORT": str(settings.flights_departures_port)})
-    with subprocess.Popen([sys.executable, "-m", "infra.departures"], cwd=ROOT, env=environment) as server:
-
-        def is_ready() -> bool:
-            try:
-                return requests.get(f"{settings.flights_departures}/health", timeout=3).ok
-            except requests.ConnectionError:
-                return False
-
-        try:
-            until(is_ready, "the departures page")
-            yield settings
-        finally:
-            server.terminate()
+    settings = isolated_settings()
+    with guarded(settings.datastream_state):
+        local_stack(settings).up(["departures"])
+        yield settings
 
 
 def test_both_pages_of_both_tables_are_read(settings: Any) -> None:
