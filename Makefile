@@ -8,6 +8,8 @@ RATE ?= 100
 TICKETS ?= 1000
 # Transactions that `make shop-demo` sends through Kafka, besides 90 days of history.
 TRANSACTIONS ?= 5000
+# Observations of flights, and of the weather, that `make flights-demo` generates.
+FLIGHTS ?= 2000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
@@ -205,6 +207,33 @@ shop-page: install-tools  ## Write .local/shop.html
 
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
+
+##@ Flights (docs/flights.md)
+.PHONY: flights-demo flights-collect flights-ledger flights-page flights-trace quota
+flights-demo: export FLIGHTS_AVIATIONSTACK_PAGES ?= 2
+flights-demo: .venv-flights/.stamp .venv-cassandra/.stamp  ## Start three stores, Kafka and Airflow without Docker, collect FLIGHTS=2000 and more, prove it
+	@$(MAKE) local-up VERTICAL=flights
+	@$(PY) -m jobs flights generate flights --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs flights generate weather --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs unpause flights
+	@$(PY) -m jobs flights run
+	@$(MAKE) flights-ledger quota
+	@$(PY) -m jobs flights page
+
+flights-collect: install-tools  ## Run the DAGs that collect, wait for the relay, run dag_clean_flights
+	@$(PY) -m jobs flights run
+
+flights-ledger: install-tools  ## Count every observation in Redis, Kafka, MySQL and Cassandra, compare the figures
+	@$(PY) -m jobs ledger flights $(AS_JSON)
+
+flights-page: install-tools  ## Write .local/flights.html
+	@$(PY) -m jobs flights page
+
+flights-trace: install-tools  ## Show one observation everywhere: EVENT=<event_id>
+	@$(PY) -m jobs flights trace $(or $(EVENT),$(error which observation? make flights-trace EVENT=<event_id>)) $(AS_JSON)
+
+quota: install-tools  ## Show how many requests each API of the flights has left
+	@$(PY) -m jobs flights quota $(AS_JSON)
 
 ##@ Observability (docs/observability.md)
 .PHONY: observe status

@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.grafana.catalog import encode_dashboards
 from jobs.rides import fields
 from jobs.rides.vertical import TEMPLATE
-from jobs.settings import ROOT, list_variables
+from jobs.settings import ROOT, is_secret, list_variables
 from jobs.vertical import Vertical
 from jobs.verticals import find_verticals
 
@@ -33,14 +33,14 @@ def generate() -> dict[Path, str]:
 def _environment_file(vertical: Vertical) -> str:
     """A vertical's own settings, where empty means the default, and its Variables of Airflow.
 
-    Passwords are not among them: Compose gives each service only those that it needs.
+    Secrets are not among them: Compose gives each service only those that it needs.
     """
     kind = vertical.settings
     inherited = {name for base in kind.__bases__ for name in getattr(base, "model_fields", ())}
     lines = [
         f"{name.upper()}={_read_first(list_variables(kind, name))}"
         for name in sorted(kind.model_fields.keys() - inherited)
-        if not name.endswith("_password")
+        if not is_secret(name)
     ]
     lines += [
         f"AIRFLOW_VAR_{name.upper()}=${{{name.upper()}:-{kind.model_fields[name].default}}}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from jobs import tether
 from jobs.errors import CommandError, ConfigurationError
 from jobs.inherited import make_environment
-from jobs.settings import ROOT, Settings
+from jobs.settings import ROOT, Settings, is_secret
 
 IMAGE_FOLDER = Path("/opt/venv")
 LAST_LINES = 10
@@ -42,12 +42,12 @@ def find_interpreter(requirement_set: str) -> Path:
 def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
     """The environment of a vertical's command: the vertical's settings and the addresses of the services.
 
-    It has no passwords: a task adds the one that its command needs.
+    It has no secrets: a task adds the one that its command needs.
 
     Args:
         kind: the vertical's class of settings.
     """
-    added = [name for name in kind.model_fields if name not in Settings.model_fields and not name.endswith("_password")]
+    added = [name for name in kind.model_fields if name not in Settings.model_fields and not is_secret(name)]
     variables = {name.upper(): str(getattr(settings, name)) for name in added} | {
         "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "ELASTICSEARCH_URL": settings.es_url,

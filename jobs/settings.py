@@ -249,6 +249,11 @@ def _expand_home(path: Path) -> Path:
         raise ConfigurationError(f"{path}: the home folder is unknown. Write the whole path.") from error
 
 
+def is_secret(name: str) -> bool:
+    """Whether a setting's value may be shown nowhere: a password, or the key of an API."""
+    return name.lower().endswith(("_password", "_key"))
+
+
 def list_variables(kind: type[BaseSettings], field: str) -> list[str]:
     """The names of the environment variables that set a field, the strongest first."""
     seconds = [names[field] for base in kind.__mro__ if field in (names := vars(base).get("second_names", {}))]
@@ -275,6 +280,6 @@ def load(kind: type[S]) -> S:
 
 
 def _describe_fault(name: str, value: object, reason: str) -> str:
-    """Name a setting, its value without passwords, and what is wrong with it."""
-    shown = "…" if name.endswith("password") else re.sub(r"//[^/@]*@", "//…@", str(value))
+    """Name a setting, its value without secrets, and what is wrong with it."""
+    shown = "…" if is_secret(name) else re.sub(r"//[^/@]*@", "//…@", str(value))
     return f"{name.upper()}={shown!r}: {reason.removeprefix('Value error, ')}"

@@ -31,22 +31,34 @@ def set_up(settings: FlightsSettings) -> None:
         row = session.execute("SELECT value FROM system_views.settings WHERE name = 'authenticator'").one()
         if row.value.endswith("AllowAllAuthenticator"):
             return
-        session.execute(f"CREATE ROLE IF NOT EXISTS {WRITER} WITH LOGIN = true")
+        session.execute(
+            f"CREATE ROLE IF NOT EXISTS {WRITER} WITH LOGIN = true AND PASSWORD = {_quote(settings, WRITER)}"
+        )
         for right in ("SELECT", "MODIFY"):
             session.execute(f"GRANT {right} ON KEYSPACE {KEYSPACE} TO {WRITER}")
         for role, setting in PASSWORDS.items():
-            # Statements about roles take no parameters.
-            password = getattr(settings, setting).replace("'", "''")
-            session.execute(f"ALTER ROLE {role} WITH PASSWORD = '{password}'")
+            # Cassandra changes the password of a role every 5 s at most.
+            if not _is_accepted(settings, role, getattr(settings, setting)):
+                session.execute(f"ALTER ROLE {role} WITH PASSWORD = {_quote(settings, role)}")
+
+
+def _quote(settings: FlightsSettings, role: str) -> str:
+    """A role's password in CQL: statements about roles take no parameters."""
+    password: str = getattr(settings, PASSWORDS[role])
+    return "'" + password.replace("'", "''") + "'"
 
 
 def _find_admin_password(settings: FlightsSettings) -> str:
-    """The password that the server has for the administrator: the wanted one, or one of a new server."""
-    faults = []
-    for password in (getattr(settings, PASSWORDS[ADMIN]), DEVELOPMENT_PASSWORD, NEW_PASSWORD):
-        try:
-            with connect(settings, ADMIN, keyspace=None, password=password):
-                return password
-        except ConfigurationError as error:
-            faults.append(error)
-    raise faults[0]
+    """The password that the server has for the administrator: the wanted one, or else one of a new server."""
+    for password in (getattr(settings, PASSWORDS[ADMIN]), DEVELOPMENT_PASSWORD):
+        if _is_accepted(settings, ADMIN, password):
+            return password
+    return NEW_PASSWORD
+
+
+def _is_accepted(settings: FlightsSettings, role: str, password: str) -> bool:
+    try:
+        with connect(settings, role, keyspace=None, password=password):
+            return True
+    except ConfigurationError:
+        return False

@@ -18,6 +18,7 @@ from google.cloud import storage
 
 from jobs.files import Folder, read_chunk
 from jobs.flights.contract import Flight, Reason, Weather
+from jobs.flights.units import measure_delay_min, to_celsius, to_metres_per_second
 from jobs.flights.vertical import CLEAN_DAG, FlightsSettings
 from jobs.kafka.claim import Limits, claim
 from jobs.kafka.client import Config
@@ -30,7 +31,6 @@ from jobs.sinks.parquet import check_bucket, export, holds_objects, join, name_o
 from jobs.strict_json import RejectedError
 
 _STAGE = "VALUE_CONVERTER"
-_MPH = 0.44704  # m/s; https://www.nist.gov/pml/special-publication-811
 _TIME = pa.timestamp("us", "UTC")
 
 Row = dict[str, Any]
@@ -87,8 +87,7 @@ def clean_flight(flight: Flight) -> Row:
         raise RejectedError(Reason.MISSING_VALUE, "the flight has landed, but there is no time of arrival")
     for end in ("departure", "arrival"):
         moment = row[f"actual_{end}"] or row[f"estimated_{end}"]
-        if row[f"{end}_delay_min"] is None and moment is not None:
-            row[f"{end}_delay_min"] = (moment - row[f"scheduled_{end}"]).total_seconds() / 60
+        row[f"{end}_delay_min"] = measure_delay_min(row[f"{end}_delay_min"], row[f"scheduled_{end}"], moment)
     if row["actual_departure"] and row["actual_arrival"] and row["actual_arrival"] <= row["actual_departure"]:
         raise RejectedError(Reason.IMPLAUSIBLE, "actual_arrival is not after actual_departure")
     return row
@@ -103,18 +102,12 @@ def clean_weather(weather: Weather) -> Row:
     if weather.temperature is None:
         raise RejectedError(Reason.MISSING_VALUE, "temperature is missing")
     row = _make_row(weather, WEATHER)
-    row["temperature_c"] = _to_celsius(weather.temperature, weather.units)
-    row["feels_like_c"] = None if weather.feels_like is None else _to_celsius(weather.feels_like, weather.units)
+    row["temperature_c"] = to_celsius(weather.temperature, weather.units)
+    row["feels_like_c"] = None if weather.feels_like is None else to_celsius(weather.feels_like, weather.units)
     for name in ("wind_speed", "wind_gust"):
         speed = getattr(weather, name)
-        row[f"{name}_ms"] = speed if speed is None or weather.units != "imperial" else speed * _MPH
+        row[f"{name}_ms"] = None if speed is None else to_metres_per_second(speed, weather.units)
     return row
-
-
-def _to_celsius(value: float, units: str) -> float:
-    if units == "standard":
-        return value - 273.15
-    return (value - 32) * 5 / 9 if units == "imperial" else value
 
 
 def _make_row(message: Flight | Weather, table: Table) -> Row:

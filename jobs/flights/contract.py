@@ -217,6 +217,7 @@ Collected = Flight | Weather | Reject
 C = TypeVar("C", FlightContent, WeatherContent)
 
 _CARRIER = re.compile(r"[A-Z0-9]{2}", re.ASCII)
+_AIRPORT = re.compile(r"[A-Z]{3}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,4}[A-Z]?", re.ASCII)
 TIMES = (
     "observed_at", "scheduled_departure", "scheduled_arrival", "estimated_departure", "estimated_arrival",
@@ -260,7 +261,10 @@ def make_flight(content: Mapping[str, Any], origin: Origin) -> Flight:
     except ValueError as error:
         raise RejectedError(Reason.INVALID_TIMESTAMP, f"flight_date {checked.flight_date[:40]!r}: {error}") from error
     for name in ("departure_airport", "arrival_airport"):
-        _check_airport(name, getattr(checked, name))
+        code = getattr(checked, name)
+        # Any airport of the world: its time zone is not needed any more.
+        if not _AIRPORT.fullmatch(code):
+            raise RejectedError(Reason.UNKNOWN_AIRPORT, f"{name} {code[:40]!r} is not an IATA code")
     number = checked.number.lstrip("0") or "0"
     checked = msgspec.structs.replace(checked, number=number)
     flight_id = f"{checked.airline}{number}/{checked.flight_date}/{checked.departure_airport}"
@@ -294,7 +298,9 @@ def make_weather(content: Mapping[str, Any], origin: Origin) -> Weather:
         if value is not None and not low <= value <= high:
             text = f"{name} {value} is not within {low} to {high}, as in {checked.units} units"
             raise RejectedError(Reason.WRONG_UNITS, text)
-    _check_airport("place_id", checked.place_id)
+    if checked.place_id not in AIRPORTS:
+        text = f"place_id {checked.place_id[:40]!r} is not in jobs/flights/airports.csv"
+        raise RejectedError(Reason.UNKNOWN_AIRPORT, text)
     return Weather(
         **msgspec.structs.asdict(checked),
         event_id=_make_event_id(Kind.WEATHER, checked.place_id, checked),
@@ -333,11 +339,6 @@ def _check_text(name: str, text: str) -> None:
         raise RejectedError(
             Reason.INVALID_TEXT, f"{name} {text[:40]!r} has unprintable or more than {MAX_TEXT} characters"
         )
-
-
-def _check_airport(name: str, code: str) -> None:
-    if code not in AIRPORTS:
-        raise RejectedError(Reason.UNKNOWN_AIRPORT, f"{name} {code[:40]!r} is not in jobs/flights/airports.csv")
 
 
 def _make_event_id(kind: Kind, key: str, content: FlightContent | WeatherContent) -> str:

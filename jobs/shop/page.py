@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
-from decimal import Decimal
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from psycopg.rows import dict_row
 
 from jobs.errors import ConfigurationError
+from jobs.pages.charts import WIDTH, Row, draw_counts, draw_rectangle, make_table, wrap
+from jobs.pages.page import Page, render, write
 from jobs.shop.database import READER, connect
 from jobs.shop.vertical import ShopSettings
 
-_TEMPLATE = Path(__file__).with_name("page.html")
 STATUSES = {"success": "#3d9a63", "pending": "#f0a33c", "failed": "#d0453f"}
 SEGMENTS = ("new", "active", "lapsed", "prospect")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-WIDTH, ROW, LABEL, HEIGHT, CELL = 600, 34, 90, 170, 21  # px
+HEIGHT, CELL = 170, 21  # px
 MARTS = ("fct_transactions", "rejected_transactions", "fct_daily_sales", "dim_customers", "dim_products",
          "mart_data_quality")  # fmt: skip
-
-Row = dict[str, Any]
 
 
 class Marts:
@@ -54,12 +50,7 @@ def write_page(settings: ShopSettings) -> Path:
         if missing := set(MARTS) - found:
             raise ConfigurationError(f"The marts {', '.join(sorted(missing))} do not exist. Run `make shop-transform`.")
         text = render_page(marts)
-    path = settings.shop_page
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write(settings.shop_page, text)
 
 
 def render_page(marts: Marts) -> str:
@@ -108,15 +99,15 @@ def render_page(marts: Marts) -> str:
             )
         ),
     }
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        span=escape(_describe_span(total["first"], total["last"])),
-        warning="",
-        headlines="\n".join(
-            f'<article><p>{escape(name)}</p><div class="value">{escape(text)}</div></article>'
-            for name, text in headlines.items()
-        ),
-        cards="\n".join(f"<article><h2>{escape(title)}</h2>{card}</article>" for title, card in cards.items()),
-        source=escape(f"From the marts in PostgreSQL; newest row: {total['ingested_at'] or 'none'}"),
+    return render(
+        Page(
+            title="shop",
+            heading="Sales",
+            span=_describe_span(total["first"], total["last"]),
+            headlines=headlines,
+            cards=cards,
+            source=f"From the marts in PostgreSQL; newest row: {total['ingested_at'] or 'none'}",
+        )
     )
 
 
@@ -132,22 +123,22 @@ def draw_days(rows: Sequence[Row]) -> str:
     for number, row in enumerate(rows):
         height = float(row["revenue"] / highest) * (HEIGHT - 30)
         title = f"{row['day']}: {row['revenue']:,.2f}"
-        shapes.append(_draw_bar((number * width, HEIGHT - 20 - height), (width * 0.85, height), "#5b8fd0", title))
+        shapes.append(draw_rectangle((number * width, HEIGHT - 20 - height), (width * 0.85, height), "#5b8fd0", title))
     if rows:
         shapes += [
             f'<text x="0" y="{HEIGHT - 4}" font-size="13">{rows[0]["day"]}</text>',
             f'<text x="{WIDTH}" y="{HEIGHT - 4}" font-size="13" text-anchor="end">{rows[-1]["day"]}</text>',
             f'<text x="0" y="11" font-size="13">{highest:,.2f}</text>',
         ]
-    return _wrap(shapes, HEIGHT)
+    return wrap(shapes, HEIGHT)
 
 
 def draw_statuses(rows: Iterable[Row]) -> str:
-    return _draw_bars({row["name"]: row["count"] for row in rows}, STATUSES)
+    return draw_counts({row["name"]: row["count"] for row in rows}, STATUSES)
 
 
 def draw_segments(rows: Iterable[Row]) -> str:
-    return _draw_bars({row["name"]: row["count"] for row in rows}, dict.fromkeys(SEGMENTS, "#5b8fd0"))
+    return draw_counts({row["name"]: row["count"] for row in rows}, dict.fromkeys(SEGMENTS, "#5b8fd0"))
 
 
 def draw_hours(rows: Iterable[Row]) -> str:
@@ -167,50 +158,4 @@ def draw_hours(rows: Iterable[Row]) -> str:
             )
     y = len(WEEKDAYS) * CELL + 13
     shapes += [f'<text x="{40 + hour * 23}" y="{y}" font-size="13">{hour:02}</text>' for hour in range(0, 24, 3)]
-    return _wrap(shapes, y + 5)
-
-
-def _draw_bars(counts: Mapping[str, int], colours: Mapping[str, str]) -> str:
-    """A bar for each name, with its count and share."""
-    total = sum(counts.values())
-    scale = (WIDTH - LABEL - 140) / max(1, *counts.values()) if counts else 0
-    shapes = []
-    for position, (name, colour) in enumerate(colours.items()):
-        count, y = counts.get(name, 0), position * ROW
-        text = f"{count:,} ({count / max(1, total):.1%})"
-        shapes += [
-            f'<text x="0" y="{y + 20}" font-size="14">{escape(name)}</text>',
-            _draw_bar((LABEL, y + 4), (count * scale, ROW - 12), colour, f"{name}: {text}"),
-            f'<text x="{LABEL + count * scale + 6:.1f}" y="{y + 20}" font-size="14">{text}</text>',
-        ]
-    return _wrap(shapes, ROW * len(colours))
-
-
-def _draw_bar(corner: tuple[float, float], size: tuple[float, float], colour: str, title: str) -> str:
-    (x, y), (width, height) = corner, size
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}">'
-        f"<title>{escape(title)}</title></rect>"
-    )
-
-
-def _wrap(shapes: Iterable[str], height: int) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(shapes)}</svg>'
-
-
-def make_table(rows: Sequence[Row]) -> str:
-    """An HTML table with the columns of the rows."""
-    if not rows:
-        return "<p>None</p>"
-    head = "".join(
-        f"<th{' class=number' if isinstance(value, int | Decimal) else ''}>{escape(name)}</th>"
-        for name, value in rows[0].items()
-    )
-    body = "".join(f"<tr>{''.join(map(_make_cell, row.values()))}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _make_cell(value: Any) -> str:
-    if isinstance(value, int | Decimal):
-        return f'<td class="number">{value:,}</td>'
-    return f"<td>{escape('' if value is None else str(value))[:120]}</td>"
+    return wrap(shapes, y + 5)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from datetime import datetime
-from html import escape
-from pathlib import Path
-from string import Template
-from typing import Any
 
+from jobs.pages.charts import WIDTH, Bar, Part, draw_bars, draw_legend, draw_rectangle, make_table, wrap
+from jobs.pages.page import Page, render
 from jobs.tickets.contract import PRIORITIES, TEAMS
 from jobs.tickets.reader import Outputs
 
-_TEMPLATE = Path(__file__).with_name("page.html")
 COLOURS = dict(zip(PRIORITIES, ("#b9c6d6", "#5b8fd0", "#f0a33c", "#d0453f"), strict=True))
-WIDTH, ROW, LABEL = 600, 34, 165  # px
-COLUMNS, HEIGHT = 40, 160
+LEGEND = dict(reversed(COLOURS.items()))
+COLUMNS, HEIGHT = 40, 160  # px
 NEWEST = 10
-
-Row = dict[str, Any]
 
 
 def render_page(outputs: Outputs) -> str:
@@ -63,15 +57,16 @@ def render_page(outputs: Outputs) -> str:
             )
         ),
     }
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        span=escape(_describe_span(span["first"], span["last"])),
-        warning="".join(f'<p class="warning">{escape(line)}</p>' for line in describe_runs(outputs)),
-        headlines="\n".join(
-            f'<article><p>{escape(name)}</p><div class="value">{count:,}</div></article>'
-            for name, count in headlines.items()
-        ),
-        cards="\n".join(f"<article><h2>{escape(title)}</h2>{card}</article>" for title, card in cards.items()),
-        source=escape("; ".join(f"{name}: run {run.id}, {run.finished_at}" for name, run in outputs.runs.items())),
+    return render(
+        Page(
+            title="tickets",
+            heading="Support tickets",
+            span=_describe_span(span["first"], span["last"]),
+            headlines={name: f"{count:,}" for name, count in headlines.items()},
+            cards=cards,
+            source="; ".join(f"{name}: run {run.id}, {run.finished_at}" for name, run in outputs.runs.items()),
+            warnings=describe_runs(outputs),
+        )
     )
 
 
@@ -97,18 +92,19 @@ def draw_teams(outputs: Outputs) -> str:
     rows = outputs.query("SELECT assigned_team, priority, count(*) AS count FROM tickets_with_assignment GROUP BY ALL")
     counts = {(row["assigned_team"], row["priority"]): row["count"] for row in rows}
     totals = {team: sum(counts.get((team, priority), 0) for priority in PRIORITIES) for team in TEAMS.values()}
-    scale = (WIDTH - LABEL - 60) / max(1, *totals.values())
-    shapes = []
-    for position, (team, total) in enumerate(sorted(totals.items(), key=lambda item: -item[1])):
-        x, y = float(LABEL), position * ROW
-        shapes.append(f'<text x="0" y="{y + 20}" font-size="14">{escape(team)}</text>')
-        for priority in reversed(PRIORITIES):
-            width = counts.get((team, priority), 0) * scale
-            title = f"{team}, {priority}: {counts.get((team, priority), 0):,}"
-            shapes.append(_draw_bar((x, y + 4), (width, ROW - 12), COLOURS[priority], title))
-            x += width
-        shapes.append(f'<text x="{x + 6:.1f}" y="{y + 20}" font-size="14">{total:,}</text>')
-    return _draw_legend() + _wrap(shapes, ROW * len(totals))
+    bars = [
+        Bar(
+            team,
+            [
+                Part(count, COLOURS[priority], f"{team}, {priority}: {count:,}")
+                for priority in reversed(PRIORITIES)
+                for count in [counts.get((team, priority), 0)]
+            ],
+            f"{total:,}",
+        )
+        for team, total in sorted(totals.items(), key=lambda item: -item[1])
+    ]
+    return draw_legend(LEGEND) + draw_bars(bars, label=215, room=70)
 
 
 def draw_times(outputs: Outputs) -> str:
@@ -129,37 +125,5 @@ def draw_times(outputs: Outputs) -> str:
             height = counts.get((number, priority), 0) * (HEIGHT - 10) / max(1, highest)
             y -= height
             title = f"{priority}: {counts.get((number, priority), 0):,}"
-            shapes.append(_draw_bar((number * width, y), (width - 2, height), COLOURS[priority], title))
-    return _draw_legend() + _wrap(shapes, HEIGHT)
-
-
-def _draw_bar(corner: tuple[float, float], size: tuple[float, float], colour: str, title: str) -> str:
-    (x, y), (width, height) = corner, size
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}">'
-        f"<title>{escape(title)}</title></rect>"
-    )
-
-
-def _wrap(shapes: Iterable[str], height: int) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(shapes)}</svg>'
-
-
-def _draw_legend() -> str:
-    items = (f'<span><i style="background:{COLOURS[name]}"></i>{name}</span>' for name in reversed(PRIORITIES))
-    return f'<p class="legend">{"".join(items)}</p>'
-
-
-def make_table(rows: Sequence[Row]) -> str:
-    """An HTML table with the columns of the rows."""
-    if not rows:
-        return "<p>None</p>"
-    head = "".join(
-        f"<th{' class=number' if isinstance(value, int) else ''}>{escape(name)}</th>" for name, value in rows[0].items()
-    )
-    body = "".join(f"<tr>{''.join(map(_make_cell, row.values()))}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _make_cell(value: Any) -> str:
-    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f"<td>{escape(str(value)[:120])}</td>"
+            shapes.append(draw_rectangle((number * width, y), (width - 2, height), COLOURS[priority], title))
+    return draw_legend(LEGEND) + wrap(shapes, HEIGHT)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
 from jobs.errors import ConfigurationError, DatastreamError
+from jobs.pages.page import write
 from jobs.settings import load
 from jobs.terminal import escape, fit_table, make_console, print_error
 from jobs.tickets.owner import become_owner
@@ -40,7 +40,7 @@ def main(ticket: Annotated[str, typer.Option(help="Show only where the ticket wi
         show_tables(outputs)
         if settings.tickets_environment == "docker":
             become_owner(settings.tickets_output_path)
-        write_page(outputs, settings.tickets_page)
+        write(settings.tickets_page, render_page(outputs))
     except DatastreamError as error:
         print_error(make_console(stderr=True), error)
         sys.exit(1)
@@ -59,13 +59,6 @@ def show_tables(outputs: Outputs) -> None:
         console.print(fit_table(console, table))
     for line in describe_runs(outputs):
         console.print(f"[yellow]{escape(line)}[/]")
-
-
-def write_page(outputs: Outputs, path: Path) -> None:
-    """Write the HTML page. A reader sees the page before or this one."""
-    part = path.with_suffix(".part")
-    part.write_text(render_page(outputs), encoding="utf-8")
-    part.replace(path)
 
 
 def show_ticket(outputs: Outputs, ticket_id: str) -> None:

@@ -179,7 +179,7 @@ FAULTS: dict[str, Fault] = JSON_FAULTS | {
     "invalid_timestamp/date": change(flight_date="2026-02-30"),
     "out_of_range": change(departure_delay_min=99_999),
     "invalid_text": change(airline="Air France"),
-    "unknown_airport": change(departure_airport="QQQ"),
+    "unknown_airport": change(departure_airport="QQ1"),
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 
 from infra.docker import compose, environment
 from infra.local.services import kafka
-from jobs.settings import ROOT, Settings, list_variables
+from jobs.settings import ROOT, Settings, is_secret, list_variables
 from jobs.shop.database import MONITOR
 from jobs.verticals import find_verticals, merge_settings
 
@@ -267,7 +267,10 @@ def test_compose_defaults_match_the_example() -> None:
 
 def test_every_secret_with_a_known_default_is_generated() -> None:
     secret = re.compile("PASSWORD|SECRET|KEY")
-    known = {name for name in used_variables() if secret.search(name)}
+    # Others give the keys of their APIs.
+    given = {name.upper() for name in merge_settings().model_fields if name.endswith("_key")}
+    assert all(example()[name] == "" for name in given)
+    known = {name for name in used_variables() - given if secret.search(name)}
     assert set(environment.GENERATED) == known
     text = texts()
     key = re.search(r"AIRFLOW_FERNET_KEY:-([^}]+)", text)
@@ -405,7 +408,11 @@ def test_versions_match_the_packages_and_jars() -> None:
     assert f"datastream-spark:{pyspark}" in images()
     jars = (ROOT / "infra" / "local" / "java" / "jars.lock").read_text()
     assert re.search(rf"spark-sql-kafka-0-10_2\.13:{re.escape(pyspark)} ", jars)
-    for image, artifact in (("apache/kafka", "kafka_2.13"), ("elasticsearch/elasticsearch", "elasticsearch")):
+    for image, artifact in (
+        ("apache/kafka", "kafka_2.13"),
+        ("elasticsearch/elasticsearch", "elasticsearch"),
+        ("cassandra", "cassandra-all"),
+    ):
         (tag,) = {image_name.rsplit(":")[-1] for image_name in images() if image in image_name}
         assert re.search(rf"\b{artifact}:{re.escape(tag)}\b|/{artifact}-{re.escape(tag)}\.jar", jars), (
             f"{artifact} {tag}"
@@ -453,6 +460,26 @@ def test_tickets_run_without_the_core_in_four_gib() -> None:
     assert {needed for service in own.values() for needed in service.get("depends_on", {})} <= set(own)
     assert sum(mib(default(service["mem_limit"])) for service in own.values()) <= 4 * 1024
     assert own["ticket-processor"]["volumes"][1].endswith(":/data/output:z")
+
+
+def test_flights_run_with_least_rights() -> None:
+    own = read_services(ROOT / "infra" / "compose" / "flights.yml")
+    assert {name for name, service in own.items() if service["cap_drop"] != ["ALL"]} == set()
+    # Their images start as root to change the owner of a volume, which a new one need not.
+    assert {own[name]["user"] for name in ("redis", "mysql", "cassandra")} == {"redis", "mysql", "cassandra"}
+    for name, having in (
+        ("airflow-scheduler", {"FLIGHTS_REDIS_PASSWORD", "FLIGHTS_MYSQL_PASSWORD"}),
+        ("flights-relay", {"FLIGHTS_REDIS_PASSWORD", "FLIGHTS_MYSQL_PASSWORD", "FLIGHTS_CASSANDRA_PASSWORD"}),
+        ("departures", set()),
+        ("fake-apis", set()),
+    ):
+        variables = environment_of(services()[name])
+        assert {key for key in variables if re.fullmatch("FLIGHTS_.*_PASSWORD", key)} == having, name
+        assert ("FLIGHTS_OPENWEATHER_KEY" in variables) == (name == "airflow-scheduler"), name
+    secrets = {
+        name for name in environment_of({"env_file": [ROOT / "infra/airflow/env/flights.env"]}) if is_secret(name)
+    }
+    assert secrets == set()
 
 
 # --- Observability --------------------------------------------------------------------------------
@@ -582,6 +609,9 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
         "redpanda": {"/var/lib/redpanda/data"},
         "prometheus": {"/prometheus"},
         "alertmanager": {"/alertmanager"},
+        "redis": {"/data"},
+        "mysql": {"/var/lib/mysql"},
+        "cassandra": {"/var/lib/cassandra"},
     }
     for name, folders in declared.items():
         service = services()[name]

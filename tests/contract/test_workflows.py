@@ -65,7 +65,7 @@ def test_the_stack_is_tested_on_the_official_images() -> None:
     (job,) = workflow["jobs"].values()
     first, *commands, last = list_commands(job)[: list_commands(job).index("make smoke-ui") + 1]
     assert [first, commands[0], last] == ["docker compose up -d --wait", "make smoke", "make smoke-ui"]
-    for profile in ("observability", "tickets", "shop"):
+    for profile in ("observability", "tickets", "shop", "flights"):
         assert any(f"--profile {profile} up -d --wait" in command for command in commands)
     (upload,) = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
     assert upload["if"] == "always()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,18 +12,23 @@ from uuid import UUID, uuid4
 
 import psutil
 import pytest
+from cassandra import Unauthorized
 
 from infra.cassandra import set_up
 from infra.local.isolation import isolated_settings
 from infra.local.runner import supervisor
+from infra.local.runner.environment import make_base
 from infra.local.runner.health import find_fault
-from infra.local.runner.paths import Paths
+from infra.local.runner.paths import Paths, make_private_folder
+from infra.local.runner.ports import find_free
 from infra.local.services.cassandra import SERVICE
 from infra.local.services.catalog import local_stack
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.flights.cassandra import connect
+from jobs.flights.cassandra import ADMIN, WRITER, connect
 from jobs.flights.contract import FlightContent, WeatherContent
+from jobs.settings import ROOT
 from tests.testkit.stack import guarded
+from tests.testkit.wait import until
 
 DAY = date(2026, 1, 5)
 OBSERVED = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -120,3 +126,66 @@ def test_errors_name_the_address_and_the_remedy(settings: Any, tmp_path: Path) -
     address = f"127.0.0.1:{absent.flights_cassandra_port}"
     with pytest.raises(ServiceUnavailableError, match=f"{address} does not answer: .*profile flights"), connect(absent):
         pass
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The settings of a Cassandra that has the configuration of Docker, where it asks for passwords."""
+    passwords = {"flights_cassandra_admin_password": "it's", "flights_cassandra_password": "own"}
+    settings = isolated_settings(**passwords)
+    paths = Paths(settings.datastream_state)
+    for folder in (paths.run, paths.tmp):
+        make_private_folder(folder)
+    (process,) = SERVICE.build(settings)
+    process.folder.mkdir()
+    supervisor.write_files(process)
+    port, storage_port = find_free(2)
+    *options, name = process.command
+    command = [
+        *(option for option in options if not option.startswith("-Dcassandra.config=")),
+        f"-Dcassandra.config=file://{ROOT / 'infra' / 'cassandra' / 'cassandra.yaml'}",
+        f"-Dcassandra.native_transport_port={port}", f"-Dcassandra.storage_port={storage_port}",
+        "-Dcassandra.superuser_setup_delay_ms=0", name,
+    ]  # fmt: skip
+    environment = {**make_base(paths), **process.environment}
+    with guarded(settings.datastream_state), (tmp_path_factory.mktemp("log") / "cassandra.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=process.folder, env=environment, stdout=log, stderr=log)
+        try:
+            # Not the address that it announces, as in Docker.
+            wanted = {"flights_cassandra_host": "127.0.0.2", "flights_cassandra_port": port}
+            yield settings.model_copy(update=wanted)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def test_the_configuration_of_docker_asks_for_passwords(secured: Any) -> None:
+    """On a new server, repeated, and after a change of the passwords."""
+    until(lambda: can_sign_in(secured, ADMIN, "cassandra"), "Cassandra", 120)
+    for _ in range(2):
+        set_up(secured)
+    for role, password in ((ADMIN, "cassandra"), (WRITER, "wrong"), (WRITER, "")):
+        assert not can_sign_in(secured, role, password)
+    changed = secured.model_copy(update={"flights_cassandra_password": "other"})
+    set_up(changed)
+    set_up(changed)
+    with connect(changed) as session:
+        session.execute(INSERT, ["DSS", DAY, OBSERVED, uuid4(), 30.5])
+        for statement in (
+            "DROP TABLE weather_by_place_day",
+            "CREATE TABLE others (id int PRIMARY KEY)",
+            "ALTER TABLE latest_by_place ADD more text",
+            "CREATE ROLE others",
+        ):
+            with pytest.raises(Unauthorized):
+                session.execute(statement)
+    with pytest.raises(ConfigurationError, match=r"rejects flights: .*FLIGHTS_CASSANDRA_PASSWORD"), connect(secured):
+        pass
+
+
+def can_sign_in(settings: Any, role: str, password: str) -> bool:
+    try:
+        with connect(settings, role, keyspace=None, password=password):
+            return True
+    except (ConfigurationError, ServiceUnavailableError):
+        return False

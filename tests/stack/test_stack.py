@@ -41,6 +41,13 @@ PROFILE_PORTS = (
     "OBSERVABILITY_GRAFANA_PORT",
     "OBSERVABILITY_EXPORTER_PORT",
     "SHOP_POSTGRES_PORT",
+    "FLIGHTS_REDIS_PORT",
+    "FLIGHTS_MYSQL_PORT",
+    "FLIGHTS_CASSANDRA_PORT",
+    "FLIGHTS_SELENIUM_PORT",
+    "FLIGHTS_DEPARTURES_PORT",
+    "FLIGHTS_APIS_PORT",
+    "FLIGHTS_RELAY_PORT",
 )
 COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")
 

@@ -6,9 +6,10 @@ It asks for no password: whoever reaches the loopback may read and write the tab
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from infra.cassandra import set_up
 from infra.local.java import jars, runtime
@@ -23,6 +24,7 @@ from jobs.settings import LOOPBACK, ROOT
 
 NAME = "cassandra"
 NO_JAVA = f"Cassandra's Java is not installed: there is no {ROOT / '.venv-cassandra'}. Run make .venv-cassandra/.stamp."
+CONFIGURATION = ROOT / "infra" / "cassandra" / "cassandra.yaml"
 PROBE_TIMEOUT_S = 3
 
 # What Cassandra reaches of Java's own packages: its conf/jvm17-server.options, less what it starts without.
@@ -96,44 +98,15 @@ def _commit_log(paths: Paths) -> Path:
 
 def _configuration(settings: Any) -> str:
     paths = Paths(settings.datastream_state)
-    folder = paths.service(NAME)
-    storage = ports.pick_private(paths, "cassandra-storage")
-    values = {
-        "cluster_name": "datastream",
-        "num_tokens": 1,
-        "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
-        "endpoint_snitch": "SimpleSnitch",
-        "listen_address": LOOPBACK,
-        "storage_port": storage,
+    values = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8")) | {
+        "storage_port": ports.pick_private(paths, "cassandra-storage"),
         "rpc_address": LOOPBACK,
         "native_transport_port": settings.flights_cassandra_port,
-        "seed_provider": [
-            {
-                "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
-                "parameters": [{"seeds": f"{LOOPBACK}:{storage}"}],
-            }
-        ],
+        "commitlog_directory": str(_commit_log(paths)),
         "authenticator": "AllowAllAuthenticator",
         "authorizer": "AllowAllAuthorizer",
-        "data_file_directories": [str(folder / "data")],
-        "commitlog_directory": str(_commit_log(paths)),
-        "saved_caches_directory": str(folder / "saved_caches"),
-        "hints_directory": str(folder / "hints"),
-        "cdc_raw_directory": str(folder / "cdc_raw"),
-        # A write is on the disk before it is acknowledged.
-        "commitlog_sync": "batch",
-        "commitlog_segment_size": "8MiB",
-        "commitlog_total_space": "128MiB",
-        "memtable_heap_space": "48MiB",
-        "memtable_offheap_space": "16MiB",
-        "key_cache_size": "4MiB",
-        "file_cache_size": "32MiB",
-        "networking_cache_size": "16MiB",
-        "auto_snapshot": False,
-        "hinted_handoff_enabled": False,
     }
-    # JSON is valid YAML, and quotes paths correctly.
-    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def _check(_: Any) -> list[Finding]:

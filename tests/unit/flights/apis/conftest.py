@@ -64,5 +64,7 @@ def settings(httpserver: HTTPServer) -> FlightsSettings:
 
 
 @pytest.fixture(autouse=True)
-def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr(http, "TIMEOUT", http.httpx.Timeout(0.3))

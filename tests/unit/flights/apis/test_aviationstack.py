@@ -133,7 +133,7 @@ def test_the_rows_of_an_operating_flight_are_one_observation(httpserver: HTTPSer
         (flight_row(flight_status="lost"), "wrong_type"),
         (flight_row(departure={"delay": "12"}), "wrong_type"),
         (flight_row(departure={"delay": 99_999}), "out_of_range"),
-        (flight_row(departure={"iata": "ZZZ"}), "unknown_airport"),
+        (flight_row(departure={"iata": "ZZ1"}), "unknown_airport"),
         (flight_row(departure={"iata": "ZZZ", "timezone": None}), "unknown_airport"),
     ],
 )

@@ -14,6 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from jobs.errors import ServiceUnavailableError
+from jobs.flights.sources import http
 from jobs.flights.sources.http import TRIES, Api, ApiClient, parse_body, read_path
 from jobs.flights.vertical import FlightsSettings
 from jobs.strict_json import RejectedError
@@ -136,6 +137,24 @@ def test_a_certificate_is_checked(settings: FlightsSettings, fake_quota: FakeQuo
             get(settings, server.url_for("").rstrip("/"))
         assert server.log == []
     assert fake_quota.charges == fake_quota.refunds
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url", "expected"),
+    [
+        ("http://proxy.example:3128", "https://api.example", "http://proxy.example:3128"),
+        ("proxy.example:3128", "https://api.example", "http://proxy.example:3128"),
+        ("http://proxy.example:3128", "http://apis:8091", None),
+        ("http://proxy.example:3128", "https://127.0.0.1", None),
+        ("", "https://api.example", None),
+    ],
+)
+def test_only_the_internet_is_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, url: str, expected: str | None
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    assert http._find_proxy(httpx.URL(url)) == expected
 
 
 @pytest.mark.parametrize(
