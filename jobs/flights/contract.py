@@ -25,6 +25,8 @@ _EVENTS = UUID("6c8f2c1e-0f43-5d0e-9d8f-0c1f6a0a7d11")  # the namespace of event
 # What a detail of a reject and a text of a source may have.
 MAX_DETAIL = 1_000  # characters
 MAX_TEXT = 200
+# MySQL holds the years 1000 to 9999; a flight has no other years than these.
+FIRST_YEAR, LAST_YEAR = 1970, 2100
 
 
 class Kind(StrEnum):
@@ -57,8 +59,8 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     INVALID_TEXT = "invalid_text"
     UNKNOWN_AIRPORT = "unknown_airport"
-    # By dag_clean_flights:
-    INVALID_MESSAGE = "invalid_message"  # not what the relay writes
+    # By the relay and by dag_clean_flights:
+    INVALID_MESSAGE = "invalid_message"  # not of this version of the contract
     MISSING_VALUE = "missing_value"
     IMPLAUSIBLE = "implausible"
 
@@ -218,6 +220,7 @@ C = TypeVar("C", FlightContent, WeatherContent)
 
 _CARRIER = re.compile(r"[A-Z0-9]{2}", re.ASCII)
 _AIRPORT = re.compile(r"[A-Z]{3}", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _NUMBER = re.compile(r"\d{1,4}[A-Z]?", re.ASCII)
 TIMES = (
     "observed_at", "scheduled_departure", "scheduled_arrival", "estimated_departure", "estimated_arrival",
@@ -256,10 +259,7 @@ def make_flight(content: Mapping[str, Any], origin: Origin) -> Flight:
         text = getattr(checked, name)
         if not pattern.fullmatch(text):
             raise RejectedError(Reason.INVALID_TEXT, f"{name} {text[:40]!r} does not match {pattern.pattern}")
-    try:
-        date.fromisoformat(checked.flight_date)
-    except ValueError as error:
-        raise RejectedError(Reason.INVALID_TIMESTAMP, f"flight_date {checked.flight_date[:40]!r}: {error}") from error
+    _check_date(checked.flight_date)
     for name in ("departure_airport", "arrival_airport"):
         code = getattr(checked, name)
         # Any airport of the world: its time zone is not needed any more.
@@ -325,6 +325,9 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
             _check_text(name, value)
         if name in TIMES and value is not None:
             times[name] = normalise_timestamp(value, name)
+            if not FIRST_YEAR <= int(times[name][:4]) <= LAST_YEAR:
+                text = f"{name} {value[:40]!r} is not in the years {FIRST_YEAR} to {LAST_YEAR}"
+                raise RejectedError(Reason.INVALID_TIMESTAMP, text)
         if isinstance(value, float) and not math.isfinite(value):
             raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")
         if name in _LIMITS and value is not None:
@@ -332,6 +335,17 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
             if not low <= value <= high:
                 raise RejectedError(Reason.OUT_OF_RANGE, f"{name} {value} is not within {low} to {high}")
     return msgspec.structs.replace(checked, **times)
+
+
+def _check_date(text: str) -> None:
+    try:
+        if not _DATE.fullmatch(text):
+            raise ValueError("it is not YYYY-MM-DD")
+        year = date.fromisoformat(text).year
+        if not FIRST_YEAR <= year <= LAST_YEAR:
+            raise ValueError(f"it is not in the years {FIRST_YEAR} to {LAST_YEAR}")
+    except ValueError as error:
+        raise RejectedError(Reason.INVALID_TIMESTAMP, f"flight_date {text[:40]!r}: {error}") from error
 
 
 def _check_text(name: str, text: str) -> None:

@@ -22,7 +22,7 @@ from confluent_kafka import Consumer
 
 from jobs.clients import make_kafka_config
 from jobs.flights.buffer import FIRST, Buffer, Entry, name_stream
-from jobs.flights.contract import Flight, Kind, Observation, Weather
+from jobs.flights.contract import MAX_DETAIL, Flight, Kind, Observation, Reason, Weather
 from jobs.flights.stores import Store
 from jobs.flights.vertical import FlightsSettings
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
@@ -131,11 +131,7 @@ class Relay:
             entries = self._buffer.read(self.route.kind, self.position.entry, BATCH)
         if not entries:
             return 0
-        observations = [entry for entry in entries if not entry.reason]
-        rejects = [entry for entry in entries if entry.reason]
-        decoded: list[Observation] = [
-            msgspec.json.decode(entry.value, type=_TYPES[self.route.kind]) for entry in observations
-        ]
+        observations, decoded, rejects = self._sort(entries)
         for store in self._stores:
             store.write(decoded)
         position = msgspec.structs.replace(
@@ -159,6 +155,24 @@ class Relay:
             position.entry, len(observations), self.route.topic, len(rejects),
         )  # fmt: skip
         return len(entries)
+
+    def _sort(self, entries: list[Entry]) -> tuple[list[Entry], list[Observation], list[Entry]]:
+        """The observations among entries, the same decoded, and the rejects."""
+        observations: list[Entry] = []
+        decoded: list[Observation] = []
+        rejects: list[Entry] = []
+        for entry in entries:
+            if entry.reason:
+                rejects.append(entry)
+                continue
+            try:
+                decoded.append(msgspec.json.decode(entry.value, type=_TYPES[self.route.kind]))
+                observations.append(entry)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                # A collector of another version has added it. It must not hold up what comes after it.
+                detail = str(error)[:MAX_DETAIL]
+                rejects.append(msgspec.structs.replace(entry, reason=Reason.INVALID_MESSAGE, detail=detail))
+        return observations, decoded, rejects
 
     def _send_reject(self, entry: Entry) -> None:
         origin = Origin(

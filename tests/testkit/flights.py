@@ -17,7 +17,7 @@ from jobs.flights.stores.mysql_store import MySQL
 ORIGIN = Origin("test", "here:1", "2026-01-05T12:00:00.000000Z")
 
 
-def flight(number: int = 718, minute: int = 0, **changes: Any) -> Flight:
+def flight(number: int | str = 718, minute: int = 0, **changes: Any) -> Flight:
     """A flight, observed `minute` minutes after noon."""
     content = {
         "observed_at": f"2026-01-05T12:{minute:02}:00Z",

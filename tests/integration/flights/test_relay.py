@@ -19,7 +19,7 @@ from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
 from jobs.errors import ServiceUnavailableError
 from jobs.flights.buffer import open_buffer
-from jobs.flights.contract import Kind
+from jobs.flights.contract import FIRST_YEAR, LAST_YEAR, MAX_TEXT, Kind
 from jobs.flights.database import READER, connect
 from jobs.flights.relay import Position
 from jobs.inherited import make_environment
@@ -205,3 +205,32 @@ def test_a_full_buffer_refuses_and_keeps(flights: Any) -> None:
     add(flights, [flight(2)])
     relay_all(flights)
     assert read_ids(flights, flights.flights_topic).total() == 2
+
+
+def test_an_entry_of_another_version_does_not_hold_up_the_next(flights: Any) -> None:
+    add(flights, [flight(1)])
+    with redis.Redis(port=flights.flights_redis_port, password=flights.flights_redis_password) as client:
+        ((_, fields),) = client.xrange("buffer:flight")
+        client.xadd("buffer:flight", {**fields, b"value": b'{"later": 1}'})
+    add(flights, [flight(2)])
+    assert relay_all(flights) == 3
+    assert read_ids(flights, flights.flights_topic).total() == 2
+    (letter,) = read_topic(flights, flights.flights_dlq_topic)
+    assert letter.value == b'{"later": 1}'
+    assert letter.error["exception.class.name"] == "invalid_message"
+
+
+def test_mysql_takes_whatever_the_contract_accepts(flights: Any) -> None:
+    longest = "é" * MAX_TEXT
+    edges = [
+        flight(
+            "9999Z", observed_at=f"{year}-{day}T00:00:00Z", flight_date=f"{year}-{day}", status="incident",
+            scheduled_departure=f"{year}-{day}T00:00:00.999999Z", scheduled_arrival=f"{year}-{day}T23:59:59.999999Z",
+            marketing_number=longest, departure_local=longest, departure_delay_min=-1440, arrival_delay_min=10080,
+        )
+        for year, day in ((FIRST_YEAR, "01-01"), (LAST_YEAR, "12-31"))
+    ]  # fmt: skip
+    poles = [weather(lat=-90, lon=180, condition=longest, description=longest), weather("CDG", lat=90, lon=-180)]
+    add(flights, [*edges, *poles])
+    assert relay_all(flights) == 4
+    assert read_flights(flights) == {it.flight_id: it.event_id for it in edges}
