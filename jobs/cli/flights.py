@@ -54,17 +54,20 @@ class Generated(StrEnum):
 def collect(source: Annotated[Source, typer.Argument(help="The source to read.")]) -> None:
     """Read one source now, without Airflow, and put what it gives into the buffer."""
     from jobs.flights import collect as collectors
+    from jobs.flights.buffer import Added
 
-    settings = load(FlightsSettings)
-    if source is Source.WEATHER:
-        added = collectors.collect_weather(settings)
-    elif source is Source.FLIGHTS:
-        added = collectors.collect_flights(settings, datetime.now(UTC).replace(second=0, microsecond=0))
-    elif source is Source.DEPARTURES:
-        added = collectors.scrape(settings, lambda line: error_console.print(line, markup=False))
-    else:
-        added = collectors.import_csv(settings)
-    _print_added(source, added)
+    settings, added = load(FlightsSettings), Added()
+    try:
+        if source is Source.WEATHER:
+            collectors.collect_weather(settings, added)
+        elif source is Source.FLIGHTS:
+            collectors.collect_flights(settings, added, datetime.now(UTC).replace(second=0, microsecond=0))
+        elif source is Source.DEPARTURES:
+            collectors.scrape(settings, added, lambda line: error_console.print(line, markup=False))
+        else:
+            collectors.import_csv(settings, added)
+    finally:
+        _print_added(source, added)
 
 
 @flights.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -73,19 +76,24 @@ def generate(context: typer.Context, what: Annotated[Generated, typer.Argument(h
 
     They are shown by: python producer/flights/generate_flights.py --help
     """
+    from jobs.flights.buffer import Added
     from jobs.flights.collect import collect_lines
     from jobs.flights.contract import Kind
 
-    settings = load(FlightsSettings)
+    settings, added = load(FlightsSettings), Added()
     kind = Kind.FLIGHT if what is Generated.FLIGHTS else Kind.WEATHER
     script = ROOT / "producer" / "flights" / f"generate_{what}.py"
     command = [sys.executable, str(script), *context.args]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=make_environment()) as generator:
         assert generator.stdout is not None  # noqa: S101 (it is a pipe)
-        added = collect_lines(settings, generator.stdout, kind, "faker")
+        try:
+            collect_lines(settings, added, generator.stdout, kind, "faker")
+        except KeyboardInterrupt:
+            generator.wait()  # Ctrl-C has ended it, too
+        finally:
+            _print_added(script.name, added)
     if generator.returncode:
         raise CommandError(generator.returncode, f"{script.name} ended with exit code {generator.returncode}.")
-    _print_added(f"generate_{what}.py", added)
 
 
 def _print_added(source: str, added: Added) -> None:

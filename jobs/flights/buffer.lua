@@ -13,7 +13,7 @@ if redis.call('SISMEMBER', before, id) == 1 or redis.call('SADD', now, id) == 0 
     redis.call('HINCRBY', KEYS[3], 'repeated ' .. source, 1)
     return 0
 end
-redis.call('EXPIRE', now, 2 * seconds)
+redis.call('EXPIREAT', now, (number + 2) * seconds)
 redis.call('HINCRBY', KEYS[3], ARGV[4] .. ' ' .. source, 1)
 redis.call('XADD', KEYS[1], '*', unpack(ARGV, 5))
 return 1

@@ -1,7 +1,7 @@
 """The buffer between the collectors and the relay: a Redis stream for each kind of observation.
 
 An entry is in the stream from the moment it is collected until it is relayed. An input that was collected within the
-last day is only counted. The counts are made together with the entries, so that the ledger can compare them.
+last six hours is only counted. The counts are made together with the entries, so that the ledger can compare them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jobs.flights.contract import Collected, Flight, Kind, Reject
 from jobs.flights.database import START
 from jobs.flights.vertical import FlightsSettings
 
-# A repeat is noticed for at least this many hours, and for twice as many at most.
-_HOURS = 24
+# A repeat is noticed for at least this many hours, and for twice as many at most. An id takes some 70 bytes.
+_HOURS = 6
 _BATCH = 500  # inputs in one round trip
 _TIMEOUT_S = 10
 _SCRIPT = Path(__file__).with_name("buffer.lua").read_text(encoding="utf-8")
@@ -41,9 +41,12 @@ class Added(msgspec.Struct):
     repeated: int = 0
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
 
-    @property
-    def collected(self) -> int:
-        return self.observed + self.rejected + self.repeated
+    def count(self, other: Added) -> None:
+        """Add the counts of another."""
+        self.observed += other.observed
+        self.rejected += other.rejected
+        self.repeated += other.repeated
+        self.reasons.update(other.reasons)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -62,6 +65,9 @@ class Entry(msgspec.Struct, frozen=True):
     fetched_at: str
     reason: str = ""
     detail: str = ""
+
+
+_TEXTS = ("source", "position", "fetched_at", "reason", "detail")
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -127,18 +133,23 @@ class Buffer:
         minimum = f"{milliseconds}-{int(number) + 1}"
         self._client.xtrim(name_stream(kind), minid=minimum, approximate=False)
 
-    def count_after(self, kind: Kind, position: str) -> tuple[Counts, int, float | None]:
-        """The counts, the number of entries after an id, and the time of the first of these, all of one moment.
+    def count_after(self, kind: Kind, buffer: str, entry: str) -> tuple[Counts, int, float | None]:
+        """The counts, the number of entries after one, and the time of the first of these, all of one moment.
+
+        Args:
+            buffer: identity of the buffer that had this entry. All entries of another buffer are after it.
+            entry: id of the entry.
 
         Returns:
             the time in seconds since 1970; None without entries.
         """
+        start = entry if self.read_identity(kind) in ("", buffer) else FIRST
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hgetall(f"counts:{kind}")
         pipeline.xlen(name_stream(kind))
         # Those are there only between the relay's commit and its trim.
-        pipeline.xrange(name_stream(kind), "-", position)
-        pipeline.xrange(name_stream(kind), f"({position}", "+", count=1)
+        pipeline.xrange(name_stream(kind), "-", start)
+        pipeline.xrange(name_stream(kind), f"({start}", "+", count=1)
         fields, total, passed, first = pipeline.execute()
         oldest = int(first[0][0].split(b"-")[0]) / 1000 if first else None
         return _decode_counts(fields), total - len(passed), oldest
@@ -183,8 +194,9 @@ def open_buffer(settings: FlightsSettings) -> Iterator[Buffer]:
         ) from error
     except redis.exceptions.OutOfMemoryError as error:
         raise ServiceUnavailableError(
-            f"The buffer in Redis at {address} is full: {error}. Nothing that was added is lost. Is the relay running? "
-            "Check with `make flights-ledger`."
+            f"The buffer in Redis at {address} is full: {error}. Nothing that was added is lost. Either entries wait "
+            "for the relay (`make flights-ledger`; is it running?), or too many inputs came within twelve hours: raise "
+            "maxmemory in infra/redis/redis.conf."
         ) from error
     except redis.RedisError as error:
         raise ServiceUnavailableError(f"Redis at {address} does not answer: {error}. {START}") from error
@@ -206,9 +218,9 @@ def _encode(it: Collected) -> tuple[list[str], list[Any]]:
 
 
 def _decode(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    texts = {name.decode(): value for name, value in fields.items()}
-    key, value = texts.pop("key"), texts.pop("value")
-    return Entry(entry_id.decode(), key, value, **{name: text.decode() for name, text in texts.items()})
+    """An entry, also if a collector of another version has added it."""
+    texts = {name: fields.get(name.encode(), b"").decode("utf-8", "replace") for name in _TEXTS}
+    return Entry(entry_id.decode(), fields.get(b"key", b""), fields.get(b"value", b""), **texts)
 
 
 def _decode_counts(fields: Mapping[bytes, bytes]) -> Counts:

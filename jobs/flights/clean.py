@@ -227,7 +227,7 @@ def clean_chunk(chunk: Chunk, table: Table) -> tuple[pa.RecordBatch, list[pa.Rec
     ):
         try:
             row = table.clean(decoder.decode(value or b""))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             faults[number] = RejectedError(Reason.INVALID_MESSAGE, str(error))
         except RejectedError as error:
             faults[number] = error

@@ -1,15 +1,18 @@
-"""Collect: read a source and put what it gives into the buffer. Each can be repeated; repeats are only counted."""
+"""Collect: read a source and put what it gives into the buffer. Each can be repeated; repeats are only counted.
+
+Each function counts in `added`, also what came before an error.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import islice
 from typing import IO
 
 from jobs.flights import database
-from jobs.flights.buffer import Added, Buffer, open_buffer
+from jobs.flights.buffer import Added, open_buffer
 from jobs.flights.contract import Collected, Kind
 from jobs.flights.sources import aviationstack, openweather, scraped
 from jobs.flights.sources.csv_files import import_files
@@ -18,13 +21,12 @@ from jobs.flights.vertical import FlightsSettings
 
 log = logging.getLogger(__name__)
 
-# Small, so that what is collected before an error is in the buffer.
-_BATCH = 100
+# Inputs that are added at once, and the time that the first of them waits for the others of a slow source.
+_BATCH = 500
+_BATCH_S = 1.0
 
-Log = Callable[[str], None]
 
-
-def collect_weather(settings: FlightsSettings) -> Added:
+def collect_weather(settings: FlightsSettings, added: Added) -> None:
     """Collect the weather of FLIGHTS_PLACES from OpenWeather, or from its stand-in.
 
     Raises:
@@ -32,19 +34,19 @@ def collect_weather(settings: FlightsSettings) -> Added:
         ConfigurationError: OpenWeather rejects the key.
         ServiceUnavailableError: OpenWeather, Redis or MySQL does not answer.
     """
-    return _collect(settings, openweather.collect(settings))
+    _collect(settings, openweather.collect(settings), added)
 
 
-def collect_flights(settings: FlightsSettings, observed_at: datetime) -> Added:
+def collect_flights(settings: FlightsSettings, added: Added, observed_at: datetime) -> None:
     """Collect flights from AviationStack, or from its stand-in. Errors are those of `collect_weather`.
 
     Args:
         observed_at: when the flights are observed, with a time zone: the same for each try of a run.
     """
-    return _collect(settings, aviationstack.collect(settings, observed_at))
+    _collect(settings, aviationstack.collect(settings, observed_at), added)
 
 
-def scrape(settings: FlightsSettings, show: Log = log.info) -> Added:
+def scrape(settings: FlightsSettings, added: Added, show: Callable[[str], None] = log.info) -> None:
     """Collect flights and weather from the pages that the stack serves itself.
 
     Args:
@@ -52,25 +54,28 @@ def scrape(settings: FlightsSettings, show: Log = log.info) -> Added:
 
     Raises:
         ConfigurationError: there is no browser, or a page must not be scraped.
-        ServiceUnavailableError: the browser or Redis does not answer.
+        CommandError: the scraper failed.
+        ServiceUnavailableError: Redis does not answer.
     """
-    return _collect(settings, scraped.scrape(settings, show))
+    _collect(settings, scraped.scrape(settings, show), added)
 
 
-def import_csv(settings: FlightsSettings) -> Added:
+def import_csv(settings: FlightsSettings, added: Added) -> None:
     """Import the new files of FLIGHTS_CSV_FOLDER.
 
     Raises:
         ConfigurationError: there is no such folder, or an unknown encoding.
         ServiceUnavailableError: Redis or MySQL does not answer.
     """
-    added = Added()
     with open_buffer(settings) as buffer, database.connect(settings, database.WRITER) as connection:
-        import_files(settings, connection, lambda items: _add(buffer, items, added))
-    return added
+
+        def add(inputs: Iterable[Collected]) -> None:
+            added.count(buffer.add(inputs))
+
+        import_files(settings, connection, add)
 
 
-def collect_lines(settings: FlightsSettings, stream: IO[bytes], kind: Kind, source: str) -> Added:
+def collect_lines(settings: FlightsSettings, added: Added, stream: IO[bytes], kind: Kind, source: str) -> None:
     """Collect observations from JSON lines.
 
     Args:
@@ -79,20 +84,19 @@ def collect_lines(settings: FlightsSettings, stream: IO[bytes], kind: Kind, sour
     Raises:
         ServiceUnavailableError: Redis does not answer.
     """
-    return _collect(settings, read_json_lines(stream, kind, source))
+    _collect(settings, read_json_lines(stream, kind, source), added)
 
 
-def _collect(settings: FlightsSettings, inputs: Iterator[Collected]) -> Added:
-    added = Added()
+def _collect(settings: FlightsSettings, inputs: Iterator[Collected], added: Added) -> None:
+    batch: list[Collected] = []
+    began = time.monotonic()
     with open_buffer(settings) as buffer:
-        while batch := list(islice(inputs, _BATCH)):
-            _add(buffer, batch, added)
-    return added
-
-
-def _add(buffer: Buffer, inputs: Iterable[Collected], total: Added) -> None:
-    added = buffer.add(inputs)
-    total.observed += added.observed
-    total.rejected += added.rejected
-    total.repeated += added.repeated
-    total.reasons.update(added.reasons)
+        try:
+            for it in inputs:
+                batch.append(it)
+                if len(batch) >= _BATCH or time.monotonic() - began > _BATCH_S:
+                    added.count(buffer.add(batch))
+                    batch, began = [], time.monotonic()
+        finally:
+            # What a source gave before it failed is paid for, and may not come again.
+            added.count(buffer.add(batch))

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID, uuid5
@@ -218,6 +218,7 @@ Collected = Flight | Weather | Reject
 
 C = TypeVar("C", FlightContent, WeatherContent)
 
+_AHEAD = timedelta(days=1)  # clocks differ, and so do time zones that a source forgets
 _CARRIER = re.compile(r"[A-Z0-9]{2}", re.ASCII)
 _AIRPORT = re.compile(r"[A-Z]{3}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -314,6 +315,10 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
         raise RejectedError(Reason.UNKNOWN_FIELD, f"{', '.join(map(repr, unknown))[:MAX_TEXT]} is not in the contract")
     if missing := [name for name in list_required(kind) if content.get(name) is None]:
         raise RejectedError(Reason.MISSING_FIELD, f"{', '.join(missing)} is missing")
+    for name, value in content.items():
+        # Before the conversion, which cannot take a lone surrogate.
+        if isinstance(value, str) and not value.isprintable():
+            raise RejectedError(Reason.INVALID_TEXT, f"{name} {value[:40]!r} has unprintable characters")
     try:
         checked = msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
@@ -321,13 +326,16 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
     times = {}
     for name in known:
         value = getattr(checked, name)
-        if isinstance(value, str):
-            _check_text(name, value)
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise RejectedError(Reason.INVALID_TEXT, f"{name} {value[:40]!r} has more than {MAX_TEXT} characters")
         if name in TIMES and value is not None:
             times[name] = normalise_timestamp(value, name)
             if not FIRST_YEAR <= int(times[name][:4]) <= LAST_YEAR:
                 text = f"{name} {value[:40]!r} is not in the years {FIRST_YEAR} to {LAST_YEAR}"
                 raise RejectedError(Reason.INVALID_TIMESTAMP, text)
+        if name == "observed_at" and times[name] > format_time(datetime.now(UTC) + _AHEAD):
+            # It would win against every later observation.
+            raise RejectedError(Reason.INVALID_TIMESTAMP, f"observed_at {value[:40]!r} is in the future")
         if isinstance(value, float) and not math.isfinite(value):
             raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")
         if name in _LIMITS and value is not None:
@@ -346,13 +354,6 @@ def _check_date(text: str) -> None:
             raise ValueError(f"it is not in the years {FIRST_YEAR} to {LAST_YEAR}")
     except ValueError as error:
         raise RejectedError(Reason.INVALID_TIMESTAMP, f"flight_date {text[:40]!r}: {error}") from error
-
-
-def _check_text(name: str, text: str) -> None:
-    if len(text) > MAX_TEXT or not text.isprintable():
-        raise RejectedError(
-            Reason.INVALID_TEXT, f"{name} {text[:40]!r} has unprintable or more than {MAX_TEXT} characters"
-        )
 
 
 def _make_event_id(kind: Kind, key: str, content: FlightContent | WeatherContent) -> str:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import Any, TypeAlias
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import ER
 from pymysql.cursors import DictCursor
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
@@ -79,9 +79,9 @@ def connect(settings: FlightsSettings, user: str, **options: Any) -> Iterator[Co
     try:
         with closing(connection):
             yield connection
-    except pymysql.OperationalError as error:
-        if error.args[0] not in (CR.CR_SERVER_LOST, CR.CR_SERVER_GONE_ERROR, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT):
-            raise
+    except (pymysql.OperationalError, pymysql.InterfaceError, pymysql.InternalError) as error:
+        # A lost connection, a shutdown, a full disk, a deadlock: what they have in common is that it may pass.
         raise ServiceUnavailableError(
-            f"MySQL at {address}: {error.args[-1]}. Nothing was committed; it is safe to try again. {START}"
+            f"MySQL at {address}: {error.args[-1]}. If a commit had no answer, it may have been done; it is safe to "
+            f"try again. {START}"
         ) from error

@@ -46,19 +46,25 @@ class Events(msgspec.Struct):
     """The messages of one topic.
 
     Attributes:
-        count: messages.
+        count: messages of the relay; foreign: others, which dag_clean_flights rejects.
         ids: event_ids, as 16 bytes.
         newest: the newest state of each flight.
     """
 
     count: int = 0
+    foreign: int = 0
     ids: set[bytes] = msgspec.field(default_factory=set)
     newest: dict[str, State] = msgspec.field(default_factory=dict)
 
     def add(self, message: Message) -> None:
-        event = msgspec.json.decode(message.value() or b"", type=_Event)
+        try:
+            event = msgspec.json.decode(message.value() or b"", type=_Event)
+            event_id = UUID(event.event_id).bytes
+        except (msgspec.MsgspecError, ValueError):
+            self.foreign += 1
+            return
         self.count += 1
-        self.ids.add(UUID(event.event_id).bytes)
+        self.ids.add(event_id)
         if event.flight_id:
             state = (event.observed_at, event.event_id)
             self.newest[event.flight_id] = max(state, self.newest.get(event.flight_id, state))
@@ -71,8 +77,8 @@ class KindLedger(msgspec.Struct, frozen=True, kw_only=True):
         counts: made by the buffer, by source.
         waiting: entries of the buffer that are not relayed.
         before, after: the relay's positions before and after buffer and topics were read.
-        on_topic: messages; distinct: their event_ids.
-        has_expired: whether retention has deleted messages.
+        on_topic: messages of the relay; distinct: their event_ids; foreign: messages that the relay did not write.
+        has_expired, letters_have_expired: whether retention has deleted messages, or dead letters.
         dead_letters: of the relay.
         stored: rows in Cassandra.
         missing: event_ids on the topic that are not in Cassandra; unknown: rows of Cassandra that are on no topic.
@@ -87,7 +93,9 @@ class KindLedger(msgspec.Struct, frozen=True, kw_only=True):
     after: Position
     on_topic: int
     distinct: int
+    foreign: int
     has_expired: bool
+    letters_have_expired: bool
     dead_letters: int
     stored: int
     missing: int
@@ -106,14 +114,33 @@ class KindLedger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lost(self) -> int:
-        gone = max(0, self.before.relayed - self.on_topic - self.expired)
-        letters = 0 if self.has_expired else max(0, self.before.rejected - self.dead_letters)
-        return gone + letters + self.missing + max(0, -self._surplus)
+        return sum(max(0, count) for count in self._list_lost().values())
 
     @property
     def doubled(self) -> int:
-        twice = max(0, self.on_topic - self.after.relayed)
-        return twice + max(0, self.dead_letters - self.after.rejected) + max(0, self._surplus)
+        return sum(max(0, count) for count in self._list_doubled().values())
+
+    @property
+    def faults(self) -> list[str]:
+        counts = self._list_lost() | self._list_doubled()
+        counts[f"rows of Cassandra are not on {self.topic}"] = self.unknown
+        return [fault for what, count in counts.items() for fault in _report(what, count)]
+
+    def _list_lost(self) -> dict[str, int]:
+        letters = 0 if self.letters_have_expired else self.before.rejected - self.dead_letters
+        return {
+            f"entries of buffer:{self.kind} are gone": -self._surplus,
+            f"messages of {self.topic} are gone": self.before.relayed - self.on_topic - self.expired,
+            f"dead letters of {self.topic} are gone": letters,
+            f"event_ids of {self.topic} are not in Cassandra": self.missing,
+        }
+
+    def _list_doubled(self) -> dict[str, int]:
+        return {
+            f"entries of buffer:{self.kind} were relayed twice": self._surplus,
+            f"messages of {self.topic} are there twice": self.on_topic - self.after.relayed,
+            f"dead letters of {self.topic} are there twice": self.dead_letters - self.after.rejected,
+        }
 
     @property
     def _surplus(self) -> int:
@@ -121,21 +148,6 @@ class KindLedger(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_moving or self.counts.buffer not in ("", self.before.buffer):
             return 0
         return self.before.from_buffer + self.waiting - self.counts.added
-
-    @property
-    def faults(self) -> list[str]:
-        letters = 0 if self.has_expired else self.before.rejected - self.dead_letters
-        counts = {
-            f"entries of buffer:{self.kind} are gone": -self._surplus,
-            f"entries of buffer:{self.kind} were relayed twice": self._surplus,
-            f"messages of {self.topic} are gone": self.before.relayed - self.on_topic - self.expired,
-            f"messages of {self.topic} are there twice": self.on_topic - self.after.relayed,
-            f"dead letters of {self.topic} are gone": letters,
-            f"dead letters of {self.topic} are there twice": self.dead_letters - self.after.rejected,
-            f"event_ids of {self.topic} are not in Cassandra": self.missing,
-            f"rows of Cassandra are not on {self.topic}": self.unknown,
-        }
-        return [fault for what, count in counts.items() for fault in _report(what, count)]
 
 
 class Ledger(verdict.Ledger, kw_only=True):
@@ -227,7 +239,10 @@ def _count_kind(systems: Systems[FlightsSettings], client: Consumer, route: Rout
     newer = [Claim(partition, topic_bounds[partition].end, bound.end) for partition, bound in ends.items()]
     known = events.ids | _read_events(systems, client, route.topic, newer).ids
     has_expired = any(bound.low for bound in topic_bounds.values())
-    is_partial = has_expired or waiting or before != after
+    # The relay may have written Cassandra for a transaction that is not on the topic yet.
+    with open_buffer(systems.settings) as buffer:
+        _, still_waiting, _ = buffer.count_after(route.kind, after.buffer, after.entry)
+    is_at_rest = before == read_position(systems.config, client, route) and not waiting + still_waiting
     kind = KindLedger(
         kind=route.kind,
         topic=route.topic,
@@ -237,11 +252,13 @@ def _count_kind(systems: Systems[FlightsSettings], client: Consumer, route: Rout
         after=after,
         on_topic=events.count,
         distinct=len(events.ids),
+        foreign=events.foreign,
         has_expired=has_expired,
+        letters_have_expired=any(bound.low for bound in bounds[route.dlq_topic].values()),
         dead_letters=letters,
         stored=len(stored),
         missing=len(events.ids - stored),
-        unknown=0 if is_partial else len(stored - known),
+        unknown=len(stored - known) if is_at_rest and not has_expired else 0,
         held_back=[part for topic, bound in bounds.items() for part in list_held_back(topic, bound)],
     )
     return kind, events
@@ -259,7 +276,7 @@ def _read_at_rest(
     for _ in range(_TRIES):
         before = read_position(config, client, route)
         with open_buffer(systems.settings) as buffer:
-            counts, waiting, _ = buffer.count_after(route.kind, before.entry)
+            counts, waiting, _ = buffer.count_after(route.kind, before.buffer, before.entry)
         bounds = {
             topic: read_bounds(config, client, topic, list_partitions(client, topic), settle_s=SETTLE_S)
             for topic in (route.topic, route.dlq_topic)

@@ -21,6 +21,7 @@ import msgspec
 from confluent_kafka import Consumer
 
 from jobs.clients import make_kafka_config
+from jobs.errors import ServiceUnavailableError
 from jobs.flights.buffer import FIRST, Buffer, Entry, name_stream
 from jobs.flights.contract import MAX_DETAIL, Flight, Kind, Observation, Reason, Weather
 from jobs.flights.stores import Store
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 BATCH = 500  # entries in one transaction
 WAIT_S = 0.25  # for entries of one kind
 POSITION_HEADER = "datastream.position"
+SETTLE_S = 30.0  # longer than a killed relay's transaction stays open
 FETCHED_HEADER = "datastream.fetched_at"
 # The task of the source, in the terms of Kafka Connect.
 STAGE = "TASK_POLL"
@@ -127,7 +129,8 @@ class Relay:
             ServiceUnavailableError: a service does not answer. What is committed stays.
         """
         entries = self._buffer.read(self.route.kind, self.position.entry, BATCH, wait_s)
-        if entries and self._follow_buffer():
+        # Also without entries: those of a new buffer whose clock is behind have lower ids.
+        if self._follow_buffer():
             entries = self._buffer.read(self.route.kind, self.position.entry, BATCH)
         if not entries:
             return 0
@@ -203,20 +206,32 @@ def open_relay(settings: FlightsSettings, route: Route, buffer: Buffer, stores: 
         with reading, open_consumer(config, "relay") as client:
             for topic in (route.topic, route.dlq_topic):
                 list_partitions(client, topic)  # raises ConfigurationError if it does not exist
-            position = read_position(config, client, route)
+            position = read_position(config, client, route, settle_s=SETTLE_S, is_exact=True)
         relay = Relay(route, buffer, stores, writer, position)
         relay.resume()
         yield relay
 
 
-def read_position(config: Config, client: Consumer, route: Route) -> Position:
+def read_position(
+    config: Config, client: Consumer, route: Route, *, settle_s: float = 0, is_exact: bool = False
+) -> Position:
     """The last committed position; the first one if there is none.
+
+    Args:
+        settle_s: seconds to wait for the end of the transactions that are open now.
+        is_exact: raise an error if one is still open, because it hides what is behind it.
 
     Raises:
         ConfigurationError: the topic does not exist.
+        ServiceUnavailableError: a transaction is still open.
     """
     key = name_stream(route.kind).encode()
-    (bound,) = read_bounds(config, client, route.positions_topic, [0]).values()
+    (bound,) = read_bounds(config, client, route.positions_topic, [0], settle_s=settle_s).values()
+    if is_exact and bound.held:
+        raise ServiceUnavailableError(
+            f"A transaction of another relay is open on {route.positions_topic}. It ends within a minute; the relay "
+            "tries again."
+        )
     # Compaction keeps the topic short in the end, not at once: start with its newest records.
     span, end = 1_000, bound.end
     while end > bound.low:

@@ -50,6 +50,6 @@ class RelayMetrics:
             return
         self._measured_at = self._passed_at
         for relay in relays:
-            _, waiting, oldest = buffer.count_after(relay.route.kind, relay.position.entry)
+            _, waiting, oldest = buffer.count_after(relay.route.kind, relay.position.buffer, relay.position.entry)
             self._waiting.labels(relay.route.kind).set(waiting)
             self._oldest.labels(relay.route.kind).set(0 if oldest is None else max(0.0, time.time() - oldest))

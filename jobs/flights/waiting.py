@@ -24,10 +24,11 @@ def count_waiting(settings: FlightsSettings) -> int:
         open_consumer(config, "relay-waiting") as client,
         open_buffer(settings) as buffer,
     ):
-        return sum(
-            buffer.count_after(route.kind, read_position(config, client, route).entry)[1]
-            for route in list_routes(settings)
-        )
+        total = 0
+        for route in list_routes(settings):
+            position = read_position(config, client, route)
+            total += buffer.count_after(route.kind, position.buffer, position.entry)[1]
+        return total
 
 
 def wait_until_relayed(settings: FlightsSettings, timeout_s: float) -> None:

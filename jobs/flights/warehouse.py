@@ -28,17 +28,19 @@ def load_objects(
         ConfigurationError: an object is not one of the tables'.
         ServiceUnavailableError: Cloud Storage does not answer. What is committed stays.
     """
-    objects = {table.name: list_objects(client, bucket, join(prefix, table.name)) for table in TABLES.values()}
-    return {name: sum(_load(connection, TABLES[name], blob) for blob in blobs) for name, blobs in objects.items()}
-
-
-def _load(connection: psycopg.Connection[Any], table: Table, blob: storage.Blob) -> int:
-    """Load an object unless it is loaded."""
-    name = f"gs://{blob.bucket.name}/{blob.name}"
-    known = connection.execute("SELECT 1 FROM raw.flights_objects WHERE name = %s", (name,)).fetchone()
+    names = connection.execute("SELECT name FROM raw.flights_objects").fetchall()
     connection.commit()
-    if known:
-        return 0
+    known = {name for (name,) in names}
+    loaded = dict.fromkeys(TABLES, 0)
+    for table in TABLES.values():
+        for blob in list_objects(client, bucket, join(prefix, table.name)):
+            name = f"gs://{bucket}/{blob.name}"
+            if name not in known:
+                loaded[table.name] += _load(connection, table, blob, name)
+    return loaded
+
+
+def _load(connection: psycopg.Connection[Any], table: Table, blob: storage.Blob, name: str) -> int:
     rows = read_rows(blob, table.schema)
     columns = sql.SQL(", ").join(map(sql.Identifier, table.schema.names))
     copy = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier("raw", table.name), columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
@@ -11,6 +11,9 @@ from airflow.sdk.observability.stats import Stats
 from jobs.flights.vertical import FlightsSettings
 from jobs.settings import load
 from operators.base import DatastreamOperator
+
+if TYPE_CHECKING:
+    from jobs.flights.buffer import Added
 
 Source = Literal["weather", "flights", "departures", "csv"]
 
@@ -34,17 +37,22 @@ class CollectOperator(DatastreamOperator):
         self.source = source
 
     def work(self, context: Context, settings: FlightsSettings) -> None:
-        from jobs.flights.quota import QuotaUsedUpError, list_quotas
+        from jobs.flights.buffer import Added
+        from jobs.flights.quota import QuotaUsedUpError
 
+        added = Added()
         try:
-            added = self._collect(context, settings)
+            self._collect(context, settings, added)
         except QuotaUsedUpError as error:
+            self._report_quotas(settings)
             raise AirflowSkipException(str(error)) from error
         finally:
-            for row in list_quotas(settings):
-                # StatsD ends a name at its first colon. Without a prefix, a key that is set later continues the series.
-                tags = {"api": row.source.removeprefix("fake:"), "period": row.period}
-                Stats.gauge("datastream.flights.quota_left", row.left, tags=tags)
+            # Also what came before an error is in the buffer.
+            self._report(added)
+        if self.source in ("weather", "flights"):
+            self._report_quotas(settings)
+
+    def _report(self, added: Added) -> None:
         self.log.info(
             "Collected from %s: %d observations, %d repeats, %d rejects (%s)",
             self.source,
@@ -58,14 +66,23 @@ class CollectOperator(DatastreamOperator):
         for reason, count in added.reasons.items():
             Stats.incr("datastream.flights.rejected", count, tags={"source": self.source, "reason": reason})
 
-    def _collect(self, context: Context, settings: FlightsSettings) -> Any:
+    def _report_quotas(self, settings: FlightsSettings) -> None:
+        from jobs.flights.quota import list_quotas
+
+        for row in list_quotas(settings):
+            # StatsD ends a name at its first colon. Without a prefix, a key that is set later continues the series.
+            tags = {"api": row.source.removeprefix("fake:"), "period": row.period}
+            Stats.gauge("datastream.flights.quota_left", row.left, tags=tags)
+
+    def _collect(self, context: Context, settings: FlightsSettings, added: Added) -> None:
         from jobs.flights import collect
 
         if self.source == "weather":
-            return collect.collect_weather(settings)
-        if self.source == "flights":
+            collect.collect_weather(settings, added)
+        elif self.source == "flights":
             # The same for each try of this run, so that a retry repeats the same observations.
-            return collect.collect_flights(settings, context["dag_run"].run_after)
-        if self.source == "departures":
-            return collect.scrape(settings, self.log.info)
-        return collect.import_csv(settings)
+            collect.collect_flights(settings, added, context["dag_run"].run_after)
+        elif self.source == "departures":
+            collect.scrape(settings, added, self.log.info)
+        else:
+            collect.import_csv(settings, added)

@@ -95,14 +95,18 @@ def scrape(settings: FlightsSettings, log: Callable[[str], None], site: str = ""
             log(line)
 
     command = Command([find_interpreter(VERTICAL.requirement_set), "-m", SCRAPER, *arguments], {})
+    failure: CommandError | None = None
     try:
         command.run(read)
     except CommandError as error:
-        if error.code == REFUSED:
-            raise ConfigurationError(str(error).rpartition("error: ")[2]) from error
-        raise
+        failure = error
+    # Also what was read before a failure.
     for page in pages:
         yield from read_page(page)
+    if failure is not None and failure.code == REFUSED:
+        raise ConfigurationError(str(failure).rpartition("error: ")[2]) from failure
+    if failure is not None:
+        raise failure
 
 
 def read_page(page: ScrapedPage) -> Iterator[Collected]:

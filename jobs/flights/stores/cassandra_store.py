@@ -1,7 +1,7 @@
 """Cassandra: every observation, by place or airport and day (infra/cassandra/schema.cql).
 
 No lightweight transactions: a row's key has the id of the observation, so a repeat writes the same row again. Nulls
-are left out, because each would be a tombstone.
+are left out of the series, because each would be a tombstone.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Cassandra:
         flights = [_make_flight_row(it) for it in observations if isinstance(it, Flight)]
         self._execute(self._add_weather, (_list_values(row, _WEATHER) for row in weather))
         self._execute(self._add_flight, (_list_values(row, _FLIGHT) for row in flights))
-        self._execute(
-            self._set_latest, ([*_list_values(row, _LATEST), _to_microseconds(row["observed_at"])] for row in weather)
-        )
+        # With nulls: a value of an older observation must not show through.
+        latest = ([*(row[name] for name in _LATEST), _to_microseconds(row["observed_at"])] for row in weather)
+        self._execute(self._set_latest, latest)
 
     def _execute(self, statement: PreparedStatement, rows: Iterable[Sequence[Any]]) -> None:
         arguments = list(rows)

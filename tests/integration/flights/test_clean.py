@@ -104,7 +104,8 @@ def test_delays_are_filled_in_and_implausible_flights_rejected(cleaning_flights:
     backwards = flight(3, scheduled_arrival="2026-01-05T14:00:00Z")
     unknown = flight(4, status="landed")
     foreign, empty = b"{}", None
-    cleaning_flights.send(late, backwards, told, unknown, foreign, empty)
+    strange = msgspec.json.encode(msgspec.structs.replace(late, scheduled_arrival="soon"))
+    cleaning_flights.send(late, backwards, told, unknown, foreign, empty, strange)
 
     done = cleaning_flights.run()
     assert done is not None
@@ -116,9 +117,10 @@ def test_delays_are_filled_in_and_implausible_flights_rejected(cleaning_flights:
             (msgspec.json.encode(unknown), "missing_value"),
             (foreign, "invalid_message"),
             (empty, "invalid_message"),
+            (strange, "invalid_message"),
         ]
     )
-    assert done.rejects == {"implausible": 1, "missing_value": 1, "invalid_message": 2}
+    assert done.rejects == {"implausible": 1, "missing_value": 1, "invalid_message": 3}
 
 
 def test_a_run_that_ends_between_export_and_commit_is_repeated_without_doubles(

@@ -27,7 +27,7 @@ def collecting(flights: Any) -> Any:
 
 def count_collected(settings: Any, kind: Kind) -> dict[str, int]:
     with open_buffer(settings) as buffer:
-        counts, _, _ = buffer.count_after(kind, "0-0")
+        counts, _, _ = buffer.count_after(kind, "", "0-0")
     return counts.collected
 
 

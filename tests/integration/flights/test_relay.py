@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -18,10 +19,12 @@ from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
 from jobs.errors import ServiceUnavailableError
-from jobs.flights.buffer import open_buffer
-from jobs.flights.contract import FIRST_YEAR, LAST_YEAR, MAX_TEXT, Kind
+from jobs.flights.buffer import Added, open_buffer
+from jobs.flights.collect import _collect
+from jobs.flights.contract import FIRST_YEAR, LAST_YEAR, MAX_TEXT, Collected, Kind
 from jobs.flights.database import READER, connect
 from jobs.flights.relay import Position
+from jobs.flights.waiting import count_waiting
 from jobs.inherited import make_environment
 from jobs.kafka.transaction import FencedError
 from jobs.settings import ROOT
@@ -103,7 +106,7 @@ def test_observations_rejects_and_position_arrive_together(flights: Any) -> None
     assert dict(letters[0].headers or [])["datastream.position"] == b"here:1"
     assert read_flights(flights) == {inputs[1].flight_id: inputs[1].event_id, inputs[3].flight_id: inputs[3].event_id}
     with open_buffer(flights) as buffer:
-        counts, waiting, oldest = buffer.count_after(Kind.FLIGHT, "0-0")
+        counts, waiting, oldest = buffer.count_after(Kind.FLIGHT, "", "0-0")
     assert (waiting, oldest) == (0, None), "relayed entries are deleted"
     assert counts.collected == {"test": 8}
     assert counts.repeated == {"test": 4}
@@ -167,11 +170,14 @@ def test_a_killed_redis_keeps_what_it_acknowledged(flights: Any) -> None:
     process = psutil.Process(supervisor.read_states(Paths(flights.datastream_state))["redis"].pid)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
-    with pytest.raises(ServiceUnavailableError, match=r"Redis at .* does not answer"):
-        relay_all(flights)
     local_stack(flights).up(["redis"])
     relay_all(flights)
     assert read_ids(flights, flights.flights_topic) == Counter(it.event_id for it in inputs)
+
+
+def test_a_redis_that_does_not_answer_is_named(flights: Any) -> None:
+    with pytest.raises(ServiceUnavailableError, match=r"Redis at 127.0.0.1:1 does not answer.*--profile flights"):
+        add(flights.model_copy(update={"flights_redis_port": 1}), [flight(1)])
 
 
 def test_a_buffer_that_lost_its_data_is_a_new_one(flights: Any) -> None:
@@ -191,13 +197,42 @@ def test_a_buffer_that_lost_its_data_is_a_new_one(flights: Any) -> None:
     assert (position.relayed, position.rejected, position.from_buffer) == (2, 1, 1)
 
 
+def test_a_running_relay_notices_a_new_buffer_whose_clock_is_behind(flights: Any) -> None:
+    add(flights, [flight(1)])
+    with run_relays(flights) as relays:
+        assert relays[0].relay() == 1
+        with redis.Redis(port=flights.flights_redis_port, password=flights.flights_redis_password) as client:
+            client.flushall()
+            add(flights, [flight(2)])
+            ((_, fields),) = client.xrange("buffer:flight")
+            client.delete("buffer:flight")
+            client.xadd("buffer:flight", fields, id="1000-0")
+        assert count_waiting(flights) == 1
+        assert relays[0].relay() == 1
+    assert count_waiting(flights) == 0
+    assert read_ids(flights, flights.flights_topic).total() == 2
+
+
+def test_what_a_source_gave_before_it_failed_is_kept(flights: Any) -> None:
+    def fail_later() -> Iterator[Collected]:
+        yield flight(1)
+        yield reject(1)
+        raise ServiceUnavailableError("the source is gone")
+
+    added = Added()
+    with pytest.raises(ServiceUnavailableError, match="the source is gone"):
+        _collect(flights, fail_later(), added)
+    assert (added.observed, added.rejected) == (1, 1)
+    assert count_waiting(flights) == 2
+
+
 def test_a_full_buffer_refuses_and_keeps(flights: Any) -> None:
     with redis.Redis(port=flights.flights_redis_port, password=flights.flights_redis_password) as client:
         limit = client.config_get("maxmemory")["maxmemory"]
         add(flights, [flight(1)])
         client.config_set("maxmemory", 1)
         try:
-            with pytest.raises(ServiceUnavailableError, match=r"Redis at .* is full.*Is the relay running"):
+            with pytest.raises(ServiceUnavailableError, match=r"Redis at .* is full.*is it running"):
                 add(flights, [flight(2)])
         finally:
             client.config_set("maxmemory", limit)
@@ -210,8 +245,7 @@ def test_a_full_buffer_refuses_and_keeps(flights: Any) -> None:
 def test_an_entry_of_another_version_does_not_hold_up_the_next(flights: Any) -> None:
     add(flights, [flight(1)])
     with redis.Redis(port=flights.flights_redis_port, password=flights.flights_redis_password) as client:
-        ((_, fields),) = client.xrange("buffer:flight")
-        client.xadd("buffer:flight", {**fields, b"value": b'{"later": 1}'})
+        client.xadd("buffer:flight", {b"value": b'{"later": 1}', b"another": b"field"})
     add(flights, [flight(2)])
     assert relay_all(flights) == 3
     assert read_ids(flights, flights.flights_topic).total() == 2
@@ -224,7 +258,7 @@ def test_mysql_takes_whatever_the_contract_accepts(flights: Any) -> None:
     longest = "é" * MAX_TEXT
     edges = [
         flight(
-            "9999Z", observed_at=f"{year}-{day}T00:00:00Z", flight_date=f"{year}-{day}", status="incident",
+            "9999Z", flight_date=f"{year}-{day}", status="incident",
             scheduled_departure=f"{year}-{day}T00:00:00.999999Z", scheduled_arrival=f"{year}-{day}T23:59:59.999999Z",
             marketing_number=longest, departure_local=longest, departure_delay_min=-1440, arrival_delay_min=10080,
         )

@@ -40,7 +40,8 @@ def main() -> None:
         with open_browser(options.selenium) as browser:
             for page, url in urls.items():
                 for line in _read(page(browser, gate), url, browser):
-                    print(json.dumps(line), flush=True)
+                    # A page may have lone surrogates, which are no JSON text.
+                    print(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace").decode(), flush=True)
     except DatastreamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(REFUSED if isinstance(error, ConfigurationError) else 1)
