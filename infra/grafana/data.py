@@ -6,6 +6,8 @@ from infra.grafana.builder import Dashboard, Panel, Prom, Query, Row, grown, gro
 
 _REJECTED = "airflow_datastream_rides_rejected"
 _PRICED = "airflow_datastream_rides_priced"
+_FLIGHTS = "airflow_datastream_flights"
+_COLLECTED, _NOT_COLLECTED = (grown(f"{_FLIGHTS}_{outcome}") for outcome in ("collected", "rejected"))
 _RECENT = tuple(grown(counter, window="10m") for counter in (_REJECTED, _PRICED))
 _NEWEST = 'kafka_topic_partition_current_offset{topic!~"__.+"}'
 _NO_LEDGER = "No ledger has been taken yet: the exporter takes one every OBSERVABILITY_LEDGER_MINUTES."
@@ -174,6 +176,55 @@ DASHBOARD = Dashboard(
                         )
                     ],
                     empty="dbt has not run in this range. The profile shop is off, or its DAGs are.",
+                ),
+            ),
+        ),
+        Row(
+            "Flights",
+            (
+                _total("Flights: observations", "New flights and weather in the buffer.", Prom(or_zero(_COLLECTED))),
+                _total(
+                    "Flights: repeats",
+                    "Inputs that were in the buffer already. They are only counted.",
+                    Prom(or_zero(grown(f"{_FLIGHTS}_repeated"))),
+                ),
+                _total("Flights: rejects", "Inputs that became dead letters.", Prom(or_zero(_NOT_COLLECTED))),
+                _total(
+                    "Flights: share rejected",
+                    "Rejects among what is new. The alert on dead letters counts Kafka's messages.",
+                    Prom(or_zero(f"{_NOT_COLLECTED} / ({_NOT_COLLECTED} + {_COLLECTED} > 0)")),
+                    unit="percentunit",
+                    warn=0.05,
+                ),
+                _total(
+                    "Flights: rows cleaned",
+                    "Rows written to Parquet. The rest waits, or was refused.",
+                    Prom(or_zero(grown(f"{_FLIGHTS}_cleaned"))),
+                ),
+                _total(
+                    "Flights: rows loaded",
+                    "Rows in raw.flights and raw.weather of the warehouse. 0 without the profile shop.",
+                    Prom(or_zero(grown(f"{_FLIGHTS}_loaded"))),
+                ),
+                Panel(
+                    kind="bars",
+                    title="Flights: inputs by source",
+                    about="New observations and repeats. Only repeats: the source shows nothing new.",
+                    queries=[
+                        Prom(grown_in_interval(f"{_FLIGHTS}_collected", "source"), "{{source}}"),
+                        Prom(grown_in_interval(f"{_FLIGHTS}_repeated", "source"), "{{source}}: repeats"),
+                    ],
+                    empty="Nothing was collected in this range. The profile flights is off, or its DAGs are.",
+                ),
+                Panel(
+                    kind="bars",
+                    title="Flights: rejects by reason",
+                    about="One reason in every input: a source changed its format. `python -m jobs dlq flights`.",
+                    queries=[
+                        Prom(grown_in_interval(f"{_FLIGHTS}_rejected", "source", "reason"), "{{source}}: {{reason}}"),
+                        Prom(grown_in_interval(f"{_FLIGHTS}_refused", "table", "reason"), "{{table}}: {{reason}}"),
+                    ],
+                    empty="Nothing was rejected in this range.",
                 ),
             ),
         ),

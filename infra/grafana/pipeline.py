@@ -19,6 +19,8 @@ from infra.grafana.builder import (
 _DAG = '{dag_id=~"$dag_id"}'
 _FAILED_TASKS = 'airflow_ti_finish{state=~"failed|up_for_retry", dag_id=~"$dag_id"}'
 _FRESHNESS = "airflow_datastream_rides_freshness"
+_FLIGHTS = "airflow_datastream_flights"
+_NO_RELAY = "The relay of the flights does not run. It runs with the profile flights."
 _FIRING = 'ALERTS{alertstate="firing", alertname!="Watchdog"}'
 _SUCCEEDED, _FAILED = (grown(f"airflow_dagrun_duration_{state}_count{_DAG}") for state in ("success", "failed"))
 
@@ -156,14 +158,75 @@ DASHBOARD = Dashboard(
                 Panel(
                     kind="gauges",
                     title="Dead letters by reason",
-                    about="Messages that could not be processed, in the range of the dashboard. `make dlq` shows them.",
+                    about="Messages that could not be processed, in the range of the dashboard: `python -m jobs dlq`.",
                     queries=[
                         Prom(f"{grown('airflow_datastream_rides_rejected', 'reason')} > 0", "rides: {{reason}}"),
                         Prom(f"{grown('airflow_datastream_rides_refused', 'reason')} > 0", "sinks: {{reason}}"),
                         Prom(f"{grown('airflow_datastream_shop_refused', 'reason')} > 0", "shop: {{reason}}"),
+                        Prom(f"{grown(f'{_FLIGHTS}_rejected', 'reason')} > 0", "flights: {{reason}}"),
+                        Prom(f"{grown(f'{_FLIGHTS}_refused', 'reason')} > 0", "cleaning flights: {{reason}}"),
                     ],
                     empty="No message became a dead letter in this range.",
                     decimals=0,
+                ),
+            ),
+        ),
+        Row(
+            "Flights",
+            (
+                Panel(
+                    kind="bars",
+                    title="Flights: collected by source",
+                    about="New observations, and inputs that became dead letters. A source without bars is silent.",
+                    queries=[
+                        Prom(grown_in_interval(f"{_FLIGHTS}_collected", "source"), "{{source}}"),
+                        Prom(grown_in_interval(f"{_FLIGHTS}_rejected", "source"), "{{source}}: rejected"),
+                    ],
+                    empty="Nothing was collected in this range. The profile flights is off, or its DAGs are.",
+                ),
+                Panel(
+                    kind="gauges",
+                    title="Flights: requests left",
+                    about="Requests that the plan of each API has left. `make quota` names the date of the next ones.",
+                    queries=[Prom(f"min by (api, period) ({_FLIGHTS}_quota_left)", "{{api}}: {{period}}")],
+                    empty="No collector has run since the start of the exporter.",
+                    decimals=0,
+                    warn=10,
+                    alarm=1,
+                    low_is_bad=True,
+                ),
+                Panel(
+                    title="Flights: waiting for the relay",
+                    about="Observations and rejects in the buffer. A line that only rises: a store does not answer.",
+                    queries=[Prom("max by (kind) (datastream_flights_waiting)", "{{kind}}")],
+                    empty=_NO_RELAY,
+                    decimals=0,
+                ),
+                Panel(
+                    title="Flights: oldest in the buffer",
+                    about="Age of the oldest entry that waits for the relay.",
+                    queries=[Prom("max by (kind) (datastream_flights_oldest_seconds)", "{{kind}}")],
+                    empty=_NO_RELAY,
+                    unit="s",
+                    warn=60,
+                    alarm=300,
+                ),
+                Panel(
+                    title="Flights: relayed",
+                    about="Entries of the buffer per second that the relay wrote to the stores and to Kafka.",
+                    queries=[Prom(per_second("datastream_flights_relayed_total", "kind"), "{{kind}}")],
+                    empty=_NO_RELAY,
+                    unit="cps",
+                ),
+                Panel(
+                    kind="bars",
+                    title="Flights: clean rows",
+                    about="Rows that dag_clean_flights wrote to Parquet, and messages that it refused.",
+                    queries=[
+                        Prom(grown_in_interval(f"{_FLIGHTS}_cleaned", "table"), "{{table}}"),
+                        Prom(grown_in_interval(f"{_FLIGHTS}_refused", "table"), "{{table}}: refused"),
+                    ],
+                    empty="Nothing was cleaned in this range. The profile flights is off, or dag_clean_flights is.",
                 ),
             ),
         ),

@@ -51,7 +51,13 @@ def connect(
             safe to repeat it.
     """
     # The driver takes 0.9 s to import.
-    from cassandra import AuthenticationFailed, DriverException, OperationTimedOut, RequestExecutionException
+    from cassandra import (
+        AuthenticationFailed,
+        DriverException,
+        OperationTimedOut,
+        RequestExecutionException,
+        UnresolvableContactPoints,
+    )
     from cassandra.auth import PlainTextAuthProvider
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
     from cassandra.policies import RoundRobinPolicy
@@ -60,17 +66,24 @@ def connect(
     logging.getLogger("cassandra").setLevel(logging.CRITICAL)
     address = f"{settings.flights_cassandra}:{settings.flights_cassandra_port}"
     setting = PASSWORDS[role]
-    cluster = Cluster(
-        [settings.flights_cassandra],
-        port=settings.flights_cassandra_port,
-        auth_provider=PlainTextAuthProvider(role, getattr(settings, setting) if password is None else password),
-        execution_profiles={
-            EXEC_PROFILE_DEFAULT: ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=timeout_s)
-        },
-        protocol_version=5,
-        connect_timeout=timeout_s,
-        control_connection_timeout=timeout_s,
-    )
+    try:
+        cluster = Cluster(
+            [settings.flights_cassandra],
+            port=settings.flights_cassandra_port,
+            auth_provider=PlainTextAuthProvider(role, getattr(settings, setting) if password is None else password),
+            execution_profiles={
+                EXEC_PROFILE_DEFAULT: ExecutionProfile(
+                    load_balancing_policy=RoundRobinPolicy(), request_timeout=timeout_s
+                )
+            },
+            protocol_version=5,
+            connect_timeout=timeout_s,
+            control_connection_timeout=timeout_s,
+        )
+    except UnresolvableContactPoints as error:
+        raise ServiceUnavailableError(
+            f"Cassandra at {address} does not answer: unknown host {settings.flights_cassandra}. {START}"
+        ) from error
     try:
         try:
             session = cluster.connect(keyspace)

@@ -125,6 +125,15 @@ VERTICAL = Vertical(
     dead_letters=DeadLetters(
         "flights_dlq_topic", "flights_dlq_replay", {"flights_topic": CLEAN_DAG, "flights_weather_topic": CLEAN_DAG}
     ),
+    metrics={
+        "datastream.flights.collected": "new observations in the buffer, by source",
+        "datastream.flights.repeated": "inputs that were in the buffer already, by source",
+        "datastream.flights.rejected": "inputs that became dead letters, by source and reason",
+        "datastream.flights.quota_left": "requests that an API's plan has left, by API and period",
+        "datastream.flights.cleaned": "clean rows written to Parquet, by table",
+        "datastream.flights.refused": "messages that cannot be cleaned, by table and reason",
+        "datastream.flights.loaded": "rows loaded into the warehouse, by table",
+    },
     ledger="jobs.flights.ledger:take_ledger",
     page="flights_page",
     requirement_set="flights",

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from jobs.clients import Systems
 from jobs.errors import DatastreamError
-from jobs.ledger.verdict import Ledger
+from jobs.ledger.verdict import Figure, Ledger
 from jobs.settings import ROOT, Settings, load
 from jobs.vertical import Vertical
 
@@ -125,8 +125,18 @@ def take(function: str, kind: type[Settings]) -> Taken | str:
         result: Ledger = pkgutil.resolve_name(function)(Systems(load(kind)))
     except DatastreamError as error:
         return str(error)
-    figures = {figure.name.strip(): figure.count for figure in result.figures}
+    figures = dict(_name_figures(result.figures))
     return Taken(at, result.exit_code, len(result.faults), result.lost, result.doubled, figures)
+
+
+def _name_figures(figures: Iterable[Figure]) -> Iterator[tuple[str, int]]:
+    """Each figure's name and count. A part has the name of its whole before it: several may have equal parts."""
+    whole = ""
+    for figure in figures:
+        name = figure.name.strip()
+        if name == figure.name:
+            whole = name
+        yield (name if name == whole else f"{whole}, {name}"), figure.count
 
 
 def main() -> None:

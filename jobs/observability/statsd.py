@@ -49,7 +49,8 @@ def parse(line: str) -> Sample:
     Raises:
         ValueError: it is none, or of a kind that Airflow does not send.
     """
-    name, separator, rest = line.rpartition(":")
+    # As statsd_exporter: a colon in a tag ends the name, too.
+    name, separator, rest = line.partition(":")
     value, *details = rest.split("|")
     if not separator or not details or details[0] not in ("c", "g", "ms"):
         raise ValueError(f"no line of StatsD: {line!r}")

@@ -510,8 +510,15 @@ def test_prometheus_reaches_its_targets_and_looks_up_those_of_other_profiles() -
         assert job["sample_limit"] > 0, job["job_name"]
         assert hosts(job) <= (always | {"localhost"}) & reachable, job["job_name"]
         looked_up |= {name for source in job.get("dns_sd_configs", []) for name in source["names"]}
-    assert looked_up == {"warehouse-exporter", "cadvisor"}
+    assert looked_up == {"warehouse-exporter", "flights-relay", "cadvisor"}
     assert looked_up <= reachable - always, "TargetDown would fire while their profile is off"
+    ports = {
+        name: source["port"]
+        for job in config["scrape_configs"]
+        for source in job.get("dns_sd_configs", [])
+        for name in source["names"]
+    }
+    assert environment_of(services()["flights-relay"])["FLIGHTS_RELAY_PORT"] == ports["flights-relay"]
     (alertmanager,) = config["alerting"]["alertmanagers"]
     assert hosts(alertmanager) == {"alertmanager"}
 

@@ -42,7 +42,9 @@ class CollectOperator(DatastreamOperator):
             raise AirflowSkipException(str(error)) from error
         finally:
             for row in list_quotas(settings):
-                Stats.gauge("datastream.flights.quota_left", row.left, tags={"api": row.source, "period": row.period})
+                # StatsD ends a name at its first colon. Without a prefix, a key that is set later continues the series.
+                tags = {"api": row.source.removeprefix("fake:"), "period": row.period}
+                Stats.gauge("datastream.flights.quota_left", row.left, tags=tags)
         self.log.info(
             "Collected from %s: %d observations, %d repeats, %d rejects (%s)",
             self.source,

@@ -46,5 +46,5 @@ SERVICE = Service(
     build=_build,
     find_fault=_find_fault,
     # It reads them.
-    after=("kafka", "elasticsearch", "postgres"),
+    after=("kafka", "elasticsearch", "postgres", "redis", "mysql", "cassandra", "relay"),
 )

@@ -79,7 +79,7 @@ def make_prometheus_configuration(settings: Any, rules: Path, interval: str) -> 
     """
     targets = {
         "kafka": kafka.metrics_port(Paths(settings.datastream_state)),
-        # It also has the series that the exporters of the other jobs serve in Docker.
+        # It also has the series that the exporters of the other jobs, and the flights' relay, serve in Docker.
         "datastream": settings.observability_exporter_port,
         "prometheus": settings.observability_prometheus_port,
         "alertmanager": settings.observability_alertmanager_port,

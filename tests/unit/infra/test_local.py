@@ -75,7 +75,8 @@ def test_services_start_after_those_that_they_depend_on() -> None:
             "departures",
             "alertmanager",
         ],
-        ["relay", "airflow", "exporter"],
+        ["relay", "airflow"],
+        ["exporter"],
         ["prometheus"],
     ]
 
