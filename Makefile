@@ -8,7 +8,7 @@ RATE ?= 100
 TICKETS ?= 1000
 # Transactions that `make shop-demo` sends through Kafka, besides 90 days of history.
 TRANSACTIONS ?= 5000
-# Observations of flights, and of the weather, that `make flights-demo` generates.
+# Observations of flights, and of the weather, that `make flights-generate` and `make flights-demo` generate.
 FLIGHTS ?= 2000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
@@ -209,16 +209,19 @@ shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<tran
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
 
 ##@ Flights (docs/flights.md)
-.PHONY: flights-demo flights-collect flights-ledger flights-page flights-trace quota
+.PHONY: flights-demo flights-generate flights-collect flights-ledger flights-page flights-trace quota
 flights-demo: export FLIGHTS_AVIATIONSTACK_PAGES ?= 2
 flights-demo: .venv-flights/.stamp .venv-cassandra/.stamp  ## Start three stores, Kafka and Airflow without Docker, collect FLIGHTS=2000 and more, prove it
 	@$(MAKE) local-up VERTICAL=flights
-	@$(PY) -m jobs flights generate flights --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
-	@$(PY) -m jobs flights generate weather --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
+	@$(MAKE) flights-generate
 	@$(PY) -m jobs unpause flights
 	@$(PY) -m jobs flights run
 	@$(MAKE) flights-ledger quota
 	@$(PY) -m jobs flights page
+
+flights-generate: install-tools  ## Put FLIGHTS=2000 generated flights, and as many of the weather, into the buffer
+	@$(PY) -m jobs flights generate flights --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
+	@$(PY) -m jobs flights generate weather --rate 0 --count $(FLIGHTS) --history 24 --faulty 0.01 --duplicates 0.005
 
 flights-collect: install-tools  ## Run the DAGs that collect, wait for the relay, run dag_clean_flights
 	@$(PY) -m jobs flights run

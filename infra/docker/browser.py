@@ -24,6 +24,7 @@ from infra.kibana.saved_objects import Key, SavedObject, key, objects_folder, re
 from infra.local.runner.ports import is_free
 from infra.preflight import Finding, show
 from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableError
+from jobs.flights.vertical import FlightsSettings
 from jobs.observability.vertical import ObservabilitySettings
 from jobs.settings import ROOT, Settings, load
 from jobs.terminal import make_console, print_error
@@ -136,6 +137,23 @@ def list_observability_sites() -> list[Site]:
     ]
     ports = (settings.observability_grafana_port, settings.observability_prometheus_port)
     return [site for site, port in zip(sites, ports, strict=True) if not is_free(port)]
+
+
+def list_flights_sites() -> list[Site]:
+    """The pages that the scraper of the flights reads, if they are served."""
+    port = load(FlightsSettings).flights_departures_port
+    if is_free(port):
+        return []
+    return [
+        Site(name.capitalize(), f"http://localhost:{port}/{name}.html", {"table": check_table})
+        for name in ("departures", "weather")
+    ]
+
+
+def check_table(page: Page, site: Site) -> str:
+    """The page's script has filled its table. It does not where it gets no data."""
+    expect(page.locator('table[aria-busy="false"]')).to_be_visible()
+    return f"{page.locator('tbody tr').count()} rows"
 
 
 def sign_in_to_airflow(page: Page, site: Site) -> str:
@@ -290,7 +308,7 @@ def main() -> None:
         folder = settings.datastream_state / "screenshots"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        sites = [*list_sites(settings), *list_observability_sites(), *list_pages()]
+        sites = [*list_sites(settings), *list_observability_sites(), *list_flights_sites(), *list_pages()]
         with open_page() as page:
             findings = [finding for site in sites for finding in check_site(page, site, folder)]
     except DatastreamError as error:

@@ -67,6 +67,9 @@ def test_the_stack_is_tested_on_the_official_images() -> None:
     assert [first, commands[0], last] == ["docker compose up -d --wait", "make smoke", "make smoke-ui"]
     for profile in ("observability", "tickets", "shop", "flights"):
         assert any(f"--profile {profile} up -d --wait" in command for command in commands)
+    for vertical in ("shop", "flights"):
+        assert any(command in (f"make ledger VERTICAL={vertical}", f"make {vertical}-ledger") for command in commands)
+        assert f"make {vertical}-page" in commands, "smoke-ui opens it"
     (upload,) = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
     assert upload["if"] == "always()"
     folder = Path(upload["with"]["path"])

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from pytest_httpserver import HTTPServer
 
+from infra.local.isolation import isolated_settings
 from infra.local.runner.ports import find_free
+from infra.local.services.catalog import local_stack
 from infra.preflight import Finding
 from jobs.settings import Settings
 from tests.testkit.dashboard.picture import BROWSERS
+from tests.testkit.stack import guarded
 
 pytest.importorskip("playwright", reason="`make install-ui` installs it")
 
@@ -142,6 +146,24 @@ def test_services_that_do_not_run_have_no_pages(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OBSERVABILITY_GRAFANA_PORT", str(grafana))
     monkeypatch.setenv("OBSERVABILITY_PROMETHEUS_PORT", str(prometheus))
     assert browser.list_observability_sites() == []
+
+
+@pytest.mark.parametrize(("query", "fits"), [("", True), ("?fault=empty", False), ("?fault=html", False)])
+def test_the_tables_of_the_scraped_pages_are_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, fits: bool
+) -> None:
+    monkeypatch.setattr(browser, "SETTLED_MS", 1_000)
+    settings = isolated_settings()
+    monkeypatch.setenv("FLIGHTS_DEPARTURES_PORT", str(settings.flights_departures_port))
+    assert browser.list_flights_sites() == []
+    with guarded(settings.datastream_state):
+        local_stack(settings).up(["departures"])
+        sites = browser.list_flights_sites()
+        with browser.open_page() as page:
+            for site in sites:
+                opened, table = browser.check_site(page, replace(site, url=site.url + query), tmp_path)
+                assert (opened.fits, table.fits) == (True, fits), table.text
+    assert [site.name for site in sites] == ["Departures", "Weather"]
 
 
 @pytest.mark.parametrize(("chart", "fits"), [("<rect/>", True), ("", False)])

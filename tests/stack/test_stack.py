@@ -409,6 +409,66 @@ def test_without_observability_the_core_stays(stack: Stack) -> None:
     assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
 
 
+def test_flights_run_beside_the_core(stack: Stack) -> None:
+    core = stack.started()
+    profile = ("--profile", "flights", "up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S))
+    stack.compose(*profile, timeout_s=HEALTHY_S + 60)
+    assert core.items() <= stack.started().items()
+    stack.jobs("unpause", "flights")
+    for kind in ("flights", "weather"):
+        stack.jobs("flights", "generate", kind, "--rate", "0", "--count", "500", "--faulty", "0.02")
+    stack.jobs("flights", "run")
+    assert [set(kind["counts"]["observed"]) for kind in take_flights_ledger(stack)] == [
+        {"faker", "csv", "scraped", "fake:aviationstack"},
+        {"faker", "csv", "scraped", "fake:openweather"},
+    ]
+    assert all(quota["used"] for quota in json.loads(stack.jobs("flights", "quota", "--json")))
+    endpoint = {"api_endpoint": stack.variables["GCS_EMULATOR_URL"]}
+    client = storage.Client(project="test", credentials=AnonymousCredentials(), client_options=endpoint)
+    assert list(client.list_blobs("datastream", prefix="flights/clean/"))
+
+
+def take_flights_ledger(stack: Stack) -> list[dict[str, Any]]:
+    """The counts of flights and weather, once the relay has caught up; they must be balanced."""
+    wait = (
+        "from jobs.flights.vertical import FlightsSettings; from jobs.flights.waiting import wait_until_relayed; "
+        "from jobs.settings import load; wait_until_relayed(load(FlightsSettings), 120)"
+    )
+    stack.run(sys.executable, "-c", wait)
+    return list(json.loads(stack.jobs("ledger", "flights", "--json"))["kinds"])
+
+
+@pytest.mark.parametrize("service", ["flights-relay", "redis", "mysql", "cassandra"])
+def test_a_killed_part_of_the_flights_loses_nothing(stack: Stack, service: str) -> None:
+    def count_generated() -> int:
+        flights, _ = take_flights_ledger(stack)
+        return sum(flights["counts"][counter].get("faker", 0) for counter in ("observed", "rejected", "repeated"))
+
+    def count_relayed() -> float:
+        """What the relay has moved since its start."""
+        metrics = requests.get(f"http://127.0.0.1:{stack.variables['FLIGHTS_RELAY_PORT']}/metrics", timeout=30).text
+        found = re.search(r'(?m)^datastream_flights_relayed_total\{kind="flight"\} (\S+)', metrics)
+        return float(found[1]) if found else 0
+
+    before, relayed = count_generated(), count_relayed()
+    command = [sys.executable, "-m", "jobs", "flights", "generate", "flights", "--rate", "100", "--count", "1000"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | stack.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as generator:
+        try:
+            until(lambda: count_relayed() > relayed, "flights are relayed", within_s=60)
+            stack.kill(service)
+            printed, _ = generator.communicate(timeout=60)
+        finally:
+            generator.kill()
+    if service == "redis":  # a collector cannot go on without the buffer
+        assert generator.returncode == 3, printed
+        assert before < count_generated() < before + 1000
+    else:
+        assert generator.returncode == 0, printed
+        assert count_generated() == before + 1000
+
+
 def test_a_failed_start_names_the_failed_service(stack: Stack) -> None:
     stack.variables["ES_EXTRA_JAVA_OPTS"] = "-XX:+NoSuchOption"
     printed = stack.run(sys.executable, "-c", "from infra.docker import compose; compose.up()", fails=True)

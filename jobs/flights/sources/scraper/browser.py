@@ -30,12 +30,14 @@ def open_browser(selenium_url: str) -> Iterator[WebDriver]:
         ConfigurationError: this machine has no Chromium, or no driver for it.
         ServiceUnavailableError: the server does not answer, or the browser does not start.
     """
-    options = _make_options()
+    options = _make_options(is_remote=bool(selenium_url))
     try:
         browser = webdriver.Remote(selenium_url, options=options) if selenium_url else _start(options)
     except (WebDriverException, OSError) as error:
         where = f"The Selenium server {selenium_url}" if selenium_url else "Chromium"
-        raise ServiceUnavailableError(f"{where} cannot start a browser: {str(error).strip()}") from error
+        # As text, a WebDriverException ends with the stack of the driver.
+        reason = (error.msg if isinstance(error, WebDriverException) else None) or str(error)
+        raise ServiceUnavailableError(f"{where} cannot start a browser: {reason.strip()}") from error
     except Exception as error:
         # A server that is down raises an error of urllib3, which Selenium uses.
         if selenium_url and type(error).__module__.startswith("urllib3"):
@@ -49,13 +51,14 @@ def open_browser(selenium_url: str) -> Iterator[WebDriver]:
         browser.quit()
 
 
-def _make_options() -> webdriver.ChromeOptions:
+def _make_options(*, is_remote: bool) -> webdriver.ChromeOptions:
     options = webdriver.ChromeOptions()
     options.add_argument("--headless=new")
     options.add_argument("--disable-dev-shm-usage")  # /dev/shm has 64 MB in a container
     options.add_argument(f"--user-agent={AGENT}")
-    if os.getuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium refuses to run as root with it
+    # Chromium refuses to run as root with its sandbox, and in a container, which has no user namespaces for it.
+    if is_remote or os.getuid() == 0:
+        options.add_argument("--no-sandbox")
     options.ignore_local_proxy_environment_variables()
     return options
 
