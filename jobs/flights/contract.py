@@ -323,26 +323,34 @@ def _check(content: Mapping[str, Any], kind: type[C]) -> C:
         checked = msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise RejectedError(Reason.WRONG_TYPE, str(error)[:MAX_DETAIL]) from error
-    times = {}
-    for name in known:
-        value = getattr(checked, name)
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise RejectedError(Reason.INVALID_TEXT, f"{name} {value[:40]!r} has more than {MAX_TEXT} characters")
-        if name in TIMES and value is not None:
-            times[name] = normalise_timestamp(value, name)
-            if not FIRST_YEAR <= int(times[name][:4]) <= LAST_YEAR:
-                text = f"{name} {value[:40]!r} is not in the years {FIRST_YEAR} to {LAST_YEAR}"
-                raise RejectedError(Reason.INVALID_TIMESTAMP, text)
-        if name == "observed_at" and times[name] > format_time(datetime.now(UTC) + _AHEAD):
-            # It would win against every later observation.
-            raise RejectedError(Reason.INVALID_TIMESTAMP, f"observed_at {value[:40]!r} is in the future")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")
-        if name in _LIMITS and value is not None:
-            low, high = _LIMITS[name]
-            if not low <= value <= high:
-                raise RejectedError(Reason.OUT_OF_RANGE, f"{name} {value} is not within {low} to {high}")
-    return msgspec.structs.replace(checked, **times)
+    values = {name: getattr(checked, name) for name in known}
+    return msgspec.structs.replace(
+        checked, **{name: _check_value(name, value) for name, value in values.items() if value is not None}
+    )
+
+
+def _check_value(name: str, value: Any) -> Any:
+    """Check a value of the right type; returns it, or a time in UTC."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise RejectedError(Reason.INVALID_TEXT, f"{name} {value[:40]!r} has more than {MAX_TEXT} characters")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value}")
+    if name in _LIMITS:
+        low, high = _LIMITS[name]
+        if not low <= value <= high:
+            raise RejectedError(Reason.OUT_OF_RANGE, f"{name} {value} is not within {low} to {high}")
+    return _check_time(name, value) if name in TIMES else value
+
+
+def _check_time(name: str, text: str) -> str:
+    moment = normalise_timestamp(text, name)
+    if not FIRST_YEAR <= int(moment[:4]) <= LAST_YEAR:
+        detail = f"{name} {text[:40]!r} is not in the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise RejectedError(Reason.INVALID_TIMESTAMP, detail)
+    if name == "observed_at" and moment > format_time(datetime.now(UTC) + _AHEAD):
+        # It would win against every later observation.
+        raise RejectedError(Reason.INVALID_TIMESTAMP, f"observed_at {text[:40]!r} is in the future")
+    return moment
 
 
 def _check_date(text: str) -> None:
