@@ -40,6 +40,8 @@ def set_up(settings: FlightsSettings) -> None:
             cursor.execute("CREATE USER IF NOT EXISTS %s@%s", [user, "%"])
             _set_password(cursor, settings, user, "%")
             cursor.execute(f"GRANT {rights} ON {DATABASE}.* TO %s@%s", [user, "%"])
+        # MariaDB keeps users in memory at first: after a SIGKILL they would be gone.
+        cursor.execute("FLUSH TABLES")
     with connect(settings, ADMIN, client_flag=CLIENT.MULTI_STATEMENTS) as database:
         cursor = database.cursor()
         cursor.execute(SCHEMA.read_text(encoding="utf-8"))
