@@ -135,9 +135,14 @@ def test_airflow_responds_and_the_ride_dags_are_unpaused(demo: str, run: Run) ->
     headers = {"Authorization": f"Bearer {token['access_token']}"}
     dags = requests.get(f"{url}/api/v2/dags", headers=headers, timeout=30).json()["dags"]
     assert {dag["dag_id"]: dag["is_paused"] for dag in dags} == {
+        "dag_clean_flights": True,
+        "dag_collect_flights": True,
+        "dag_collect_weather": True,
         "dag_compute_cost": False,
+        "dag_import_csv": True,
         "dag_index_and_export": False,
         "dag_load_transactions": True,
+        "dag_scrape_departures": True,
         "dag_zones_score": True,
         "dag_zones_train": True,
         "dbt_transform": True,
