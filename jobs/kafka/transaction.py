@@ -230,7 +230,7 @@ def open_group_writer(
         ServiceUnavailableError: a broker is down. Nothing was committed.
     """
     with (
-        _translate_errors(config, group, transaction_timeout_s),
+        _translate_errors(config, f"group {group}", transaction_timeout_s),
         open_group_reader(config, topic, group) as reader,
     ):
         producer = _open_producer(config, group, chunk_records, transaction_timeout_s)
@@ -262,13 +262,13 @@ def _open_producer(config: Config, transactional_id: str, max_records: int, time
 
 
 @contextmanager
-def _translate_errors(config: Config, transactional_id: str, timeout_s: int) -> Iterator[None]:
+def _translate_errors(config: Config, writer: str, timeout_s: int) -> Iterator[None]:
     """Turn a KafkaException into an error with the address and what to do."""
     try:
         yield
     except KafkaException as error:
         fault = error.args[0]
-        where = f"Kafka at {config['bootstrap.servers']}: writing for {transactional_id} failed"
+        where = f"Kafka at {config['bootstrap.servers']}: writing for {writer} failed"
         if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
             raise FencedError(
                 f"{where}: a newer worker has taken over, or the transaction took longer than {timeout_s} s. The "

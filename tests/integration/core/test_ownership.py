@@ -374,4 +374,4 @@ def test_the_offsets_command_shows_what_it_would_skip_and_asks(
     assert (copy.returncode, "only follows a position in another system" in copy.stderr) == (3, True)
     unknown = command("offsets", "nobody", "end")
     assert unknown.returncode == 3
-    assert "dag_compute_cost, dag_index_and_export, dag_index_and_export.PutGCP, dlq_replay" in unknown.stderr
+    assert "dag_index_and_export, dag_index_and_export.PutGCP, dag_clean_flights" in unknown.stderr

@@ -58,7 +58,7 @@ def redis_client(settings: Any) -> redis.Redis:
 
 def fill(client: redis.Redis) -> None:
     """Write more than Redis may keep."""
-    for _ in range(100):
+    for _ in range(200):
         client.xadd("full", {"value": "x" * 1_000_000})
 
 
