@@ -298,7 +298,7 @@ test-stack: install-dev install-ui  ## Start a second stack in Docker, use it, k
 test-alerts: install-dev  ## Break the stack while Prometheus watches it with shortened rules; needs Prometheus (7 minutes)
 	@.venv/bin/pytest -x tests/alerts -s --durations 20
 
-test-flights: install-dev .venv-cassandra/.stamp  ## Test what of the flights `make test` leaves out: Cassandra
+test-flights: install-dev .venv-cassandra/.stamp .venv-flights/.stamp  ## Test what of the flights `make test` leaves out: Cassandra, and the scraper in Chromium
 	@.venv/bin/pytest -x tests/flights
 
 test-unit: install-dev  ## Run the tests that need no services

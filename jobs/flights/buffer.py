@@ -20,9 +20,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.flights.contract import Collected, Flight, Kind, Reject
-from jobs.flights.database import START
-from jobs.flights.vertical import FlightsSettings
+from jobs.flights.contract import Collected, Flight, Kind, Origin, Reject
+from jobs.flights.vertical import START, FlightsSettings
 
 # A repeat is noticed for at least this many hours, and for twice as many at most. An id takes 42 bytes (measured).
 _HOURS = 6
@@ -210,7 +209,7 @@ def _encode(it: Collected) -> tuple[list[str], list[Any]]:
         origin, what = it.origin, "rejected"
         fields: Mapping[str, Any] = {"key": b"", "value": it.value, "reason": it.reason, "detail": it.detail}
     else:
-        origin, what = it.origin, "observed"
+        origin, what = Origin(it.source, it.position, it.fetched_at), "observed"
         fields = {"key": it.key, "value": msgspec.json.encode(it)}
     fields = {**fields, **msgspec.structs.asdict(origin)}
     members = [part for pair in fields.items() for part in pair]

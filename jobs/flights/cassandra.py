@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.flights.vertical import FlightsSettings
+from jobs.flights.vertical import START, FlightsSettings
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -21,11 +21,6 @@ WRITER = "flights"
 
 # Each role, with the setting that has its password.
 PASSWORDS = {ADMIN: "flights_cassandra_admin_password", WRITER: "flights_cassandra_password"}
-
-START = (
-    "Start the profile: docker compose --profile flights up -d --wait (Docker), or make local-up VERTICAL=flights "
-    "(without Docker)."
-)
 
 
 @contextmanager

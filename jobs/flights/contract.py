@@ -170,10 +170,6 @@ class Flight(FlightContent, frozen=True, kw_only=True):
     def key(self) -> str:
         return self.flight_id
 
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.source, self.position, self.fetched_at)
-
 
 class Weather(WeatherContent, frozen=True, kw_only=True):
     """A message of the topic `weather`."""
@@ -186,10 +182,6 @@ class Weather(WeatherContent, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.place_id
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.source, self.position, self.fetched_at)
 
 
 class Reject(msgspec.Struct, frozen=True):

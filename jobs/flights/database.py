@@ -11,7 +11,7 @@ from pymysql.constants import ER
 from pymysql.cursors import DictCursor
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
-from jobs.flights.vertical import FlightsSettings
+from jobs.flights.vertical import START, FlightsSettings
 
 DATABASE = "flights"
 CONNECT_TIMEOUT_S = 10
@@ -27,11 +27,6 @@ PASSWORDS = {
     WRITER: "flights_mysql_password",
     READER: "flights_mysql_reader_password",
 }
-
-START = (
-    "Start the profile: docker compose --profile flights up -d --wait (Docker), or make local-up VERTICAL=flights "
-    "(without Docker)."
-)
 
 # Quoted, because the class has a type parameter only for type checkers.
 Connection: TypeAlias = "pymysql.connections.Connection[Any]"

@@ -15,6 +15,12 @@ CLEAN_FLIGHTS_GROUP = CLEAN_DAG
 CLEAN_WEATHER_GROUP = f"{CLEAN_DAG}.weather"
 COLLECT_DAGS = ("dag_collect_weather", "dag_collect_flights", "dag_scrape_departures", "dag_import_csv")
 
+# What to do when a store does not answer.
+START = (
+    "Start the profile: docker compose --profile flights up -d --wait (Docker), or make local-up VERTICAL=flights "
+    "(without Docker)."
+)
+
 
 class FlightsSettings(Settings):
     """The settings of the flights."""

@@ -7,7 +7,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from flight_weather import AIRPORTS
+from flight_weather import AIRPORTS, Airport, read_airports
 
 REMEMBERED = 1000  # observations from which repeated ones are drawn
 
@@ -69,7 +69,6 @@ History = Annotated[
 AirportsFile = Annotated[
     Path, typer.Option("--airports", exists=True, dir_okay=False, help="CSV file of the airports.")
 ]
-DEFAULT_AIRPORTS = AIRPORTS
 
 
 def make_options(
@@ -180,3 +179,35 @@ def write_lines(lines: Iterator[Line], options: Options) -> None:
     except BrokenPipeError:
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def make_app(
+    draw: Callable[[Sequence[Airport], Options], Iterator[Content]], faults: Mapping[str, Fault], text: str
+) -> typer.Typer:
+    """The command line of a generator.
+
+    Args:
+        draw: makes endless observations.
+        faults: as of `add_faults`.
+        text: for --help.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=text)
+    def main(
+        *,
+        count: Count = None,
+        rate: Rate = 10,
+        seed: Seed = None,
+        faulty: Faulty = 0,
+        duplicates: Duplicates = 0,
+        start: Start = None,
+        history: History = None,
+        airports: AirportsFile = AIRPORTS,
+    ) -> None:
+        options = make_options(
+            count=count, rate=rate, seed=seed, faulty=faulty, duplicates=duplicates, start=start, history=history
+        )
+        write_lines(add_faults(draw(read_airports(airports), options), faults, options), options)
+
+    return app

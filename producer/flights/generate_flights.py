@@ -14,31 +14,19 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-import typer
 from faker import Faker
 from faker.providers import BaseProvider
 
 from flight_lines import (
-    DEFAULT_AIRPORTS,
     JSON_FAULTS,
-    AirportsFile,
     Content,
-    Count,
-    Duplicates,
     Fault,
-    Faulty,
-    History,
     Options,
-    Rate,
-    Seed,
-    Start,
-    add_faults,
     change,
-    make_options,
+    make_app,
     omit,
-    write_lines,
 )
-from flight_weather import BAD, Airport, format_time, read_airports, severity_at
+from flight_weather import BAD, Airport, format_time, severity_at
 
 # IATA codes of airlines that fly between these airports.
 AIRLINES = ("AF", "BA", "LH", "KL", "IB", "TP", "SN", "TK", "EK", "SQ", "NH", "DL", "AC", "LA", "QF", "ET", "AT", "HC")
@@ -182,27 +170,7 @@ FAULTS: dict[str, Fault] = JSON_FAULTS | {
     "unknown_airport": change(departure_airport="QQ1"),
 }
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    *,
-    count: Count = None,
-    rate: Rate = 10,
-    seed: Seed = None,
-    faulty: Faulty = 0,
-    duplicates: Duplicates = 0,
-    start: Start = None,
-    history: History = None,
-    airports: AirportsFile = DEFAULT_AIRPORTS,
-) -> None:
-    """Print observations of flights, one JSON object per line."""
-    options = make_options(
-        count=count, rate=rate, seed=seed, faulty=faulty, duplicates=duplicates, start=start, history=history
-    )
-    write_lines(add_faults(draw_flights(read_airports(airports), options), FAULTS, options), options)
-
+app = make_app(draw_flights, FAULTS, "Print observations of flights, one JSON object per line.")
 
 if __name__ == "__main__":
     app()

@@ -5,32 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-import typer
 from faker import Faker
 from faker.providers import BaseProvider
 
 from flight_lines import (
-    DEFAULT_AIRPORTS,
     JSON_FAULTS,
-    AirportsFile,
     Content,
-    Count,
-    Duplicates,
     Fault,
-    Faulty,
-    History,
     Options,
-    Rate,
-    Seed,
-    Start,
-    add_faults,
     change,
     encode,
-    make_options,
+    make_app,
     omit,
-    write_lines,
 )
-from flight_weather import BAD, Airport, format_time, read_airports, severity_at
+from flight_weather import BAD, Airport, format_time, severity_at
 
 KELVIN = 273.15
 # From the calmest weather to the worst: what is from this severity on, as OpenWeather calls it.
@@ -110,30 +98,12 @@ FAULTS: dict[str, Fault] = JSON_FAULTS | {
     "unknown_airport": change(place_id="QQQ"),
 }
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    *,
-    count: Count = None,
-    rate: Rate = 10,
-    seed: Seed = None,
-    faulty: Faulty = 0,
-    duplicates: Duplicates = 0,
-    start: Start = None,
-    history: History = None,
-    airports: AirportsFile = DEFAULT_AIRPORTS,
-) -> None:
-    """Print observations of the weather, one JSON object per line.
-
-    At the same hour, generate_flights.py delays the flights of an airport with bad weather.
-    """
-    options = make_options(
-        count=count, rate=rate, seed=seed, faulty=faulty, duplicates=duplicates, start=start, history=history
-    )
-    write_lines(add_faults(draw_weather(read_airports(airports), options), FAULTS, options), options)
-
+app = make_app(
+    draw_weather,
+    FAULTS,
+    "Print observations of the weather, one JSON object per line.\n\n"
+    "At the same hour, generate_flights.py delays the flights of an airport with bad weather.",
+)
 
 if __name__ == "__main__":
     app()
