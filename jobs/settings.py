@@ -145,6 +145,7 @@ class Settings(BaseSettings):
     elasticsearch_writer_password: Name = "changeme"  # noqa: S105
     elasticsearch_reader_password: Name = "changeme"  # noqa: S105
     elasticsearch_monitor_password: Name = "changeme"  # noqa: S105
+    elasticsearch_logstash_password: Name = "changeme"  # noqa: S105
     postgres_monitor_password: Name = "changeme"  # noqa: S105
 
     # Addresses of the services, if they are not on the ports above.

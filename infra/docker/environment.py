@@ -38,6 +38,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "AIRFLOW_JWT_SECRET": generate_long_key,
     "AIRFLOW_API_SECRET_KEY": generate_long_key,
     "KIBANA_ENCRYPTION_KEY": generate_password,
+    "SHOP_SUPERSET_SECRET_KEY": generate_long_key,
 }
 
 

@@ -8,7 +8,10 @@ begin
             execute format('create role %I nologin', name);
         end if;
     end loop;
-    foreach name in array array['shop_loader', 'dbt', 'shop_reader', 'data_engineer', 'shop_monitor'] loop
+    foreach name in array array[
+        'shop_loader', 'dbt', 'shop_reader', 'data_engineer', 'shop_monitor', 'grafana_ro', 'superset_ro', 'superset',
+        'shop_forecast', 'shop_backup'
+    ] loop
         if not exists (select from pg_roles where rolname = name) then
             execute format('create role %I login', name);
         end if;
@@ -20,6 +23,18 @@ $$;
 alter role shop_reader connection limit 10;
 alter role shop_reader set default_transaction_read_only = on;
 alter role shop_reader set statement_timeout = '60s';
+
+-- Dashboards.
+alter role grafana_ro connection limit 10;
+alter role grafana_ro set default_transaction_read_only = on;
+alter role grafana_ro set statement_timeout = '30s';
+alter role superset_ro connection limit 10;
+alter role superset_ro set default_transaction_read_only = on;
+alter role superset_ro set statement_timeout = '30s';
+
+-- pg_dump reads every table.
+alter role shop_backup connection limit 3;
+grant pg_read_all_data to shop_backup;
 
 -- warehouse-exporter reads statistics, no rows.
 alter role shop_monitor connection limit 5;

@@ -155,4 +155,34 @@ create table if not exists ops.dbt_results (
     primary key (invocation_id, unique_id)
 );
 
+-- Each finished backup. infra/postgres/backup.sh writes it.
+create table if not exists ops.backups (
+    file text primary key,
+    started_at timestamptz not null,
+    finished_at timestamptz not null,
+    bytes bigint not null,
+    rows bigint not null
+);
+
+-- The newest forecast of the revenue, and how earlier days would have been forecast. jobs/shop/forecast.py replaces both.
+create table if not exists marts.revenue_forecast (
+    day date primary key,
+    predicted numeric(14, 2) not null,
+    -- 80 % of the evaluated days are between these.
+    lower numeric(14, 2) not null,
+    upper numeric(14, 2) not null,
+    -- The revenue of the same weekday in the last known week.
+    baseline numeric(14, 2) not null,
+    trained_until date not null,
+    trained_at timestamptz not null
+);
+create table if not exists marts.revenue_forecast_evaluation (
+    trained_until date,
+    day date,
+    actual numeric(14, 2) not null,
+    predicted numeric(14, 2) not null,
+    baseline numeric(14, 2) not null,
+    primary key (trained_until, day)
+);
+
 reset role;

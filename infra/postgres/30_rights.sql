@@ -2,9 +2,11 @@
 revoke all on schema public from public;
 revoke all on database data_warehouse from public;
 revoke connect on database postgres, template1 from public;
-revoke all on all tables in schema raw from shop_loader, dbt, shop_reader, data_engineer, shop_monitor, bi_reader;
+revoke all on all tables in schema raw from shop_loader, dbt, shop_reader, data_engineer, shop_monitor, bi_reader,
+    grafana_ro, superset_ro, superset, shop_forecast, shop_backup;
 
-grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_engineer, shop_monitor;
+grant connect on database data_warehouse to shop_loader, dbt, shop_reader, data_engineer, shop_monitor, grafana_ro,
+    superset_ro, shop_forecast, shop_backup;
 -- Both copy into a temporary table first.
 grant temporary on database data_warehouse to shop_loader, dbt;
 
@@ -23,4 +25,10 @@ grant insert (transaction_id, client_id, produit_id, montant, date, statut, upda
 grant usage on schema marts, ops, dbt_test_failures to bi_reader;
 grant select on all tables in schema marts, ops, dbt_test_failures to bi_reader;
 alter default privileges for role dbt in schema marts, ops, dbt_test_failures grant select on tables to bi_reader;
-grant bi_reader to shop_reader, data_engineer;
+grant bi_reader to shop_reader, data_engineer, grafana_ro, superset_ro;
+
+grant usage on schema marts, ops to shop_forecast, shop_backup;
+grant select on all tables in schema marts to shop_forecast;
+alter default privileges for role dbt in schema marts grant select on tables to shop_forecast;
+grant insert, delete on marts.revenue_forecast, marts.revenue_forecast_evaluation to shop_forecast;
+grant insert on ops.backups to shop_backup;

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from jobs.errors import ConfigurationError
-from jobs.shop.database import ADMIN, DATABASE, PASSWORDS, connect
+from jobs.shop.database import ADMIN, DATABASE, PASSWORDS, SUPERSET, connect
 from jobs.shop.vertical import ShopSettings
 
 FILES = sorted(Path(__file__).parent.glob("*.sql"))
@@ -30,16 +30,24 @@ def set_up(settings: ShopSettings) -> None:
     """
     with closing(_sign_in(settings)) as server:
         _set_password(server, ADMIN, settings.shop_postgres_password)
-        if not server.execute("select from pg_database where datname = %s", [DATABASE]).fetchone():
-            # Another set-up may have just made it.
-            with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-                server.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
+        _create_database(server, DATABASE)
     with connect(settings, ADMIN) as database:
         database.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         for file in FILES:
             database.execute(file.read_bytes())
         for role, setting in PASSWORDS.items():
             _set_password(database, role, getattr(settings, setting))
+    with closing(_sign_in(settings)) as server:
+        _create_database(server, SUPERSET)
+        for statement in ("alter database {} owner to {}", "revoke all on database {} from public"):
+            server.execute(sql.SQL(statement).format(*[sql.Identifier(SUPERSET)] * statement.count("{}")))
+
+
+def _create_database(server: psycopg.Connection, name: str) -> None:
+    if not server.execute("select from pg_database where datname = %s", [name]).fetchone():
+        # Another set-up may have just made it.
+        with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
 
 def _sign_in(settings: ShopSettings) -> psycopg.Connection:

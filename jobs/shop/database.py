@@ -18,6 +18,11 @@ DBT = "dbt"
 READER = "shop_reader"
 ENGINEER = "data_engineer"
 MONITOR = "shop_monitor"
+GRAFANA = "grafana_ro"
+SUPERSET_READER = "superset_ro"
+SUPERSET = "superset"  # owns Superset's own database
+FORECAST = "shop_forecast"
+BACKUP = "shop_backup"
 
 # Each role that can log in, with the setting that has its password.
 PASSWORDS = {
@@ -27,14 +32,19 @@ PASSWORDS = {
     READER: "shop_reader_password",
     ENGINEER: "shop_data_engineer_password",
     MONITOR: "shop_monitor_password",
+    GRAFANA: "shop_grafana_password",
+    SUPERSET_READER: "shop_superset_reader_password",
+    SUPERSET: "shop_superset_database_password",
+    FORECAST: "shop_forecast_password",
+    BACKUP: "shop_backup_password",
 }
 
 
 def connect(settings: ShopSettings, role: str, **options: Any) -> psycopg.Connection:
-    """A connection to the warehouse. Times are in UTC.
+    """A connection to the warehouse, or to Superset's own database. Times are in UTC.
 
     Args:
-        role: one of `PASSWORDS`.
+        role: one of `PASSWORDS`; it selects the database.
         options: more options of `psycopg.connect`.
 
     Raises:
@@ -48,7 +58,7 @@ def connect(settings: ShopSettings, role: str, **options: Any) -> psycopg.Connec
             **{
                 "host": settings.shop_host,
                 "port": settings.shop_postgres_port,
-                "dbname": DATABASE,
+                "dbname": SUPERSET if role == SUPERSET else DATABASE,
                 "user": role,
                 "password": getattr(settings, setting),
                 "connect_timeout": CONNECT_TIMEOUT_S,

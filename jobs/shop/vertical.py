@@ -10,6 +10,7 @@ from jobs.vertical import DeadLetters, Group, Vertical
 
 LOAD_GROUP = LOAD_DAG = "dag_load_transactions"
 TRANSFORM_DAG = "dbt_transform"
+FORECAST_DAG = "dag_forecast_revenue"
 
 
 class ShopSettings(Settings):
@@ -30,6 +31,15 @@ class ShopSettings(Settings):
     shop_reader_password: Name = "changeme"  # noqa: S105
     shop_data_engineer_password: Name = "changeme"  # noqa: S105
     shop_monitor_password: Name = "changeme"  # noqa: S105
+    shop_grafana_password: Name = "changeme"  # noqa: S105
+    shop_superset_reader_password: Name = "changeme"  # noqa: S105
+    shop_superset_database_password: Name = "changeme"  # noqa: S105
+    shop_superset_admin_password: Name = "changeme"  # noqa: S105
+    shop_superset_analyst_password: Name = "changeme"  # noqa: S105
+    shop_forecast_password: Name = "changeme"  # noqa: S105
+    shop_backup_password: Name = "changeme"  # noqa: S105
+
+    shop_superset_port: Port = 8088
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"
@@ -43,6 +53,16 @@ class ShopSettings(Settings):
     def shop_page(self) -> Path:
         """The HTML page that the report writes."""
         return self.datastream_state / "shop.html"
+
+    @property
+    def shop_logs(self) -> Path:
+        """The folder of the application's log files, without Docker."""
+        return self.datastream_state / "shop-logs"
+
+    @property
+    def shop_backups(self) -> Path:
+        """The folder of the warehouse's backups, without Docker."""
+        return self.datastream_state / "backups"
 
 
 VERTICAL = Vertical(

@@ -11,6 +11,9 @@ from infra.local.services.catalog import local_stack
 from jobs.shop.database import ADMIN, DBT, connect
 from tests.testkit.stack import guarded
 
+# Tables in dbt's schemas that infra/postgres makes.
+WRITTEN = ("ops.dbt_results", "ops.backups", "marts.revenue_forecast", "marts.revenue_forecast_evaluation")
+
 
 @contextmanager
 def run_warehouse(*others: str, **changes: Any) -> Iterator[Any]:
@@ -32,9 +35,11 @@ def empty_warehouse(settings: Any) -> None:
         tables = database.execute("select tablename from pg_tables where schemaname = 'raw'").fetchall()
         database.execute("truncate " + ", ".join(f"raw.{table}" for (table,) in tables))
     with connect(settings, DBT) as database:
-        database.execute("truncate ops.dbt_results")
+        database.execute(f"truncate {', '.join(WRITTEN)}")
         for schema, name, kind in database.execute(
             "select table_schema, table_name, table_type from information_schema.tables "
             "where table_schema in ('staging', 'marts', 'snapshots', 'dbt_test_failures')"
         ).fetchall():
+            if f"{schema}.{name}" in WRITTEN:
+                continue
             database.execute(f'drop {"view" if kind == "VIEW" else "table"} if exists {schema}."{name}" cascade')
