@@ -275,9 +275,10 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_number(text: str) -> Decimal:
     try:
-        return DYNAMODB_CONTEXT.create_decimal(text)
+        number: Decimal = DYNAMODB_CONTEXT.create_decimal(text)
     except DecimalException as error:
         raise RejectedError(Reason.INVALID_NUMBER, f"{text[:40]} is not a number that DynamoDB can hold") from error
+    return number
 
 
 def _refuse_constant(text: str) -> NoReturn:
