@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -95,14 +96,14 @@ def destroy(settings: ServerlessSettings, report: Report = lambda _: None) -> No
     kinesis, logs = make_client(settings, "kinesis"), make_client(settings, "logs")
     with translate_errors(settings, "deleting"):
         for mapping in _list_mappings(function):
-            _delete(lambda uuid=mapping["UUID"]: function.delete_event_source_mapping(UUID=uuid))
+            _delete(partial(function.delete_event_source_mapping, UUID=mapping["UUID"]))
         _delete(lambda: function.delete_function(FunctionName=FUNCTION))
         _delete(lambda: logs.delete_log_group(logGroupName=LOG_GROUP))
         _delete(lambda: role.delete_role_policy(RoleName=ROLE, PolicyName=ROLE))
         _delete(lambda: role.delete_role(RoleName=ROLE))
         _delete(lambda: queue.delete_queue(QueueUrl=queue.get_queue_url(QueueName=QUEUE)["QueueUrl"]))
         for name in KEYS:
-            _delete(lambda name=name: dynamodb.delete_table(TableName=name))
+            _delete(partial(dynamodb.delete_table, TableName=name))
         _delete(lambda: kinesis.delete_stream(StreamName=STREAM, EnforceConsumerDeletion=True))
         waiting = {"Delay": 1, "MaxAttempts": READY_S}
         for name in KEYS:
