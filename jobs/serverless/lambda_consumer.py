@@ -396,7 +396,7 @@ def make_rejects(record: dict[str, Any], error: RejectedError) -> Iterator[dict[
             "parts": len(starts),
             "reason": error.reason.value,
             "detail": str(error),
-            "arrived": str(kinesis.get("approximateArrivalTimestamp", "")),
+            "arrived": _format(_read_arrival(record)),
             "partition_key": str(kinesis.get("partitionKey", "")),
             "is_decoded": is_decoded,
             "raw": raw[start : start + MAX_RECORD_BYTES],
