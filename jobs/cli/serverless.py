@@ -52,7 +52,11 @@ def put(context: typer.Context) -> None:
     # Not as arguments, which the list of processes shows.
     variables = {name.upper(): str(getattr(settings, name)) for name in OPENWEATHER if getattr(settings, name)}
     command = [sys.executable, str(script), *options, *context.args]
-    os.execve(sys.executable, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
+    environment = make_environment(variables)
+    if settings.serverless_endpoint:
+        # An emulator must not get the login of AWS.
+        environment = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    os.execve(sys.executable, command, environment)  # noqa: S606 (our own program, no shell)
 
 
 @serverless.command()

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore import exceptions
 from botocore.config import Config
 
@@ -31,18 +32,21 @@ _MISSING = ("ResourceNotFoundException", "AWS.SimpleQueueService.NonExistentQueu
 
 def make_client(settings: ServerlessSettings, service: str) -> Any:
     """A client of one of AWS's services."""
-    return _make_session(settings.serverless_region).client(service, **_locate(settings))
+    return _make_session(settings.serverless_region, settings.serverless_endpoint).client(service, **_locate(settings))
 
 
 def make_table(settings: ServerlessSettings, name: str) -> Any:
     """A table of DynamoDB."""
-    return _make_session(settings.serverless_region).resource("dynamodb", **_locate(settings)).Table(name)
+    session = _make_session(settings.serverless_region, settings.serverless_endpoint)
+    return session.resource("dynamodb", **_locate(settings)).Table(name)
 
 
 @cache
-def _make_session(region: str) -> boto3.Session:
+def _make_session(region: str, endpoint: str | None) -> boto3.Session:
     """One session for all clients: each reads files of several MB."""
-    return boto3.Session(region_name=region)
+    # An emulator has nothing to do with AWS_PROFILE.
+    variables = {"profile": (None, None, None, None)} if endpoint else {}
+    return boto3.Session(botocore_session=botocore.session.Session(variables), region_name=region)
 
 
 def _locate(settings: ServerlessSettings) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def translate_errors(settings: ServerlessSettings, doing: str) -> Iterator[None]
         raise ServiceUnavailableError(f"{doing}: {place} does not answer. {remedy}") from error
     except exceptions.BotoCoreError as error:
         # NoCredentialsError, ProfileNotFound, errors of SSO: they have no common class.
-        raise ConfigurationError(f"{doing}: {error} {LOGIN}") from error
+        raise ConfigurationError(f"{doing}: {error}. {LOGIN}") from error
     except exceptions.ClientError as error:
         code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in _DENIED:

@@ -177,7 +177,8 @@ def _scan(systems: Systems[ServerlessSettings], places: list[Place]) -> _Seen:
             seen.others[item["sequence"]] = item["arrived"]
         seen.newest[item["ville"]] = max(item[KEY], seen.newest.get(item["ville"], ""))
         if not number % 1_000:
-            systems.progress("counting the history", min(number, len(places)), len(places))
+            systems.progress("counting the history", min(number, len(wanted)), len(wanted))
+    systems.progress("counting the history", len(wanted), len(wanted))
     for item in scan_items(settings, REJECTS, ("sequence#part", "parts", "reason", "arrived")):
         sequence = item["sequence#part"].partition("#")[0]
         parts[sequence] += 1

@@ -45,11 +45,12 @@ def _build(settings: Any) -> tuple[Process]:
             "PYTHONUNBUFFERED": "1",
             # Functions get this environment. The user's login of AWS is not for them.
             **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test"),
-            **dict.fromkeys(("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"), ""),
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            **dict.fromkeys(("AWS_SESSION_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"), ""),
+            **dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), str(folder / "config")),
+            "AWS_PROFILE": "default",
         },
         folder=folder,
+        files={folder / "config": "[default]\n"},
     )
     return (process,)
 
