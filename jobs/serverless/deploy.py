@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import requests
 from botocore.exceptions import ClientError
 
+from jobs.clients import make_local_session
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.serverless import lambda_consumer
 from jobs.serverless.aws import TERRAFORM, make_client, translate_errors
@@ -44,6 +46,7 @@ TTL_ATTRIBUTE = "expires"
 SHARDS = 1
 DAY_S = 86_400
 READY_S = 60
+HEALTH_S = 3
 POLL_S = 0.2
 
 # An update of the mapping takes the same settings, except for the start.
@@ -77,6 +80,7 @@ def deploy(settings: ServerlessSettings, report: Report = lambda _: None) -> Non
         ServiceUnavailableError: the emulator does not answer, or the function does not start.
     """
     _refuse_aws(settings)
+    _check_emulator(settings)
     with translate_errors(settings, "deploying"):
         stream = _deploy_stream(settings, report)
         tables = {name: _deploy_table(settings, name, keys, report) for name, keys in KEYS.items()}
@@ -171,6 +175,19 @@ def make_policy(stream: str, tables: list[str], queue: str, log_group: str) -> d
 def _refuse_aws(settings: ServerlessSettings) -> None:
     if settings.serverless_endpoint is None:
         raise ConfigurationError(f"AWS_EMULATOR=none is AWS itself. {TERRAFORM}")
+
+
+def _check_emulator(settings: ServerlessSettings) -> None:
+    """MiniStack skips the records that a function reports, which it does for LocalStack."""
+    try:
+        answer = make_local_session().get(f"{settings.serverless_endpoint}/_ministack/health", timeout=HEALTH_S)
+    except requests.RequestException:
+        return  # the first call explains it
+    if settings.serverless_emulator == "localstack" and answer.ok:
+        raise ConfigurationError(
+            f"AWS_EMULATOR=localstack, but MiniStack answers at {settings.serverless_endpoint}. Set "
+            "AWS_EMULATOR=ministack, or stop MiniStack and start LocalStack."
+        )
 
 
 def _deploy_stream(settings: ServerlessSettings, report: Report) -> str:
