@@ -50,17 +50,21 @@ def _make_session(region: str, endpoint: str | None) -> boto3.Session:
 
 
 def _locate(settings: ServerlessSettings) -> dict[str, Any]:
-    retries = {"mode": "standard", "total_max_attempts": 5}
     if settings.serverless_endpoint is None:
         # AWS_ENDPOINT_URL in the shell is the address of an emulator.
-        return {"config": Config(retries=retries, ignore_configured_endpoint_urls=True)}
+        return {"config": Config(retries=_retry(5), ignore_configured_endpoint_urls=True)}
     return {
         "endpoint_url": settings.serverless_endpoint,
         # Emulators accept any login. The user's own is not sent.
         "aws_access_key_id": "test",
         "aws_secret_access_key": "test",
-        "config": Config(retries=retries, connect_timeout=3, proxies={}),
+        # They do not throttle.
+        "config": Config(retries=_retry(2), connect_timeout=3, proxies={}),
     }
+
+
+def _retry(attempts: int) -> dict[str, Any]:
+    return {"mode": "standard", "total_max_attempts": attempts}
 
 
 @contextmanager
