@@ -484,6 +484,17 @@ def test_flights_run_with_least_rights() -> None:
     assert secrets == set()
 
 
+def test_the_emulator_of_aws_needs_no_token_and_is_the_one_that_the_tests_use() -> None:
+    pinned = (ROOT / "requirements" / "serverless.txt").read_text()
+    (version,) = re.findall(r"(?m)^ministack==(\S+)", pinned)
+    assert f"ministackorg/ministack:{version}" in images()
+    # Newer ones end with exit code 55.
+    assert {image for image in images() if "localstack/localstack" in image} <= {"localstack/localstack:4.14.0"}
+    own = read_services(ROOT / "infra" / "compose" / "serverless.yml")
+    assert {name for name, service in own.items() if service["cap_drop"] != ["ALL"]} == set()
+    assert not any("docker.sock" in str(service["volumes"]) for service in own.values())
+
+
 # --- Observability --------------------------------------------------------------------------------
 
 
