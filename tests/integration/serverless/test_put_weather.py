@@ -104,13 +104,13 @@ def put(emulator: str, *arguments: str, lines: bytes = b"") -> tuple[str, str]:
 
 
 def test_what_is_put_arrives_in_order_by_city(emulator: str, kinesis: Any) -> None:
-    totals, _ = put(emulator, "--count", "1200", "--rate", "0", "--seed", "1", "--history", "24")
+    totals, _ = put(emulator, "--count", "600", "--rate", "0", "--seed", "1", "--history", "24")
     assert totals == (
-        "put 1200 records: 1200 observations (0 late), 0 repeats, 0 faulty; dropped 0 too large, rejected 0 inputs"
+        "put 600 records: 600 observations (0 late), 0 repeats, 0 faulty; dropped 0 too large, rejected 0 inputs"
     )
     records = read_all(kinesis)
     contents = [json.loads(value) for _, value in records]
-    assert len({content["data"]["event_id"] for content in contents}) == 1200
+    assert len({content["data"]["event_id"] for content in contents}) == 600
     assert [key for key, _ in records] == [content["ville"] for content in contents]
     times: dict[str, list[float]] = {}
     for content in contents:
@@ -171,21 +171,6 @@ def test_ctrl_c_puts_what_is_read_and_prints_the_totals(emulator: str, kinesis: 
     assert "Traceback" not in err
     stored = len(read_all(kinesis))
     assert out.startswith(f"put {stored} records: {stored} observations")
-
-
-def test_a_missing_stream_says_what_to_do(emulator: str) -> None:
-    result = subprocess.run(
-        [sys.executable, SCRIPT, "--count", "3", "--rate", "0", "--stream", "another"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=make_variables(emulator) | {"FLIGHTS_OPENWEATHER_KEY": ""},
-    )
-    assert result.returncode == 1
-    assert "records were not put into another" in result.stderr
-    assert "Create the stream" in result.stderr
-    assert result.stdout.startswith("put 0 records")
 
 
 def test_the_requirements_are_the_pinned_ones() -> None:

@@ -207,6 +207,15 @@ def test_an_emulator_does_not_get_the_login_of_aws(
     assert "real-token" not in headers
 
 
+def test_an_emulator_is_not_behind_a_proxy(kinesis: Kinesis, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    make_sender(kinesis).put(make_records(1))
+    assert len(kinesis.stored) == 1
+
+
 def test_aws_is_asked_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     sender = Sender(STREAM, None, "eu-west-3", 1)
@@ -218,7 +227,7 @@ def test_aws_is_asked_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_shares_of_faulty_repeated_and_late_records() -> None:
     mixer = Mixer(seed=1, faulty=0.1, duplicates=0.2)
-    records = make_records(4000)
+    records = make_records(2000)
     mixed = [one for record in records for one in mixer.mix(record)] + mixer.release()
     kinds = Counter(record.kind for record in mixed)
     assert kinds[OBSERVATION] + kinds[LATE] == len(records)
@@ -282,6 +291,13 @@ def test_after_a_stop_request_what_is_read_is_put_at_once(kinesis: Kinesis) -> N
     # One record a day, if it were not stopped.
     sender = run_all(kinesis, generate(7), count=None, rate=1 / 86_400, stopped=stopped)
     assert sender.count == 7
+
+
+def test_records_that_were_read_and_not_tried_are_counted(kinesis: Kinesis) -> None:
+    kinesis.answers = [lambda _: GOOD, (400, "AccessDeniedException")]
+    with pytest.raises(PutError, match=r"^2 records were not put .* 3 more were read and not tried\.$"):
+        run_all(kinesis, generate(7), count=None, rate=2)
+    assert len(kinesis.stored) == 2
 
 
 def test_the_endpoint_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
