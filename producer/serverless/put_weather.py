@@ -91,7 +91,7 @@ class Run:
                 self._sender.put(part)
             except PutError as error:
                 rest = len(records) - start - len(part) + len(self._mixer.held)
-                raise PutError(f"{error} {rest} more were read and not tried.") from error
+                raise PutError(f"{error} {rest} more were read and not tried." if rest else str(error)) from error
             self._taken += len(part)
             if bar is not None:
                 bar.update(len(part))
