@@ -10,6 +10,8 @@ TICKETS ?= 1000
 TRANSACTIONS ?= 5000
 # Observations of flights, and of the weather, that `make flights-generate` and `make flights-demo` generate.
 FLIGHTS ?= 2000
+# Records that `make serverless-demo` and `make serverless-put` put into the stream.
+RECORDS ?= 2000
 # Rides that `make bench` measures with; more options: `.venv/bin/python -m benchmarks --help`.
 BENCH_RIDES ?= 1000000
 BENCH_OPTIONS ?=
@@ -247,6 +249,37 @@ flights-trace: install-tools  ## Show one observation everywhere: EVENT=<event_i
 
 quota: install-tools  ## Show how many requests each API of the flights has left
 	@$(PY) -m jobs flights quota $(AS_JSON)
+
+##@ Serverless (docs/serverless.md)
+.PHONY: serverless-demo serverless-deploy serverless-destroy serverless-put serverless-logs serverless-scan serverless-ledger serverless-redrive
+serverless-demo: .venv-serverless/.stamp  ## Start an emulator of AWS without Docker, put RECORDS=2000 records, prove that all arrived
+	@$(MAKE) local-up VERTICAL=serverless
+	@$(MAKE) serverless-put
+	@$(PY) -m jobs serverless wait
+	@$(PY) -m jobs serverless logs --count 5
+	@$(MAKE) serverless-scan COUNT=3
+	@$(MAKE) serverless-ledger
+
+serverless-deploy: install-tools  ## Create or update stream, tables, function and mapping in the emulator
+	@$(PY) -m jobs serverless deploy
+
+serverless-destroy: install-tools  ## Delete them, with all data; asks before: YES=1
+	@$(PY) -m jobs serverless destroy $(if $(YES),--yes)
+
+serverless-put: install-tools  ## Put RECORDS=2000 records of the weather into the stream, some faulty, some twice
+	@$(PY) -m jobs serverless put --rate 0 --count $(RECORDS) --history 24 --from generator --faulty 0.01 --duplicates 0.005
+
+serverless-logs: install-tools  ## Show the function's last log lines: COUNT=20
+	@$(PY) -m jobs serverless logs $(if $(COUNT),--count $(COUNT))
+
+serverless-scan: install-tools  ## Show items of TABLE=dataflow_mongo: COUNT=10
+	@$(PY) -m jobs serverless scan $(TABLE) $(if $(COUNT),--count $(COUNT))
+
+serverless-ledger: install-tools  ## Count every record in Kinesis and DynamoDB, compare the figures
+	@$(PY) -m jobs ledger serverless $(AS_JSON)
+
+serverless-redrive: install-tools  ## Give the function the records that the mapping gave up
+	@$(PY) -m jobs serverless redrive
 
 ##@ Observability (docs/observability.md)
 .PHONY: observe status

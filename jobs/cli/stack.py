@@ -25,11 +25,16 @@ from jobs.verticals import (
 
 @app.command()
 def topics(
-    vertical: Annotated[str, typer.Argument(help="Create the topics on this vertical's broker.")] = "rides",
+    vertical: Annotated[
+        str, typer.Argument(help="Create the topics on this vertical's broker, if it uses Kafka.")
+    ] = "rides",
     apply: Annotated[bool, typer.Option("--apply", help="Apply the declared settings to existing topics too.")] = False,
 ) -> None:
     """Create the missing topics of infra/kafka/topics, and report how existing ones differ."""
     settings = load(merge_settings())
+    if "kafka" not in find_vertical(vertical).services:
+        console.print(f"The vertical {vertical} has no Kafka.")
+        return
     broker = getattr(settings, find_vertical(vertical).broker)
     declared = load_declared_topics(settings, broker)
     config = {"bootstrap.servers": broker}

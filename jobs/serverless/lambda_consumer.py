@@ -10,8 +10,11 @@ is made from the content. infra/kinesis/weather_stream.schema.json has the schem
 - Everything else (a throttled table, a lost connection, no time left) fails the record: it comes again.
 
 So the result is the same whatever repeats the batch. Where a mapping honours partial responses
-(PARTIAL_BATCH=true), the function names the first record that failed; elsewhere it raises an error, because such a
-mapping would skip the records after it.
+(PARTIAL_BATCH=true), the function names the first record that failed. Elsewhere it raises an error, because such a
+mapping would skip the failed records.
+
+Environment variables: TABLE_LATEST (default: dataflow_mongo), TABLE_HISTORY, TABLE_REJECTS, PARTIAL_BATCH. Without
+TABLE_HISTORY there is no history, and without TABLE_REJECTS a reject is only logged.
 
 This file is the whole deployment package. It needs boto3 only, which Lambda's runtime has.
 """
@@ -22,10 +25,9 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, DecimalException
 from enum import StrEnum
@@ -39,18 +41,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 # DynamoDB takes items of 400 KB. The same bytes as attributes, and the other attributes, need room.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_RECORD_BYTES = 300_000
-MAX_CITY_BYTES = 500  # it is a part of the key
+MAX_DEPTH = 32  # lists and objects inside each other, which is DynamoDB's limit
 MAX_TEXT = 200  # characters
 SEQUENCE_DIGITS = 56  # of Kinesis; a number of DynamoDB has 38
 FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 # An observation from the future would stay the latest. Clocks differ by less than this.
 AHEAD = timedelta(days=1)
-KEPT = timedelta(days=30)
+KEPT = timedelta(days=30)  # after arrival
 RESERVE_MS = 3_000  # to return before Lambda ends the function
 
-# The ends of a request that no repetition changes: the item is at fault, not the table.
-_PERMANENT = ("ValidationException", "ItemCollectionSizeLimitExceededException")
-_NOT_NEWER = "ConditionalCheckFailedException"
+KEY = "observed#event_id"  # the second part of the history's key
+_INVALID_ITEM = "ValidationException"
+_CONDITION_FAILED = "ConditionalCheckFailedException"
 
 
 class Reason(StrEnum):
@@ -60,6 +62,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     INVALID_UTF8 = "invalid_utf8"
     INVALID_JSON = "invalid_json"  # also NaN and Infinity
+    TOO_DEEP = "too_deep"
     DUPLICATE_KEY = "duplicate_key"
     NOT_AN_OBJECT = "not_an_object"
     MISSING_FIELD = "missing_field"
@@ -68,6 +71,7 @@ class Reason(StrEnum):
     INVALID_NUMBER = "invalid_number"  # DynamoDB has 38 digits, and exponents from −130 to 125
     INVALID_TIMESTAMP = "invalid_timestamp"
     REFUSED = "refused"  # by DynamoDB
+    UNEXPECTED = "unexpected"  # a fault of this module
 
 
 class RejectedError(Exception):
@@ -92,21 +96,22 @@ class Outcome(StrEnum):
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Store the records of an event of Kinesis in their order, until one fails.
+    """Store the records of a Kinesis event in order, until one fails.
 
     https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis.html describes the event.
 
     Returns:
-        `batchItemFailures` as of https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-batchfailurereporting.html
+        `batchItemFailures`, see https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-batchfailurereporting.html
 
     Raises:
         BatchFailedError: a record failed, and PARTIAL_BATCH is not true.
     """
     tables = Tables(os.environ)
-    for record in event["Records"]:
+    for number, record in enumerate(event["Records"]):
         sequence = record["kinesis"]["sequenceNumber"]
         try:
-            if context.get_remaining_time_in_millis() < RESERVE_MS:
+            # Always try the first record: with a timeout below the reserve, the batch would never advance.
+            if number and context.get_remaining_time_in_millis() < RESERVE_MS:
                 raise TimeoutError("no time is left")
             outcome, details = store(record, tables)
         except (BotoCoreError, ClientError, TimeoutError) as error:
@@ -119,91 +124,116 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def _fail(sequence: str, error: Exception) -> dict[str, Any]:
     if os.environ.get("PARTIAL_BATCH") == "true":
         return {"batchItemFailures": [{"itemIdentifier": sequence}]}
-    raise BatchFailedError(f"Record {sequence} failed, so that the batch has to come again: {error}") from error
+    raise BatchFailedError(f"Record {sequence} failed, so the whole batch must be retried: {error}") from error
 
 
 def _log(record: dict[str, Any], outcome: str, **details: str) -> None:
     line = {"outcome": outcome, "sequence": record["kinesis"]["sequenceNumber"], **details}
-    print(json.dumps(line, ensure_ascii=False), flush=True)  # Lambda logs what is printed, and so do emulators
+    print(json.dumps(line, ensure_ascii=False), flush=True)  # Lambda sends printed lines to CloudWatch Logs
 
 
 class Tables:
-    """The three tables.
+    """The tables `latest`, `history` and `rejects`.
 
     Args:
-        variables: TABLE_LATEST, TABLE_HISTORY and TABLE_REJECTS have their names, AWS_ENDPOINT_URL the address of an
-            emulator.
+        variables: TABLE_LATEST, TABLE_HISTORY and TABLE_REJECTS are their names. AWS_ENDPOINT_URL is the address of an
+            emulator; boto3 reads it.
     """
 
     # One for each execution environment: making it takes longer than a record.
     _resource: Any = None
 
-    def __init__(self, variables: Any) -> None:
+    def __init__(self, variables: Mapping[str, str]) -> None:
         if Tables._resource is None:
-            # A throttled request is repeated within seconds; what takes longer comes again with its batch.
+            # boto3 retries for seconds; Lambda retries the batch after that.
             config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 4})
             Tables._resource = boto3.resource("dynamodb", config=config)
-        self.latest = self._resource.Table(variables.get("TABLE_LATEST", "dataflow_mongo"))
-        self.history = self._resource.Table(variables.get("TABLE_HISTORY", "dataflow_history"))
-        self.rejects = self._resource.Table(variables.get("TABLE_REJECTS", "dataflow_rejects"))
+        self.latest = self._resource.Table(variables.get("TABLE_LATEST") or "dataflow_mongo")
+        history, rejects = variables.get("TABLE_HISTORY"), variables.get("TABLE_REJECTS")
+        self.history = self._resource.Table(history) if history else None
+        self.rejects = self._resource.Table(rejects) if rejects else None
 
 
 def store(record: dict[str, Any], tables: Tables) -> tuple[Outcome, dict[str, str]]:
     """Store a record, or put it among the rejects.
 
     Returns:
-        The outcome, and what the log says about it.
+        The outcome, and details for the log.
 
     Raises:
-        BotoCoreError, ClientError: DynamoDB does not answer, throttles, or refuses the function.
+        BotoCoreError, ClientError: DynamoDB does not answer, throttles, or denies access.
     """
     try:
         item = make_item(record)
-        try:
-            is_new = _put(tables.history, item, "attribute_not_exists(ville)")
-            # The first part of the key orders observations by time; the id decides between two of the same moment.
-            is_latest = _put(tables.latest, item, "attribute_not_exists(ville) OR #key < :key")
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _PERMANENT:
-                raise RejectedError(Reason.REFUSED, error.response["Error"].get("Message", "")) from error
-            raise
+        is_new = tables.history is None or _put_history(tables.history, item)
     except RejectedError as error:
-        for part in make_rejects(record, error):
-            tables.rejects.put_item(Item=part)
+        if tables.rejects is not None:
+            for part in make_rejects(record, error):
+                tables.rejects.put_item(Item=part)
         return Outcome.REJECTED, {"reason": error.reason.value, "detail": str(error)}
+    # An error here is not the item's fault, because the history has it.
+    is_latest = _put_latest(tables.latest, item)
     outcome = Outcome.REPEATED if not is_new else Outcome.STORED if is_latest else Outcome.LATE
     return outcome, {"ville": item["ville"], "event_id": item["event_id"]}
 
 
-def _put(table: Any, item: dict[str, Any], condition: str) -> bool:
-    """Put an item if the condition holds; returns whether it did."""
-    names: dict[str, Any] = {"ConditionExpression": condition}
-    if "#key" in condition:
-        names["ExpressionAttributeNames"] = {"#key": KEY}
-        names["ExpressionAttributeValues"] = {":key": item[KEY]}
+def _put_history(table: Any, item: dict[str, Any]) -> bool:
+    """Put an item unless its key exists; returns whether it did.
+
+    Raises:
+        RejectedError: DynamoDB never accepts this item.
+    """
     try:
-        table.put_item(Item=item, **names)
+        return _put(table, item, "attribute_not_exists(ville)")
     except ClientError as error:
-        if error.response["Error"]["Code"] == _NOT_NEWER:
+        if error.response["Error"]["Code"] != _INVALID_ITEM:
+            raise
+        raise RejectedError(Reason.REFUSED, error.response["Error"].get("Message", "")) from error
+
+
+def _put_latest(table: Any, item: dict[str, Any]) -> bool:
+    """Put an item unless the city has a newer one; returns whether it did.
+
+    The key starts with the time of the observation. The event_id decides between two of the same time.
+    """
+    return _put(
+        table, item, "attribute_not_exists(#key) OR #key < :key",
+        ExpressionAttributeNames={"#key": KEY}, ExpressionAttributeValues={":key": item[KEY]},
+    )  # fmt: skip
+
+
+def _put(table: Any, item: dict[str, Any], condition: str, **names: Any) -> bool:
+    """Put an item if the condition holds; returns whether it did."""
+    try:
+        table.put_item(Item=item, ConditionExpression=condition, **names)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == _CONDITION_FAILED:
             return False
         raise
     return True
-
-
-KEY = "observed#event_id"  # the second part of the history's key
 
 
 def make_item(record: dict[str, Any]) -> dict[str, Any]:
     """The item of a record, for both tables.
 
     Raises:
-        RejectedError: the record is no observation.
+        RejectedError: the record is not an observation.
     """
-    raw = decode(record)
-    content = parse(raw)
+    try:
+        return _make_item(record)
+    except RejectedError:
+        raise
+    except Exception as error:
+        # Nothing here depends on time or on other systems, so every retry would fail, too.
+        raise RejectedError(Reason.UNEXPECTED, f"{type(error).__name__}: {error}") from error
+
+
+def _make_item(record: dict[str, Any]) -> dict[str, Any]:
+    content = parse(decode(record))
     city, data = content["ville"], content["data"]
-    moment = _read_moment(content["timestamp"], record)
-    observed = moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    arrived = _read_arrival(record)
+    moment = _read_moment(content["timestamp"], arrived)
+    observed = _format(moment)
     # The same letters in two forms of Unicode are one city.
     key = unicodedata.normalize("NFC", city).strip()
     event_id = data.get("event_id") or _make_event_id(key, observed, data)
@@ -217,8 +247,9 @@ def make_item(record: dict[str, Any]) -> dict[str, Any]:
         "ville_source": city,
         "data": data,
         "timestamp": content["timestamp"],
-        "sequence": _pad(record),
-        "expires": int((moment + KEPT).timestamp()),
+        "sequence": pad(record["kinesis"]["sequenceNumber"]),
+        "arrived": _format(arrived),
+        "expires": int((arrived + KEPT).timestamp()),
     }
 
 
@@ -246,8 +277,10 @@ def parse(raw: bytes) -> dict[str, Any]:
         )  # fmt: skip
     except UnicodeDecodeError as error:
         raise RejectedError(Reason.INVALID_UTF8, str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RejectedError(Reason.INVALID_JSON, str(error)) from error
+    except RecursionError as error:
+        raise RejectedError(Reason.TOO_DEEP, str(error)) from error
     if not isinstance(content, dict):
         raise RejectedError(Reason.NOT_AN_OBJECT, f"it is of type {type(content).__name__}")
     for name, kind in (("ville", str), ("data", dict), ("timestamp", Decimal)):
@@ -262,6 +295,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         _check_type("event_id", event_id, str)
     for name, text in (("ville", content["ville"]), ("event_id", event_id)):
         _check_key(name, text)
+    _check_depth(content["data"])
     _check_texts(content)
     return content
 
@@ -295,22 +329,45 @@ def _check_key(name: str, text: str | None) -> None:
         raise RejectedError(Reason.INVALID_TEXT, f"{name} is empty, unprintable, or has over {MAX_TEXT} characters")
 
 
-def _check_texts(value: Any) -> None:
+def _check_depth(value: Any) -> None:
+    """boto3 would fail on deep content before it asks DynamoDB."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        children = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
+        level = [child for child in children if isinstance(child, (dict, list))]
+        if not level:
+            return
+    raise RejectedError(Reason.TOO_DEEP, f"lists and objects are nested over {MAX_DEPTH} deep")
+
+
+def _check_texts(content: dict[str, Any]) -> None:
     """A lone surrogate cannot be sent."""
+    stored = {name: content.get(name) for name in ("ville", "pays", "aeroport", "data")}
     try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
+        json.dumps(stored, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         raise RejectedError(Reason.INVALID_TEXT, str(error)) from error
 
 
-def _read_moment(timestamp: Decimal, record: dict[str, Any]) -> datetime:
-    """The moment of an observation. The record's arrival is now, so that a repetition has the same end."""
+def _read_arrival(record: dict[str, Any]) -> datetime:
+    """When Kinesis got the record. Retries of the record have the same arrival."""
+    return datetime.fromtimestamp(record["kinesis"]["approximateArrivalTimestamp"], UTC)
+
+
+def _read_moment(timestamp: Decimal, arrived: datetime) -> datetime:
+    """The time of an observation."""
     seconds = float(timestamp)
-    arrival = record["kinesis"].get("approximateArrivalTimestamp")
-    latest = min(LAST, datetime.fromtimestamp(arrival, UTC) + AHEAD) if arrival else LAST
-    if not math.isfinite(seconds) or not FIRST.timestamp() <= seconds < latest.timestamp():
-        raise RejectedError(Reason.INVALID_TIMESTAMP, f"{timestamp} is not in the years 1970 to 2099, or in the future")
+    latest = min(LAST, arrived + AHEAD)
+    if not FIRST.timestamp() <= seconds < latest.timestamp():
+        raise RejectedError(
+            Reason.INVALID_TIMESTAMP, f"{timestamp} is not between 1970 and one day after the record's arrival"
+        )
     return FIRST + timedelta(microseconds=int((timestamp * 1_000_000).to_integral_value()))
+
+
+def _format(moment: datetime) -> str:
+    """A time as a text of fixed length, so that texts sort like times."""
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _make_event_id(city: str, observed: str, data: dict[str, Any]) -> str:
@@ -319,27 +376,33 @@ def _make_event_id(city: str, observed: str, data: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _pad(record: dict[str, Any]) -> str:
-    """The sequence number in the order of texts."""
-    return str(record["kinesis"]["sequenceNumber"]).zfill(SEQUENCE_DIGITS)
+def pad(sequence: str) -> str:
+    """A sequence number with leading zeros, so that texts sort like numbers."""
+    return sequence.zfill(SEQUENCE_DIGITS)
 
 
 def make_rejects(record: dict[str, Any], error: RejectedError) -> Iterator[dict[str, Any]]:
-    """The items of a reject: one for each MAX_RECORD_BYTES of it. All have the shard as `shard`."""
+    """The items of a reject: one for each MAX_RECORD_BYTES of its content, or one if it has none."""
+    kinesis = record["kinesis"]
     try:
-        raw, is_encoded = base64.b64decode(record["kinesis"]["data"], validate=True), False
+        raw, is_decoded = base64.b64decode(kinesis["data"], validate=True), True
     except (binascii.Error, ValueError, TypeError):
-        raw, is_encoded = str(record["kinesis"]["data"]).encode("utf-8", "backslashreplace"), True
-    shard = str(record.get("eventID", "")).partition(":")[0] or "unknown"
-    parts = range(0, max(len(raw), 1), MAX_RECORD_BYTES)
-    for number, start in enumerate(parts):
+        raw, is_decoded = str(kinesis["data"]).encode("utf-8", "backslashreplace"), False
+    starts = range(0, max(len(raw), 1), MAX_RECORD_BYTES)
+    for number, start in enumerate(starts):
         yield {
-            "shard": shard,
-            "sequence#part": f"{_pad(record)}#{number:04d}",
-            "parts": len(parts),
+            "shard": read_shard(record),
+            "sequence#part": f"{pad(kinesis['sequenceNumber'])}#{number:04d}",
+            "parts": len(starts),
             "reason": error.reason.value,
             "detail": str(error),
-            "partition_key": str(record["kinesis"].get("partitionKey", "")),
-            "is_base64": is_encoded,
+            "arrived": _format(_read_arrival(record)),
+            "partition_key": str(kinesis.get("partitionKey", "")),
+            "is_decoded": is_decoded,
             "raw": raw[start : start + MAX_RECORD_BYTES],
         }
+
+
+def read_shard(record: dict[str, Any]) -> str:
+    """The id of a record's shard."""
+    return str(record.get("eventID", "")).partition(":")[0] or "unknown"

@@ -11,6 +11,9 @@ from jobs.vertical import Vertical
 STREAM = "weather_stream"
 FUNCTION = "kinesis_to_dynamo"
 LATEST, HISTORY, REJECTS = "dataflow_mongo", "dataflow_history", "dataflow_rejects"
+QUEUE = "dataflow-failed"  # what the mapping has given up
+ROLE = FUNCTION
+LOG_GROUP = f"/aws/lambda/{FUNCTION}"
 
 # What to do when the emulator does not answer.
 START = (

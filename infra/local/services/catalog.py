@@ -8,6 +8,7 @@ from infra.local.runner.stack import QUIET, Stack
 from infra.local.services import (
     airflow,
     apis,
+    aws,
     cassandra,
     departures,
     elasticsearch,
@@ -31,6 +32,7 @@ SERVICES = (
     mysql.SERVICE,
     cassandra.SERVICE,
     apis.SERVICE,
+    aws.SERVICE,
     departures.SERVICE,
     relay.SERVICE,
     airflow.SERVICE,

@@ -72,6 +72,7 @@ def test_services_start_after_those_that_they_depend_on() -> None:
             "mysql",
             "cassandra",
             "apis",
+            "aws",
             "departures",
             "alertmanager",
         ],
