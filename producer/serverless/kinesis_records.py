@@ -104,7 +104,10 @@ class Mixer:
 
     def __init__(self, seed: int, faulty: float, duplicates: float) -> None:
         self._rng = random.Random(f"{seed}/faults")
-        self._faulty, self._repeats, self._late = faulty, duplicates / 2, duplicates / 2
+        self._faulty, self._repeats = faulty, duplicates / 2
+        # A city with a record that is held back holds no other, so that more of the others are.
+        late = duplicates / 2 / (1 - faulty - duplicates / 2)
+        self._late = late / (1 - late)
         self._labels = self._draw_labels()
         self._remembered: list[Record] = []
         self.held: dict[str, Record] = {}

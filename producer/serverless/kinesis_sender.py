@@ -56,11 +56,14 @@ class Sender:
         self.put_by_kind: Counter[str] = Counter()
         self.too_large = self.waiting = 0
         self._stream, self._endpoint_url, self._timeout_s = stream, endpoint_url, timeout_s
-        # An emulator must not get the login of AWS.
+        # An emulator gets neither the login of AWS nor requests through a proxy.
         login = {"aws_access_key_id": "test", "aws_secret_access_key": "test"} if endpoint_url else {}
-        # The tries are this class's.
         config = Config(
-            connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True
+            connect_timeout=5,
+            read_timeout=10,
+            retries={"total_max_attempts": 1},  # this class tries again
+            proxies={} if endpoint_url else None,
+            ignore_configured_endpoint_urls=True,
         )
         self._client: Any = boto3.client(
             "kinesis", endpoint_url=endpoint_url, region_name=region, config=config, **login

@@ -87,7 +87,11 @@ class Run:
             if self._rate:
                 self._stopped.wait(self._started + self._taken / self._rate - time.monotonic())
             part = records[start : start + size]
-            self._sender.put(part)
+            try:
+                self._sender.put(part)
+            except PutError as error:
+                rest = len(records) - start - len(part) + len(self._mixer.held)
+                raise PutError(f"{error} {rest} more were read and not tried." if rest else str(error)) from error
             self._taken += len(part)
             if bar is not None:
                 bar.update(len(part))
