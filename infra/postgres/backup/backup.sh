@@ -4,7 +4,7 @@
 HERE=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$HERE/common.sh"
-readonly DAYS=7 WEEKS=4 ATTEMPTS=3
+readonly DAYS=7 WEEKS=4 ATTEMPTS=5
 export PGUSER=${PGUSER:-shop_backup} PGDATABASE=$DATABASE
 
 main() {

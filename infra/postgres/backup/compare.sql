@@ -25,11 +25,9 @@ where expected.value is distinct from restored.value
 order by 1;
 \o
 
-\pset format aligned
-\pset border 0
-\pset tuples_only off
-\pset footer off
-select to_char(restored.value::bigint, 'FM999,999,999,999') as rows,
-    (select count(*) from restored as other where other.relation = restored.relation and item ~ '^sum of ') as sums,
-    relation as table
-from restored where item = 'rows' order by relation;
+select format('%12s  %4s  %s', 'rows', 'sums', 'table');
+select format('%12s  %4s  %s', to_char(restored.value::bigint, 'FM999,999,999,999'), count(other), restored.relation)
+from restored left join restored as other on other.relation = restored.relation and other.item ~ '^sum of '
+where restored.item = 'rows'
+group by restored.relation, restored.value
+order by restored.relation;

@@ -26,7 +26,7 @@ do $$ begin raise exception 'a table was replaced before the snapshot'; end $$;
 
 -- Whoever waits for our locks blocks pg_dump: it gives up, and backup.sh tries again.
 \setenv BACKUP_SNAPSHOT :snapshot
-\! exec pg_dump --no-password --format=custom --snapshot="$BACKUP_SNAPSHOT" --lock-wait-timeout=10s --file="$BACKUP_DUMP"
+\! exec pg_dump --no-password --format=custom --snapshot="$BACKUP_SNAPSHOT" --lock-wait-timeout=2s --file="$BACKUP_DUMP"
 \if :SHELL_ERROR
 do $$ begin raise exception 'pg_dump failed'; end $$;
 \endif
