@@ -191,7 +191,7 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
 shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
@@ -217,6 +217,17 @@ shop-page: install-tools  ## Write .local/shop.html
 
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
+
+backup: install-tools  ## Back up the warehouse now (Docker: runs daily)
+	@$(call AT_WAREHOUSE,warehouse-backup,backup.sh,backup)
+
+restore-drill: install-tools  ## Restore the newest backup into a scratch database, compare it, print recovery time and point
+	@$(call AT_WAREHOUSE,warehouse,restore_drill.sh,restore-drill)
+
+# In Docker, the backups are in a volume. The drill runs where the administrator needs no password.
+AT_WAREHOUSE = if test -n "$$(docker compose --profile shop ps --quiet --status running warehouse-backup 2>/dev/null)"; \
+	then docker compose --profile shop exec --user postgres $(1) bash /opt/datastream/backup/$(2); \
+	else $(PY) -m infra.local $(3); fi
 
 ##@ Flights (docs/flights.md)
 .PHONY: flights-demo flights-generate flights-collect flights-ledger flights-page flights-trace quota
@@ -280,7 +291,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-backup test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -310,6 +321,9 @@ test-alerts: install-dev  ## Break the stack while Prometheus watches it with sh
 
 test-flights: install-dev .venv-cassandra/.stamp .venv-flights/.stamp  ## Test what of the flights `make test` leaves out: Cassandra, and the scraper in Chromium
 	@.venv/bin/pytest -x tests/flights
+
+test-backup: install-dev  ## Break backups of the warehouse in each way, recover from one
+	@.venv/bin/pytest -x tests/backup --durations 10
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract

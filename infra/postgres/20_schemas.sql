@@ -155,7 +155,7 @@ create table if not exists ops.dbt_results (
     primary key (invocation_id, unique_id)
 );
 
--- Each finished backup. infra/postgres/backup.sh writes it.
+-- Each finished backup. infra/postgres/backup/backup.sh writes it.
 create table if not exists ops.backups (
     file text primary key,
     started_at timestamptz not null,

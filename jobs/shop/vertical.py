@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from jobs.settings import LOOPBACK, ROOT, Name, Port, Settings, Topic
 from jobs.vertical import DeadLetters, Group, Vertical
@@ -43,6 +45,9 @@ class ShopSettings(Settings):
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"
+
+    # Hours between two backups, in Docker.
+    shop_backup_hours: Annotated[int, Field(ge=1, le=9999)] = 24
 
     @property
     def shop_host(self) -> str:

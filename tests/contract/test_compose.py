@@ -484,6 +484,16 @@ def test_flights_run_with_least_rights() -> None:
     assert secrets == set()
 
 
+def test_backups_run_with_least_rights() -> None:
+    warehouse, backup = services()["warehouse"], services()["warehouse-backup"]
+    assert (backup["image"], backup["user"], backup["cap_drop"]) == (warehouse["image"], "postgres", ["ALL"])
+    passwords = {value for name, value in environment_of(backup).items() if "PASSWORD" in name}
+    assert passwords == {"${SHOP_BACKUP_PASSWORD:-changeme}"}
+    assert environment_of(backup)["BACKUP_FOLDER"] in {volume.split(":")[1] for volume in backup["volumes"]}
+    assert f"warehouse-backups:{environment_of(warehouse)['BACKUP_FOLDER']}:ro" in warehouse["volumes"]
+    assert "warehouse-data" not in str(backup["volumes"])
+
+
 # --- Observability --------------------------------------------------------------------------------
 
 
@@ -615,6 +625,8 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
     declared = {
         "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
         "postgres": {"/var/lib/postgresql/data"},
+        "warehouse": {"/var/lib/postgresql/data"},
+        "warehouse-backup": {"/var/lib/postgresql/data"},
         "redpanda": {"/var/lib/redpanda/data"},
         "prometheus": {"/prometheus"},
         "alertmanager": {"/alertmanager"},
