@@ -253,6 +253,7 @@ class Panel:
         titles = {
             f"Value #{_ref(index)}" if several else "Value": query.legend or self.title
             for index, query in enumerate(self.queries)
+            if isinstance(query, Prom)
         }
         hidden = dict.fromkeys(("Time", "__name__", "job", "instance"), True)
         return [
