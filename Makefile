@@ -26,6 +26,16 @@ ROUNDS ?= 1
 DEMOS ?= 1
 TARGETS ?=
 
+# ENV=staging: the settings of env/staging.env and the secrets that `make up` writes beside it, instead of .env. Compose and
+# jobs/settings.py read this variable. Only from make's command line: for shells, ENV names a start-up file.
+ifeq ($(origin ENV),command line)
+ifeq ($(wildcard env/$(ENV).env),)
+$(error no file env/$(ENV).env. The environments: $(basename $(notdir $(filter-out %.secrets.env,$(wildcard env/*.env)))))
+endif
+SECRETS := $(wildcard env/$(ENV).secrets.env)
+export COMPOSE_ENV_FILES := env/$(ENV).env$(SECRETS:%=,%)
+endif
+
 # Programs that a target starts inherit the variables of jobs/inherited.txt and the settings, nothing else.
 INHERITED := $(subst *,%,$(shell grep -v '^#' jobs/inherited.txt))
 SETTINGS := $(shell sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' .env.example infra/airflow/env/*.env)

@@ -146,7 +146,8 @@ def used_variables() -> set[str]:
 
 def test_the_root_compose_file_includes_the_core_stack() -> None:
     root = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert root == {"name": stack()["name"], "include": [str(STACK.relative_to(ROOT))]}
+    included = {"path": str(STACK.relative_to(ROOT)), "env_file": "infra/include.env"}
+    assert root == {"name": stack()["name"], "include": [included]}
 
 
 needs_compose = pytest.mark.skipif(
@@ -205,7 +206,8 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
 
 def test_the_core_includes_every_profile() -> None:
     (included,) = stack()["include"]
-    files = yaml.safe_load((STACK.parent / included).read_text())["include"]
+    assert included["env_file"] == "include.env"
+    files = yaml.safe_load((STACK.parent / included["path"]).read_text())["include"]
     assert [STACK.parent / file for file in files] == PROFILES
     assert PROFILES
 
