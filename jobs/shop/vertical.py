@@ -89,6 +89,7 @@ VERTICAL = Vertical(
         "datastream.dbt.duration": "time of a dbt command",
     },
     ledger="jobs.shop.ledger:take_ledger",
+    series="jobs.shop.series:read_series",
     page="shop_page",
     requirement_set="dbt",
     services=("kafka", "postgres", "airflow"),
