@@ -125,7 +125,7 @@ local-down: install  ## Stop the services; the data stays
 local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
 	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
 
-# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml, status.
+# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml, status, shop-forecast.
 AS_JSON = $(if $(JSON),--json)
 
 ##@ Rides
@@ -191,7 +191,7 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill shop-forecast
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
 shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
@@ -200,7 +200,7 @@ shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Dock
 	@$(PY) -m jobs unpause shop
 	@$(MAKE) shop-transform
 	@$(PY) -m jobs ledger shop
-	@$(PY) -m jobs shop page
+	@$(MAKE) shop-forecast shop-page
 
 shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (default: until Ctrl-C)
 	@$(PY) -m jobs shop generate --to kafka $(if $(COUNT),--count $(COUNT))
@@ -208,6 +208,9 @@ shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (de
 shop-transform: install-tools  ## Wait until all messages are loaded, run the DAG dbt_transform
 	@$(PY) -m jobs wait shop
 	@$(PY) -m jobs shop transform
+
+shop-forecast: install-tools  ## Forecast the revenue of the next 7 days, compare the model with a baseline
+	@$(PY) -m jobs shop forecast $(AS_JSON)
 
 shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="test --select marts" (default: build without unit tests)
 	@$(PY) -m jobs shop dbt $(or $(DBT),build --exclude-resource-type unit_test)

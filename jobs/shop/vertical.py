@@ -75,7 +75,7 @@ VERTICAL = Vertical(
     settings=ShopSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
     groups=(Group(LOAD_GROUP, "shop_topic", done="loaded", is_copy=True),),
-    dags=(LOAD_DAG, TRANSFORM_DAG),
+    dags=(LOAD_DAG, TRANSFORM_DAG, FORECAST_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
     metrics={
