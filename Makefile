@@ -83,7 +83,7 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
 
-smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if it runs, Grafana with a headless browser; needs Chromium or Chrome
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if they run, Grafana and Superset with a headless browser; needs Chromium or Chrome
 	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
@@ -273,7 +273,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-superset test-unit bench sizing generate requirements
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -303,6 +303,9 @@ test-alerts: install-dev  ## Break the stack while Prometheus watches it with sh
 
 test-flights: install-dev .venv-cassandra/.stamp .venv-flights/.stamp  ## Test what of the flights `make test` leaves out: Cassandra, and the scraper in Chromium
 	@.venv/bin/pytest -x tests/flights
+
+test-superset: install-dev install-ui .venv-superset/.stamp .venv-dbt/.stamp  ## Test Superset on a filled warehouse: each chart, rights, errors, the dashboard in Chromium
+	@.venv/bin/pytest -x tests/superset
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract

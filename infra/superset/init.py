@@ -12,7 +12,6 @@ import io
 import logging
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -21,17 +20,24 @@ from typing import Any
 
 import yaml
 
-ASSETS = Path(os.environ.get("SUPERSET_ASSETS") or Path(__file__).parent / "assets")
+ASSETS = Path(__file__).parent / "assets"
 ANALYST_ROLE = "Sales analyst"
-# Besides what Superset itself gives to readers of dashboards: the list of dashboards, and their own page.
-ANALYST_PERMISSIONS = {("menu_access", "Dashboards"), ("can_recent_activity", "Log"), ("can_userinfo", "UserDBModelView")}
+# Besides what Superset gives to readers without a login: the list of dashboards, their own page, the log of visits.
+ANALYST_PERMISSIONS = {
+    ("menu_access", "Dashboards"),
+    ("can_userinfo", "UserDBModelView"),
+    ("can_recent_activity", "Log"),
+    ("can_log", "Superset"),
+}
 CONNECT_TIMEOUT_S = 10
 # Any number: two set-ups at the same time wait for each other.
 LOCK = 24
+# psycopg2 gives no error code for a connection that failed.
+REJECTIONS = ("authentication failed", "does not exist", "permission denied", "no password")
 NO_DRIVER = (
-    "This environment has no driver for PostgreSQL: the package psycopg2 is missing. With Docker, the image must be built "
-    "from infra/superset/Dockerfile: docker compose --profile bi build superset. Without Docker: "
-    "rm -r .venv-superset, then make superset."
+    "This environment has no driver for PostgreSQL: the package psycopg2 is missing. With Docker, build the image from "
+    "infra/superset/Dockerfile: docker compose --profile bi build superset. Without Docker: rm -r .venv-superset, then "
+    "make superset."
 )
 WRONG_KEY = (
     "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again, or "
@@ -75,12 +81,14 @@ def main() -> None:
 def set_up(files: Files) -> None:
     """Migrate, set users and roles, import. In Superset's application context."""
     from flask_migrate import upgrade
+
     from superset import appbuilder, db, security_manager
     from superset.utils.core import override_user
 
     report("Migrating Superset's database …")
     with redirect_stdout(io.StringIO()):
         upgrade()
+    check_key()
     report("Setting up roles and users …")
     appbuilder.add_permissions(update_perms=True)
     security_manager.sync_role_definitions()
@@ -141,14 +149,14 @@ def connect(role: str, database: str, setting: str) -> Iterator[Any]:
         )  # fmt: skip
     except psycopg2.OperationalError as error:
         reason = str(error).strip().splitlines()[0]
-        if any(text in reason for text in ("authentication failed", "does not exist", "permission denied", "no password")):
+        if any(text in reason for text in REJECTIONS):
             raise SetUpError(
                 f"PostgreSQL at {host}:{port} rejects {role}: {reason}. {setting} must be the one in .env; then set up "
                 "the warehouse again: docker compose --profile bi up -d --wait (Docker), or make superset (without)."
             ) from error
         raise SetUpError(
-            f"PostgreSQL at {host}:{port} does not answer: {reason}. Start the warehouse: docker compose --profile bi up "
-            "-d --wait (Docker), or make superset (without). SHOP_POSTGRES_HOST and SHOP_POSTGRES_PORT name it."
+            f"PostgreSQL at {host}:{port} does not answer: {reason}. SHOP_POSTGRES_HOST and SHOP_POSTGRES_PORT name "
+            "it. Start it: docker compose --profile bi up -d --wait (Docker), or make superset (without)."
         ) from error
     with closing(connection):
         connection.autocommit = True
@@ -177,32 +185,40 @@ def import_assets(files: Files) -> None:
     """Import and overwrite. Changes nothing if it fails.
 
     Raises:
-        SetUpError: Superset cannot decrypt its secrets, or the import is not complete.
+        SetUpError: Superset refuses a file, or the import is not complete.
     """
-    from superset.commands.exceptions import CommandInvalidError, ImportFailedError
+    from superset.commands.exceptions import CommandException, CommandInvalidError
     from superset.commands.importers.v1.assets import ImportAssetsCommand
     from superset.utils.decorators import transaction
 
+    # The importer's own transaction joins this one.
     @transaction()
     def import_all() -> None:
-        ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
+        try:
+            ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
+        except CommandException as error:
+            details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
+            raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
         check_import(files)
 
+    import_all()
+
+
+def check_key() -> None:
+    """Decrypt the secrets of databases that somebody has added; the warehouse has none.
+
+    Raises:
+        SetUpError: they are encrypted with another key.
+    """
+    from superset import db
+    from superset.databases.ssh_tunnel.models import SSHTunnel
+    from superset.models.core import Database
+
     try:
-        import_all()
-    except CommandInvalidError as error:
-        raise SetUpError(f"Superset refuses the files in {ASSETS}: {error.normalized_messages()}") from error
-    except (ImportFailedError, ValueError) as error:
-        reasons = [str(reason) for reason in list_causes(error)]
-        if any("Invalid decryption key" in reason for reason in reasons):
-            raise SetUpError(WRONG_KEY) from error
-        raise SetUpError(f"Superset cannot import the files in {ASSETS}: {'; '.join(filter(None, reasons))}") from error
-
-
-def list_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error:
-        yield error
-        error = error.__cause__
+        for model in (Database, SSHTunnel):
+            db.session.query(model).all()
+    except ValueError as error:
+        raise SetUpError(WRONG_KEY) from error
 
 
 def check_import(files: Files) -> None:

@@ -54,7 +54,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 WTF_CSRF_ENABLED = True
 
-# The defaults allow pictures, maps and fonts of servers on the Internet.
+# The defaults allow pictures, maps and fonts of servers on the Internet, one of which counts visits.
 TALISMAN_ENABLED = True
 TALISMAN_CONFIG = {
     "content_security_policy": {

@@ -63,6 +63,8 @@ def make_environment(settings: Any) -> dict[str, str]:
 
 
 def _build(settings: Any) -> tuple[Process]:
+    paths = Paths(settings.datastream_state)
+    configuration = paths.run / "superset_config.py"
     process = Process(
         name=NAME,
         # As in the image.
@@ -70,8 +72,10 @@ def _build(settings: Any) -> tuple[Process]:
             str(PYTHON), "-m", "gunicorn", f"--bind={LOOPBACK}:{settings.shop_superset_port}", "--workers=1",
             "--worker-class=gthread", "--threads=20", "--timeout=60", "--access-logfile=-", "superset.app:create_app()",
         ],
-        environment=make_environment(settings),
-        folder=Paths(settings.datastream_state).service(NAME),
+        environment={**make_environment(settings), "SUPERSET_CONFIG_PATH": str(configuration)},
+        folder=paths.service(NAME),
+        # A copy: a change is then a reason for a restart.
+        files={configuration: (FOLDER / "superset_config.py").read_text(encoding="utf-8")},
     )  # fmt: skip
     return (process,)
 
