@@ -33,13 +33,14 @@ from jobs.terminal import make_console, print_error
 from jobs.verticals import find_verticals
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE: ViewportSize = {"width": 1440, "height": 1800}  # px; all panels of a dashboard are visible, and so are drawn
+SIZE: ViewportSize = {"width": 1440, "height": 2200}  # px; all panels of a dashboard are visible, and so are drawn
 SHOWN_MS = 60_000
 RENDERED_MS = 180_000
 SETTLED_MS = 10_000  # a page that refreshes itself may never stop loading
 CLUSTER = "datastream"
 DAGS = ROOT / "airflow" / "dags"
 PROMETHEUS = ROOT / "infra" / "prometheus" / "prometheus.yml"
+SUPERSET_CHARTS = sorted((ROOT / "infra" / "superset" / "assets" / "charts").glob("*.yaml"))
 GRAFANA_DASHBOARDS = sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 _DAG_ID = re.compile(r'dag_id="(\w+)"')
 # How Grafana marks a panel whose query failed.
@@ -58,6 +59,11 @@ _FAULTS = ", ".join(
         ".euiToast--danger",
     ]
 )
+
+_SUPERSET_CHART = '[data-test="chart-grid-component"]'
+_SUPERSET_FAULT = ".ant-alert-error"
+_SUPERSET_EMPTY = ".ant-empty"
+_SUPERSET_DONE = f".slice_container :is(canvas, table, .header-line), {_SUPERSET_FAULT}, {_SUPERSET_EMPTY}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,45 @@ def list_flights_sites() -> list[Site]:
         Site(name.capitalize(), f"http://localhost:{port}/{name}.html", {"table": check_table})
         for name in ("departures", "weather")
     ]
+
+
+def list_shop_sites() -> list[Site]:
+    """The dashboard of Superset, if it runs."""
+    settings = load(ShopSettings)
+    if is_free(settings.shop_superset_port):
+        return []
+    return [
+        Site(
+            "Superset",
+            f"http://localhost:{settings.shop_superset_port}",
+            {"sign-in": sign_in_to_superset, "dashboard sales": check_superset_dashboard},
+            login=("analyst", settings.shop_superset_analyst_password),
+        )
+    ]
+
+
+def sign_in_to_superset(page: Page, site: Site) -> str:
+    user, password = site.login
+    page.goto(f"{site.url}/login/")
+    page.locator("#username").fill(user)
+    page.locator("#password").fill(password)
+    page.locator('[type="submit"]').click()
+    page.wait_for_url(lambda url: "/login" not in url)
+    return f"as {user}"
+
+
+def check_superset_dashboard(page: Page, site: Site) -> str:
+    """Wait until each chart has a figure, an error or the note that there are no rows."""
+    names = [yaml.safe_load(file.read_text(encoding="utf-8"))["slice_name"] for file in SUPERSET_CHARTS]
+    page.goto(f"{site.url}/superset/dashboard/sales/")
+    charts = page.locator(_SUPERSET_CHART)
+    for name in names:
+        chart = page.locator(f'{_SUPERSET_CHART}[data-test-chart-name="{name}"]')
+        expect(chart.locator(_SUPERSET_DONE).first).to_be_visible(timeout=RENDERED_MS)
+    if faults := charts.locator(_SUPERSET_FAULT).all_inner_texts():
+        raise ServiceUnavailableError("; ".join(" ".join(fault.split()) for fault in faults))
+    empty = charts.locator(_SUPERSET_EMPTY).count()
+    return f"{len(names)} charts without an error{f', {empty} without rows' if empty else ''}"
 
 
 def check_table(page: Page, site: Site) -> str:
@@ -323,7 +368,8 @@ def main() -> None:
         folder = settings.datastream_state / "screenshots"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        sites = [*list_sites(settings), *list_observability_sites(), *list_flights_sites(), *list_pages()]
+        profiles = [*list_observability_sites(), *list_shop_sites(), *list_flights_sites()]
+        sites = [*list_sites(settings), *profiles, *list_pages()]
         with open_page() as page:
             findings = [finding for site in sites for finding in check_site(page, site, folder)]
     except DatastreamError as error:

@@ -151,11 +151,51 @@ def test_the_jobs_of_prometheus_are_listed(
     assert [finding.fits for finding in check_observability("Prometheus")] == [True, True]
 
 
+SUPERSET_LOGIN_FORM = """<form action="/superset/welcome/">
+<input id="username"><input id="password"><button type="submit">Sign in</button></form>"""
+# What Superset draws instead of, or in, a chart.
+SUPERSET_CHART = """<div data-test="chart-grid-component" data-test-chart-name="{name}"><div class="slice_container">
+{content}</div></div>"""
+
+
+@pytest.mark.parametrize(
+    ("content", "fits", "text"),
+    [
+        ("<canvas></canvas>", True, "2 charts without an error"),
+        ('<p class="ant-empty">No results</p>', True, "2 charts without an error, 1 without rows"),
+        ('<p class="ant-alert-error">Data error</p>', False, "Data error"),
+        ("loading", False, "Locator expected to be visible"),
+    ],
+)
+def test_a_dashboard_of_superset_is_drawn_without_an_error(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, fits: bool, text: str
+) -> None:
+    files = []
+    for name in ("Orders", "Revenue"):
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(f"slice_name: {name}")
+    monkeypatch.setattr(browser, "SUPERSET_CHARTS", files)
+    monkeypatch.setattr(browser, "RENDERED_MS", 2_000)
+    monkeypatch.setenv("SHOP_SUPERSET_PORT", str(httpserver.port))
+    drawn = SUPERSET_CHART.format(name="Orders", content="<table><tr><td>1</td></tr></table>")
+    dashboard = drawn + SUPERSET_CHART.format(name="Revenue", content=content)
+    pages = {"/": "Superset", "/login/": SUPERSET_LOGIN_FORM, "/superset/welcome/": "Home"}
+    serve(httpserver, pages | {"/superset/dashboard/sales/": dashboard})
+    (site,) = browser.list_shop_sites()
+    with browser.open_page() as page:
+        _, sign_in, finding = browser.check_site(page, site, tmp_path)
+    assert sign_in.text == "as analyst"
+    assert finding.fits == fits, finding.text
+    assert text in finding.text
+
+
 def test_services_that_do_not_run_have_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    grafana, prometheus = find_free(2)
+    grafana, prometheus, superset = find_free(3)
     monkeypatch.setenv("OBSERVABILITY_GRAFANA_PORT", str(grafana))
     monkeypatch.setenv("OBSERVABILITY_PROMETHEUS_PORT", str(prometheus))
+    monkeypatch.setenv("SHOP_SUPERSET_PORT", str(superset))
     assert browser.list_observability_sites() == []
+    assert browser.list_shop_sites() == []
 
 
 @pytest.mark.parametrize(("query", "fits"), [("", True), ("?fault=empty", False), ("?fault=html", False)])

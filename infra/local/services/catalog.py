@@ -19,6 +19,7 @@ from infra.local.services import (
     prometheus,
     redis,
     relay,
+    superset,
 )
 from jobs.settings import Settings
 
@@ -37,6 +38,7 @@ SERVICES = (
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
     prometheus.PROMETHEUS,
+    superset.SERVICE,
 )
 
 
