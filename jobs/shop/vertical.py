@@ -40,6 +40,11 @@ class ShopSettings(Settings):
     shop_backup_password: Name = "changeme"  # noqa: S105
 
     shop_superset_port: Port = 8088
+    shop_logstash_port: Port = 9600
+
+    # Indices of the application's log; infra/logstash/pipeline names them too.
+    shop_logs_index: ClassVar[str] = "app-logs-*"
+    shop_rejected_logs_index: ClassVar[str] = "rejected-app-logs"
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"
@@ -60,10 +65,17 @@ class ShopSettings(Settings):
         return self.datastream_state / "shop-logs"
 
     @property
+    def shop_logstash_data(self) -> Path:
+        """Where the shipper of the log keeps its position, without Docker."""
+        return self.datastream_state / "logstash"
+
+    @property
     def shop_backups(self) -> Path:
         """The folder of the warehouse's backups, without Docker."""
         return self.datastream_state / "backups"
 
+
+TEMPLATES = ROOT / "infra" / "elasticsearch"
 
 VERTICAL = Vertical(
     name="shop",
@@ -72,6 +84,11 @@ VERTICAL = Vertical(
     groups=(Group(LOAD_GROUP, "shop_topic", done="loaded", is_copy=True),),
     dags=(LOAD_DAG, TRANSFORM_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
+    templates={
+        "shop_logs_index": TEMPLATES / "app-logs-template.json",
+        "shop_rejected_logs_index": TEMPLATES / "rejected-app-logs-template.json",
+    },
+    dashboard="app-logs",
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),
     metrics={
         "datastream.shop.inserted": "transactions inserted",
@@ -86,5 +103,5 @@ VERTICAL = Vertical(
     ledger="jobs.shop.ledger:take_ledger",
     page="shop_page",
     requirement_set="dbt",
-    services=("kafka", "postgres", "airflow"),
+    services=("kafka", "elasticsearch", "logstash", "postgres", "airflow"),
 )
