@@ -65,9 +65,24 @@ class ShopSettings(Settings):
         return self.datastream_state / "shop-logs"
 
     @property
+    def shop_log(self) -> Path:
+        """The application's log file, without Docker."""
+        return self.shop_logs / "app.log"
+
+    @property
+    def shop_log_files(self) -> Path:
+        """The pattern of that file and of the rotated ones."""
+        return self.shop_logs / "app.log*"
+
+    @property
     def shop_logstash_data(self) -> Path:
         """Where the shipper of the log keeps its position, without Docker."""
         return self.datastream_state / "logstash"
+
+    @property
+    def shop_sincedb(self) -> Path:
+        """The position of the shipper of the log, without Docker."""
+        return self.shop_logstash_data / "app-logs.sincedb"
 
     @property
     def shop_backups(self) -> Path:
@@ -75,7 +90,7 @@ class ShopSettings(Settings):
         return self.datastream_state / "backups"
 
 
-TEMPLATES = ROOT / "infra" / "elasticsearch"
+LOGS_TEMPLATE = ROOT / "infra" / "elasticsearch" / "app-logs-template.json"
 
 VERTICAL = Vertical(
     name="shop",
@@ -85,8 +100,8 @@ VERTICAL = Vertical(
     dags=(LOAD_DAG, TRANSFORM_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
     templates={
-        "shop_logs_index": TEMPLATES / "app-logs-template.json",
-        "shop_rejected_logs_index": TEMPLATES / "rejected-app-logs-template.json",
+        "shop_logs_index": LOGS_TEMPLATE,
+        "shop_rejected_logs_index": LOGS_TEMPLATE.with_name("rejected-app-logs-template.json"),
     },
     dashboard="app-logs",
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),

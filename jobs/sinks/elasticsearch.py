@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,7 +112,7 @@ def _apply_lifecycle(client: Elasticsearch, index_settings: dict[str, Any], path
     if name is None:
         return
     if has_lifecycles(client):
-        client.ilm.put_lifecycle(name=name, policy=read_lifecycle(name, path))
+        client.ilm.put_lifecycle(name=name, policy=_read_lifecycle(name, path))
     else:
         # The node without Docker: `make cleanup` deletes old indices instead.
         del index_settings[_LIFECYCLE]
@@ -128,7 +129,14 @@ def has_lifecycles(client: Elasticsearch) -> bool:
     return True
 
 
-def read_lifecycle(name: str, path: Path) -> dict[str, Any]:
+def read_retention(path: Path) -> timedelta:
+    """How long the lifecycle policy of a template keeps an index."""
+    name = json.loads(path.read_text())["template"]["settings"][_LIFECYCLE]
+    age: str = _read_lifecycle(name, path)["phases"]["delete"]["min_age"]
+    return timedelta(days=int(age.removesuffix("d")))
+
+
+def _read_lifecycle(name: str, path: Path) -> dict[str, Any]:
     """The lifecycle policy of that name, in the folder of the template at `path`."""
     policy: dict[str, Any] = json.loads((path.parent / "lifecycles" / f"{name}.json").read_text())
     return policy
