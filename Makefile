@@ -193,12 +193,13 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 ##@ Shop (docs/shop.md)
 .PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill shop-forecast superset
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
-shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
+shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka, Elasticsearch and Airflow without Docker, load TRANSACTIONS=5000, ship the log, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
 	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
 	@$(PY) -m jobs shop generate --to kafka --rate 0 --count $(TRANSACTIONS) --faulty 0.01 --duplicates 0.005
 	@$(PY) -m jobs unpause shop
 	@$(MAKE) shop-transform
+	@$(PY) -m jobs shop wait-for-logs
 	@$(PY) -m jobs ledger shop
 	@$(MAKE) shop-forecast shop-page
 

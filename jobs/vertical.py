@@ -67,7 +67,8 @@ class Vertical(msgspec.Struct, frozen=True):
             hold unfinished work, so `make offsets` accepts only TO=kept.
         dags: the DAGs that `unpause` unpauses.
         variables: settings that are also Airflow Variables, with the same name in upper case.
-        templates: index templates: the setting that names the Elasticsearch index, and the file.
+        templates: index templates: the setting that names the Elasticsearch index, and the file. A name with an
+            asterisk stands for indices that are created by their first document.
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
         metrics: what its tasks report with Airflow's `Stats`, each with what it says. Prometheus knows `datastream.x`
