@@ -27,6 +27,7 @@ from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableE
 from jobs.flights.vertical import FlightsSettings
 from jobs.observability.vertical import ObservabilitySettings
 from jobs.settings import ROOT, Settings, load
+from jobs.shop.vertical import ShopSettings
 from jobs.terminal import make_console, print_error
 from jobs.verticals import find_verticals
 
@@ -87,7 +88,12 @@ def check_charts(page: Page, site: Site) -> str:
 
 
 def list_sites(settings: Settings) -> list[Site]:
-    dashboards = [vertical.dashboard for vertical in find_verticals() if vertical.dashboard]
+    has_logs = not is_free(load(ShopSettings).shop_postgres_port)  # they come with the profile `shop`
+    dashboards = [
+        vertical.dashboard
+        for vertical in find_verticals()
+        if vertical.dashboard and (has_logs or vertical.name != "shop")
+    ]
     return [
         Site(
             "Airflow",
