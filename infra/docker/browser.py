@@ -97,7 +97,12 @@ def check_charts(page: Page, site: Site) -> str:
 
 
 def list_sites(settings: Settings) -> list[Site]:
-    dashboards = [vertical.dashboard for vertical in find_verticals() if vertical.dashboard]
+    has_logs = not is_free(load(ShopSettings).shop_postgres_port)  # they come with the profile `shop`
+    dashboards = [
+        vertical.dashboard
+        for vertical in find_verticals()
+        if vertical.dashboard and (has_logs or vertical.name != "shop")
+    ]
     return [
         Site(
             "Airflow",

@@ -23,8 +23,9 @@ from jobs.clients import Systems
 from jobs.errors import ServiceUnavailableError
 from jobs.ledger.verdict import Figure
 from jobs.shop.log_files import decode_line, find_offset, list_files, read_lines, read_sincedb
-from jobs.shop.vertical import LOGS_TEMPLATE, ShopSettings
-from jobs.sinks.elasticsearch import read_retention, translate_errors
+from jobs.shop.log_retention import name_oldest_kept_index
+from jobs.shop.vertical import ShopSettings
+from jobs.sinks.elasticsearch import translate_errors
 
 _BATCH = 500
 _POLL_S = 0.2
@@ -89,7 +90,7 @@ class Logs(msgspec.Struct, frozen=True):
         )
 
 
-class _Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True):
     """A line, the id and the index that it would have, and whether the shipper has passed it."""
 
     text: str
@@ -104,7 +105,7 @@ def count_logs(systems: Systems[ShopSettings]) -> Logs | None:
     settings, client = systems.settings, systems.elasticsearch
     if not list_files(settings.shop_log_files):
         return None
-    first_kept = f"app-logs-{datetime.now(UTC) - read_retention(LOGS_TEMPLATE):%Y.%m.%d}"
+    oldest_kept = name_oldest_kept_index()
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     seen: set[bytes] = set()
@@ -120,7 +121,7 @@ def count_logs(systems: Systems[ShopSettings]) -> Logs | None:
                     elif not line.is_passed:
                         counts["pending"] += 1
                     else:
-                        counts["expired" if line.index < first_kept else "lost"] += 1
+                        counts["expired" if line.index < oldest_kept else "lost"] += 1
                     continue
                 counts["doubled"] += is_document and rejection is not None
                 key = _digest(f"{line.index} {line.id}" if is_document else line.fingerprint)
@@ -151,7 +152,7 @@ def wait_until_shipped(settings: ShopSettings, timeout_s: float) -> None:
         ) from error
 
 
-def _read_lines(settings: ShopSettings) -> Iterator[_Line]:
+def _read_lines(settings: ShopSettings) -> Iterator[Line]:
     positions = read_sincedb(settings.shop_sincedb)  # first, so that what follows it is at most more than it says
     with ExitStack() as stack:
         opened = {}
@@ -162,11 +163,12 @@ def _read_lines(settings: ShopSettings) -> Iterator[_Line]:
         for file in opened.values():
             offset, passed = 0, find_offset(file, positions)
             for line in read_lines(file, 0):
-                yield _parse(line, is_passed=offset < passed)
+                yield parse_line(line, is_passed=offset < passed)
                 offset += len(line)
 
 
-def _parse(line: bytes, *, is_passed: bool) -> _Line:
+def parse_line(line: bytes, *, is_passed: bool) -> Line:
+    """Where infra/logstash/pipeline/app-logs.conf puts a line, if it is valid."""
     text = decode_line(line)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     try:
@@ -174,15 +176,15 @@ def _parse(line: bytes, *, is_passed: bool) -> _Line:
         day = datetime.fromisoformat(content["timestamp"]).astimezone(UTC)
     except (msgspec.DecodeError, RecursionError, TypeError, KeyError, ValueError, OverflowError):
         # Not an event: it can only be rejected.
-        return _Line(text, fingerprint, fingerprint, "", is_passed)
+        return Line(text, fingerprint, fingerprint, "", is_passed)
     log_id = content.get("log_id")
     is_valid = isinstance(log_id, str) and _ID.fullmatch(log_id) is not None
-    return _Line(text, fingerprint, log_id if is_valid else fingerprint, f"app-logs-{day:%Y.%m.%d}", is_passed)
+    return Line(text, fingerprint, log_id if is_valid else fingerprint, f"app-logs-{day:%Y.%m.%d}", is_passed)
 
 
 def _look_up(
-    client: Elasticsearch, settings: ShopSettings, lines: list[_Line]
-) -> Iterator[tuple[_Line, dict[str, Any] | None, dict[str, Any] | None]]:
+    client: Elasticsearch, settings: ShopSettings, lines: list[Line]
+) -> Iterator[tuple[Line, dict[str, Any] | None, dict[str, Any] | None]]:
     """Each line with the document of its id, and with its rejection; None for what does not exist."""
     rejected = settings.shop_rejected_logs_index
     places = [(line.index or rejected, line.id, "event.original") for line in lines]

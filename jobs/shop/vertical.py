@@ -44,9 +44,10 @@ class ShopSettings(Settings):
     shop_superset_port: Port = 8088
     shop_logstash_port: Port = 9600
 
-    # Indices of the application's log; infra/logstash/pipeline names them too.
+    # Indices of the application's log and of its alerts; infra/logstash and infra/kibana name them too.
     shop_logs_index: ClassVar[str] = "app-logs-*"
     shop_rejected_logs_index: ClassVar[str] = "rejected-app-logs"
+    shop_alerts_index: ClassVar[str] = "alerts-app-logs"
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"
@@ -107,6 +108,7 @@ VERTICAL = Vertical(
     templates={
         "shop_logs_index": LOGS_TEMPLATE,
         "shop_rejected_logs_index": LOGS_TEMPLATE.with_name("rejected-app-logs-template.json"),
+        "shop_alerts_index": LOGS_TEMPLATE.with_name("alerts-app-logs-template.json"),
     },
     dashboard="app-logs",
     dead_letters=DeadLetters("shop_dlq_topic", "shop_dlq_replay", {"shop_topic": LOAD_DAG}),

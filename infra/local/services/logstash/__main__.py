@@ -26,6 +26,7 @@ from jobs.settings import LOOPBACK
 from jobs.shop.log_files import Tail, decode_line
 from jobs.sinks.documents import NotStoredError, create_documents
 
+LINES = Counter("datastream_logstash_lines", "Lines that Elasticsearch has acknowledged.")
 PAUSE_S = 0.5  # between two looks at the files, when there is nothing new
 
 
@@ -38,8 +39,7 @@ def run(folder: Path, port: int, stopped: Signal) -> None:
     """
     app_logs, rejected = read_pipelines(folder)
     tail = Tail(Path(app_logs.input.path), Path(app_logs.input.sincedb_path))
-    moved = Counter("datastream_logstash_lines", "Lines that Elasticsearch has acknowledged.")
-    start_http_server(port, LOOPBACK)
+    server, _ = start_http_server(port, LOOPBACK)
     while not stopped.is_set():
         lines = tail.read()
         refused = move(app_logs, [make_event(path, line) for path, line in lines], stopped)
@@ -49,9 +49,10 @@ def run(folder: Path, port: int, stopped: Signal) -> None:
             tail.commit()
         except OSError:
             logging.exception("Cannot keep the position. The lines will be sent again")
-        moved.inc(len(lines))
+        LINES.inc(len(lines))
         if not lines:
             stopped.wait(PAUSE_S)
+    server.shutdown()
 
 
 def make_event(path: Path, line: bytes) -> Event:

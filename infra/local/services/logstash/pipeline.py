@@ -54,7 +54,7 @@ def _compile(section: str, nodes: list[Any]) -> Step:
         if name in ("if", "else if"):
             branch = _compile_condition(body[:-1]), _compile(section, body[-1][0])
         else:
-            branch = bool, _compile(section, body) if name == "else" else _make_plugin(section, name, body)
+            branch = _always, _compile(section, body) if name == "else" else _make_plugin(section, name, body)
         if name.startswith("else"):
             steps[-1].append(branch)
         else:
@@ -68,10 +68,18 @@ def _compile(section: str, nodes: list[Any]) -> Step:
     return run
 
 
+def _is_true(value: Any) -> bool:
+    return value not in (None, "", "false") and value is not False
+
+
+def _always(_: Event) -> bool:
+    return True
+
+
 def _compile_condition(tokens: list[Any]) -> Condition:
     match tokens:
         case [[str(field)]]:
-            return lambda event: get_field(event, field) not in (None, "", False)
+            return lambda event: _is_true(get_field(event, field))
         case [[str(field), "=~", str(pattern)]]:
             # Ruby's \z is Python's \Z. Only a text can match.
             regex = re.compile(pattern.replace(r"\z", r"\Z"), re.MULTILINE | re.ASCII)
