@@ -84,6 +84,7 @@ def set_up(files: Files) -> None:
 
     from superset import appbuilder, db, security_manager
     from superset.utils.core import override_user
+    from superset.utils.decorators import transaction
 
     report("Migrating Superset's database …")
     with redirect_stdout(io.StringIO()):
@@ -96,7 +97,7 @@ def set_up(files: Files) -> None:
     admin = set_user("admin", "Admin", os.environ["SHOP_SUPERSET_ADMIN_PASSWORD"])
     report("Importing the dashboard …")
     with override_user(admin):
-        import_assets(files)
+        transaction()(import_assets)(files)
     set_analyst_role(list_uuids(files, "datasets"))
     set_user("analyst", ANALYST_ROLE, os.environ["SHOP_SUPERSET_ANALYST_PASSWORD"])
 
@@ -182,26 +183,20 @@ def check_warehouse(files: Files, require_marts: bool) -> None:
 
 
 def import_assets(files: Files) -> None:
-    """Import and overwrite. Changes nothing if it fails.
+    """Import and overwrite, then check. In a transaction of Superset, which the importer joins.
 
     Raises:
         SetUpError: Superset refuses a file, or the import is not complete.
     """
     from superset.commands.exceptions import CommandException, CommandInvalidError
     from superset.commands.importers.v1.assets import ImportAssetsCommand
-    from superset.utils.decorators import transaction
 
-    # The importer's own transaction joins this one.
-    @transaction()
-    def import_all() -> None:
-        try:
-            ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
-        except CommandException as error:
-            details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
-            raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
-        check_import(files)
-
-    import_all()
+    try:
+        ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
+    except CommandException as error:
+        details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
+        raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
+    check_import(files)
 
 
 def check_key() -> None:
