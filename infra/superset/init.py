@@ -40,10 +40,10 @@ NO_DRIVER = (
     "make superset."
 )
 WRONG_KEY = (
-    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again, or "
-    "encrypt them with the new one: set SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
-    "`docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset superset re-encrypt-secrets`. "
-    "docs/shop.md has the steps."
+    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again "
+    "(without Docker it was in .local/secrets/superset_secret_key), or encrypt them with the new one: set "
+    "SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
+    "docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset-init."
 )
 NO_MARTS = "The warehouse does not have {}. Run make shop-demo first (Docker: make shop-transform): dbt makes them."
 
@@ -89,6 +89,9 @@ def set_up(files: Files) -> None:
     report("Migrating Superset's database …")
     with redirect_stdout(io.StringIO()):
         upgrade()
+    if previous_key := os.environ.get("SHOP_SUPERSET_PREVIOUS_SECRET_KEY"):
+        report("Encrypting secrets with the new key …")
+        encrypt_again(previous_key)
     check_key()
     report("Setting up roles and users …")
     appbuilder.add_permissions(update_perms=True)
@@ -104,10 +107,12 @@ def set_up(files: Files) -> None:
 
 def read_assets() -> Files:
     """The YAML files by their paths. The warehouse's address is that of the environment."""
-    files = {
-        str(path.relative_to(ASSETS)): yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted(ASSETS.rglob("*.yaml"))
-    }
+    try:
+        files = {
+            str(path.relative_to(ASSETS)): yaml.safe_load(path.read_bytes()) for path in sorted(ASSETS.rglob("*.yaml"))
+        }
+    except yaml.YAMLError as error:
+        raise SetUpError(f"A file in {ASSETS} is not YAML: {error}") from error
     host, port = read_address()
     for name in list_names(files, "databases"):
         credentials, _, rest = files[name]["sqlalchemy_uri"].partition("@")
@@ -193,7 +198,7 @@ def import_assets(files: Files) -> None:
 
     try:
         ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
-    except CommandException as error:
+    except (CommandException, KeyError) as error:  # a KeyError has a uuid that no file has
         details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
         raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
     check_import(files)
@@ -213,6 +218,33 @@ def check_key() -> None:
         for model in (Database, SSHTunnel):
             db.session.query(model).all()
     except ValueError as error:
+        raise SetUpError(WRONG_KEY) from error
+
+
+def encrypt_again(previous_key: str) -> None:
+    """Encrypt secrets with this key instead of the previous one.
+
+    `superset re-encrypt-secrets` of 6.1 does nothing: it looks for columns in the wrong metadata (superset#39391).
+
+    Raises:
+        SetUpError: the previous key is another one.
+    """
+    from flask_appbuilder import Model
+    from sqlalchemy_utils import EncryptedType
+
+    from superset.utils.encrypt import SecretsMigrator
+
+    class Migrator(SecretsMigrator):  # type: ignore[misc]  # of a package that is not here
+        def discover_encrypted_fields(self) -> dict[str, dict[str, Any]]:
+            tables = {
+                table.name: {it.name: it.type for it in table.columns if isinstance(it.type, EncryptedType)}
+                for table in Model.metadata.tables.values()
+            }
+            return {name: columns for name, columns in tables.items() if columns}
+
+    try:
+        Migrator(previous_key).run()
+    except Exception as error:  # that class raises no other
         raise SetUpError(WRONG_KEY) from error
 
 
