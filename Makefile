@@ -391,6 +391,8 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 .venv-cassandra/.stamp: requirements/cassandra.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
+# Its pandas has no build for Python 3.13.
+.venv-superset/.stamp: SET_PYTHON = '>=3.11,<3.13'
 .venv-superset/.stamp: requirements/superset.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
@@ -408,7 +410,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@$(INSTALL_SET)
 
 INSTALL_SET = echo "Installing $< (the first time this takes a while)"; \
-	.venv/bin/uv venv --quiet --clear --python $(PY) $(@D) && \
+	.venv/bin/uv venv --quiet --clear --python $(or $(SET_PYTHON),$(PY)) $(@D) && \
 	.venv/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $< && \
 	touch $@ || { echo "$(UNREACHABLE)" >&2; exit 1; }
 

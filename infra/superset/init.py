@@ -40,10 +40,10 @@ NO_DRIVER = (
     "make superset."
 )
 WRONG_KEY = (
-    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again, or "
-    "encrypt them with the new one: set SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
-    "`docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset superset re-encrypt-secrets`. "
-    "docs/shop.md has the steps."
+    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again "
+    "(without Docker it was in .local/secrets/superset_secret_key), or encrypt them with the new one: set "
+    "SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
+    "docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset-init."
 )
 NO_MARTS = "The warehouse does not have {}. Run make shop-demo first (Docker: make shop-transform): dbt makes them."
 
@@ -84,10 +84,14 @@ def set_up(files: Files) -> None:
 
     from superset import appbuilder, db, security_manager
     from superset.utils.core import override_user
+    from superset.utils.decorators import transaction
 
     report("Migrating Superset's database …")
     with redirect_stdout(io.StringIO()):
         upgrade()
+    if previous_key := os.environ.get("SHOP_SUPERSET_PREVIOUS_SECRET_KEY"):
+        report("Encrypting secrets with the new key …")
+        encrypt_again(previous_key)
     check_key()
     report("Setting up roles and users …")
     appbuilder.add_permissions(update_perms=True)
@@ -96,17 +100,19 @@ def set_up(files: Files) -> None:
     admin = set_user("admin", "Admin", os.environ["SHOP_SUPERSET_ADMIN_PASSWORD"])
     report("Importing the dashboard …")
     with override_user(admin):
-        import_assets(files)
+        transaction()(import_assets)(files)
     set_analyst_role(list_uuids(files, "datasets"))
     set_user("analyst", ANALYST_ROLE, os.environ["SHOP_SUPERSET_ANALYST_PASSWORD"])
 
 
 def read_assets() -> Files:
     """The YAML files by their paths. The warehouse's address is that of the environment."""
-    files = {
-        str(path.relative_to(ASSETS)): yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted(ASSETS.rglob("*.yaml"))
-    }
+    try:
+        files = {
+            str(path.relative_to(ASSETS)): yaml.safe_load(path.read_bytes()) for path in sorted(ASSETS.rglob("*.yaml"))
+        }
+    except yaml.YAMLError as error:
+        raise SetUpError(f"A file in {ASSETS} is not YAML: {error}") from error
     host, port = read_address()
     for name in list_names(files, "databases"):
         credentials, _, rest = files[name]["sqlalchemy_uri"].partition("@")
@@ -182,26 +188,20 @@ def check_warehouse(files: Files, require_marts: bool) -> None:
 
 
 def import_assets(files: Files) -> None:
-    """Import and overwrite. Changes nothing if it fails.
+    """Import and overwrite, then check. In a transaction of Superset, which the importer joins.
 
     Raises:
         SetUpError: Superset refuses a file, or the import is not complete.
     """
     from superset.commands.exceptions import CommandException, CommandInvalidError
     from superset.commands.importers.v1.assets import ImportAssetsCommand
-    from superset.utils.decorators import transaction
 
-    # The importer's own transaction joins this one.
-    @transaction()
-    def import_all() -> None:
-        try:
-            ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
-        except CommandException as error:
-            details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
-            raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
-        check_import(files)
-
-    import_all()
+    try:
+        ImportAssetsCommand({name: yaml.safe_dump(content) for name, content in files.items()}).run()
+    except (CommandException, KeyError) as error:  # a KeyError has a uuid that no file has
+        details = error.normalized_messages() if isinstance(error, CommandInvalidError) else error
+        raise SetUpError(f"Superset cannot import the files in {ASSETS}: {details}") from error
+    check_import(files)
 
 
 def check_key() -> None:
@@ -218,6 +218,33 @@ def check_key() -> None:
         for model in (Database, SSHTunnel):
             db.session.query(model).all()
     except ValueError as error:
+        raise SetUpError(WRONG_KEY) from error
+
+
+def encrypt_again(previous_key: str) -> None:
+    """Encrypt secrets with this key instead of the previous one.
+
+    `superset re-encrypt-secrets` of 6.1 does nothing: it looks for columns in the wrong metadata (superset#39391).
+
+    Raises:
+        SetUpError: the previous key is another one.
+    """
+    from flask_appbuilder import Model
+    from sqlalchemy_utils import EncryptedType
+
+    from superset.utils.encrypt import SecretsMigrator
+
+    class Migrator(SecretsMigrator):  # type: ignore[misc]  # of a package that is not here
+        def discover_encrypted_fields(self) -> dict[str, dict[str, Any]]:
+            tables = {
+                table.name: {it.name: it.type for it in table.columns if isinstance(it.type, EncryptedType)}
+                for table in Model.metadata.tables.values()
+            }
+            return {name: columns for name, columns in tables.items() if columns}
+
+    try:
+        Migrator(previous_key).run()
+    except Exception as error:  # that class raises no other
         raise SetUpError(WRONG_KEY) from error
 
 

@@ -31,8 +31,6 @@ def _read_password(url: URL) -> str | None:
 
 
 SECRET_KEY = _read("SHOP_SUPERSET_SECRET_KEY")
-# Only `superset re-encrypt-secrets` reads it.
-PREVIOUS_SECRET_KEY = os.environ.get("SHOP_SUPERSET_PREVIOUS_SECRET_KEY")
 
 SQLALCHEMY_DATABASE_URI = URL.create(
     "postgresql+psycopg2",
