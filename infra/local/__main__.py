@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -22,15 +22,18 @@ try:
     from infra.local.runner.stack import READY_S, Stack
     from infra.local.services.airflow import airflow_environment
     from infra.local.services.catalog import SERVICES, local_stack
+    from infra.local.services.postgres import make_client_environment
     from infra.local.services.superset import SERVICE as SUPERSET
     from infra.local.services.superset import set_up as set_up_superset
 except ModuleNotFoundError as error:
     sys.exit(f"{sys.executable} lacks {error.name}: install the project with its `local` extra (make install)")
 
+from infra.postgres import BACKUP_SCRIPTS
 from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.inherited import adopt_proxies, make_environment
 from jobs.settings import Settings, load
+from jobs.shop.database import ADMIN, BACKUP
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
 from jobs.verticals import find_vertical, find_verticals, merge_settings
 
@@ -156,6 +159,18 @@ def cleanup(
 
 
 @app.command()
+def backup() -> None:
+    """Back up the warehouse into the folder `backups` of the state folder."""
+    _run_on_warehouse("backup.sh", BACKUP)
+
+
+@app.command()
+def restore_drill() -> None:
+    """Restore the newest backup into a scratch database and compare it with its manifest."""
+    _run_on_warehouse("restore_drill.sh", ADMIN)
+
+
+@app.command()
 def logs(
     process: Annotated[str | None, typer.Argument(help="A process as in `status`; default: all.")] = None,
     lines: Annotated[int, typer.Option("-n", help="Number of lines.", min=1)] = 50,
@@ -169,6 +184,13 @@ def logs(
         raise typer.Exit(1)
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)]
     os.execvpe(command[0], command, make_environment())  # noqa: S606 (no shell is wanted)
+
+
+def _run_on_warehouse(script: str, role: str) -> None:
+    settings: Any = _settings()
+    environment = make_client_environment(settings, role) | {"BACKUP_FOLDER": str(settings.shop_backups)}
+    # Replaces this process: the script handles Ctrl-C itself.
+    os.execvpe("bash", ["bash", str(BACKUP_SCRIPTS / script)], environment)  # noqa: S606 (no shell is wanted)
 
 
 def _settings() -> Settings:

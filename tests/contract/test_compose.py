@@ -151,7 +151,8 @@ def used_variables() -> set[str]:
 
 def test_the_root_compose_file_includes_the_core_stack() -> None:
     root = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert root == {"name": stack()["name"], "include": [str(STACK.relative_to(ROOT))]}
+    included = {"path": str(STACK.relative_to(ROOT)), "env_file": "infra/include.env"}
+    assert root == {"name": stack()["name"], "include": [included]}
 
 
 needs_compose = pytest.mark.skipif(
@@ -210,7 +211,8 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
 
 def test_the_core_includes_every_profile() -> None:
     (included,) = stack()["include"]
-    files = yaml.safe_load((STACK.parent / included).read_text())["include"]
+    assert included["env_file"] == "include.env"
+    files = yaml.safe_load((STACK.parent / included["path"]).read_text())["include"]
     assert [STACK.parent / file for file in files] == PROFILES
     assert PROFILES
 
@@ -489,6 +491,16 @@ def test_flights_run_with_least_rights() -> None:
     assert secrets == set()
 
 
+def test_backups_run_with_least_rights() -> None:
+    warehouse, backup = services()["warehouse"], services()["warehouse-backup"]
+    assert (backup["image"], backup["user"], backup["cap_drop"]) == (warehouse["image"], "postgres", ["ALL"])
+    passwords = {value for name, value in environment_of(backup).items() if "PASSWORD" in name}
+    assert passwords == {"${SHOP_BACKUP_PASSWORD:-changeme}"}
+    assert environment_of(backup)["BACKUP_FOLDER"] in {volume.split(":")[1] for volume in backup["volumes"]}
+    assert f"warehouse-backups:{environment_of(warehouse)['BACKUP_FOLDER']}:ro" in warehouse["volumes"]
+    assert "warehouse-data" not in str(backup["volumes"])
+
+
 # --- Observability --------------------------------------------------------------------------------
 
 
@@ -620,6 +632,8 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
     declared = {
         "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
         "postgres": {"/var/lib/postgresql/data"},
+        "warehouse": {"/var/lib/postgresql/data"},
+        "warehouse-backup": {"/var/lib/postgresql/data"},
         "redpanda": {"/var/lib/redpanda/data"},
         "prometheus": {"/prometheus"},
         "alertmanager": {"/alertmanager"},

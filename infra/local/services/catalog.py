@@ -14,6 +14,7 @@ from infra.local.services import (
     exporter,
     gcs,
     kafka,
+    logstash,
     mysql,
     postgres,
     prometheus,
@@ -26,6 +27,7 @@ from jobs.settings import Settings
 SERVICES = (
     kafka.SERVICE,
     elasticsearch.SERVICE,
+    logstash.SERVICE,
     gcs.SERVICE,
     postgres.SERVICE,
     redis.SERVICE,
