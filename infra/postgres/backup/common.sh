@@ -70,6 +70,11 @@ list_backups() {
     done
 }
 
+# Not one of the future, which a wrong clock has made: it would stay the newest.
+find_newest_backup() {
+    list_backups | awk -v now="$(date --utc +%Y%m%dT%H%M%S.%3NZ)" '$0 <= now { name = $0 } END { print name }'
+}
+
 # The value of a line of a manifest.
 read_manifest() {
     awk -F '\t' -v item="$2" '$1 == "backup" && $2 == item { print $3 }' "$1"

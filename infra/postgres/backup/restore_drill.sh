@@ -12,7 +12,7 @@ main() {
     check_programs
     [[ -d $FOLDER ]] || fail_without_backup
     lock_folder
-    name=$(list_backups | tail -n 1)
+    name=$(find_newest_backup)
     [[ -n $name ]] || fail_without_backup
     check_connection postgres SHOP_POSTGRES_PASSWORD
     backup=$FOLDER/$name dump=$FOLDER/$name/$DATABASE.dump
