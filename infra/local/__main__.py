@@ -23,6 +23,8 @@ try:
     from infra.local.services.airflow import airflow_environment
     from infra.local.services.catalog import SERVICES, local_stack
     from infra.local.services.postgres import make_client_environment
+    from infra.local.services.superset import SERVICE as SUPERSET
+    from infra.local.services.superset import set_up as set_up_superset
 except ModuleNotFoundError as error:
     sys.exit(f"{sys.executable} lacks {error.name}: install the project with its `local` extra (make install)")
 
@@ -67,10 +69,7 @@ def up(
     """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
     stack = local_stack(settings, console)
-    names = _choose(stack, only, vertical)
-    stack.up(names, timeout)
-    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
-    print_pairs(console, lines)
+    _start(stack, settings, _choose(stack, only, vertical), timeout)
 
 
 @app.command()
@@ -138,6 +137,17 @@ def env() -> None:
 
 
 @app.command()
+def superset() -> None:
+    """Start Superset and, if it runs on this machine, the warehouse; import the dashboard Sales. Safe to repeat."""
+    settings = _settings()
+    stack = local_stack(settings, console)
+    if warehouse := stack.find_local(SUPERSET.after):
+        stack.up(warehouse)
+    set_up_superset(settings)
+    _start(stack, settings, [SUPERSET.name], READY_S)
+
+
+@app.command()
 def cleanup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
@@ -185,6 +195,12 @@ def _run_on_warehouse(script: str, role: str) -> None:
 
 def _settings() -> Settings:
     return load(merge_settings())
+
+
+def _start(stack: Stack, settings: Settings, names: list[str], timeout: float) -> None:
+    stack.up(names, timeout)
+    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
+    print_pairs(console, lines)
 
 
 def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:
