@@ -74,6 +74,7 @@ class Vertical(msgspec.Struct, frozen=True):
         metrics: what its tasks report with Airflow's `Stats`, each with what it says. Prometheus knows `datastream.x`
             as `airflow_datastream_x`.
         ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
+        series: the function that reads more of its series for Prometheus from its settings, as `module:function`.
         page: the setting with the path of its HTML page, if it writes one.
         requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
         services: the services that it needs, by their names in infra/local/services.
@@ -93,6 +94,7 @@ class Vertical(msgspec.Struct, frozen=True):
     dead_letters: DeadLetters | None = None
     metrics: Mapping[str, str] = msgspec.field(default_factory=dict)
     ledger: str = ""
+    series: str = ""
     page: str = ""
     requirement_set: str = ""
     services: tuple[str, ...] = ()

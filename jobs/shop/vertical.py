@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from jobs.settings import LOOPBACK, ROOT, Name, Port, Settings, Topic
 from jobs.vertical import DeadLetters, Group, Vertical
@@ -49,6 +51,9 @@ class ShopSettings(Settings):
 
     # When dbt_transform runs: a cron expression or one of Airflow's presets.
     shop_dbt_schedule: Name = "@daily"
+
+    # Hours between two backups, in Docker.
+    shop_backup_hours: Annotated[int, Field(ge=1, le=9999)] = 24
 
     @property
     def shop_host(self) -> str:
@@ -98,7 +103,7 @@ VERTICAL = Vertical(
     settings=ShopSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "shop.yml",
     groups=(Group(LOAD_GROUP, "shop_topic", done="loaded", is_copy=True),),
-    dags=(LOAD_DAG, TRANSFORM_DAG),
+    dags=(LOAD_DAG, TRANSFORM_DAG, FORECAST_DAG),
     variables=("shop_topic", "shop_dlq_topic"),
     templates={
         "shop_logs_index": LOGS_TEMPLATE,
@@ -118,6 +123,7 @@ VERTICAL = Vertical(
         "datastream.dbt.duration": "time of a dbt command",
     },
     ledger="jobs.shop.ledger:take_ledger",
+    series="jobs.shop.series:read_series",
     page="shop_page",
     requirement_set="dbt",
     services=("kafka", "elasticsearch", "logstash", "postgres", "airflow"),

@@ -20,6 +20,7 @@ from infra.local.services import (
     prometheus,
     redis,
     relay,
+    superset,
 )
 from jobs.settings import Settings
 
@@ -39,6 +40,7 @@ SERVICES = (
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
     prometheus.PROMETHEUS,
+    superset.SERVICE,
 )
 
 
