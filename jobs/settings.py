@@ -1,10 +1,13 @@
 """The settings that the whole stack shares, from the environment, `.env` at the root, or the defaults, in this order.
 
+Of an environment (`make up ENV=staging`), the files in env/ replace `.env`.
+
 A vertical adds its settings in a subclass (jobs/<vertical>/vertical.py).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +22,15 @@ from jobs.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
+
+
+def list_env_files() -> tuple[Path, ...]:
+    """The files with settings, the strongest last: those that Compose reads too, or else `.env`.
+
+    https://docs.docker.com/compose/how-tos/environment-variables/envvars/#compose_env_files
+    """
+    names = os.environ.get("COMPOSE_ENV_FILES") or ".env"
+    return tuple(ROOT / name for name in names.split(","))
 
 
 def _check_url(text: str) -> str:
@@ -118,7 +130,7 @@ class Settings(BaseSettings):
 
     # utf-8-sig: editors on Windows write a byte-order mark.
     model_config = SettingsConfigDict(
-        env_file=ROOT / ".env", env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=list_env_files(), env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     # The names of the settings that hold topic names, without those of the base classes.
@@ -275,9 +287,14 @@ def load(kind: type[S]) -> S:
         )
         raise ConfigurationError(f"{faults}. Set it in the environment or in .env (see .env.example).") from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{kind.model_config['env_file']} is not UTF-8. Save it as UTF-8.") from error
+        raise ConfigurationError(f"{_name_env_files(kind)} is not UTF-8. Save it as UTF-8.") from error
     except OSError as error:
         raise ConfigurationError(f"The settings file cannot be read: {error}") from error
+
+
+def _name_env_files(kind: type[Settings]) -> str:
+    files = kind.model_config["env_file"]
+    return " or ".join(map(str, files)) if isinstance(files, tuple) else str(files)
 
 
 def _describe_fault(name: str, value: object, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes the settings file `.env` with generated secrets."""
+"""Writes the settings file `.env`, or the secrets of an environment in env/, with generated secrets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import secrets
 from collections.abc import Callable
 
 from infra.local.runner.paths import write_private
-from jobs.settings import ROOT
+from jobs.settings import ROOT, list_env_files
 from jobs.verticals import merge_settings
 
-FILE = ROOT / ".env"
+SETTINGS = list_env_files()[0]
+IS_NAMED = SETTINGS.name != ".env"
+FILE = SETTINGS.with_suffix(".secrets.env") if IS_NAMED else SETTINGS
 # `docker compose -f infra/docker-compose.yml` reads this file instead.
 LINK = ROOT / "infra" / ".env"
 
@@ -43,11 +45,11 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def write() -> bool:
-    """Write .env, readable by its owner only, unless it exists; returns whether it was written.
+    """Write the file, readable by its owner only, unless it exists; returns whether it was written.
 
     A setting that it does not contain has its default, also after an upgrade changes the default.
     """
-    if not LINK.is_symlink() and not LINK.exists():
+    if not (IS_NAMED or LINK.is_symlink() or LINK.exists()):
         LINK.symlink_to("../.env")
     if FILE.exists():
         return False
@@ -57,6 +59,9 @@ def write() -> bool:
         *(f"{k}={v}" for k, v in values.items()),
     ]
     write_private(FILE, "\n".join(lines) + "\n")
+    if IS_NAMED:
+        # For what this process starts; the Makefile adds a file that exists.
+        os.environ["COMPOSE_ENV_FILES"] = f"{SETTINGS},{FILE}"
     return True
 
 

@@ -152,10 +152,13 @@ create table if not exists ops.dbt_results (
     execution_time_s double precision not null,
     message text,
     finished_at timestamptz not null,
+    relation text,
     primary key (invocation_id, unique_id)
 );
+-- Warehouses of earlier versions lack it. Rows that fail a test are in this table.
+alter table ops.dbt_results add column if not exists relation text;
 
--- Each finished backup. infra/postgres/backup.sh writes it.
+-- Each finished backup. infra/postgres/backup/backup.sh writes it.
 create table if not exists ops.backups (
     file text primary key,
     started_at timestamptz not null,

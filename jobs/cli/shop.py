@@ -36,6 +36,8 @@ def generate(context: typer.Context) -> None:
     settings = load(ShopSettings)
     variables = make_settings_variables(ShopSettings, settings)
     variables |= {"SHOP_BROKER": settings.bootstrap_servers, "SHOP_LOADER_PASSWORD": settings.shop_loader_password}
+    # Only where something ships it: the ledger waits for every line.
+    variables |= {"SHOP_LOG_FILE": str(settings.shop_log)} if settings.shop_logstash_data.exists() else {}
     command = [sys.executable, str(ROOT / "producer" / "shop" / "generator.py"), *context.args]
     os.execve(sys.executable, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
 
@@ -78,6 +80,17 @@ def forecast(as_json: AsJson = False) -> None:
     console.print(fit_table(console, table))
     console.print(made.score.errors)
     console.print(made.score.verdict)
+
+
+@shop.command()
+def wait_for_logs(
+    timeout: Annotated[float, typer.Option(help="The maximum time to wait, in seconds.", min=1)] = 120,
+) -> None:
+    """Wait until the log lines that are written are in Elasticsearch. Exit code 3: not in time."""
+    from jobs.shop.log_ledger import wait_until_shipped
+
+    with error_console.status("Waiting for the log lines"):
+        wait_until_shipped(load(ShopSettings), timeout)
 
 
 @shop.command()

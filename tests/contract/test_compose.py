@@ -28,7 +28,12 @@ DOCKERFILES = sorted((ROOT / "infra").glob("*/Dockerfile"))
 PROFILES = sorted((ROOT / "infra" / "compose").glob("*.yml"))
 OBSERVABILITY = ROOT / "infra" / "compose" / "observability.yml"
 # Requirements that root installs.
-FOR_PIP = ("producer/requirements.txt", "producer/tickets/requirements.txt", "requirements/spark.txt")
+FOR_PIP = (
+    "producer/requirements.txt",
+    "producer/tickets/requirements.txt",
+    "requirements/spark.txt",
+    "requirements/superset.txt",
+)
 # Folders of this machine that a service writes into.
 OUTPUTS = {str(ROOT / "data" / "output")}
 # Folders of this machine that cAdvisor reads. With z, SELinux would forbid them to the services of the machine itself.
@@ -146,7 +151,8 @@ def used_variables() -> set[str]:
 
 def test_the_root_compose_file_includes_the_core_stack() -> None:
     root = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert root == {"name": stack()["name"], "include": [str(STACK.relative_to(ROOT))]}
+    included = {"path": str(STACK.relative_to(ROOT)), "env_file": "infra/include.env"}
+    assert root == {"name": stack()["name"], "include": [included]}
 
 
 needs_compose = pytest.mark.skipif(
@@ -205,7 +211,8 @@ def test_a_bucket_and_a_key_select_google_cloud_storage() -> None:
 
 def test_the_core_includes_every_profile() -> None:
     (included,) = stack()["include"]
-    files = yaml.safe_load((STACK.parent / included).read_text())["include"]
+    assert included["env_file"] == "include.env"
+    files = yaml.safe_load((STACK.parent / included["path"]).read_text())["include"]
     assert [STACK.parent / file for file in files] == PROFILES
     assert PROFILES
 
@@ -215,7 +222,9 @@ def test_a_profile_only_adds_services() -> None:
     for file in PROFILES:
         assert {*map(str, yaml.safe_load(file.read_text()))} <= {"services", "networks", "volumes"}, file
         for name, service in read_services(file).items():
-            assert service["profiles"] == [file.stem], f"{file.name}: {name}"
+            # Superset's profile starts the warehouse too.
+            also = ["bi"] if name in {"warehouse", "warehouse-init"} else []
+            assert service["profiles"] == [file.stem, *also], f"{file.name}: {name}"
 
 
 def test_no_service_network_or_volume_is_in_two_files() -> None:
@@ -482,6 +491,16 @@ def test_flights_run_with_least_rights() -> None:
     assert secrets == set()
 
 
+def test_backups_run_with_least_rights() -> None:
+    warehouse, backup = services()["warehouse"], services()["warehouse-backup"]
+    assert (backup["image"], backup["user"], backup["cap_drop"]) == (warehouse["image"], "postgres", ["ALL"])
+    passwords = {value for name, value in environment_of(backup).items() if "PASSWORD" in name}
+    assert passwords == {"${SHOP_BACKUP_PASSWORD:-changeme}"}
+    assert environment_of(backup)["BACKUP_FOLDER"] in {volume.split(":")[1] for volume in backup["volumes"]}
+    assert f"warehouse-backups:{environment_of(warehouse)['BACKUP_FOLDER']}:ro" in warehouse["volumes"]
+    assert "warehouse-data" not in str(backup["volumes"])
+
+
 # --- Observability --------------------------------------------------------------------------------
 
 
@@ -613,6 +632,8 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
     declared = {
         "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
         "postgres": {"/var/lib/postgresql/data"},
+        "warehouse": {"/var/lib/postgresql/data"},
+        "warehouse-backup": {"/var/lib/postgresql/data"},
         "redpanda": {"/var/lib/redpanda/data"},
         "prometheus": {"/prometheus"},
         "alertmanager": {"/alertmanager"},

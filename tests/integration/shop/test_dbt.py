@@ -122,6 +122,8 @@ def check_failed_test(settings: Any) -> None:
         ("positive_fct_transactions_amount", "pass", 0, "test"),
         (name, "fail", 1, "test"),
     ]
+    relation = "select relation from ops.dbt_results where status = 'fail'"
+    assert read(settings, relation) == [(f'"data_warehouse"."dbt_test_failures"."{name}"',)]
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from jobs.observability.status import (
     LedgerState,
     Part,
     Status,
+    WarehouseState,
 )
 from jobs.rides.ops import trace
 from jobs.rides.ops.ledger import Ledger
@@ -187,6 +188,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Status:
         dags=[DagState("dag_index_and_export", False, run, 300.0), DagState("dag_zones_score", True, None, math.inf)],
         dead_letters=[DeadLetterState("rides", "rides_dlq", BIG, {"invalid_json": 90, NASTY: 2})],
         ledgers=[LedgerState("rides", "lost_or_doubled", 480.0, 7, 0, 1)],
+        warehouse=WarehouseState(row_age_s=30.0, backup_age_s=None, failed_tests=2),
         alerts=[Alert("LagGrowing", "firing", "warning", f"The lag {NASTY} grows", "docs/x.md#laggrowing", "")],
         notes=[f"Airflow said {NASTY}"],
     )
@@ -204,6 +206,7 @@ def test_the_status_is_shown_whole_and_escaped(run: Run, columns: int | None) ->
     for word in (f"{BIG:,}", "25", "1,234,567", "4.5", "≤", "∞", "invalid_json", "dag_index_and_export.PutGCP"):
         assert word in text
     assert f"Airflow said {NASTY_SHOWN}" in text
+    assert "warehouse: newest row 30 s old, 2 failed tests of dbt, no backup yet" in text
 
 
 @pytest.mark.usefixtures("watched")
@@ -213,6 +216,7 @@ def test_the_status_as_json(run: Run) -> None:
     assert document["groups"][1] == {"group": "ticket_processor", "topic": NASTY, "offsets": None, "age_s": None}
     assert [dag["fresh_within_s"] for dag in document["dags"]] == [300, None]
     assert document["ledgers"][0]["verdict"] == "lost_or_doubled"
+    assert document["warehouse"] == {"row_age_s": 30, "backup_age_s": None, "failed_tests": 2}
 
 
 # --- forecast -------------------------------------------------------------------------------------
