@@ -29,7 +29,7 @@ from shop_logs import ApplicationLog
 from tests.testkit.dashboard.queries import Rides, lens_layers
 from tests.testkit.logs import TIME, Shipping, log_line
 from tests.testkit.stack import guarded
-from tests.testkit.wait import DEADLINE_S
+from tests.testkit.wait import DEADLINE_S, until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -298,15 +298,22 @@ def test_every_panel_shows_the_figures_of_the_log(shipping: Shipping) -> None:
 def test_elasticsearch_is_killed_and_comes_back(shipping: Shipping, running: Any) -> None:
     lines = [log_line() for _ in range(1_500)]
     shipping.write(*lines[:500])
-    shipper = shipping.start()
-    shipping.wait()
-    state = supervisor.read_states(Paths(running.datastream_state))["elasticsearch"]
-    os.kill(state.pid, signal.SIGKILL)
-    shipping.write(*lines[500:], "not JSON")
-    local_stack(running).up(["elasticsearch"])  # waits until it is ready again
-    shipping.wait()
-    shipper.terminate()
-    assert shipper.wait(DEADLINE_S) == 0, "it ends in order"
+
+    def is_back() -> bool:
+        (entry,) = local_stack(running).status()
+        return entry.healthy and entry.state.pid != killed
+
+    killed = supervisor.read_states(Paths(running.datastream_state))["elasticsearch"].pid
+    with shipping.start() as shipper:
+        try:
+            shipping.wait()
+            os.kill(killed, signal.SIGKILL)
+            shipping.write(*lines[500:], "not JSON")
+            until(is_back, "Elasticsearch is back", 4 * DEADLINE_S)
+            shipping.wait()
+        finally:
+            shipper.terminate()
+        assert shipper.wait(DEADLINE_S) == 0, "it ends in order"
     logs = shipping.count()
     assert (logs.lines, logs.documents, logs.rejected, logs.lost) == (1_501, 1_500, 1, 0)
     assert shipping.documents().keys() == {line["log_id"] for line in lines}
