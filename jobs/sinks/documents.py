@@ -83,7 +83,7 @@ def create_documents(client: Elasticsearch, documents: Sequence[Document], stopp
     try:
         retrying(send)
     except (TransportError, ApiError) as error:
-        raise NotStoredError(f"stopped before Elasticsearch had all documents: {error}") from error
+        raise NotStoredError(f"Stopped before Elasticsearch had all documents: {error}") from error
     return refused
 
 

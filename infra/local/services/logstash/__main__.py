@@ -85,7 +85,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stopped.set())
     try:
         run(Path(sys.argv[1]), int(sys.argv[2]), stopped)
-    except (DatastreamError, NotStoredError) as error:
+    except NotStoredError as error:
+        logging.warning("%s. The next start sends its lines again", error)
+    except DatastreamError as error:
         sys.exit(f"error: {error}")
 
 
