@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ HISTORY_DAYS = 730
 _SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=300s"
 
 # Of two runs, the second one waits here, and then reads at least what the first one has read.
-_LOCK = "select pg_advisory_xact_lock(hashtext('revenue_forecast'))"
+LOCK = "select pg_advisory_xact_lock(hashtext('revenue_forecast'))"
 # A day is complete if newer rows have arrived. The hour is the age at which source_freshness stops dbt_transform: no
 # newer row within it is normal. Not from fct_daily_sales: dbt builds it later than the table with the newest row.
 _READ_REVENUE = """
@@ -62,6 +62,13 @@ class History(msgspec.Struct, frozen=True):
         return self.first + timedelta(days=int(position))
 
 
+class Rows(NamedTuple):
+    """The rows of marts.revenue_forecast and marts.revenue_forecast_evaluation."""
+
+    forecast: list[tuple[Any, ...]]
+    evaluation: list[tuple[Any, ...]]
+
+
 def forecast_revenue(settings: ShopSettings) -> Forecast:
     """Train on the marts, and replace the forecast and its evaluation. Readers see the ones before or these.
 
@@ -71,8 +78,8 @@ def forecast_revenue(settings: ShopSettings) -> Forecast:
         ServiceUnavailableError: PostgreSQL does not answer, or the connection was lost.
     """
     with _open_transaction(settings) as connection:
-        connection.execute(_LOCK)
-        write_forecast(connection, read_history(connection))
+        connection.execute(LOCK)
+        write_rows(connection, make_rows(read_history(connection)))
         forecast = read_forecast(connection)
     assert forecast is not None  # noqa: S101 (it was just written)
     return forecast
@@ -119,25 +126,32 @@ def read_history(connection: Connection) -> History:
     return History(first, tuple(revenue.get(day, Decimal(0)) for day in days))
 
 
-def write_forecast(connection: Connection, history: History) -> None:
-    """Replace both tables, without a commit."""
+def make_rows(history: History) -> Rows:
+    """Forecast the days after the history, and evaluate forecasts of its last days."""
     revenue = np.array(history.revenue, dtype=np.float64)
     predicted, evaluation = predict(revenue), evaluate(revenue)
     margins = evaluation.measure_margins()
-    until = history.find_day(len(revenue) - 1)
-    days = [until + timedelta(days=ahead) for ahead in range(1, len(predicted) + 1)]
     lower, upper, baseline = np.maximum(0, predicted - margins), predicted + margins, repeat_last_week(revenue)
-    forecast = zip(days, *map(_to_decimals, (predicted, lower, upper, baseline)), strict=True)
-    evaluated = [
-        (history.find_day(origin), history.find_day(origin + ahead), *amounts)
-        for origin, *rows in zip(*evaluation, strict=True)
-        for ahead, amounts in enumerate(zip(*map(_to_decimals, rows), strict=True), start=1)
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute(_CLEAR)
-        cursor.executemany(_INSERT_FORECAST, [(*day, until) for day in forecast])
-        cursor.executemany(_INSERT_EVALUATION, evaluated)
+    until = history.find_day(len(revenue) - 1)
+    days = (until + timedelta(days=ahead) for ahead in range(1, len(predicted) + 1))
+    amounts = zip(*map(_to_decimals, (predicted, lower, upper, baseline)), strict=True)
+    return Rows(
+        forecast=[(day, *row, until) for day, row in zip(days, amounts, strict=True)],
+        evaluation=[
+            (history.find_day(origin), history.find_day(origin + ahead), *row)
+            for origin, *series in zip(*evaluation, strict=True)
+            for ahead, row in enumerate(zip(*map(_to_decimals, series), strict=True), start=1)
+        ],
+    )
 
 
 def _to_decimals(amounts: Array) -> list[Decimal]:
     return [Decimal(f"{amount:.2f}") for amount in amounts]
+
+
+def write_rows(connection: Connection, rows: Rows) -> None:
+    """Replace the rows of both tables, without a commit."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLEAR)
+        cursor.executemany(_INSERT_FORECAST, rows.forecast)
+        cursor.executemany(_INSERT_EVALUATION, rows.evaluation)

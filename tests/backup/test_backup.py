@@ -321,13 +321,14 @@ def test_rotation_keeps_the_new_backup_although_others_have_a_later_date(backups
     code, output = backups.run("backup.sh", BACKUP)
     assert code == 0, output
     assert f"/{backups.names[0]}. Backups kept: " in output, "the oldest is the new one"
+    assert f"Backup {backups.folder / backups.names[0]}\n" in backups.drill()
 
 
 # --- The schedule of the container ----------------------------------------------------------------
 
 
 def test_the_schedule_backs_up_at_once_and_stops_on_sigterm(backups: Backups) -> None:
-    backups.folder.mkdir()
+    (backups.folder / "29990101T000000.000Z").mkdir(parents=True)  # a wrong clock
     variables = {"SHOP_BACKUP_HOURS": "24"}
     code, output = backups.run("schedule.sh", BACKUP, "health", **variables)
     assert code == 1, output
@@ -335,7 +336,7 @@ def test_the_schedule_backs_up_at_once_and_stops_on_sigterm(backups: Backups) ->
     until(lambda: backups.query("select count(*) from ops.backups") == [(1,)], "backup")
     assert backups.run("schedule.sh", BACKUP, "health", **variables) == (0, "")
     process.terminate()
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert "Backed up data_warehouse" in output
 
@@ -347,7 +348,7 @@ def test_the_schedule_waits_while_the_newest_backup_is_young(backups: Backups, t
     process = backups.start("schedule.sh", BACKUP, SHOP_BACKUP_HOURS="2", **variables)
     until(lambda: slept.exists() and slept.read_text() != "", "sleep")
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert 7000 < int(slept.read_text()) <= 7200
     assert len(backups.names) == 1
 
@@ -360,7 +361,7 @@ def test_the_schedule_survives_a_failure(backups: Backups, tmp_path: Path) -> No
     process = backups.start("schedule.sh", BACKUP, SHOP_BACKUP_HOURS="24", PGPORT=away, **variables)
     until(lambda: slept.exists() and len(slept.read_text().split()) > 2, "third attempt")
     process.terminate()
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert set(slept.read_text().split()) == {"300"}
     assert output.count("PostgreSQL does not answer") > 1

@@ -491,6 +491,35 @@ def test_flights_run_with_least_rights() -> None:
     assert secrets == set()
 
 
+def test_logstash_runs_with_least_rights() -> None:
+    service = services()["logstash"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "user" not in service, "its image does not start as root"
+    heap = re.search(r"-Xmx(\d+m)", environment_of(service)["LS_JAVA_OPTS"])
+    assert heap
+    assert mib(heap[1]) <= 0.55 * mib(service["mem_limit"])
+    mounts = [volume.split(":", 1)[1] for volume in service["volumes"]]
+    assert {mount for mount in mounts if not mount.endswith((":ro", ":ro,z"))} == {"/usr/share/logstash/data"}
+    settings = yaml.safe_load((ROOT / "infra" / "logstash" / "config" / "logstash.yml").read_text())
+    written = {name.upper().replace(".", "_") for name in settings} | {"XPACK_MONITORING_ENABLED"}
+    assert written.isdisjoint(environment_of(service)), "the image would write them into a file that is read-only"
+    pipelines = [file.read_text() for file in sorted((ROOT / "infra" / "logstash" / "pipeline").iterdir())]
+    assert set(re.findall(r'user => "(\w+)"', "".join(pipelines))) == {"datastream_logstash"}
+    role = json.loads((ROOT / "infra" / "elasticsearch" / "roles" / "datastream_logstash.json").read_text())
+    assert role["cluster"] == ["monitor"]
+    (rights,) = role["indices"]
+    assert set(rights["names"]) == set(re.findall(r'index => "([\w-]+)"', "".join(pipelines))) | {"app-logs-*"}
+    assert set(rights["privileges"]) == {"auto_configure", "create_doc", "view_index_metadata"}
+
+
+def test_the_log_volume_belongs_to_the_service_that_writes_it() -> None:
+    """A new volume takes the owner of the folder in the image of the first container that mounts it."""
+    (target,) = [mount.split(":")[1] for mount in services()["shop-generator"]["volumes"] if "shop-logs" in mount]
+    assert environment_of(services()["shop-generator"])["SHOP_LOG_FILE"] == f"{target}/app.log"
+    assert target == "/opt/airflow/logs", "a folder of the image"
+    assert services()["logstash"]["depends_on"]["shop-generator"]["condition"] == "service_healthy"
+
+
 def test_backups_run_with_least_rights() -> None:
     warehouse, backup = services()["warehouse"], services()["warehouse-backup"]
     assert (backup["image"], backup["user"], backup["cap_drop"]) == (warehouse["image"], "postgres", ["ALL"])

@@ -42,7 +42,7 @@ clean_up() {
 check_space() {
     local free needed newest
     free=$(df --output=avail --block-size=1 "$FOLDER" | tail -n 1)
-    newest=$(list_backups | tail -n 1)
+    newest=$(find_newest_backup)
     if [[ -n $newest ]]; then
         needed=$(($(du --summarize --block-size=1 "$FOLDER/$newest" | cut -f 1) * 6 / 5))
     else

@@ -20,10 +20,9 @@ fail() {
 
 # Run a command that a signal to this script can interrupt: bash handles signals in `wait`, not during a command.
 run() {
-    set -m # a process group: psql, and pg_dump below it
-    "$@" </dev/null &
+    # A process group, psql and pg_dump below it; a session, so that a terminal does not stop them.
+    setsid "$@" </dev/null &
     child=$!
-    set +m
     local status=0
     wait "$child" || status=$?
     child=
@@ -32,7 +31,8 @@ run() {
 
 stop_child() {
     [[ $child ]] || return 0
-    kill -TERM -- "-$child" 2>/dev/null || true
+    # The second one: it has no group yet.
+    kill -TERM -- "-$child" 2>/dev/null || kill -TERM "$child" 2>/dev/null || true
     wait "$child" || true
 }
 
@@ -50,6 +50,7 @@ lock_folder() {
 check_connection() {
     local database=$1 setting=$2 reason
     reason=$(psql --no-psqlrc --no-password --dbname="$database" --command="select" 2>&1 >/dev/null) && return
+    reason=${reason#psql: error: }
     reason=${reason%%$'\n'*}
     case $reason in
         *"authentication failed"* | *"no password supplied"* | *"does not exist"* | *"permission denied"*)
@@ -67,6 +68,11 @@ list_backups() {
     for path in "$FOLDER"/[0-9]*T[0-9]*Z/; do
         basename "$path"
     done
+}
+
+# Not one of the future, which a wrong clock has made: it would stay the newest.
+find_newest_backup() {
+    list_backups | awk -v now="$(date --utc +%Y%m%dT%H%M%S.%3NZ)" '$0 <= now { name = $0 } END { print name }'
 }
 
 # The value of a line of a manifest.

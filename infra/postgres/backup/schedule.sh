@@ -27,7 +27,7 @@ check_health() {
 # Seconds since the newest backup was made.
 age() {
     local newest
-    newest=$(list_backups | tail -n 1)
+    newest=$(find_newest_backup)
     # 20261129T215216.123Z
     [[ $newest ]] || newest=19700101T000000.000Z
     echo $(($(date +%s) - $(date --utc --date="${newest:0:8} ${newest:9:2}:${newest:11:2}:${newest:13:2}" +%s)))

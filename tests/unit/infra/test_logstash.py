@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, strategies
 
+from infra.local.services.logstash.__main__ import make_event
 from infra.local.services.logstash.pipeline import Compiled, read_pipeline, read_pipelines
 from jobs.errors import ConfigurationError
 from jobs.settings import ROOT
@@ -24,9 +31,10 @@ OUTPUT = """output {
 }"""
 
 
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ELASTICSEARCH_LOGSTASH_PASSWORD", "secret")
+@pytest.fixture(autouse=True, scope="module")
+def _password() -> Iterator[None]:
+    with patch.dict(os.environ, {"ELASTICSEARCH_LOGSTASH_PASSWORD": "secret"}):
+        yield
 
 
 def compiled(folder: Path, filters: str = "", inputs: str = INPUT, outputs: str = OUTPUT) -> Compiled:
@@ -182,7 +190,7 @@ LINES = [
 
 @pytest.mark.parametrize("line", LINES)
 def test_the_ledger_looks_for_a_line_where_the_pipeline_puts_it(line: str) -> None:
-    pipeline, _ = read_pipelines(ROOT / "infra" / "logstash")
+    pipeline, _ = pipelines()
     event: dict[str, Any] = {"@metadata": {}, "@timestamp": datetime.now(UTC), "message": line}
     pipeline.filter(event)
     pipeline.output(event)
@@ -201,8 +209,38 @@ def test_the_ledger_looks_for_a_line_where_the_pipeline_puts_it(line: str) -> No
     ],
 )
 def test_shares_are_averages_of_zero_and_one(status: Any, time: Any, failed: str | None, slow: str | None) -> None:
-    pipeline, _ = read_pipelines(ROOT / "infra" / "logstash")
+    pipeline, _ = pipelines()
     line = json.dumps(log_line(status_code=status, response_time=time))
     event: dict[str, Any] = {"@metadata": {}, "@timestamp": datetime.now(UTC), "message": line}
     pipeline.filter(event)
     assert (event.get("http", {}).get("failed"), event.get("http", {}).get("slow")) == (failed, slow)
+
+
+@cache
+def pipelines() -> list[Compiled]:
+    return read_pipelines(ROOT / "infra" / "logstash")
+
+
+VALUES = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = ("log_id", "timestamp", "level", "message", "response_time", "status_code", "host", "tags", "@timestamp", "[a]")
+
+
+@given(strategies.dictionaries(strategies.sampled_from(NAMES), VALUES), strategies.text())
+def test_no_line_stops_the_pipelines(changes: dict[str, Any], text: str) -> None:
+    app_logs, rejected = pipelines()
+    for line in (json.dumps(log_line() | changes), json.dumps(changes), text):
+        for pipeline in (app_logs, rejected):
+            event = make_event(Path("/app.log"), line.encode(errors="surrogatepass") + b"\n")
+            if pipeline is rejected:
+                event |= {"event": {"original": event["message"]}}
+                event["@metadata"] = {"dead_letter_queue": {"reason": "status: 400, response: {}"}}
+            pipeline.filter(event)
+            pipeline.output(event)
+            document = event.pop("@metadata")["document"]
+            assert re.fullmatch(r"(app-logs-20\d\d\.\d\d\.\d\d|rejected-app-logs)", document.index)
+            assert 0 < len(document.id) <= 128, "Elasticsearch refuses the whole request otherwise"
+            assert ("error" in event) == (document.index == "rejected-app-logs")
