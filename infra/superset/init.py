@@ -69,7 +69,7 @@ def main() -> None:
         check_warehouse(files, options.require_marts)
         report("Loading Superset …")
         # Superset and some of its migrations print and log each thing that they do.
-        logging.disable(logging.INFO)
+        logging.disable(logging.WARNING)
         with redirect_stdout(io.StringIO()):
             from superset.app import create_app
 

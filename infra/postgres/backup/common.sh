@@ -1,12 +1,13 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts in this folder share. They run in the image of PostgreSQL and on a machine without Docker.
 #
-# The environment has the server (PGHOST, PGPORT), the password (PGPASSWORD) and the folder (BACKUP_FOLDER).
+# The environment has the server (PGHOST; PGPORT or SHOP_POSTGRES_PORT), the password (PGPASSWORD) and the folder (BACKUP_FOLDER).
 # A backup is a folder below BACKUP_FOLDER, named by its time. It gets its name when all of it is on the disk.
 set -euo pipefail
 shopt -s inherit_errexit nullglob
 umask 077
 
+export PGPORT=${PGPORT:-${SHOP_POSTGRES_PORT:-5432}}
 export LC_ALL=C.UTF-8 PGCLIENTENCODING=UTF8 PGAPPNAME=datastream-backup PGCONNECT_TIMEOUT=10
 DATABASE=data_warehouse
 FOLDER=${BACKUP_FOLDER:?set it to the folder of the backups}

@@ -15,10 +15,11 @@ select format(
     'coalesce(sum(hashtextextended(whole_row::text, 0)::numeric), 0)::text%s] as totals from only %I.%I as whole_row) '
     'as found, unnest(items, totals) as line (item, value)',
     format('%I.%I', nspname, relname),
-    string_agg(format(', %L', 'sum of ' || attname), '' order by attnum),
+    string_agg(format(', %L', 'sum of ' || attname), '' order by attnum) filter (where attname is not null),
     string_agg(format(case when atttypid in ('float4'::regtype, 'float8'::regtype)
         then ', coalesce(sum(whole_row.%I::text::numeric), 0)::text'
-        else ', coalesce(sum(whole_row.%I::numeric), 0)::text' end, attname), '' order by attnum),
+        else ', coalesce(sum(whole_row.%I::numeric), 0)::text' end, attname), '' order by attnum)
+        filter (where attname is not null),
     nspname, relname
 )
 from pg_class
