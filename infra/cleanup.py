@@ -1,7 +1,7 @@
 """Delete what is older than the retention settings: `python -m infra.cleanup`, in Airflow's environment.
 
-Deletes rides in Elasticsearch, rows of Airflow's metadata database and Airflow's log files. This is not a DAG, because
-tasks of Airflow 3 have no access to its database.
+Deletes rides and indices of logs in Elasticsearch, rows of Airflow's metadata database and Airflow's log files. This is
+not a DAG, because tasks of Airflow 3 have no access to its database.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.clients import make_elasticsearch_admin
 from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.vertical import RidesSettings
 from jobs.settings import Settings, load
@@ -60,6 +61,7 @@ def clean_up(*, dry_run: bool) -> bool:
     is_done = True
     for title, step in (
         ("Elasticsearch", clean_index),
+        ("Application logs", clean_log_indices),
         ("Airflow's database", clean_database),
         ("Airflow's logs", clean_logs),
     ):
@@ -81,6 +83,16 @@ def clean_index(settings: RidesSettings, dry_run: bool) -> str:
         return "kept everything (RIDES_INDEX_RETENTION_DAYS=0)"
     waiting = f"; {expired.waiting:,} stay until Kafka deletes their results" if expired.waiting else ""
     return f"{_verb(dry_run)} {expired.deleted:,} rides ingested before {expired.before:%F %T}Z{waiting}"
+
+
+def clean_log_indices(settings: Settings, dry_run: bool) -> str:
+    """Delete the daily indices of the shop's log, where Elasticsearch does not do so by itself."""
+    from jobs.shop.log_retention import delete_expired_indices  # noqa: PLC0415
+
+    expired = delete_expired_indices(make_elasticsearch_admin(settings), dry_run=dry_run)
+    if expired is None:
+        return "Elasticsearch deletes old indices itself (infra/elasticsearch/lifecycles)"
+    return f"{_verb(dry_run)} {', '.join(expired) or 'no indices'}"
 
 
 def clean_database(settings: Settings, dry_run: bool) -> str:

@@ -67,12 +67,14 @@ class Vertical(msgspec.Struct, frozen=True):
             hold unfinished work, so `make offsets` accepts only TO=kept.
         dags: the DAGs that `unpause` unpauses.
         variables: settings that are also Airflow Variables, with the same name in upper case.
-        templates: index templates: the setting that names the Elasticsearch index, and the file.
+        templates: index templates: the setting that names the Elasticsearch index, and the file. A name with an
+            asterisk stands for indices that are created by their first document.
         dashboard: id of its Kibana dashboard and data view; the objects are in infra/kibana/objects/<name>.
         dead_letters: its dead-letter topic.
         metrics: what its tasks report with Airflow's `Stats`, each with what it says. Prometheus knows `datastream.x`
             as `airflow_datastream_x`.
         ledger: the function that counts its messages in every system, as `module:function` (see `jobs.ledger`).
+        series: the function that reads more of its series for Prometheus from its settings, as `module:function`.
         page: the setting with the path of its HTML page, if it writes one.
         requirement_set: the packages of its tasks that run as subprocesses (see `jobs.environments`).
         services: the services that it needs, by their names in infra/local/services.
@@ -92,6 +94,7 @@ class Vertical(msgspec.Struct, frozen=True):
     dead_letters: DeadLetters | None = None
     metrics: Mapping[str, str] = msgspec.field(default_factory=dict)
     ledger: str = ""
+    series: str = ""
     page: str = ""
     requirement_set: str = ""
     services: tuple[str, ...] = ()

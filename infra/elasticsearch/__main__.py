@@ -48,7 +48,7 @@ def main() -> None:
 
 def read_roles(indices: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Each role by its name; entries without `names` cover the indices whose names begin with one of `indices`."""
-    names = [f"{index}*" for index in indices]
+    names = [f"{index.rstrip('*')}*" for index in indices]
     roles = {path.stem: json.loads(path.read_text()) for path in sorted(ROLES.glob("*.json"))}
     return {
         name: role | {"indices": [{"names": names} | entry for entry in role.get("indices", [])]}

@@ -5,6 +5,7 @@ A panel names what it asks and how to read the answer; ids, places on the grid a
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,16 @@ SCHEMA_VERSION = 39
 TAG = "datastream"
 PROMETHEUS = {"type": "prometheus", "uid": "prometheus"}
 ELASTICSEARCH = {"type": "elasticsearch", "uid": "elasticsearch"}
+WAREHOUSE = {"type": "grafana-postgresql-datasource", "uid": "warehouse"}
 
 # The time field of Elasticsearch's data source: infra/grafana/provisioning/datasources/elasticsearch.yml.
 TIME_FIELD = "ts"
 
 _COLUMNS = 24
 
-# What a query needs besides the running stack: the containers' metrics, or a run of dbt. Without that it may be empty.
-Needs = Literal["", "docker", "dbt"]
+# What a query needs besides the running stack: the containers' metrics, a run of dbt, or the shop's marts. Without that
+# it may be empty.
+Needs = Literal["", "docker", "dbt", "shop"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,29 @@ class Rides:
         }
 
 
-Query = Prom | Rides
+@dataclass(frozen=True)
+class Sql:
+    """A SELECT from the shop's warehouse, as grafana_ro.
+
+    In a chart its columns are `time`, in rising order, and a value for each series; or `time`, `metric` and one value.
+    In other panels each row is a value or a line.
+    """
+
+    statement: str
+    needs: Needs = "shop"
+
+    def to_json(self, ref: str, *, instant: bool, **_: bool) -> dict[str, Any]:
+        return {
+            "refId": ref,
+            "datasource": WAREHOUSE,
+            "editorMode": "code",
+            "rawQuery": True,
+            "rawSql": inspect.cleandoc(self.statement),
+            "format": "table" if instant else "time_series",
+        }
+
+
+Query = Prom | Rides | Sql
 
 
 def _ref(index: int) -> str:
@@ -105,6 +130,7 @@ class Panel:
         warn, alarm: from these values on, yellow and red; below them if `low_is_bad`.
         values: names and colours of values, for a state.
         reduce: what a value is made of, for a query by time: lastNotNull, sum.
+        last: the range of this panel, such as 90d, whatever the dashboard's is.
     """
 
     kind: Literal["stat", "lines", "bars", "table", "gauges"] = "lines"
@@ -119,12 +145,13 @@ class Panel:
     low_is_bad: bool = False
     values: dict[int, tuple[str, str]] = field(default_factory=dict)
     reduce: str = "lastNotNull"
+    last: str = ""
     width: int = 12
     height: int = 8
 
     @property
     def source(self) -> dict[str, str]:
-        return ELASTICSEARCH if isinstance(self.queries[0], Rides) else PROMETHEUS
+        return {Prom: PROMETHEUS, Rides: ELASTICSEARCH, Sql: WAREHOUSE}[type(self.queries[0])]
 
     def to_json(self, number: int, x: int, y: int) -> dict[str, Any]:
         is_table, is_series = self.kind == "table", self.kind in ("lines", "bars")
@@ -145,6 +172,8 @@ class Panel:
         }
         if self.kind == "bars":
             panel["interval"] = "1m"  # bars as wide as $__rate_interval, or each event would be in several
+        if self.last:
+            panel["timeFrom"] = self.last
         if is_table and self.source == PROMETHEUS:
             panel["transformations"] = self._tidy_table()
         return panel
@@ -190,7 +219,9 @@ class Panel:
         return list(zip(starts, [*(colour for _, colour in limits), "green"], strict=True))
 
     def _options(self) -> dict[str, Any]:
-        values = {"calcs": [self.reduce], "fields": "", "values": False}
+        # One bar for each row of a SELECT.
+        is_by_row = self.kind == "gauges" and self.source == WAREHOUSE
+        values = {"calcs": [self.reduce], "fields": "", "values": is_by_row}
         if self.kind == "stat":
             return {
                 "reduceOptions": values,
@@ -222,6 +253,7 @@ class Panel:
         titles = {
             f"Value #{_ref(index)}" if several else "Value": query.legend or self.title
             for index, query in enumerate(self.queries)
+            if isinstance(query, Prom)
         }
         hidden = dict.fromkeys(("Time", "__name__", "job", "instance"), True)
         return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from infra.grafana.builder import Dashboard, Panel, Prom, Query, Row, grown, grown_in_interval, or_zero, per_second
+from infra.grafana.builder import Dashboard, Panel, Prom, Query, Row, Sql, grown, grown_in_interval, or_zero, per_second
+from jobs.shop.series import FAILED_TESTS
 
 _REJECTED = "airflow_datastream_rides_rejected"
 _PRICED = "airflow_datastream_rides_priced"
@@ -11,6 +12,9 @@ _COLLECTED, _NOT_COLLECTED = (grown(f"{_FLIGHTS}_{outcome}") for outcome in ("co
 _RECENT = tuple(grown(counter, window="10m") for counter in (_REJECTED, _PRICED))
 _NEWEST = 'kafka_topic_partition_current_offset{topic!~"__.+"}'
 _NO_LEDGER = "No ledger has been taken yet: the exporter takes one every OBSERVABILITY_LEDGER_MINUTES."
+_NO_MARTS = "No marts: the profile shop is off, or dbt_transform has not run."
+_NO_DBT = "dbt has not run. The profile shop is off, or its DAGs are."
+_NO_BACKUP = "There is no backup: the profile shop is off, or `make backup` has not run."
 _VERDICTS = {
     0: ("balanced", "green"),
     1: ("lost or doubled", "red"),
@@ -176,6 +180,123 @@ DASHBOARD = Dashboard(
                         )
                     ],
                     empty="dbt has not run in this range. The profile shop is off, or its DAGs are.",
+                ),
+            ),
+        ),
+        Row(
+            "Warehouse; days are in UTC",
+            (
+                Panel(
+                    kind="stat",
+                    title="Age of the newest transaction",
+                    about="Time since a row of raw.transactions_raw arrived. WarehouseStale fires after an hour.",
+                    queries=[Prom("time() - max(datastream_warehouse_last_ingested_timestamp_seconds)")],
+                    empty="The warehouse is empty, or the profile shop is off.",
+                    unit="s",
+                    warn=600,
+                    alarm=3_600,
+                    width=6,
+                    height=4,
+                ),
+                Panel(
+                    kind="stat",
+                    title="Failed tests of dbt",
+                    about="In the newest run that tested anything. The table below names them.",
+                    queries=[Prom("max(datastream_dbt_failed_tests)", needs="dbt")],
+                    empty="dbt has not tested anything yet.",
+                    alarm=1,
+                    width=6,
+                    height=4,
+                ),
+                Panel(
+                    kind="stat",
+                    title="Age of the newest backup",
+                    about="Time since it was finished. BackupStale fires after 26 hours.",
+                    queries=[Sql("select extract(epoch from now() - max(finished_at))::float as age from ops.backups")],
+                    empty=_NO_BACKUP,
+                    unit="s",
+                    alarm=93_600,
+                    width=6,
+                    height=4,
+                ),
+                Panel(
+                    kind="stat",
+                    title="Size of the newest backup",
+                    about="Much less than yesterday: look at what is missing.",
+                    queries=[Sql("select bytes from ops.backups order by finished_at desc limit 1")],
+                    empty=_NO_BACKUP,
+                    unit="bytes",
+                    width=6,
+                    height=4,
+                ),
+                Panel(
+                    kind="bars",
+                    title="Transactions by day of arrival",
+                    about="Accepted into the marts, rejected by their rules, refused by the load.",
+                    queries=[
+                        Sql(
+                            """
+                            select day as time, outcome as metric, sum(transactions) as transactions
+                            from marts.mart_data_quality
+                            where outcome in ('accepted', 'rejected', 'refused') and $__timeFilter(day)
+                            group by day, outcome order by day, outcome
+                            """
+                        )
+                    ],
+                    empty=_NO_MARTS,
+                    decimals=0,
+                    last="30d",
+                ),
+                Panel(
+                    kind="bars",
+                    title="Rejected transactions by reason",
+                    about="By the day of arrival. marts.rejected_transactions and raw.load_refusals have the rows.",
+                    queries=[
+                        Sql(
+                            """
+                            select day as time, reason as metric, sum(transactions) as transactions
+                            from marts.mart_data_quality
+                            where outcome in ('rejected', 'refused') and $__timeFilter(day)
+                            group by day, reason order by day, reason
+                            """
+                        )
+                    ],
+                    empty="No transaction was rejected in 30 days, or dbt_transform has not run.",
+                    decimals=0,
+                    last="30d",
+                ),
+                Panel(
+                    kind="gauges",
+                    title="Last run of dbt by status",
+                    about="Models, snapshots, tests and sources of the newest run, each with its last result.",
+                    queries=[
+                        Sql(
+                            """
+                            select status, count(*) as nodes from (
+                                select distinct on (unique_id) status from ops.dbt_results
+                                where run_id = (select run_id from ops.dbt_results order by finished_at desc limit 1)
+                                order by unique_id, finished_at desc
+                            ) as last group by status order by nodes desc
+                            """
+                        )
+                    ],
+                    empty=_NO_DBT,
+                    decimals=0,
+                    width=6,
+                ),
+                Panel(
+                    kind="table",
+                    title="Failed tests of dbt and their rows",
+                    about="The newest run that tested anything. The table has the rows that fail.",
+                    queries=[
+                        Sql(
+                            "select split_part(unique_id, '.', 3) as test, failures as rows,\n"
+                            "    replace(relation, '\"', '') as table, message, finished_at as tested\n"
+                            f"from {FAILED_TESTS}\norder by failures desc nulls last, unique_id"
+                        )
+                    ],
+                    empty="No test failed.",
+                    width=18,
                 ),
             ),
         ),

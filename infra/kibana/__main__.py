@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from infra.kibana import saved_objects
-from infra.kibana.saved_objects import Key, Kibana
+from infra.kibana.rules import put_rules
+from infra.kibana.saved_objects import Key, Kibana, NotFoundError
 from jobs.errors import DatastreamError
 from jobs.settings import ROOT, Settings, load
-from jobs.terminal import make_console, print_error
+from jobs.terminal import escape, make_console, print_error
 from jobs.vertical import Vertical
 from jobs.verticals import find_verticals
 
 app = typer.Typer(
-    help="Kibana's dashboards: the readable files in infra/kibana/objects, and Kibana itself.",
+    help="Kibana's dashboards and alert rules: the readable files in infra/kibana, and Kibana itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +52,23 @@ def import_(
             f"Kibana at {kibana.address}, {vertical.name}: {len(done.imported)} imported, {len(done.left)} left as "
             "they are."
         )
+
+
+@app.command()
+def rules(
+    vertical: Annotated[str, typer.Argument(help="The vertical whose rules are set.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for Kibana.", min=1)] = saved_objects.WAIT_S,
+) -> None:
+    """Set and enable a vertical's alert rules, overwriting changes made in Kibana. Harmless to repeat."""
+    kibana = Kibana(load(Settings))
+    kibana.wait(timeout)
+    try:
+        names = put_rules(kibana, vertical)
+    except NotFoundError as error:
+        # Not a fault of the logs, which Logstash ships without rules too.
+        console.print(f"[yellow]warning:[/] no alert rules were set: {escape(str(error))}")
+    else:
+        console.print(f"Kibana at {kibana.address}, {vertical}: set and enabled {len(names)} alert rules.")
 
 
 @app.command()

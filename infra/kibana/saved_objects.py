@@ -43,6 +43,10 @@ _POLL_S = 2
 SavedObject = dict[str, Any]
 
 
+class NotFoundError(DatastreamError):
+    """Kibana answers 404: it does not have what the path names."""
+
+
 class Key(NamedTuple):
     """What names a saved object."""
 
@@ -247,14 +251,14 @@ class Kibana:
             raise ServiceUnavailableError(f"{why} Gave up after {timeout_s:g} s.") from why
 
     def _check_available(self) -> None:
-        status = self._call("GET", "/api/status").json()["status"]["overall"]
+        status = self.call("GET", "/api/status").json()["status"]["overall"]
         # Degraded: a plugin has trouble, as the task manager has under load; saved objects work.
         if status["level"] not in ("available", "degraded"):
             raise self._unavailable(f"is {status['level']} ({status.get('summary', 'no reason given')})")
 
     def all_of(self, types: Iterable[str]) -> dict[Key, SavedObject]:
         """Every object of some types, encoded."""
-        answer = self._call("POST", "/api/saved_objects/_export", json={"type": sorted(types)})
+        answer = self.call("POST", "/api/saved_objects/_export", json={"type": sorted(types)})
         return {key(saved): saved for saved in from_ndjson(answer.content.decode())}
 
     def with_references(self, root: Key) -> dict[Key, SavedObject]:
@@ -263,7 +267,7 @@ class Kibana:
         missing = {root}
         while missing:
             body = {"objects": [name._asdict() for name in sorted(missing)], "includeReferencesDeep": True}
-            answer = self._call("POST", "/api/saved_objects/_export", json=body)
+            answer = self.call("POST", "/api/saved_objects/_export", json=body)
             found |= {key(saved): saved for saved in from_ndjson(answer.content.decode())}
             if lost := missing - found.keys():
                 names = ", ".join(map(str, sorted(lost)))
@@ -276,7 +280,7 @@ class Kibana:
 
     def import_ndjson(self, content: str, *, overwrite: bool) -> list[Key]:
         """Import a file; returns what was stored, and raises if Kibana names any error."""
-        answer = self._call(
+        answer = self.call(
             "POST",
             "/api/saved_objects/_import",
             params={"overwrite": str(overwrite).lower()},
@@ -293,9 +297,10 @@ class Kibana:
 
     def default_data_view(self, data_view: str) -> None:
         """Make a data view the default one, unless there is one."""
-        self._call("POST", "/api/data_views/default", json={"data_view_id": data_view, "force": False})
+        self.call("POST", "/api/data_views/default", json={"data_view_id": data_view, "force": False})
 
-    def _call(self, method: str, path: str, **content: Any) -> requests.Response:
+    def call(self, method: str, path: str, **content: Any) -> requests.Response:
+        """The answer to a request, unless it is an error."""
         try:
             answer = self._session.request(method, self.address + path, timeout=_TIMEOUT_S, **content)
         except requests.RequestException as error:
@@ -313,6 +318,8 @@ class Kibana:
             )
         if answer.status_code == 429 or answer.status_code >= 500:
             raise self._unavailable(f"answers {call} with {status}")
+        if answer.status_code == 404:
+            raise NotFoundError(f"Kibana at {self.address} does not know {call} ({status}).")
         raise DatastreamError(f"Kibana at {self.address} refuses {call} ({status}).")
 
     def _unavailable(self, what: str) -> ServiceUnavailableError:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -22,13 +22,18 @@ try:
     from infra.local.runner.stack import READY_S, Stack
     from infra.local.services.airflow import airflow_environment
     from infra.local.services.catalog import SERVICES, local_stack
+    from infra.local.services.postgres import make_client_environment
+    from infra.local.services.superset import SERVICE as SUPERSET
+    from infra.local.services.superset import set_up as set_up_superset
 except ModuleNotFoundError as error:
     sys.exit(f"{sys.executable} lacks {error.name}: install the project with its `local` extra (make install)")
 
+from infra.postgres import BACKUP_SCRIPTS
 from infra.preflight import show
 from jobs.errors import DatastreamError
 from jobs.inherited import adopt_proxies, make_environment
 from jobs.settings import Settings, load
+from jobs.shop.database import ADMIN, BACKUP
 from jobs.terminal import escape, fit_table, make_console, print_error, print_pairs
 from jobs.verticals import find_vertical, find_verticals, merge_settings
 
@@ -64,10 +69,7 @@ def up(
     """Start services and wait until they are ready. Safe to repeat; restarts what died."""
     settings = _settings()
     stack = local_stack(settings, console)
-    names = _choose(stack, only, vertical)
-    stack.up(names, timeout)
-    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
-    print_pairs(console, lines)
+    _start(stack, settings, _choose(stack, only, vertical), timeout)
 
 
 @app.command()
@@ -135,6 +137,17 @@ def env() -> None:
 
 
 @app.command()
+def superset() -> None:
+    """Start Superset and, if it runs on this machine, the warehouse; import the dashboard Sales. Safe to repeat."""
+    settings = _settings()
+    stack = local_stack(settings, console)
+    if warehouse := stack.find_local(SUPERSET.after):
+        stack.up(warehouse)
+    set_up_superset(settings)
+    _start(stack, settings, [SUPERSET.name], READY_S)
+
+
+@app.command()
 def cleanup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
@@ -143,6 +156,18 @@ def cleanup(
     environment = make_base(Paths(settings.datastream_state)) | airflow_environment(settings)
     command = [sys.executable, "-m", "infra.cleanup", *(["--dry-run"] if dry_run else [])]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+@app.command()
+def backup() -> None:
+    """Back up the warehouse into the folder `backups` of the state folder."""
+    _run_on_warehouse("backup.sh", BACKUP)
+
+
+@app.command()
+def restore_drill() -> None:
+    """Restore the newest backup into a scratch database and compare it with its manifest."""
+    _run_on_warehouse("restore_drill.sh", ADMIN)
 
 
 @app.command()
@@ -161,8 +186,21 @@ def logs(
     os.execvpe(command[0], command, make_environment())  # noqa: S606 (no shell is wanted)
 
 
+def _run_on_warehouse(script: str, role: str) -> None:
+    settings: Any = _settings()
+    environment = make_client_environment(settings, role) | {"BACKUP_FOLDER": str(settings.shop_backups)}
+    # Replaces this process: the script handles Ctrl-C itself.
+    os.execvpe("bash", ["bash", str(BACKUP_SCRIPTS / script)], environment)  # noqa: S606 (no shell is wanted)
+
+
 def _settings() -> Settings:
     return load(merge_settings())
+
+
+def _start(stack: Stack, settings: Settings, names: list[str], timeout: float) -> None:
+    stack.up(names, timeout)
+    lines = [(service.title, f"{service.url(settings)}  {service.login(settings)}") for service in stack.choose(names)]
+    print_pairs(console, lines)
 
 
 def _choose(stack: Stack, only: list[str] | None, vertical: str) -> list[str]:

@@ -152,10 +152,13 @@ create table if not exists ops.dbt_results (
     execution_time_s double precision not null,
     message text,
     finished_at timestamptz not null,
+    relation text,
     primary key (invocation_id, unique_id)
 );
+-- Warehouses of earlier versions lack it. Rows that fail a test are in this table.
+alter table ops.dbt_results add column if not exists relation text;
 
--- Each finished backup. infra/postgres/backup.sh writes it.
+-- Each finished backup. infra/postgres/backup/backup.sh writes it.
 create table if not exists ops.backups (
     file text primary key,
     started_at timestamptz not null,
@@ -174,7 +177,9 @@ create table if not exists marts.revenue_forecast (
     -- The revenue of the same weekday in the last known week.
     baseline numeric(14, 2) not null,
     trained_until date not null,
-    trained_at timestamptz not null
+    trained_at timestamptz not null,
+    -- PostgreSQL sorts NaN above all numbers.
+    check (0 <= lower and lower <= predicted and predicted <= upper and upper < 'NaN' and baseline < 'NaN')
 );
 create table if not exists marts.revenue_forecast_evaluation (
     trained_until date,
@@ -182,7 +187,8 @@ create table if not exists marts.revenue_forecast_evaluation (
     actual numeric(14, 2) not null,
     predicted numeric(14, 2) not null,
     baseline numeric(14, 2) not null,
-    primary key (trained_until, day)
+    primary key (trained_until, day),
+    check (trained_until < day and actual < 'NaN' and predicted < 'NaN' and baseline < 'NaN')
 );
 
 reset role;

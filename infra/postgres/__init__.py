@@ -16,6 +16,7 @@ from jobs.shop.database import ADMIN, DATABASE, PASSWORDS, SUPERSET, connect
 from jobs.shop.vertical import ShopSettings
 
 FILES = sorted(Path(__file__).parent.glob("*.sql"))
+BACKUP_SCRIPTS = Path(__file__).parent / "backup"
 DEVELOPMENT_PASSWORD: str = ShopSettings.model_fields["shop_postgres_password"].default
 # Any number: two set-ups at the same time wait for each other.
 _LOCK = 21

@@ -44,7 +44,7 @@ def serve_metrics(
 def status(as_json: AsJson = False) -> None:
     """Show services, lag, freshness, last runs, dead letters, ledgers and alerts. Needs the exporter: `make observe`.
 
-    JSON: parts, groups, held_back, dags, dead_letters, ledgers, alerts, notes.
+    JSON: parts, groups, held_back, dags, dead_letters, ledgers, warehouse, alerts, notes.
     """
     from jobs.observability.status import read_status
 
@@ -62,6 +62,7 @@ def show_status(console: Console, status: Status) -> RenderableType:
         *_show_alerts(status),
         *_show_parts(status),
         *(fit_table(console, table) for table in tables if table.row_count),
+        *_show_warehouse(status),
         *(wrap_words(escape(note)) for note in status.notes),
     )
 
@@ -143,6 +144,18 @@ def _show_ledgers(status: Status) -> Table:
             *(f"[red]{count:,}[/]" if count else "0" for count in (ledger.lost, ledger.doubled, ledger.faults)),
         )
     return table
+
+
+def _show_warehouse(status: Status) -> list[RenderableType]:
+    """One line, once the warehouse has rows."""
+    warehouse = status.warehouse
+    if warehouse.row_age_s is None:
+        return []
+    age, failed = warehouse.backup_age_s, warehouse.failed_tests
+    backup = "no backup yet" if age is None else f"newest backup {format_duration(age)} old"
+    tests = "dbt has tested nothing yet" if failed is None else f"{failed:,} failed tests of dbt"
+    tests = f"[red]{tests}[/]" if failed else tests
+    return [wrap_words(f"warehouse: newest row {format_duration(warehouse.row_age_s)} old, {tests}, {backup}")]
 
 
 def _make_table(first: str, second: str, *numbers: str) -> Table:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 
 from jobs.clients import make_kafka_config
 from jobs.errors import ConfigurationError
-from jobs.observability.declared import DeclaredReader
+from jobs.observability.declared import DeclaredReader, SeriesReader
 from jobs.observability.kafka_series import KafkaReader
 from jobs.observability.ledgers import LedgerReader
 from jobs.observability.probes import Probe, ProbeCollector
@@ -29,6 +29,7 @@ def make_own_probes(settings: ObservabilitySettings, verticals: Sequence[Vertica
     probes = [
         Probe("kafka", KafkaReader(make_kafka_config(settings), own_only=own_only).read),
         Probe("verticals", DeclaredReader(verticals, settings).read),
+        *(Probe(vertical.name, SeriesReader(vertical, settings).read) for vertical in verticals if vertical.series),
     ]
     if settings.observability_ledger_minutes:
         ledgers = LedgerReader(verticals, settings.observability_ledger_minutes * 60)

@@ -84,6 +84,14 @@ class LedgerState(msgspec.Struct, frozen=True):
     faults: int
 
 
+class WarehouseState(msgspec.Struct, frozen=True):
+    """The shop's warehouse: ages of its newest row and backup, failed tests of dbt. None: there is none yet."""
+
+    row_age_s: float | None
+    backup_age_s: float | None
+    failed_tests: int | None
+
+
 class Alert(msgspec.Struct, frozen=True):
     """An alert of Prometheus: `state` is pending or firing."""
 
@@ -108,6 +116,7 @@ class Status(msgspec.Struct, frozen=True):
     dags: list[DagState] | None
     dead_letters: list[DeadLetterState]
     ledgers: list[LedgerState]
+    warehouse: WarehouseState
     alerts: list[Alert] | None
     notes: list[str]
 
@@ -172,6 +181,7 @@ def read_status(settings: ObservabilitySettings) -> Status:
         dags=dags,
         dead_letters=_list_dead_letters(series),
         ledgers=_list_ledgers(series),
+        warehouse=_read_warehouse(series),
         alerts=prometheus.read_alerts(),
         notes=notes,
     )
@@ -303,6 +313,18 @@ def _list_ledgers(series: Series) -> list[LedgerState]:
         )
         for vertical, verdict in by_vertical("verdict").items()
     ]
+
+
+def _read_warehouse(series: Series) -> WarehouseState:
+    def find(name: str) -> float | None:
+        return next((value for _, value in series.read(name)), None)
+
+    def measure_age(event: str) -> float | None:
+        at = find(f"datastream_warehouse_last_{event}_timestamp_seconds")
+        return None if at is None else max(0.0, time.time() - at)
+
+    failed = _to_int(find("datastream_dbt_failed_tests"))
+    return WarehouseState(measure_age("ingested"), measure_age("backup"), failed)
 
 
 def _to_int(value: float | None) -> int | None:

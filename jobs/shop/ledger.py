@@ -1,6 +1,7 @@
 """The ledger of the shop: every message and every row is in one place, counted in Kafka and in PostgreSQL.
 
-generated = raw + shop_dlq + duplicates, and raw = fct_transactions + rejected_transactions, to the cent.
+generated = raw + shop_dlq + duplicates, and raw = fct_transactions + rejected_transactions, to the cent. The lines of
+the application's log are counted in its files and in Elasticsearch (`log_ledger`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jobs.ledger import verdict
 from jobs.ledger.verdict import Figure
 from jobs.shop.database import READER, connect
 from jobs.shop.load import Connection, read_positions
+from jobs.shop.log_ledger import NO_LOGS, Logs, count_logs
 from jobs.shop.vertical import LOAD_DAG, ShopSettings
 
 Position = tuple[int, int]  # partition, offset
@@ -99,6 +101,7 @@ class Ledger(verdict.Ledger, kw_only=True):
         duplicates: changes of status, repeats, and older statuses.
         waiting: messages that are not loaded.
         marts: None before dbt has made them.
+        logs: None if there are no log files here.
     """
 
     messages: int
@@ -115,6 +118,7 @@ class Ledger(verdict.Ledger, kw_only=True):
     waiting: int
     unpublished: int
     marts: Marts | None
+    logs: Logs | None
 
     @property
     def generated(self) -> int:
@@ -126,7 +130,8 @@ class Ledger(verdict.Ledger, kw_only=True):
 
     @property
     def is_in_progress(self) -> bool:
-        return self.waiting + self.unpublished > 0 or self.marts is None or self.marts.pending > 0
+        is_shipping = self.logs is not None and self.logs.pending > 0
+        return self.waiting + self.unpublished > 0 or self.marts is None or self.marts.pending > 0 or is_shipping
 
     @property
     def figures(self) -> list[Figure]:
@@ -158,7 +163,7 @@ class Ledger(verdict.Ledger, kw_only=True):
                 ),
                 Figure("not in the marts yet", self.marts.pending, "PostgreSQL"),
             ]
-        return figures
+        return [*figures, *(self.logs.figures if self.logs else [])]
 
     @property
     def notes(self) -> list[str]:
@@ -169,8 +174,9 @@ class Ledger(verdict.Ledger, kw_only=True):
             f"generated {self.generated:,} {sign} raw {self.raw:,} + dead letters {self.dlq + self.unpublished:,} + "
             f"duplicates {self.duplicates:,}{refused}"
         ]
+        log_note = self.logs.note if self.logs else NO_LOGS
         if self.marts is None:
-            return [*notes, "There are no marts yet: run dbt_transform."]
+            return [*notes, "There are no marts yet: run dbt_transform.", log_note]
         marts = self.marts
         sign = "=" if self.raw - marts.pending == marts.accepted + marts.rejected else "≠"
         notes.append(
@@ -178,7 +184,7 @@ class Ledger(verdict.Ledger, kw_only=True):
             f"rejected_transactions {marts.rejected:,}"
         )
         sign = "=" if marts.raw_sum == marts.mart_sum else "≠"
-        return [*notes, f"amounts: raw {marts.raw_sum:,} {sign} marts {marts.mart_sum:,}"]
+        return [*notes, f"amounts: raw {marts.raw_sum:,} {sign} marts {marts.mart_sum:,}", log_note]
 
 
 class Database(msgspec.Struct, frozen=True):
@@ -217,7 +223,7 @@ def take_ledger(systems: Systems[ShopSettings]) -> Ledger:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         database = _count_database(connection, settings.shop_topic)
     # After the database, so that Kafka has at least what the database knows.
-    return _compare(database, _count_kafka(systems))
+    return _compare(database, _count_kafka(systems), count_logs(systems))
 
 
 def _count_database(connection: Connection, topic: str) -> Database:
@@ -259,7 +265,7 @@ def _count_kafka(systems: Systems[ShopSettings]) -> Kafka:
     )
 
 
-def _compare(database: Database, kafka: Kafka) -> Ledger:
+def _compare(database: Database, kafka: Kafka, logs: Logs | None) -> Ledger:
     positions, by_kafka, straight_in, marts = (
         database.positions, database.by_kafka, database.straight_in, database.marts,
     )  # fmt: skip
@@ -292,11 +298,16 @@ def _compare(database: Database, kafka: Kafka) -> Ledger:
         ]
         if marts.raw_sum != marts.mart_sum:
             faults.append(f"the amounts differ: raw {marts.raw_sum:,}, marts {marts.mart_sum:,}")
+    if logs is not None:
+        faults += [
+            *_report("log lines are not in Elasticsearch", logs.lost),
+            *_report("log lines are accepted and rejected", logs.doubled),
+        ]
     return Ledger(
         balanced=not faults,
         faults=faults,
-        lost=max(0, -expired) + max(0, -by_insert) + (marts.missing if marts else 0),
-        doubled=twice + (marts.doubled if marts else 0),
+        lost=max(0, -expired) + max(0, -by_insert) + (marts.missing if marts else 0) + (logs.lost if logs else 0),
+        doubled=twice + (marts.doubled if marts else 0) + (logs.doubled if logs else 0),
         held_back=kafka.held_back,
         messages=loaded,
         expired=max(0, expired),
@@ -312,6 +323,7 @@ def _compare(database: Database, kafka: Kafka) -> Ledger:
         waiting=len(kafka.messages) - loaded,
         unpublished=unpublished - expired_letters,
         marts=marts,
+        logs=logs,
     )
 
 

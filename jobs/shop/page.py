@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from psycopg.rows import dict_row
 
 from jobs.errors import ConfigurationError
-from jobs.pages.charts import WIDTH, Row, draw_counts, draw_rectangle, make_table, wrap
+from jobs.pages.charts import WIDTH, Row, draw_counts, draw_legend, draw_rectangle, make_table, wrap
 from jobs.pages.page import Page, render, write
 from jobs.shop.database import READER, connect
+from jobs.shop.predictions import Forecast, read_forecast
 from jobs.shop.vertical import ShopSettings
 
 STATUSES = {"success": "#3d9a63", "pending": "#f0a33c", "failed": "#d0453f"}
 SEGMENTS = ("new", "active", "lapsed", "prospect")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+ACTUAL, PREDICTED, BASELINE = "#5b8fd0", "#f3bf73", "#1c2736"
+LEGEND = {"actual": ACTUAL, "predicted, with 80 % interval": PREDICTED, "same weekday of the week before": BASELINE}
 HEIGHT, CELL = 170, 21  # px
+SHOWN_DAYS = 28  # before the forecast
 MARTS = ("fct_transactions", "rejected_transactions", "fct_daily_sales", "dim_customers", "dim_products",
          "mart_data_quality")  # fmt: skip
 
@@ -49,11 +54,11 @@ def write_page(settings: ShopSettings) -> Path:
         )}  # fmt: skip
         if missing := set(MARTS) - found:
             raise ConfigurationError(f"The marts {', '.join(sorted(missing))} do not exist. Run `make shop-transform`.")
-        text = render_page(marts)
+        text = render_page(marts, read_forecast(connection))
     return write(settings.shop_page, text)
 
 
-def render_page(marts: Marts) -> str:
+def render_page(marts: Marts, forecast: Forecast | None) -> str:
     """Render the page."""
     (total,) = marts.query(
         "SELECT count(*) AS orders, coalesce(sum(revenue), 0) AS revenue, count(*) FILTER (WHERE is_success) AS "
@@ -69,10 +74,10 @@ def render_page(marts: Marts) -> str:
         "Customers": f"{total['customers']:,}",
         "Rejected": f"{rejected['count']:,}",
     }
+    days = marts.query("SELECT day, sum(revenue) AS revenue FROM marts.fct_daily_sales GROUP BY day ORDER BY day")
     cards = {
-        "Revenue by day": draw_days(
-            marts.query("SELECT day, sum(revenue) AS revenue FROM marts.fct_daily_sales GROUP BY day ORDER BY day")
-        ),
+        "Revenue by day": draw_days(days),
+        "Revenue of the next 7 days": draw_forecast(days, forecast),
         "Transactions by status": draw_statuses(
             marts.query("SELECT status AS name, count(*) AS count FROM marts.fct_transactions GROUP BY status")
         ),
@@ -117,7 +122,7 @@ def _describe_span(first: date | None, last: date | None) -> str:
 
 def draw_days(rows: Sequence[Row]) -> str:
     """A column for each day, without gaps for days without sales."""
-    highest = max((row["revenue"] for row in rows), default=0) or 1
+    highest = max((row["revenue"] for row in rows), default=Decimal(0)) or Decimal(1)
     width = WIDTH / max(1, len(rows))
     shapes = []
     for number, row in enumerate(rows):
@@ -125,12 +130,49 @@ def draw_days(rows: Sequence[Row]) -> str:
         title = f"{row['day']}: {row['revenue']:,.2f}"
         shapes.append(draw_rectangle((number * width, HEIGHT - 20 - height), (width * 0.85, height), "#5b8fd0", title))
     if rows:
-        shapes += [
-            f'<text x="0" y="{HEIGHT - 4}" font-size="13">{rows[0]["day"]}</text>',
-            f'<text x="{WIDTH}" y="{HEIGHT - 4}" font-size="13" text-anchor="end">{rows[-1]["day"]}</text>',
-            f'<text x="0" y="11" font-size="13">{highest:,.2f}</text>',
-        ]
+        shapes += _label_axes(rows[0]["day"], rows[-1]["day"], highest)
     return wrap(shapes, HEIGHT)
+
+
+def draw_forecast(rows: Sequence[Row], forecast: Forecast | None) -> str:
+    """A column for each day before the forecast and in it, and how good earlier forecasts would have been."""
+    if forecast is None:
+        return "<p>There is no forecast yet: run <code>make shop-forecast</code>.</p>"
+    known: dict[date, Decimal] = {row["day"]: row["revenue"] for row in rows}
+    until = forecast.days[0].trained_until
+    past = [until - timedelta(days=back) for back in range(SHOWN_DAYS - 1, -1, -1)]
+    amounts = [known.get(day, Decimal(0)) for day in past]
+    highest = max(*amounts, *(max(day.upper, day.baseline) for day in forecast.days)) or Decimal(1)
+    width = WIDTH / (len(past) + len(forecast.days))
+
+    def draw(number: int, amounts: tuple[Decimal, Decimal], colour: str, title: str, part: float = 0.85) -> str:
+        """A rectangle between two amounts, at least as high as a line."""
+        bottom, top = (HEIGHT - 20 - float(amount / highest) * (HEIGHT - 36) for amount in amounts)
+        x = (number + (0.85 - part) / 2) * width
+        return draw_rectangle((x, top - 1), (width * part, bottom - top + 2), colour, title)
+
+    shapes = []
+    for number, amount in enumerate(amounts):
+        shapes.append(draw(number, (Decimal(0), amount), ACTUAL, f"{past[number]}: {amount:,.2f}"))
+    for number, day in enumerate(forecast.days, start=len(past)):
+        interval = f"from {day.lower:,.2f} to {day.upper:,.2f}"
+        title = f"{day.day}: {day.predicted:,.2f}, {interval}; week before {day.baseline:,.2f}"
+        shapes += [
+            draw(number, (Decimal(0), day.predicted), PREDICTED, title),
+            draw(number, (day.lower, day.upper), "#a8660f", title, part=0.12),
+            draw(number, (day.baseline, day.baseline), BASELINE, title),
+        ]
+    shapes += _label_axes(past[0], forecast.days[-1].day, highest)
+    score = f"<p>{forecast.score.verdict}</p><p>{forecast.score.errors} Last known day: {until}.</p>"
+    return draw_legend(LEGEND) + wrap(shapes, HEIGHT) + score
+
+
+def _label_axes(first: date, last: date, highest: Decimal) -> list[str]:
+    return [
+        f'<text x="0" y="{HEIGHT - 4}" font-size="13">{first}</text>',
+        f'<text x="{WIDTH}" y="{HEIGHT - 4}" font-size="13" text-anchor="end">{last}</text>',
+        f'<text x="0" y="11" font-size="13">{highest:,.2f}</text>',
+    ]
 
 
 def draw_statuses(rows: Iterable[Row]) -> str:

@@ -25,8 +25,9 @@ FAILED = frozenset({"fail", "error", "runtime error", "partial success"})
 
 _INSERT = """
 insert into ops.dbt_results
-    (invocation_id, unique_id, command, run_id, status, failures, execution_time_s, message, finished_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+    (invocation_id, unique_id, command, run_id, status, failures, execution_time_s, message, finished_at,
+        relation)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 on conflict (invocation_id, unique_id) do nothing
 """
 
@@ -201,7 +202,7 @@ def record_results(settings: ShopSettings, results: Results, run_id: str) -> Non
     rows = [
         (
             results.invocation_id, node.unique_id, results.command, run_id, node.status, node.failures,
-            node.execution_time_s, node.message, node.finished_at,
+            node.execution_time_s, node.message, node.finished_at, node.relation,
         )
         for node in results.nodes
     ]  # fmt: skip

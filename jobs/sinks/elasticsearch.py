@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,7 @@ _DOCUMENT_FAULTS = {
 }
 # Texts of an illegal_argument_exception that is an error of the cluster: a full index, an alias without write index.
 _CLUSTER_FAULTS = ("can't exceed", "no write index", "pipeline with id")
+_LIFECYCLE = "index.lifecycle.name"
 _VERSION_CONFLICT = 409  # the index already has a newer version
 _GONE = 404
 _FORBIDDEN = 403
@@ -61,12 +63,15 @@ class _RefusedForNowError(Exception):
 def set_up_index(client: Elasticsearch, index: str, path: Path) -> None:
     """Apply an index template, create the index if it is missing, and verify it.
 
+    A name with an asterisk stands for indices that are created by their first document.
+
     Raises:
         ConfigurationError, ServiceUnavailableError: as for `apply_template`, `create_index` and `verify_index`.
     """
     apply_template(client, index, path)
-    create_index(client, index, path)
-    verify_index(client, index, path)
+    if "*" not in index:
+        create_index(client, index, path)
+        verify_index(client, index, path)
 
 
 def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
@@ -79,16 +84,19 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
     """
     template = json.loads(path.read_text())
     with translate_errors(client, f"applying the template of index {index}"):
+        _apply_lifecycle(client, template["template"]["settings"], path)
+        name = index.removesuffix("-*")  # a name cannot have an asterisk
         try:
-            client.indices.put_index_template(name=index, body={**template, "index_patterns": [index]})
+            client.indices.put_index_template(name=name, body={**template, "index_patterns": [index]})
         except BadRequestError as error:
             raise ConfigurationError(
                 f"Elasticsearch rejects {path.name}: {_get_reason(error)}. If it names another template, change "
                 f"`priority` in {path.name}."
             ) from error
-        if not client.indices.exists(index=index):
+        if not client.indices.get(index=index, ignore_unavailable=True):
             return
-        _read_index(client, index)
+        if "*" not in index:
+            _read_index(client, index)
         try:
             client.indices.put_mapping(index=index, **template["template"]["mappings"])
         except BadRequestError as error:
@@ -96,6 +104,42 @@ def apply_template(client: Elasticsearch, index: str, path: Path) -> None:
                 f"The mapping of index {index} conflicts with {path.name} ({error.message}: {_get_reason(error)})."
                 f"{_describe_other_template(client, index)} Delete the index or rebuild it under another RIDES_INDEX."
             ) from error
+
+
+def _apply_lifecycle(client: Elasticsearch, index_settings: dict[str, Any], path: Path) -> None:
+    """Put the lifecycle policy that a template names. Removes the name where the node has no lifecycle management."""
+    name = index_settings.get(_LIFECYCLE)
+    if name is None:
+        return
+    if has_lifecycles(client):
+        client.ilm.put_lifecycle(name=name, policy=_read_lifecycle(name, path))
+    else:
+        # The node without Docker: `make cleanup` deletes old indices instead.
+        del index_settings[_LIFECYCLE]
+
+
+def has_lifecycles(client: Elasticsearch) -> bool:
+    """Whether the node deletes old indices itself. The module that does is in no published artifact."""
+    try:
+        client.ilm.get_lifecycle(filter_path="_")
+    except BadRequestError as error:
+        if "no handler found" not in str(error.info):
+            raise
+        return False
+    return True
+
+
+def read_retention(path: Path) -> timedelta:
+    """How long the lifecycle policy of a template keeps an index."""
+    name = json.loads(path.read_text())["template"]["settings"][_LIFECYCLE]
+    age: str = _read_lifecycle(name, path)["phases"]["delete"]["min_age"]
+    return timedelta(days=int(age.removesuffix("d")))
+
+
+def _read_lifecycle(name: str, path: Path) -> dict[str, Any]:
+    """The lifecycle policy of that name, in the folder of the template at `path`."""
+    policy: dict[str, Any] = json.loads((path.parent / "lifecycles" / f"{name}.json").read_text())
+    return policy
 
 
 def create_index(client: Elasticsearch, index: str, path: Path) -> None:

@@ -166,7 +166,12 @@ def main(
     ],
     topic: Annotated[str, typer.Option(envvar="SHOP_TOPIC", help="Kafka topic.")] = "shop_transactions",
     log_file: Annotated[
-        Path | None, typer.Option(help="Also write the application's log there, a JSON line for each transaction.")
+        Path | None,
+        typer.Option(
+            envvar="SHOP_LOG_FILE",
+            help="Also write the application's log there, a JSON line for each transaction, but not of a back-fill. "
+            "--faulty and --duplicates apply to its lines too.",
+        ),
     ] = None,
     incident: Annotated[
         bool, typer.Option("--incident", help="Log an incident: a third of the requests fail, and all are slow.")
@@ -196,8 +201,9 @@ def main(
         )
         log.info("sending to %s", target.name)
         with ExitStack() as stack:
-            app_log = ApplicationLog(log_file, seed, is_incident=incident) if log_file else None
-            if app_log:
+            app_log = None
+            if log_file is not None and days is None:
+                app_log = ApplicationLog(log_file, seed, is_incident=incident, faulty=faulty, duplicates=duplicates)
                 stack.callback(app_log.close)
             if days is None:
                 run.send_live(target, islice(items, count), rate, app_log)

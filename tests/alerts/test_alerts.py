@@ -23,30 +23,24 @@ from infra.local.isolation import isolated_settings
 from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
 from infra.local.services.catalog import local_stack
-from infra.local.services.prometheus import describe_missing, find_program
 from jobs import airflow_api
 from jobs.inherited import make_environment
 from jobs.kafka.topics import apply
 from jobs.rides.vertical import COMPUTE_DAG
 from jobs.settings import ROOT
 from jobs.verticals import load_declared_topics
-from tests.alerts.scaled import SCRAPE_S, Watch, read_holds, watch
+from tests.alerts.arrivals import assert_in_time, expect, expect_recovery
+from tests.alerts.scaled import Watch, watch
 from tests.testkit.stack import guarded
 from tests.testkit.wait import until
 
 pytestmark = pytest.mark.timeout(900)
-
-# Windows of rules and of Alertmanager's groups come on top of `for`; and a scrape may be late on a busy machine.
-WITHIN_S = 150
 
 Run = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Any]:
-    for program in ("prometheus", "alertmanager"):
-        if find_program(program) is None:
-            pytest.fail(describe_missing(program))
     own = isolated_settings(observability_ledger_minutes=0.5)
     with guarded(own.datastream_state):
         local_stack(own).up(["kafka", "elasticsearch", "gcs", "airflow", "exporter"])
@@ -79,50 +73,9 @@ def watched(settings: Any, run: Run) -> Iterator[Watch]:
         yield found
 
 
-@pytest.fixture(autouse=True)
-def quiet_before(watched: Watch) -> None:
-    until(lambda: watched.list_firing() == {"Watchdog"}, "no alert fires", WITHIN_S)
-
-
-def expect(watched: Watch, name: str, cause: float, **labels: str) -> None:
-    """Wait until an alert is at the webhook; print how long it took from the cause to the alert, and to the webhook."""
-    until(lambda: watched.inbox.find("firing", name, cause, **labels) is not None, f"{name} arrives", WITHIN_S)
-    arrived = time.time()
-    alert = watched.inbox.find("firing", name, cause, **labels)
-    assert alert is not None
-    assert alert["annotations"]["runbook"] == f"docs/observability.md#{name.lower()}"
-    (state,) = [it for it in watched.list_alerts() if it["labels"].items() >= {"alertname": name, **labels}.items()]
-    assert state["state"] == "firing"
-    print(f"{name}: at the webhook after {arrived - cause:.1f} s", file=sys.stderr)
-
-
-def expect_recovery(watched: Watch, name: str, repaired: float) -> None:
-    until(lambda: watched.inbox.find("resolved", name, repaired) is not None, f"{name} recovers", WITHIN_S)
-    assert name not in watched.list_firing()
-
-
-def follow(watched: Watch, name: str) -> float:
-    """The seconds from the first evaluation that was true until the alert fires; asked for at short intervals."""
-    pending: list[float] = []
-
-    def is_firing() -> bool:
-        states = {it["state"] for it in watched.list_alerts() if it["labels"]["alertname"] == name}
-        if states and not pending:
-            pending.append(time.monotonic())
-        return "firing" in states
-
-    until(is_firing, f"{name} fires", WITHIN_S, sleep=lambda _: time.sleep(0.1))
-    return time.monotonic() - pending[0]
-
-
 def set_paused(settings: Any, dag: str, is_paused: bool) -> None:
     with airflow_api.sign_in(settings) as (session, url):
         session.patch(f"{url}/{dag}", json={"is_paused": is_paused}, timeout=30).raise_for_status()
-
-
-def assert_in_time(watched: Watch, name: str) -> None:
-    """It fires within its `for` and two scrapes once its expression is true."""
-    assert follow(watched, name) <= read_holds()[name] + 2 * SCRAPE_S + 0.5
 
 
 def test_a_paused_dag_stalls_its_group(settings: Any, watched: Watch, run: Run) -> None:

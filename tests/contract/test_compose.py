@@ -28,7 +28,12 @@ DOCKERFILES = sorted((ROOT / "infra").glob("*/Dockerfile"))
 PROFILES = sorted((ROOT / "infra" / "compose").glob("*.yml"))
 OBSERVABILITY = ROOT / "infra" / "compose" / "observability.yml"
 # Requirements that root installs.
-FOR_PIP = ("producer/requirements.txt", "producer/tickets/requirements.txt", "requirements/spark.txt")
+FOR_PIP = (
+    "producer/requirements.txt",
+    "producer/tickets/requirements.txt",
+    "requirements/spark.txt",
+    "requirements/superset.txt",
+)
 # Folders of this machine that a service writes into.
 OUTPUTS = {str(ROOT / "data" / "output")}
 # Folders of this machine that cAdvisor reads. With z, SELinux would forbid them to the services of the machine itself.
@@ -217,7 +222,9 @@ def test_a_profile_only_adds_services() -> None:
     for file in PROFILES:
         assert {*map(str, yaml.safe_load(file.read_text()))} <= {"services", "networks", "volumes"}, file
         for name, service in read_services(file).items():
-            assert service["profiles"] == [file.stem], f"{file.name}: {name}"
+            # Superset's profile starts the warehouse too.
+            also = ["bi"] if name in {"warehouse", "warehouse-init"} else []
+            assert service["profiles"] == [file.stem, *also], f"{file.name}: {name}"
 
 
 def test_no_service_network_or_volume_is_in_two_files() -> None:
@@ -495,6 +502,45 @@ def test_the_emulator_of_aws_needs_no_token_and_is_the_one_that_the_tests_use() 
     assert not any("docker.sock" in str(service["volumes"]) for service in own.values())
 
 
+def test_logstash_runs_with_least_rights() -> None:
+    service = services()["logstash"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "user" not in service, "its image does not start as root"
+    heap = re.search(r"-Xmx(\d+m)", environment_of(service)["LS_JAVA_OPTS"])
+    assert heap
+    assert mib(heap[1]) <= 0.55 * mib(service["mem_limit"])
+    mounts = [volume.split(":", 1)[1] for volume in service["volumes"]]
+    assert {mount for mount in mounts if not mount.endswith((":ro", ":ro,z"))} == {"/usr/share/logstash/data"}
+    settings = yaml.safe_load((ROOT / "infra" / "logstash" / "config" / "logstash.yml").read_text())
+    written = {name.upper().replace(".", "_") for name in settings} | {"XPACK_MONITORING_ENABLED"}
+    assert written.isdisjoint(environment_of(service)), "the image would write them into a file that is read-only"
+    pipelines = [file.read_text() for file in sorted((ROOT / "infra" / "logstash" / "pipeline").iterdir())]
+    assert set(re.findall(r'user => "(\w+)"', "".join(pipelines))) == {"datastream_logstash"}
+    role = json.loads((ROOT / "infra" / "elasticsearch" / "roles" / "datastream_logstash.json").read_text())
+    assert role["cluster"] == ["monitor"]
+    (rights,) = role["indices"]
+    assert set(rights["names"]) == set(re.findall(r'index => "([\w-]+)"', "".join(pipelines))) | {"app-logs-*"}
+    assert set(rights["privileges"]) == {"auto_configure", "create_doc", "view_index_metadata"}
+
+
+def test_the_log_volume_belongs_to_the_service_that_writes_it() -> None:
+    """A new volume takes the owner of the folder in the image of the first container that mounts it."""
+    (target,) = [mount.split(":")[1] for mount in services()["shop-generator"]["volumes"] if "shop-logs" in mount]
+    assert environment_of(services()["shop-generator"])["SHOP_LOG_FILE"] == f"{target}/app.log"
+    assert target == "/opt/airflow/logs", "a folder of the image"
+    assert services()["logstash"]["depends_on"]["shop-generator"]["condition"] == "service_healthy"
+
+
+def test_backups_run_with_least_rights() -> None:
+    warehouse, backup = services()["warehouse"], services()["warehouse-backup"]
+    assert (backup["image"], backup["user"], backup["cap_drop"]) == (warehouse["image"], "postgres", ["ALL"])
+    passwords = {value for name, value in environment_of(backup).items() if "PASSWORD" in name}
+    assert passwords == {"${SHOP_BACKUP_PASSWORD:-changeme}"}
+    assert environment_of(backup)["BACKUP_FOLDER"] in {volume.split(":")[1] for volume in backup["volumes"]}
+    assert f"warehouse-backups:{environment_of(warehouse)['BACKUP_FOLDER']}:ro" in warehouse["volumes"]
+    assert "warehouse-data" not in str(backup["volumes"])
+
+
 # --- Observability --------------------------------------------------------------------------------
 
 
@@ -626,6 +672,8 @@ def test_every_volume_that_an_image_declares_is_mounted() -> None:
     declared = {
         "kafka": {"/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"},
         "postgres": {"/var/lib/postgresql/data"},
+        "warehouse": {"/var/lib/postgresql/data"},
+        "warehouse-backup": {"/var/lib/postgresql/data"},
         "redpanda": {"/var/lib/redpanda/data"},
         "prometheus": {"/prometheus"},
         "alertmanager": {"/alertmanager"},

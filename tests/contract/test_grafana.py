@@ -12,12 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.grafana.builder import Sql
 from infra.grafana.catalog import DASHBOARDS, FOLDER
+from infra.postgres import FILES as SQL_FILES
+from jobs.settings import ROOT
+from jobs.shop.database import DATABASE, GRAFANA
 
 PROVISIONING = FOLDER.parent / "provisioning"
 FILES = sorted(FOLDER.iterdir())
 # Of the data sources in infra/grafana/provisioning/datasources.
-TYPES = {"prometheus": "prometheus", "elasticsearch": "elasticsearch"}
+TYPES = {
+    "prometheus": "prometheus",
+    "elasticsearch": "elasticsearch",
+    "warehouse": "grafana-postgresql-datasource",
+}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -99,13 +107,14 @@ def test_each_query_names_its_data_source(panel: dict[str, Any]) -> None:
 
 
 def test_few_panels_need_more_than_a_running_stack() -> None:
-    """The panel test cannot see these; the test of the Docker stack runs those of Docker."""
+    """The panel test cannot see these; the test of the Docker stack runs those of Docker, the shop's test its own."""
     panels = {
-        (dashboard.name, panel.title): {query.needs for query in panel.queries}
+        (dashboard.name, panel.title): {query.needs for query in panel.queries if not isinstance(query, Sql)}
         for dashboard in DASHBOARDS
         for panel in dashboard.panels
     }
-    assert {name: needs for name, needs in panels.items() if "" not in needs} == {
+    assert {name: needs for name, needs in panels.items() if needs and "" not in needs} == {
+        ("data", "Failed tests of dbt"): {"dbt"},
         ("data", "Shop: nodes of dbt by status"): {"dbt"},
         ("services", "Share of the memory limit"): {"docker"},
     }
@@ -132,3 +141,25 @@ def test_the_data_source_of_the_rides_may_only_read_them() -> None:
         if aggregation["type"] == "date_histogram"
     }
     assert fields == {source["jsonData"]["timeField"]}
+
+
+def test_what_the_warehouse_answers_needs_the_shop() -> None:
+    queries = [query for dashboard in DASHBOARDS for panel in dashboard.panels for query in panel.queries]
+    assert {isinstance(query, Sql) for query in queries if query.needs == "shop"} == {True}
+    assert {query.needs for query in queries if isinstance(query, Sql)} == {"shop"}
+
+
+def test_the_data_source_of_the_warehouse_only_reads_within_the_limit_of_its_role() -> None:
+    text = (PROVISIONING / "datasources" / "warehouse.yml").read_text()
+    (source,) = yaml.safe_load(text)["datasources"]
+    assert (source["uid"], source["type"], source["editable"]) == ("warehouse", TYPES["warehouse"], False)
+    assert (source["user"], source["jsonData"]["database"]) == (GRAFANA, DATABASE)
+    rules = "".join(file.read_text() for file in SQL_FILES)
+    (limit,) = re.findall(rf"alter role {GRAFANA} connection limit (\d+);", rules)
+    # A data source that was changed opens new connections before the old ones end.
+    assert 0 < source["jsonData"]["maxOpenConns"] < int(limit)
+    assert f"alter role {GRAFANA} set default_transaction_read_only = on;" in rules
+    compose = yaml.safe_load((ROOT / "infra" / "compose" / "observability.yml").read_text())
+    service = compose["services"]["grafana"]
+    assert set(re.findall(r"\$\{(\w+)\}", text)) <= service["environment"].keys()
+    assert "warehouse" in service["networks"]

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pytest_httpserver import HTTPServer
 
+from infra.grafana.builder import PROMETHEUS, WAREHOUSE
 from infra.local.isolation import isolated_settings
 from infra.local.runner.ports import find_free
 from infra.local.services.catalog import local_stack
@@ -104,8 +106,11 @@ def check_observability(
     """Runs the checks of a site of the profile `observability` that the server stands for."""
     for name in ("GRAFANA", "PROMETHEUS"):
         monkeypatch.setenv(f"OBSERVABILITY_{name}_PORT", str(httpserver.port))
+    monkeypatch.setenv("SHOP_POSTGRES_PORT", str(*find_free(1)))
     file = tmp_path / "small.json"
-    panels = [{"type": "row", "title": "Row"}, *({"type": "stat", "title": title} for title in ("Lag", "Runs"))]
+    sources = {"Lag": PROMETHEUS, "Sales": WAREHOUSE}
+    panels: list[dict[str, Any]] = [{"type": "row", "title": "Row"}]
+    panels += [{"type": "stat", "title": title, "datasource": source} for title, source in sources.items()]
     file.write_text(json.dumps({"uid": "ds-small", "panels": panels}))
     monkeypatch.setattr(browser, "GRAFANA_DASHBOARDS", [file])
     with browser.open_page() as page:
@@ -119,13 +124,18 @@ def check_observability(
 
 
 @pytest.mark.parametrize(
-    ("extra", "fault"),
-    [("", None), ('<i data-testid="data-testid Panel status error"></i>', "1 of 2 panels show an error")],
+    ("failing", "fault"),
+    [(None, None), ("Lag", "1 of 2 panels show an error"), ("Sales", None)],
 )
 def test_a_dashboard_of_grafana_is_drawn_without_an_error(
-    check_observability: Callable[[str], list[Finding]], httpserver: HTTPServer, extra: str, fault: str | None
+    check_observability: Callable[[str], list[Finding]], httpserver: HTTPServer, failing: str | None, fault: str | None
 ) -> None:
-    drawn = f"<h2>Lag</h2><h2>Runs</h2>{extra}"
+    """The warehouse's panels may fail: the profile shop is off."""
+    icon = '<i data-testid="data-testid Panel status error"></i>'
+    drawn = "".join(
+        f'<section data-testid="data-testid Panel header {title}"><h2>{title}</h2>{icon * (title == failing)}</section>'
+        for title in ("Lag", "Sales")
+    )
     serve(httpserver, {"/": "Grafana", "/login": GRAFANA_LOGIN_FORM, "/home": "Home", "/d/ds-small": drawn})
     first, sign_in, dashboard = check_observability("Grafana")
     assert (first.fits, sign_in.text) == (True, "as admin")
@@ -141,11 +151,51 @@ def test_the_jobs_of_prometheus_are_listed(
     assert [finding.fits for finding in check_observability("Prometheus")] == [True, True]
 
 
+SUPERSET_LOGIN_FORM = """<form action="/superset/welcome/">
+<input id="username"><input id="password"><button type="submit">Sign in</button></form>"""
+# What Superset draws instead of, or in, a chart.
+SUPERSET_CHART = """<div data-test="chart-grid-component" data-test-chart-name="{name}"><div class="slice_container">
+{content}</div></div>"""
+
+
+@pytest.mark.parametrize(
+    ("content", "fits", "text"),
+    [
+        ("<canvas></canvas>", True, "2 charts without an error"),
+        ('<p class="ant-empty">No results</p>', True, "2 charts without an error, 1 without rows"),
+        ('<p class="ant-alert-error">Data error</p>', False, "Data error"),
+        ("loading", False, "Locator expected to be visible"),
+    ],
+)
+def test_a_dashboard_of_superset_is_drawn_without_an_error(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, fits: bool, text: str
+) -> None:
+    files = []
+    for name in ("Orders", "Revenue"):
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(f"slice_name: {name}")
+    monkeypatch.setattr(browser, "SUPERSET_CHARTS", files)
+    monkeypatch.setattr(browser, "RENDERED_MS", 2_000)
+    monkeypatch.setenv("SHOP_SUPERSET_PORT", str(httpserver.port))
+    drawn = SUPERSET_CHART.format(name="Orders", content="<table><tr><td>1</td></tr></table>")
+    dashboard = drawn + SUPERSET_CHART.format(name="Revenue", content=content)
+    pages = {"/": "Superset", "/login/": SUPERSET_LOGIN_FORM, "/superset/welcome/": "Home"}
+    serve(httpserver, pages | {"/superset/dashboard/sales/": dashboard})
+    (site,) = browser.list_shop_sites()
+    with browser.open_page() as page:
+        _, sign_in, finding = browser.check_site(page, site, tmp_path)
+    assert sign_in.text == "as analyst"
+    assert finding.fits == fits, finding.text
+    assert text in finding.text
+
+
 def test_services_that_do_not_run_have_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    grafana, prometheus = find_free(2)
+    grafana, prometheus, superset = find_free(3)
     monkeypatch.setenv("OBSERVABILITY_GRAFANA_PORT", str(grafana))
     monkeypatch.setenv("OBSERVABILITY_PROMETHEUS_PORT", str(prometheus))
+    monkeypatch.setenv("SHOP_SUPERSET_PORT", str(superset))
     assert browser.list_observability_sites() == []
+    assert browser.list_shop_sites() == []
 
 
 @pytest.mark.parametrize(("query", "fits"), [("", True), ("?fault=empty", False), ("?fault=html", False)])

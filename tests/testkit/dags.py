@@ -84,7 +84,8 @@ def run_dag(settings: Any, dag_id: str, *runs: Run, timeout_s: int = 200) -> Run
     variables["PYTHONPATH"] += os.pathsep + str(ROOT / "airflow" / "plugins")
     home = Path(variables["AIRFLOW_HOME"])
     home.mkdir(exist_ok=True)
-    for arguments in (["-m", "airflow", "db", "migrate"], ["-c", _PROGRAM, dag_id]):
+    migrate = [] if (home / "airflow.db").exists() else [["-m", "airflow", "db", "migrate"]]
+    for arguments in (*migrate, ["-c", _PROGRAM, dag_id]):
         done = subprocess.run(
             [sys.executable, *arguments], cwd=home, env=variables, input=json.dumps(runs), capture_output=True,
             text=True, check=False, timeout=timeout_s,

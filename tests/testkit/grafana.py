@@ -1,7 +1,7 @@
-"""What Grafana asks Prometheus and Elasticsearch for a panel, and whether it gets an answer.
+"""What Grafana asks its data sources for a panel, and whether it gets an answer.
 
 It reads the JSON in infra/grafana/dashboards, and translates what those dashboards use: PromQL with Grafana's
-variables, and Elasticsearch's metrics by terms and by time.
+variables, Elasticsearch's metrics by terms and by time, and SQL with one macro.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
+import psycopg
 import requests
 from elasticsearch import Elasticsearch
 
-from infra.grafana.builder import TIME_FIELD, Dashboard, Needs, Panel, Query
+from infra.grafana.builder import TIME_FIELD, Dashboard, Needs, Panel, Query, Sql
 from infra.grafana.catalog import DASHBOARDS
 from jobs.clients import make_local_session
+from jobs.shop.database import GRAFANA, connect
 
 Json = dict[str, Any]
 
@@ -27,13 +32,16 @@ _METRIC = re.compile(
 )
 
 
+_TIME_FILTER = re.compile(r"\$__timeFilter\(([^)]*)\)")
+
+
 class QueryError(AssertionError):
-    """A source rejects a query."""
+    """A source rejects a query, or Grafana its answer."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The data sources, asked for the last `range_s` seconds.
+    """Prometheus and Elasticsearch, asked for the last `range_s` seconds.
 
     Attributes:
         prometheus: its URL.
@@ -108,6 +116,49 @@ class Sources:
         ]
 
 
+def count_rows(settings: Any, panel: Panel, target: Json) -> int:
+    """Run the SELECT of a panel as grafana_ro; count the rows in which it would show a value.
+
+    Raises:
+        QueryError: PostgreSQL rejects it, or its answer is not what the panel can draw.
+    """
+    statement = _substitute_macro(target["rawSql"], panel.last)
+    try:
+        with closing(connect(settings, GRAFANA)) as database:
+            cursor = database.execute(statement)
+            names = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    except psycopg.Error as error:
+        raise QueryError(f"{panel.title}: {error}") from error
+    if target["format"] == "time_series":
+        _check_series(panel, names, rows)
+    hidden = {"time", "metric"}
+    return sum(any(value is not None for name, value in row.items() if name not in hidden) for row in rows)
+
+
+def _substitute_macro(statement: str, last: str) -> str:
+    """Fill in the range of the panel, as Grafana does; the dashboards' own is an hour."""
+    until = datetime.now(UTC)
+    since = until - (timedelta(days=int(last.removesuffix("d"))) if last else timedelta(hours=1))
+    bounds = " AND ".join(f"'{time:%Y-%m-%dT%H:%M:%S.%fZ}'" for time in (since, until))
+    filled = _TIME_FILTER.sub(rf"\1 BETWEEN {bounds}", statement)
+    if "$" in filled:
+        raise QueryError(f"not translated: {statement}")
+    return filled
+
+
+def _check_series(panel: Panel, names: list[str], rows: list[Json]) -> None:
+    """What Grafana demands of a time series."""
+    times = [row.get("time") for row in rows]
+    values = [value for row in rows for name, value in row.items() if name not in {"time", "metric"}]
+    if "metric" in names and len(names) != 3:
+        raise QueryError(f"{panel.title}: its series would be named by column and metric")
+    if not all(isinstance(time, date) for time in times) or times != sorted(times):
+        raise QueryError(f"{panel.title}: no column `time` in rising order")
+    if not all(isinstance(value, int | float | Decimal | None) for value in values):
+        raise QueryError(f"{panel.title}: a value is no number")
+
+
 def _translate(bucket: Json) -> Json:
     """The body of a bucket aggregation, as Grafana's backend makes it."""
     settings = bucket["settings"]
@@ -137,13 +188,15 @@ def list_queries() -> Iterator[tuple[Dashboard, Panel, Query, Json]]:
 
 
 def find_empty_queries(sources: Sources, available: Collection[Needs] = ()) -> list[str]:
-    """The queries without an answer, apart from those that need what is not available.
+    """The queries without an answer, apart from those of the warehouse and those that need what is not available.
 
     Raises:
         QueryError: a source rejects a query, even one that may be empty.
     """
     empty = []
     for dashboard, panel, query, target in list_queries():
+        if isinstance(query, Sql):
+            continue
         count = sources.count_values(target)
         if not count and query.needs in ("", *available):
             asks = target.get("expr") or target["metrics"]

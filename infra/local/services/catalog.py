@@ -15,17 +15,20 @@ from infra.local.services import (
     exporter,
     gcs,
     kafka,
+    logstash,
     mysql,
     postgres,
     prometheus,
     redis,
     relay,
+    superset,
 )
 from jobs.settings import Settings
 
 SERVICES = (
     kafka.SERVICE,
     elasticsearch.SERVICE,
+    logstash.SERVICE,
     gcs.SERVICE,
     postgres.SERVICE,
     redis.SERVICE,
@@ -39,6 +42,7 @@ SERVICES = (
     exporter.SERVICE,
     prometheus.ALERTMANAGER,
     prometheus.PROMETHEUS,
+    superset.SERVICE,
 )
 
 

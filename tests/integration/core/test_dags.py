@@ -81,6 +81,7 @@ def test_dags_are_imported_without_errors(bag: Any) -> None:
         "dag_collect_flights",
         "dag_collect_weather",
         "dag_compute_cost",
+        "dag_forecast_revenue",
         "dag_import_csv",
         "dag_index_and_export",
         "dag_load_transactions",
@@ -186,6 +187,16 @@ def test_dags_are_scheduled_by_the_asset_and_the_clock(bag: Any) -> None:
     assert isinstance(index.timetable, AssetOrTimeSchedule)
     assert index.timetable.timetable.expression == "* * * * *"
     assert "rides_result" in str(index.timetable.asset_condition)
+
+
+def test_the_forecast_follows_the_tested_marts(bag: Any) -> None:
+    from airflow.sdk import Asset
+
+    transform, forecast = bag.dags["dbt_transform"], bag.dags["dag_forecast_revenue"]
+    assert {task.task_id: task.outlets for task in transform.tasks if task.outlets} == {"dbt_test": [Asset("marts")]}
+    assert "marts" in str(forecast.timetable.asset_condition)
+    assert (forecast.max_active_runs, forecast.catchup) == (1, False)
+    assert [(task.task_id, task.retries) for task in forecast.tasks] == [("ForecastRevenue", 2)]
 
 
 def test_plugins_are_not_imported_by_their_bare_names(bag: Any) -> None:

@@ -139,6 +139,7 @@ def test_airflow_responds_and_the_ride_dags_are_unpaused(demo: str, run: Run) ->
         "dag_collect_flights": True,
         "dag_collect_weather": True,
         "dag_compute_cost": False,
+        "dag_forecast_revenue": True,
         "dag_import_csv": True,
         "dag_index_and_export": False,
         "dag_load_transactions": True,

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobs.shop.database import ADMIN, DBT, ENGINEER, LOADER, READER, connect
+from jobs.shop.database import ADMIN, DBT, ENGINEER, FORECAST, LOADER, READER, connect
 from jobs.shop.transform import FailedTestsError, Results, run_command
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("dbt_environment")]
@@ -105,6 +105,16 @@ def read_history(settings: Any, transaction_id: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+def check_rights(settings: Any) -> None:
+    """Readers may read every mart, and change none that dbt makes."""
+    for role in ("bi_reader", FORECAST):
+        with connect(settings, ADMIN) as database:
+            database.execute(f"set role {role}")
+            assert all(database.execute(f"select count(*) from marts.{mart}").fetchone() for mart in MARTS)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                database.execute("delete from marts.fct_transactions")
+
+
 def check_failed_test(settings: Any) -> None:
     """A failed test is named, leaves its rows, and is in ops.dbt_results."""
     with connect(settings, DBT) as database:
@@ -122,6 +132,8 @@ def check_failed_test(settings: Any) -> None:
         ("positive_fct_transactions_amount", "pass", 0, "test"),
         (name, "fail", 1, "test"),
     ]
+    relation = "select relation from ops.dbt_results where status = 'fail'"
+    assert read(settings, relation) == [(f'"data_warehouse"."dbt_test_failures"."{name}"',)]
 
 
 @pytest.fixture
@@ -163,6 +175,7 @@ def test_transactions_end_in_one_mart_and_move_when_they_change(shop: Any) -> No
     dbt(shop, "build", "--exclude-resource-type", "unit_test")
     assert read_marts(shop) == before
     assert read_versions(shop) == versions
+    check_rights(shop)
 
     # Changes move transactions between the marts.
     change(shop, "pending", "success")
@@ -191,11 +204,7 @@ def test_transactions_end_in_one_mart_and_move_when_they_change(shop: Any) -> No
     dbt(shop, "run", "--full-refresh")
     assert read_marts(shop) == before
     check_balance(shop)
-    with connect(shop, ADMIN) as database:
-        database.execute("set role bi_reader")
-        assert all(database.execute(f"select count(*) from marts.{mart}").fetchone() for mart in MARTS)
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            database.execute("delete from marts.fct_transactions")
+    check_rights(shop)
 
     check_failed_test(shop)
 

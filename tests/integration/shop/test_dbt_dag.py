@@ -1,4 +1,4 @@
-"""The DAG dbt_transform, run by a real Airflow."""
+"""The DAGs dbt_transform and dag_forecast_revenue, run by a real Airflow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.shop.database import LOADER, READER, connect
-from jobs.shop.vertical import TRANSFORM_DAG
+from jobs.shop.vertical import FORECAST_DAG, TRANSFORM_DAG
 from tests.testkit.dags import Run, run_dag
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("dbt_environment")]
@@ -49,3 +49,25 @@ def test_the_dag_transforms_and_names_what_fails(warehouse: Any) -> None:
     assert off.tasks["source_freshness"] == ["failed", 3]
     assert "127.0.0.1:1 does not answer" in log
     assert "docker compose --profile shop up" in log
+
+
+FILL = """
+drop table if exists marts.fct_transactions;
+create table marts.fct_transactions as
+select current_date - back as occurred_on, 1000.0 + back % 5 as revenue, now() as ingested_at
+from generate_series(120, 1, -1) as back;
+grant select on marts.fct_transactions to shop_forecast
+"""
+
+
+def test_the_forecast_is_made_or_waits_for_more_days(warehouse: Any) -> None:
+    too_few = "delete from marts.fct_transactions where occurred_on < current_date - 50"
+    order, schedule, (made, short), log = run_dag(warehouse, FORECAST_DAG, Run(FILL), Run(too_few))
+    assert (order, schedule) == (["ForecastRevenue"], None)
+    assert made.tasks == {"ForecastRevenue": ["success", 1]}
+    assert "Mean absolute error of 196 forecasts for the last 34 days: model" in log
+    assert short.tasks == {"ForecastRevenue": ["skipped", 1]}
+    assert "needs 84 complete days of sales, and the marts have 50." in log
+    # The last forecast stays.
+    with connect(warehouse, READER) as database:
+        assert database.execute("select count(*) from marts.revenue_forecast").fetchall() == [(7,)]

@@ -17,6 +17,7 @@ from infra.local.environment import export_settings
 from jobs.clients import Systems
 from jobs.settings import ROOT
 from jobs.shop.database import LOADER, connect
+from jobs.shop.forecast import forecast_revenue
 from jobs.shop.ledger import Ledger, take_ledger
 from jobs.shop.page import write_page
 from jobs.shop.transform import run_command
@@ -57,7 +58,7 @@ def execute(loading: Loading, sql: str) -> None:
 
 @pytest.mark.usefixtures("dbt_environment")
 def test_everything_that_is_generated_is_in_one_place(loading: Loading) -> None:
-    straight = ("--to", "postgres", "--history", "30d", "--per-day", "30", "--faulty", "0.05", "--duplicates", "0.05")
+    straight = ("--to", "postgres", "--history", "90d", "--per-day", "10", "--faulty", "0.05", "--duplicates", "0.05")
     kafka = ("--to", "kafka", "--rate", "0", "--seed", "5", "--count", "1500", "--faulty", "0.1", "--duplicates", "0.1")
     generate(loading, *straight)
     generate(loading, *kafka)
@@ -113,6 +114,12 @@ def test_everything_that_is_generated_is_in_one_place(loading: Loading) -> None:
     text = write_page(loading.settings).read_text(encoding="utf-8")
     assert text.count("<svg") == 4
     assert text.count("<table") == 2
+    assert "There is no forecast yet" in text
+    forecast = forecast_revenue(loading.settings)
+    text = write_page(loading.settings).read_text(encoding="utf-8")
+    assert text.count("<svg") == 5
+    assert forecast.score.verdict in text
+    assert f"{forecast.days[6].day}: {forecast.days[6].predicted:,.2f}" in text
     assert f"{ledger.marts.accepted:,}" in text
     assert "unknown_client" in text
 

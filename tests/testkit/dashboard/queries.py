@@ -37,7 +37,7 @@ Column = tuple[str, Json]  # its id and its definition in Lens
 
 @dataclass(frozen=True)
 class Rides:
-    """The rides of an index in a time range, queried like Kibana.
+    """The rides, or other documents, of an index in a time range, queried like Kibana.
 
     Both ends have a time zone and are included. Every query raises ConfigurationError if the panel uses a feature that
     is not translated.
@@ -47,6 +47,7 @@ class Rides:
     index: str
     start: datetime
     end: datetime
+    time_field: str = "ts"
 
     def of_lens(self, panel: SavedObject, layer_id: str) -> list[Row]:
         """The table that Lens draws a layer from: one row per innermost bucket, values by column id.
@@ -119,10 +120,10 @@ class Rides:
         return [{field: hit["fields"][field][0] for field in fields} for hit in answer["hits"]["hits"]]
 
     def _query(self, query: Json, filters: list[Json]) -> Json:
-        if query["query"] or filters:
-            raise ConfigurationError(f"A query ({query['query']!r}) and filters are not translated.")
+        if query["query"] or any(one["meta"]["negate"] or one["meta"]["disabled"] for one in filters):
+            raise ConfigurationError(f"A query ({query['query']!r}) and negated filters are not translated.")
         ends = {"gte": self.start.isoformat(), "lte": self.end.isoformat(), "format": "strict_date_optional_time"}
-        return {"bool": {"filter": [{"range": {"ts": ends}}]}}
+        return {"bool": {"filter": [{"range": {self.time_field: ends}}, *(one["query"] for one in filters)]}}
 
     def _map_query(self, panel: SavedObject, source: Json) -> Json:
         if not (source["applyGlobalTime"] and source["applyGlobalQuery"]):
@@ -136,6 +137,10 @@ class Rides:
             name: {METRICS[column["operationType"]]: {"field": column["sourceField"]}}
             for name, column in columns
             if column["operationType"] in METRICS
+        } | {
+            name: {"percentiles": {"field": column["sourceField"], "percents": [column["params"]["percentile"]]}}
+            for name, column in columns
+            if column["operationType"] == "percentile"
         }
         aggregations = metrics
         for name, column in reversed(columns):
@@ -159,6 +164,9 @@ class Rides:
                 ends = {"min": _ms(self.start), "max": _ms(self.end)}
                 histogram |= {"min_doc_count": 0, "extended_bounds": ends}
             return {"date_histogram": histogram}
+        if column["operationType"] == "range" and params["type"] == "range":
+            ranges = [{"key": item["label"], "from": item["from"], "to": item["to"]} for item in params["ranges"]]
+            return {"range": {**field, "ranges": ranges}}
         if column["operationType"] == "terms" and not params["otherBucket"] and not params["missingBucket"]:
             by = {"alphabetical": "_key", "column": params["orderBy"].get("columnId")}[params["orderBy"]["type"]]
             if by in columns and columns[by]["operationType"] == "count":
@@ -199,6 +207,8 @@ def _metric(name: str, column: Json, bucket: Json, interval_s: int) -> float | N
         value: float | None = bucket["doc_count"]
     elif column["operationType"] in METRICS:
         value = bucket[name]["value"]
+    elif column["operationType"] == "percentile":
+        (value,) = bucket[name]["values"].values()
     else:
         raise ConfigurationError(f"Column {name}: {column['operationType']} is not translated.")
     if not bucket["doc_count"] and column.get("params", {}).get("emptyAsNull"):

@@ -10,7 +10,8 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from jobs import __main__ as command_line
 from jobs.airflow_api import LastRun
 from jobs.cli import app as shared
-from jobs.cli import dead_letters, flow, ledger, observability, rides, stack, zones
+from jobs.cli import dead_letters, flow, ledger, observability, rides, shop, stack, zones
 from jobs.kafka import replay, topics
 from jobs.kafka.lag import Lag
 from jobs.kafka.offsets import Committed, HeldBack
@@ -36,10 +37,12 @@ from jobs.observability.status import (
     LedgerState,
     Part,
     Status,
+    WarehouseState,
 )
 from jobs.rides.ops import trace
 from jobs.rides.ops.ledger import Ledger
 from jobs.rides.zones import Revenue, Zone, Zones
+from jobs.shop.predictions import Day, Forecast, Score
 from jobs.terminal import make_console
 from jobs.tracing import LogLine, Sighting
 from jobs.verticals import find_verticals
@@ -76,7 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
             patch.setenv("COLUMNS", str(columns or 40))
             patch.setattr(sys, "stdout", Terminal() if columns else io.StringIO())
             console = make_console()
-            for module in (shared, dead_letters, flow, ledger, observability, rides, stack, zones):
+            for module in (shared, dead_letters, flow, ledger, observability, rides, shop, stack, zones):
                 patch.setattr(module, "console", console)
             done = CliRunner().invoke(command_line.app, arguments)
         assert done.exit_code == exit_code, (done.output, done.exception)
@@ -90,7 +93,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 
 def test_all_commands_use_one_console() -> None:
-    modules = (dead_letters, flow, ledger, observability, rides, stack, zones)
+    modules = (dead_letters, flow, ledger, observability, rides, shop, stack, zones)
     assert all(module.console is shared.console for module in modules)
 
 
@@ -185,6 +188,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Status:
         dags=[DagState("dag_index_and_export", False, run, 300.0), DagState("dag_zones_score", True, None, math.inf)],
         dead_letters=[DeadLetterState("rides", "rides_dlq", BIG, {"invalid_json": 90, NASTY: 2})],
         ledgers=[LedgerState("rides", "lost_or_doubled", 480.0, 7, 0, 1)],
+        warehouse=WarehouseState(row_age_s=30.0, backup_age_s=None, failed_tests=2),
         alerts=[Alert("LagGrowing", "firing", "warning", f"The lag {NASTY} grows", "docs/x.md#laggrowing", "")],
         notes=[f"Airflow said {NASTY}"],
     )
@@ -202,6 +206,7 @@ def test_the_status_is_shown_whole_and_escaped(run: Run, columns: int | None) ->
     for word in (f"{BIG:,}", "25", "1,234,567", "4.5", "≤", "∞", "invalid_json", "dag_index_and_export.PutGCP"):
         assert word in text
     assert f"Airflow said {NASTY_SHOWN}" in text
+    assert "warehouse: newest row 30 s old, 2 failed tests of dbt, no backup yet" in text
 
 
 @pytest.mark.usefixtures("watched")
@@ -211,6 +216,40 @@ def test_the_status_as_json(run: Run) -> None:
     assert document["groups"][1] == {"group": "ticket_processor", "topic": NASTY, "offsets": None, "age_s": None}
     assert [dag["fresh_within_s"] for dag in document["dags"]] == [300, None]
     assert document["ledgers"][0]["verdict"] == "lost_or_doubled"
+    assert document["warehouse"] == {"row_age_s": 30, "backup_age_s": None, "failed_tests": 2}
+
+
+# --- forecast -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> Forecast:
+    until, trained_at = date(2026, 6, 30), datetime(2026, 7, 1, tzinfo=UTC)
+    amounts = [Decimal(f"{BIG}.{cents}") for cents in (50, 25, 75, 99)]
+    days = tuple(Day(until + timedelta(days=ahead), *amounts, until, trained_at) for ahead in range(1, 8))
+    forecast = Forecast(days, Score(196, 34, 2.0 * BIG, 0.9 * BIG, 1.0 * BIG))
+    monkeypatch.setattr("jobs.shop.forecast.forecast_revenue", lambda settings: forecast)
+    return forecast
+
+
+@pytest.mark.usefixtures("predicted")
+@at_every_width
+def test_the_forecast_shows_whole_figures(run: Run, columns: int | None) -> None:
+    text = " ".join(run("shop", "forecast", columns=columns).replace("│", " ").split())
+    for cents in (50, 25, 75, 99):
+        assert len(re.findall(rf"\b{BIG:,}\.{cents}\b", text)) == 7
+    assert "Wed 2026-07-01" in text
+    assert "of 196 forecasts for the last 34 days: model 14,356,574,210.70 (45.0% of the revenue)" in text
+    assert "The model beats the same weekday of the week before by 10.0%." in text
+
+
+@pytest.mark.usefixtures("predicted")
+def test_the_forecast_as_json(run: Run) -> None:
+    document = json.loads(run("shop", "forecast", "--json"))
+    assert document["is_better"] is True
+    assert document["score"]["model_error"] == 0.9 * BIG
+    assert [day["day"] for day in document["days"]] == [f"2026-07-0{number}" for number in range(1, 8)]
+    assert document["days"][0]["predicted"] == f"{BIG}.50"
 
 
 # --- dlq ------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_one_failed_cleanup_does_not_stop_the_others(
 
     monkeypatch.setattr(cleanup, "clean_index", away)
     monkeypatch.setattr(cleanup, "clean_database", lambda *_: "done")
+    monkeypatch.setattr(cleanup, "clean_log_indices", lambda *_: "done")
     assert not cleanup.clean_up(dry_run=False)
     printed = capsys.readouterr().out
     assert "error: it is [away]" in printed

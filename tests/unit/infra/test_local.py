@@ -76,7 +76,7 @@ def test_services_start_after_those_that_they_depend_on() -> None:
             "departures",
             "alertmanager",
         ],
-        ["relay", "airflow"],
+        ["logstash", "relay", "airflow", "superset"],
         ["exporter"],
         ["prometheus"],
     ]

@@ -12,7 +12,16 @@ from jobs import airflow_api
 from jobs.airflow_api import Dag, LastRun
 from jobs.errors import ServiceUnavailableError
 from jobs.observability import status
-from jobs.observability.status import Alert, DeadLetterState, GroupState, Held, Part, Series, read_status
+from jobs.observability.status import (
+    Alert,
+    DeadLetterState,
+    GroupState,
+    Held,
+    Part,
+    Series,
+    WarehouseState,
+    read_status,
+)
 from jobs.observability.vertical import ObservabilitySettings
 
 EXPORTER = """\
@@ -44,6 +53,8 @@ datastream_ledger_timestamp_seconds{vertical="rides"} 1000.0
 datastream_ledger_lost{vertical="rides"} 7.0
 datastream_ledger_doubled{vertical="rides"} 0.0
 datastream_ledger_faults{vertical="rides"} 1.0
+datastream_warehouse_last_ingested_timestamp_seconds 1060.0
+datastream_dbt_failed_tests 2.0
 """
 # As in Docker, where other exporters serve it.
 FEDERATED = """\
@@ -104,6 +115,7 @@ def test_the_exporter_is_enough(httpserver: HTTPServer, settings: ObservabilityS
         0,
         1,
     )
+    assert now.warehouse == WarehouseState(row_age_s=30, backup_age_s=None, failed_tests=2)
     assert now.alerts is None
     (note,) = now.notes
     assert "alerts are unknown" in note

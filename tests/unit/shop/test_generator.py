@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -116,3 +117,25 @@ def test_an_incident_has_more_errors(tmp_path: Path) -> None:
         shares.append(path.read_text().count('"ERROR"') / 500)
     assert shares[0] < 0.06
     assert shares[1] > 0.25
+
+
+def test_faulty_and_repeated_log_lines(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    log = ApplicationLog(path, 7, is_incident=False, faulty=0.1, duplicates=0.1)
+    for _ in range(2_000):
+        log.write()
+    log.close()
+    lines = path.read_text().splitlines()
+    repeated = len(lines) - len(set(lines))
+    assert 150 < repeated < 250
+    assert 150 < len(lines) - 2_000 - repeated < 250
+    parsed = []
+    for line in lines:
+        with suppress(ValueError):
+            parsed.append(json.loads(line))
+    assert len(lines) - len(parsed) > 20, "some are not JSON"
+    assert any(isinstance(line, list) for line in parsed)
+    events = [line for line in parsed if isinstance(line, dict)]
+    assert any("timestamp" not in event for event in events)
+    assert any(event["status_code"] == "OK" for event in events)
+    assert 150 < sum(event.get("host") == "a" for event in events) < 300
