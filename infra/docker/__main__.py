@@ -16,7 +16,7 @@ from infra.kibana.saved_objects import Key, Kibana
 from infra.preflight import Finding, demand, show
 from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, DatastreamError, ServiceUnavailableError
-from jobs.settings import LOOPBACK, ROOT, Settings, load
+from jobs.settings import LOOPBACK, Settings, load
 from jobs.terminal import escape, make_console, print_error, print_pairs
 from jobs.verticals import find_verticals
 
@@ -33,7 +33,7 @@ console = make_console()
 def env() -> None:
     """Write .env, or the secrets of ENV, with generated secrets, unless it exists."""
     is_new = environment.write()
-    name = environment.FILE.relative_to(ROOT)
+    name = environment.FILE_NAME
     console.print(
         f"Wrote {name} with generated secrets. `grep PASSWORD {name}` shows them."
         if is_new
@@ -71,7 +71,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     if not yes:
         typer.confirm(f"Delete all data of the Docker stack ({', '.join(volumes)})?", abort=True)
     compose.down("--volumes")
-    console.print(f"Deleted. Kept {environment.FILE.relative_to(ROOT)} and the images.")
+    console.print(f"Deleted. Kept {environment.FILE_NAME} and the images.")
 
 
 @app.command()
@@ -140,7 +140,7 @@ def print_addresses(settings: Settings) -> None:
         ("Kafka-UI", f"http://localhost:{settings.kafka_ui_port}"),
         ("Elasticsearch", f"{settings.es_url}  login elastic, ELASTIC_PASSWORD"),
         ("Kafka", settings.bootstrap_servers),
-        ("Passwords", f"grep PASSWORD {environment.FILE.relative_to(ROOT)}"),
+        ("Passwords", f"grep PASSWORD {environment.FILE_NAME}"),
         ("Test", "make smoke"),
         ("Stop", "make down (keeps the data); make clean (deletes it)"),
     )

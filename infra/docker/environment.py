@@ -15,6 +15,8 @@ from jobs.verticals import merge_settings
 SETTINGS = list_env_files()[0]
 IS_NAMED = SETTINGS.name != ".env"
 FILE = SETTINGS.with_suffix(".secrets.env") if IS_NAMED else SETTINGS
+# As a user at the root would write it.
+FILE_NAME = FILE.relative_to(ROOT) if FILE.is_relative_to(ROOT) else FILE
 # `docker compose -f infra/docker-compose.yml` reads this file instead.
 LINK = ROOT / "infra" / ".env"
 

@@ -28,7 +28,7 @@ alter role shop_reader set statement_timeout = '60s';
 alter role grafana_ro connection limit 10;
 alter role grafana_ro set default_transaction_read_only = on;
 alter role grafana_ro set statement_timeout = '30s';
-alter role superset_ro connection limit 10;
+alter role superset_ro connection limit 20; -- one for each thread of Superset
 alter role superset_ro set default_transaction_read_only = on;
 alter role superset_ro set statement_timeout = '30s';
 

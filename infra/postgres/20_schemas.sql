@@ -171,7 +171,7 @@ create table if not exists ops.backups (
 create table if not exists marts.revenue_forecast (
     day date primary key,
     predicted numeric(14, 2) not null,
-    -- 80 % of the evaluated days are between these.
+    -- The interval held 80 % of the evaluated forecasts.
     lower numeric(14, 2) not null,
     upper numeric(14, 2) not null,
     -- The revenue of the same weekday in the last known week.

@@ -27,7 +27,7 @@ grant select on all tables in schema marts, ops, dbt_test_failures to bi_reader;
 alter default privileges for role dbt in schema marts, ops, dbt_test_failures grant select on tables to bi_reader;
 grant bi_reader to shop_reader, data_engineer, grafana_ro, superset_ro;
 
-grant usage on schema marts, ops to shop_forecast, shop_backup;
+grant usage on schema marts to shop_forecast;
 grant select on all tables in schema marts to shop_forecast;
 alter default privileges for role dbt in schema marts grant select on tables to shop_forecast;
 grant insert, delete on marts.revenue_forecast, marts.revenue_forecast_evaluation to shop_forecast;

@@ -40,8 +40,8 @@ NO_DRIVER = (
     "make superset."
 )
 WRONG_KEY = (
-    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again "
-    "(without Docker it was in .local/secrets/superset_secret_key), or encrypt them with the new one: set "
+    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again (without "
+    "Docker it was in .local/secrets/superset_secret_key). In Docker you can encrypt them with the new one instead: set "
     "SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
     "docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset-init."
 )
@@ -296,9 +296,11 @@ def set_analyst_role(datasets: set[str]) -> None:
         *sorted(security_manager.PUBLIC_ROLE_PERMISSIONS | ANALYST_PERMISSIONS),
         *(("datasource_access", table.get_perm()) for table in tables),
     ]
-    permissions = [security_manager.find_permission_view_menu(*pair) for pair in wanted]
+    permissions = {pair: security_manager.find_permission_view_menu(*pair) for pair in wanted}
+    if unknown := [" ".join(pair) for pair, permission in permissions.items() if permission is None]:
+        report(f"warning: this Superset has no permission {', '.join(unknown)}. The role {ANALYST_ROLE} goes without.")
     role = security_manager.add_role(ANALYST_ROLE)
-    role.permissions = list(filter(None, permissions))
+    role.permissions = [permission for permission in permissions.values() if permission is not None]
     db.session.commit()
 
 

@@ -13,6 +13,7 @@ import msgspec
 _HEAD_BYTES = 1024
 _BATCH_LINES = 500
 _BATCH_BYTES = 2**22
+_KEPT_POSITIONS = 100  # more than there are files
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -115,7 +116,8 @@ class Tail:
         """The next lines with their files, some at a time. They come again until they are committed."""
         found: list[tuple[Path, bytes]] = []
         size = 0
-        self._reached = {}
+        # Not only those of the files that are seen: one may be about to be renamed.
+        reached = dict(self._committed)
         for path in list_files(self._pattern):
             try:
                 file = path.open("rb")
@@ -130,7 +132,10 @@ class Tail:
                     size += len(line)
                     offset += len(line)
                 status = os.fstat(file.fileno())
-                self._reached[status.st_dev, status.st_ino] = Position.take(file, offset)
+                inode = status.st_dev, status.st_ino
+                reached.pop(inode, None)  # to the end
+                reached[inode] = Position.take(file, offset)
+        self._reached = dict(list(reached.items())[-_KEPT_POSITIONS:])
         return found
 
     def commit(self) -> None:

@@ -121,7 +121,7 @@ def count_logs(systems: Systems[ShopSettings]) -> Logs | None:
                     elif not line.is_passed:
                         counts["pending"] += 1
                     else:
-                        counts["expired" if line.index < oldest_kept else "lost"] += 1
+                        counts["expired" if line.index and line.index < oldest_kept else "lost"] += 1
                     continue
                 counts["doubled"] += is_document and rejection is not None
                 key = _digest(f"{line.index} {line.id}" if is_document else line.fingerprint)

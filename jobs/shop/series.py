@@ -49,6 +49,8 @@ def read_series(settings: ShopSettings) -> Iterator[Metric]:
     options = f"-c timezone=UTC -c statement_timeout={TIMEOUT_S * 1000}"
     with closing(connect(settings, READER, connect_timeout=TIMEOUT_S, options=options)) as database:
         values = database.execute(_READ).fetchone() or ()
+    interval = settings.shop_backup_hours * 3_600
+    yield GaugeMetricFamily("datastream_warehouse_backup_interval_seconds", "SHOP_BACKUP_HOURS", value=interval)
     for (name, text), value in zip(_SERIES, values, strict=True):
         family = GaugeMetricFamily(name, text)
         if value is not None:

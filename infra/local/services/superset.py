@@ -37,7 +37,12 @@ def set_up(settings: Any) -> None:
     paths = Paths(settings.datastream_state)
     command = [str(PYTHON), str(FOLDER / "init.py"), "--require-marts"]
     environment = make_base(paths) | make_environment(settings)
-    done = subprocess.run(command, env=environment, check=False, timeout=SET_UP_TIMEOUT_S)
+    try:
+        done = subprocess.run(command, env=environment, check=False, timeout=SET_UP_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ServiceFailedError(
+            f"Superset's set-up took more than {SET_UP_TIMEOUT_S} s. Is another one running? Run make superset again."
+        ) from error
     if done.returncode:
         raise ServiceFailedError(f"Superset's set-up ended with {done.returncode}; see the reason above.")
 

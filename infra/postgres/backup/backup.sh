@@ -62,6 +62,7 @@ dump() {
             return
         fi
         is_full && break
+        run sleep "$attempt"
         check_connection "$DATABASE" SHOP_BACKUP_PASSWORD
     done
     fail_to "dump $DATABASE"

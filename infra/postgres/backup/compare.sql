@@ -7,7 +7,7 @@
 \o
 create temporary table expected (relation text, item text, value text);
 create temporary table restored (like expected);
-\copy expected from program 'grep -v ^backup "$DRILL_MANIFEST"' with (format csv, delimiter E'\t', quote E'\b')
+\copy expected from program 'grep -v -P "^backup\t" "$DRILL_MANIFEST"' with (format csv, delimiter E'\t', quote E'\b')
 \copy restored from program 'cat "$DRILL_RESTORED"' with (format csv, delimiter E'\t', quote E'\b')
 
 \o :differences

@@ -20,6 +20,7 @@ main() {
     check_files "$backup" "$dump"
 
     drop_scratch_databases # what a killed drill left
+    check_space
     scratch=$PREFIX$$
     work=$(mktemp --directory)
     trap clean_up EXIT
@@ -41,10 +42,20 @@ fail_without_backup() {
     fail "there is no complete backup in $FOLDER. Make one: make backup"
 }
 
+# The copy is on the disk of the running server, which a full disk would stop.
+check_space() {
+    local folder size free
+    folder=$(ask postgres "show data_directory") size=$(ask postgres "select pg_database_size('$DATABASE')")
+    free=$(df --output=avail --block-size=1 "$folder" | tail -n 1)
+    ((free >= size * 6 / 5)) || fail "the disk of $folder is full: $((free >> 20)) MiB are free, the drill needs about" \
+        "$((size * 6 / 5 >> 20)) MiB. Free some space, then run this again."
+}
+
 advise() {
-    local older
-    older=$(list_backups | tail -n 2 | head -n 1)
-    if [[ $older == "$(basename "$backup")" ]]; then
+    local older name
+    name=$(basename "$backup")
+    older=$(list_backups | sed "/^$name$/,\$d" | tail -n 1)
+    if [[ -z $older ]]; then
         printf 'Make another: make backup'
     else
         printf 'Make another (make backup); the one before is %s.' "$FOLDER/$older"

@@ -9,12 +9,16 @@ readonly INTERVAL_S=$((SHOP_BACKUP_HOURS * 3600))
 
 main() {
     trap 'stop_child; exit 0' TERM INT HUP
-    local wait_s
+    local wait_s has_failed=0
     while true; do
         wait_s=$((INTERVAL_S - $(age)))
-        if ((wait_s <= 0)) && ! run bash "$HERE/backup.sh"; then
-            printf 'Trying again in %s s.\n' "$RETRY_S" >&2
-            wait_s=$RETRY_S
+        # After a failure also if there is a new backup: ops.backups may not have it.
+        if ((has_failed || wait_s <= 0)); then
+            has_failed=0
+            if ! run bash "$HERE/backup.sh"; then
+                has_failed=1 wait_s=$RETRY_S
+                printf 'Trying again in %s s.\n' "$RETRY_S" >&2
+            fi
         fi
         ((wait_s <= 0)) || run sleep "$wait_s" || true
     done

@@ -188,6 +188,11 @@ def test_the_ledger_tells_pending_lost_and_changed_lines(shipping: Shipping) -> 
     logs = shipping.count()
     assert (logs.documents, logs.duplicates, logs.pending, logs.lost) == (4, 1, 2, 1)
     assert "≠" in logs.note
+    assert shipping.ship().rejected == 1
+    shipping.client.indices.delete(index=shipping.settings.shop_rejected_logs_index)
+    assert (shipping.count().rejected, shipping.count().lost) == (0, 2), "a rejected line does not expire"
+    shipping.write("no JSON, neither")
+    shipping.ship()
     old = log_line(timestamp="2026-01-01T00:00:00Z")
     shipping.write(old)
     shipping.ship()
@@ -195,7 +200,7 @@ def test_the_ledger_tells_pending_lost_and_changed_lines(shipping: Shipping) -> 
     assert old["log_id"] in shipping.documents()
     assert delete_expired_indices(shipping.client) == ["app-logs-2026.01.01"]
     assert old["log_id"] not in shipping.documents()
-    assert (shipping.count().expired, shipping.count().lost) == (1, 1)
+    assert (shipping.count().expired, shipping.count().lost) == (1, 2)
 
 
 # --- Kibana ---------------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ def run(settings: Any, role: str, *statements: str) -> None:
 
 
 def read(settings: Any) -> dict[str, float]:
-    return {sample.name: sample.value for metric in read_series(settings) for sample in metric.samples}
+    values = {sample.name: sample.value for metric in read_series(settings) for sample in metric.samples}
+    assert values.pop("datastream_warehouse_backup_interval_seconds") == 24 * 3_600
+    return values
 
 
 @pytest.fixture

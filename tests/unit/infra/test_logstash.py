@@ -203,6 +203,8 @@ def test_the_ledger_looks_for_a_line_where_the_pipeline_puts_it(line: str) -> No
     [
         (200, 450, "0", "0"),
         (500, 451, "1", "1"),
+        (500, 450.5, "1", "1"),
+        (500, 450.0, "1", "0"),
         (404, 1_000, "0", "1"),
         ("OK", "long", None, None),
         (None, 5.5, None, "0"),

@@ -56,6 +56,15 @@ def test_a_renamed_file_is_finished_first(log: Path, tail: Tail) -> None:
     assert take(reopen(log)) == []
 
 
+def test_a_file_that_is_not_seen_for_a_moment_keeps_its_position(log: Path, tail: Tail) -> None:
+    log.write_bytes(b"a\n")
+    take(tail)
+    hidden = log.rename(log.with_name("hidden"))
+    assert take(tail) == []
+    hidden.rename(log)
+    assert take(tail) == []
+
+
 @pytest.mark.parametrize("content", [b"x\n", b"x\ny\nz\n"])
 def test_a_truncated_file_starts_again(log: Path, tail: Tail, content: bytes) -> None:
     log.write_bytes(b"a\nb\n")

@@ -49,6 +49,8 @@ def run(folder: Path, port: int, stopped: Signal) -> None:
             tail.commit()
         except OSError:
             logging.exception("Cannot keep the position. The lines will be sent again")
+            stopped.wait(PAUSE_S)
+            continue
         LINES.inc(len(lines))
         if not lines:
             stopped.wait(PAUSE_S)
