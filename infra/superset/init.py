@@ -40,8 +40,8 @@ NO_DRIVER = (
     "make superset."
 )
 WRONG_KEY = (
-    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again (without "
-    "Docker it was in .local/secrets/superset_secret_key). In Docker you can also re-encrypt them: set "
+    "Superset's database has secrets that another SHOP_SUPERSET_SECRET_KEY has encrypted. Set the old key again "
+    "(without Docker it was in .local/secrets/superset_secret_key). In Docker you can also re-encrypt them: set "
     "SHOP_SUPERSET_PREVIOUS_SECRET_KEY to the old key and run "
     "docker compose --profile bi run --rm -e SHOP_SUPERSET_PREVIOUS_SECRET_KEY superset-init."
 )
