@@ -210,7 +210,7 @@ def test_the_consumer_rejects_each_fault_for_its_reason(label: str) -> None:
         assert isinstance(outcome, dict)
         before = consume(record.value)
         assert isinstance(before, dict)
-        assert {name for name in outcome if outcome[name] != before[name]} == {"ville_source"}
+        assert {name for name in outcome if outcome[name] != before[name]} - {"arrived"} == {"ville_source"}
         VALIDATOR.validate(json.loads(faulty))
     else:
         assert outcome == label.partition("/")[0]
@@ -224,5 +224,7 @@ def test_the_mixer_makes_each_fault() -> None:
     assert labels == {*FAULTS, "observation"}
     assert {label.partition("/")[0] for label in FAULTS} - {OTHER_FORM} == set(Reason) - {
         Reason.INVALID_BASE64,  # the client encodes
+        Reason.TOO_DEEP,
         Reason.REFUSED,
+        Reason.UNEXPECTED,
     }

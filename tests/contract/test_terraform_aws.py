@@ -102,7 +102,10 @@ def test_the_names_are_those_of_the_vertical() -> None:
 
 def test_the_tables_have_the_keys_of_the_items() -> None:
     keys = {"latest": ("ville", None), "history": ("ville", lambda_consumer.KEY), "rejects": ("shard", "sequence#part")}
-    record = {"kinesis": {"data": "!", "sequenceNumber": "7"}, "eventID": "shardId-0:7"}
+    record = {
+        "kinesis": {"data": "!", "sequenceNumber": "7", "approximateArrivalTimestamp": 1_731_400_000.5},
+        "eventID": "shardId-0:7",
+    }
     error = lambda_consumer.RejectedError(lambda_consumer.Reason.INVALID_BASE64, "")
     (reject,) = lambda_consumer.make_rejects(record, error)
     assert {"shard", "sequence#part"} <= set(reject)
