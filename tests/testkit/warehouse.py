@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.local.isolation import isolated_settings
 from infra.local.services.catalog import local_stack
-from jobs.shop.database import ADMIN, DBT, connect
+from jobs.shop.database import ADMIN, connect
 from tests.testkit.stack import guarded
 
 # Tables in dbt's schemas that infra/postgres makes.
@@ -34,7 +34,6 @@ def empty_warehouse(settings: Any) -> None:
     with connect(settings, ADMIN) as database:
         tables = database.execute("select tablename from pg_tables where schemaname = 'raw'").fetchall()
         database.execute("truncate " + ", ".join(f"raw.{table}" for (table,) in tables))
-    with connect(settings, DBT) as database:
         database.execute(f"truncate {', '.join(WRITTEN)}")
         for schema, name, kind in database.execute(
             "select table_schema, table_name, table_type from information_schema.tables "
