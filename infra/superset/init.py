@@ -292,13 +292,12 @@ def set_analyst_role(datasets: set[str]) -> None:
     from superset.connectors.sqla.models import SqlaTable
 
     tables = db.session.query(SqlaTable).filter(SqlaTable.uuid.in_(datasets))
-    wanted = [
-        *sorted(security_manager.PUBLIC_ROLE_PERMISSIONS | ANALYST_PERMISSIONS),
-        *(("datasource_access", table.get_perm()) for table in tables),
-    ]
+    own = [*sorted(ANALYST_PERMISSIONS), *(("datasource_access", table.get_perm()) for table in tables)]
+    # Superset's list has permissions of pages that it does not have.
+    wanted = [*sorted(security_manager.PUBLIC_ROLE_PERMISSIONS), *own]
     permissions = {pair: security_manager.find_permission_view_menu(*pair) for pair in wanted}
-    if unknown := [" ".join(pair) for pair, permission in permissions.items() if permission is None]:
-        report(f"warning: this Superset has no permission {', '.join(unknown)}. The role {ANALYST_ROLE} goes without.")
+    if unknown := [" ".join(pair) for pair in own if permissions[pair] is None]:
+        raise SetUpError(f"This Superset has no permission {', '.join(unknown)}, which the role {ANALYST_ROLE} needs.")
     role = security_manager.add_role(ANALYST_ROLE)
     role.permissions = [permission for permission in permissions.values() if permission is not None]
     db.session.commit()
