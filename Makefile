@@ -54,6 +54,9 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 export PYTHONPATH := $(CURDIR)
 
+# Whether a service of the stack runs in Docker, for the shell.
+RUNS_IN_DOCKER = test -n "$$(docker compose --profile '*' ps --quiet --status running $(1) 2>/dev/null)"
+
 .DEFAULT_GOAL := help
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -231,7 +234,7 @@ restore-drill: install-tools  ## Restore the newest backup into a scratch databa
 	@$(call AT_WAREHOUSE,warehouse,restore_drill.sh,restore-drill)
 
 # In Docker, the backups are in a volume. The drill runs where the administrator needs no password.
-AT_WAREHOUSE = if test -n "$$(docker compose --profile shop ps --quiet --status running warehouse-backup 2>/dev/null)"; \
+AT_WAREHOUSE = if $(call RUNS_IN_DOCKER,warehouse-backup); \
 	then docker compose --profile shop exec --user postgres $(1) bash /opt/datastream/backup/$(2); \
 	else $(PY) -m infra.local $(3); fi
 
@@ -315,8 +318,8 @@ offsets: install-tools  ## Set a group's offsets: GROUP=dag_compute_cost TO=kept
 		$(or $(TO),$(error to which offset? make offsets GROUP=$(GROUP) TO=kept)) $(if $(YES),--yes)
 
 # In Docker, staged files and topic ids are in a volume: a DAG's group is set in the scheduler's container.
-AT_TASKS = $(if $(filter dag_%,$(GROUP)),$(or $(shell test -z "$$(docker compose ps --quiet --status running \
-	airflow-scheduler 2>/dev/null)" || echo docker compose exec airflow-scheduler python),$(PY)),$(PY))
+AT_TASKS = $(if $(filter dag_%,$(GROUP)),$(or $(shell $(call RUNS_IN_DOCKER,airflow-scheduler) && \
+	echo docker compose exec airflow-scheduler python),$(PY)),$(PY))
 
 reindex: install-tools  ## Rebuild the Elasticsearch index from Parquet; the DAGs may keep running
 	@$(PY) -m jobs reindex
@@ -326,7 +329,7 @@ reprocess: install-tools  ## Price a window of ride time again: FROM=2026-01-05 
 		$(or $(TO),$(error until when? make reprocess FROM=2026-01-05 TO=2026-01-06)) $(if $(YES),--yes)
 
 cleanup: install-tools  ## Delete what is past the retention in .env (Docker: runs daily); DRY_RUN=1 only lists it
-	@if test -n "$$(docker compose ps --quiet --status running airflow-cleanup 2>/dev/null)"; \
+	@if $(call RUNS_IN_DOCKER,airflow-cleanup); \
 		then docker compose exec airflow-cleanup python -m infra.cleanup $(if $(DRY_RUN),--dry-run); \
 		else $(PY) -m infra.local cleanup $(if $(DRY_RUN),--dry-run); fi
 

@@ -181,13 +181,7 @@ def list_shop_sites() -> list[Site]:
 
 
 def sign_in_to_superset(page: Page, site: Site) -> str:
-    user, password = site.login
-    page.goto(f"{site.url}/login/")
-    page.locator("#username").fill(user)
-    page.locator("#password").fill(password)
-    page.locator('[type="submit"]').click()
-    page.wait_for_url(lambda url: "/login" not in url)
-    return f"as {user}"
+    return _sign_in(page, site, "/login/", "#username", "#password")
 
 
 def check_superset_dashboard(page: Page, site: Site) -> str:
@@ -265,10 +259,15 @@ def _read_dashboard(name: str) -> SavedObject:
 
 
 def sign_in_to_grafana(page: Page, site: Site) -> str:
+    return _sign_in(page, site, "/login", 'input[name="user"]', 'input[name="password"]')
+
+
+def _sign_in(page: Page, site: Site, path: str, user_field: str, password_field: str) -> str:
+    """Fill in the form at `path`, which the page leaves if the login is right."""
     user, password = site.login
-    page.goto(f"{site.url}/login")
-    page.locator('input[name="user"]').fill(user)
-    page.locator('input[name="password"]').fill(password)
+    page.goto(f"{site.url}{path}")
+    page.locator(user_field).fill(user)
+    page.locator(password_field).fill(password)
     page.locator('[type="submit"]').click()
     page.wait_for_url(lambda url: "/login" not in url)
     return f"as {user}"

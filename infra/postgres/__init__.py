@@ -32,16 +32,17 @@ def set_up(settings: ShopSettings) -> None:
     with closing(_sign_in(settings)) as server:
         _set_password(server, ADMIN, settings.shop_postgres_password)
         _create_database(server, DATABASE)
-    with connect(settings, ADMIN) as database:
-        database.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        for file in FILES:
-            database.execute(file.read_bytes())
-        for role, setting in PASSWORDS.items():
-            _set_password(database, role, getattr(settings, setting))
-    with closing(_sign_in(settings)) as server:
+        with connect(settings, ADMIN) as database:
+            database.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            for file in FILES:
+                database.execute(file.read_bytes())
+            for role, setting in PASSWORDS.items():
+                _set_password(database, role, getattr(settings, setting))
+        # After its role.
         _create_database(server, SUPERSET)
-        for statement in ("alter database {} owner to {}", "revoke all on database {} from public"):
-            server.execute(sql.SQL(statement).format(*[sql.Identifier(SUPERSET)] * statement.count("{}")))
+        name = sql.Identifier(SUPERSET)
+        server.execute(sql.SQL("alter database {} owner to {}").format(name, name))
+        server.execute(sql.SQL("revoke all on database {} from public").format(name))
 
 
 def _create_database(server: psycopg.Connection, name: str) -> None:

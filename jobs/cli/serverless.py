@@ -52,10 +52,10 @@ def put(context: typer.Context) -> None:
     # Not as arguments, which the list of processes shows.
     variables = {name.upper(): str(getattr(settings, name)) for name in OPENWEATHER if getattr(settings, name)}
     command = [sys.executable, str(script), *options, *context.args]
-    # An emulator must not get the login of AWS.
-    login = {} if settings.serverless_endpoint else {**os.environ}
     environment = {name: value for name, value in make_environment(variables).items() if not name.startswith("AWS_")}
-    environment |= {name: value for name, value in login.items() if name.startswith("AWS_")}
+    # An emulator must not get the login of AWS.
+    if settings.serverless_endpoint is None:
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     os.execve(sys.executable, command, environment)  # noqa: S606 (our own program, no shell)
 
 

@@ -32,10 +32,11 @@ def topics(
 ) -> None:
     """Create the missing topics of infra/kafka/topics, and report how existing ones differ."""
     settings = load(merge_settings())
-    if "kafka" not in find_vertical(vertical).services:
+    declaration = find_vertical(vertical)
+    if "kafka" not in declaration.services:
         console.print(f"The vertical {vertical} has no Kafka.")
         return
-    broker = getattr(settings, find_vertical(vertical).broker)
+    broker = getattr(settings, declaration.broker)
     declared = load_declared_topics(settings, broker)
     config = {"bootstrap.servers": broker}
     created, differences = kafka_topics.apply(config, declared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -98,6 +99,16 @@ def find_offset(file: BinaryIO, positions: Mapping[tuple[int, int], Position]) -
     status = os.fstat(file.fileno())
     position = positions.get((status.st_dev, status.st_ino))
     return position.offset if position is not None and position.is_in(file) else 0
+
+
+def has_unshipped_lines(pattern: Path, sincedb: Path) -> bool:
+    """Whether a file has a whole line behind the position up to which it was shipped."""
+    positions = read_sincedb(sincedb)
+    for path in list_files(pattern):
+        with suppress(FileNotFoundError), path.open("rb") as file:  # rotated away meanwhile
+            if next(read_lines(file, find_offset(file, positions)), None) is not None:
+                return True
+    return False
 
 
 class Tail:

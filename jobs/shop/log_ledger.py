@@ -22,7 +22,14 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from jobs.clients import Systems
 from jobs.errors import ServiceUnavailableError
 from jobs.ledger.verdict import Figure
-from jobs.shop.log_files import decode_line, find_offset, list_files, read_lines, read_sincedb
+from jobs.shop.log_files import (
+    decode_line,
+    find_offset,
+    has_unshipped_lines,
+    list_files,
+    read_lines,
+    read_sincedb,
+)
 from jobs.shop.log_retention import name_oldest_kept_index
 from jobs.shop.vertical import ShopSettings
 from jobs.sinks.elasticsearch import translate_errors
@@ -144,7 +151,7 @@ def wait_until_shipped(settings: ShopSettings, timeout_s: float) -> None:
     """
     attempts = Retrying(retry=retry_if_result(bool), stop=stop_after_delay(timeout_s), wait=wait_fixed(_POLL_S))
     try:
-        attempts(lambda: any(not line.is_passed for line in _read_lines(settings)))
+        attempts(has_unshipped_lines, settings.shop_log_files, settings.shop_sincedb)
     except RetryError as error:
         raise ServiceUnavailableError(
             f"Log lines in {settings.shop_logs} were not shipped within {timeout_s:.0f} s. Is the service `logstash` "

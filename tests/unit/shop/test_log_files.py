@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.shop import log_files
-from jobs.shop.log_files import Position, Tail, decode_line, read_sincedb, write_sincedb
+from jobs.shop.log_files import Position, Tail, decode_line, has_unshipped_lines, read_sincedb, write_sincedb
 
 
 @pytest.fixture
@@ -77,6 +77,17 @@ def test_batches_are_limited(log: Path, tail: Tail, monkeypatch: pytest.MonkeyPa
     log.write_bytes(b"".join(b"%d\n" % number for number in range(10)))
     monkeypatch.setattr(log_files, "_BATCH_LINES", 4)
     assert [len(take(tail)) for _ in range(4)] == [4, 4, 2, 0]
+
+
+def test_lines_are_unshipped_until_their_position_is_kept(log: Path, tail: Tail) -> None:
+    sincedb = log.parent.parent / "sincedb"
+    assert not has_unshipped_lines(log, sincedb)
+    log.write_bytes(b"a\nhalf")
+    assert has_unshipped_lines(log, sincedb)
+    tail.read()
+    assert has_unshipped_lines(log, sincedb)
+    tail.commit()
+    assert not has_unshipped_lines(log, sincedb), "half a line waits for its end"
 
 
 def test_no_file_and_no_position(log: Path, tail: Tail) -> None:
