@@ -46,7 +46,7 @@ def _environment_file(vertical: Vertical) -> str:
         f"AIRFLOW_VAR_{name.upper()}=${{{name.upper()}:-{kind.model_fields[name].default}}}"
         for name in vertical.variables
     ]
-    return _text(f"{_COMMENT} from jobs/{vertical.name}/vertical.py.", *lines)
+    return _text(f"{_COMMENT} from {kind.__module__.replace('.', '/')}.py.", *lines)
 
 
 def _read_first(variables: list[str]) -> str:

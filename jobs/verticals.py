@@ -24,14 +24,14 @@ def find_verticals() -> tuple[Vertical, ...]:
     Raises:
         ConfigurationError: a vertical cannot be imported.
     """
-    packages = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if module.ispkg)
+    packages = sorted(module.name for module in pkgutil.walk_packages(jobs.__path__, "jobs.") if module.ispkg)
     verticals = [vertical for package in packages if (vertical := _import_vertical(package)) is not None]
     return tuple(sorted(verticals, key=lambda vertical: vertical.name != "rides"))
 
 
 def _import_vertical(package: str) -> Vertical | None:
-    """The vertical that a package below jobs/ declares; None if it does not declare one."""
-    module = f"jobs.{package}.vertical"
+    """The vertical that a package declares; None if it does not declare one."""
+    module = f"{package}.vertical"
     try:
         if importlib.util.find_spec(module) is None:
             return None

@@ -19,6 +19,7 @@ DEAD_LETTERS = DeadLetters("dlq_topic", REPLAY_GROUP, {"raw_topic": COMPUTE_DAG,
 EXPORT_FLUSH = Trigger(INDEX_DAG, {"export_now": True})
 TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
 
+Engine = Literal["python", "spark"]
 DistanceMethod = Literal["haversine", "geodesic"]
 
 
@@ -33,7 +34,10 @@ class RidesSettings(Settings):
     rides_index: Index = "rides"
     gcs_prefix: Name = "rides/processed/"
 
-    distance_method: DistanceMethod = "haversine"
+    # What prices a claim: ComputeCostTravel's own process, or Spark (jobs/rides/spark).
+    compute_engine: Engine = "python"
+    distance_method: Engine = Literal["python", "spark"]
+DistanceMethod = "haversine"
     export_target_records: Annotated[int, Field(ge=1)] = 500_000
     export_max_age_s: Annotated[float, Field(ge=0)] = 300
     # Days; 0 keeps everything.
@@ -51,7 +55,7 @@ VERTICAL = Vertical(
     ),
     command_groups={REPROCESS_GROUP: "raw_topic"},
     dags=(COMPUTE_DAG, INDEX_DAG),
-    variables=("raw_topic", "result_topic", "dlq_topic", "gcs_prefix"),
+    variables=("raw_topic", "result_topic", "dlq_topic", "gcs_prefix", "compute_engine"),
     templates={"rides_index": TEMPLATE},
     dashboard="rides",
     dead_letters=DEAD_LETTERS,
