@@ -36,8 +36,7 @@ class RidesSettings(Settings):
 
     # What prices a claim: ComputeCostTravel's own process, or Spark (jobs/rides/spark).
     compute_engine: Engine = "python"
-    distance_method: Engine = Literal["python", "spark"]
-DistanceMethod = "haversine"
+    distance_method: DistanceMethod = "haversine"
     export_target_records: Annotated[int, Field(ge=1)] = 500_000
     export_max_age_s: Annotated[float, Field(ge=0)] = 300
     # Days; 0 keeps everything.
