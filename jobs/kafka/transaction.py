@@ -120,6 +120,15 @@ class _Sender:
         """
         self._producer.poll(0)
 
+    def wait_until_sent(self) -> None:
+        """Wait until the broker has acknowledged all messages, so that only new ones take memory.
+
+        Raises:
+            KafkaException: it does not answer.
+        """
+        if self._producer.flush(REQUEST_TIMEOUT_S):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "sending took too long"))
+
     def _abort(self) -> None:
         try:
             _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
@@ -208,6 +217,13 @@ class GroupWriter(_Sender):
             list_partitions(self.reader.consumer, topic)
 
 
+# After the first error of a fenced producer, librdkafka answers every call with _FATAL.
+_TAKEN_OVER = {
+    KafkaError._FENCED,
+    KafkaError._FATAL,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+}
 _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT, KafkaError._CONFLICT}
 
 
@@ -296,7 +312,7 @@ def _translate_errors(config: Config, writer: str, timeout_s: int) -> Iterator[N
     except KafkaException as error:
         fault = error.args[0]
         where = f"Kafka at {config['bootstrap.servers']}: writing for {writer} failed"
-        if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+        if fault.code() in _TAKEN_OVER:
             raise FencedError(
                 f"{where}: a newer worker has taken over, or the transaction took longer than {timeout_s} s. The "
                 "transaction was aborted."

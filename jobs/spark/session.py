@@ -15,7 +15,7 @@ import pyspark
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigurationError
-from jobs.settings import LOOPBACK
+from jobs.settings import LOOPBACK, ROOT
 from jobs.spark.java import make_java_home
 
 _LOG4J = """\
@@ -70,6 +70,8 @@ def open_session(
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_DRIVER_PYTHON": sys.executable,
             "TZ": "UTC",
+            # The workers import the functions of this project, from another working directory.
+            "PYTHONPATH": str(ROOT),
         }
         time.tzset()
         options = f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j} {java_options}"
@@ -79,7 +81,7 @@ def open_session(
             "spark.driver.host": host or LOOPBACK,
             "spark.driver.defaultJavaOptions": options,
             "spark.executorEnv.TZ": "UTC",
-            "spark.executorEnv.PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "spark.executorEnv.PYTHONPATH": str(ROOT),
             "spark.local.dir": str(folder / "scratch"),
             "spark.sql.warehouse.dir": str(folder / "warehouse"),
             "spark.ui.enabled": "false",
