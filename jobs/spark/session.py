@@ -64,6 +64,7 @@ def open_session(
         folder = Path(scratch)
         log4j = folder / "log4j2.properties"
         log4j.write_text(_LOG4J)
+        python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         # The workers run with this interpreter: other versions cannot read each other's functions.
         os.environ |= {
             "JAVA_HOME": str(make_java_home(folder)),
@@ -71,7 +72,7 @@ def open_session(
             "PYSPARK_DRIVER_PYTHON": sys.executable,
             "TZ": "UTC",
             # The workers import the functions of this project, from another working directory.
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path,
         }
         time.tzset()
         options = f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j} {java_options}"
@@ -81,7 +82,7 @@ def open_session(
             "spark.driver.host": host or LOOPBACK,
             "spark.driver.defaultJavaOptions": options,
             "spark.executorEnv.TZ": "UTC",
-            "spark.executorEnv.PYTHONPATH": str(ROOT),
+            "spark.executorEnv.PYTHONPATH": python_path,
             "spark.local.dir": str(folder / "scratch"),
             "spark.sql.warehouse.dir": str(folder / "warehouse"),
             "spark.ui.enabled": "false",
