@@ -18,6 +18,7 @@ from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
 from jobs.settings import load
 from jobs.spark.checkpoint import open_checkpoint
+from jobs.spark.session import describe_failure
 from jobs.terminal import make_console, print_error
 
 log = logging.getLogger("spark_enrich")
@@ -80,7 +81,9 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
                 if query.lastProgress is not None or query.status["isDataAvailable"]:
                     alive.touch()
             if (error := query.exception()) is not None:
-                raise ServiceUnavailableError(f"The stream failed: {error}\nStart it again: it repeats the last batch.")
+                raise ServiceUnavailableError(
+                    f"The stream failed: {describe_failure(error)} Start it again: it repeats the last batch."
+                )
             query.stop()
     log.info("stopped")
 
