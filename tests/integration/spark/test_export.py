@@ -31,6 +31,8 @@ pytestmark = pytest.mark.timeout(600)
 
 SPARK = ROOT / ".venv-spark" / "bin" / "python"
 PARTITIONS = 3
+# Half of the CPU time of a short job.
+JAVA_OPTIONS = {"JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
 # The export, which kills itself between the write and the commit of batch 1.
 KILLED = """
 import os, signal
@@ -76,7 +78,7 @@ class Run:
             }
         )
         return subprocess.run(
-            [SPARK, *(arguments or ("-m", "jobs.spark_export"))], env=os.environ | export_settings(settings),
+            [SPARK, *(arguments or ("-m", "jobs.spark_export"))], env=os.environ | export_settings(settings) | JAVA_OPTIONS,
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
