@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.errors import DatastreamError
-from jobs.rides.spark.export import Export, Exported, describe_faults
+from jobs.rides.spark.export import Export, Exported, InvalidResultsError, describe_faults
 from jobs.rides.spark.session import open_session
 from jobs.rides.spark.vertical import SparkSettings
 from jobs.settings import load
@@ -35,7 +35,8 @@ def main(
     is not a valid result fails the batch: nothing is skipped without --skip-invalid. The message stays in the topic;
     of RESULT_TOPIC, dag_index_and_export sends it to DLQ_TOPIC.
 
-    Exit code 0: all is exported; 1: an error, or an invalid message without --skip-invalid.
+    Exit code 0: all is exported; 1: invalid messages, without --skip-invalid; 3: another error. Run it again to
+    continue.
     """
     console = make_console()
 
@@ -54,7 +55,7 @@ def main(
                 total = export.run(spark, checkpoint)
     except DatastreamError as error:
         print_error(make_console(stderr=True), error)
-        sys.exit(1)
+        sys.exit(1 if isinstance(error, InvalidResultsError) else 3)
     left_out = f"; left out {total.invalid:,} invalid messages" if total.invalid else ""
     console.print(f"Exported {total.rows:,} rows of {topic} in {total.objects:,} objects to {export.uri}{left_out}")
 

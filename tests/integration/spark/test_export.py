@@ -78,9 +78,13 @@ class Run:
             }
         )
         return subprocess.run(
-            [SPARK, *(arguments or ("-m", "jobs.spark_export"))], env=os.environ | export_settings(settings) | JAVA_OPTIONS,
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            [SPARK, *(arguments or ("-m", "jobs.spark_export"))],
+            env=os.environ | export_settings(settings) | JAVA_OPTIONS,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     def read_objects(self, prefix: str = "") -> dict[str, bytes]:
         """The objects under a prefix, by the name after it."""
@@ -186,9 +190,9 @@ def test_the_export_is_the_same_as_that_of_put_gcp_after_a_kill_and_after_a_refu
 
 def test_an_export_that_would_double_rows_is_refused(stack: Stack, run: Run) -> None:
     overlapping = run.export(spark_export_prefix=f"{stack.settings.gcs_prefix}spark/")
-    assert (overlapping.returncode, "overlap: BigQuery would read each ride twice" in overlapping.stderr) == (1, True)
+    assert (overlapping.returncode, "overlap: BigQuery would read each ride twice" in overlapping.stderr) == (3, True)
     stack.gcs.bucket(stack.bucket).blob(f"{run.prefix}2026/01/05/07/part.parquet").upload_from_string(b"")
     foreign = run.export()
-    assert (foreign.returncode, "would write rows a second time" in foreign.stderr) == (1, True), foreign.stderr
+    assert (foreign.returncode, "would write rows a second time" in foreign.stderr) == (3, True), foreign.stderr
     missing = run.export("-m", "jobs.spark_export", "--spark-topics", spark_result_topic="no-such-topic")
-    assert (missing.returncode, "There is no topic 'no-such-topic'" in missing.stderr) == (1, True), missing.stderr
+    assert (missing.returncode, "There is no topic 'no-such-topic'" in missing.stderr) == (3, True), missing.stderr

@@ -7,8 +7,8 @@ import pytest
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.spark.failure import find_cause
 
-TRACEBACK = """[STREAM_FAILED] Query [id = 4fd0] terminated with exception: Job aborted due to stage failure: Task 0 in \
-stage 0.0 failed 4 times, most recent failure: org.apache.spark.api.python.PythonException: Traceback (most recent \
+TRACEBACK = """[STREAM_FAILED] Query [id = 4fd0] terminated with exception: Job aborted due to stage failure: Task 0 \
+in stage 0.0 failed 4 times, most recent failure: org.apache.spark.api.python.PythonException: Traceback (most recent \
 call last):
   File "worker.py", line 1, in main
 requests.exceptions.ConnectionError: refused
