@@ -405,7 +405,8 @@ test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
 bench: install-dev  ## Measure speed compared with peers, freshness, scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
-	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
+	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams will be left out" >&2
+	@$(MAKE) .venv-spark/.stamp || echo "warning: Spark will be left out" >&2
 	@$(MAKE) .venv-dbt/.stamp
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 
