@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 
 from jobs.clients import make_kafka_config
-from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.errors import DatastreamError
 from jobs.rides.spark.session import open_session
 from jobs.rides.spark.stream import Counts, Stream
 from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
 from jobs.settings import load
 from jobs.spark.checkpoint import open_checkpoint
-from jobs.spark.session import describe_failure
+from jobs.spark.failure import find_cause
 from jobs.terminal import make_console, print_error
 
 log = logging.getLogger("spark_enrich")
@@ -81,9 +81,7 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
                 if query.lastProgress is not None or query.status["isDataAvailable"]:
                     alive.touch()
             if (error := query.exception()) is not None:
-                raise ServiceUnavailableError(
-                    f"The stream failed: {describe_failure(error)} Start it again: it repeats the last batch."
-                )
+                raise find_cause(enrich.failure or error, "Start it again: it repeats the last batch.")
             query.stop()
     log.info("stopped")
 

@@ -114,15 +114,6 @@ def open_session(
             spark.stop()
 
 
-def describe_failure(error: Exception) -> str:
-    """The error of this project in an exception of Spark, which repeats it among stack traces and plans; else its
-    first line.
-    """
-    text = str(error)
-    own = re.findall(r"^.*?jobs\.errors\.\w+: (.*)$", text, re.MULTILINE)
-    return str(own[0] if own else text.strip().partition("\n")[0])
-
-
 def _check_connector() -> None:
     jars = Path(pyspark.__file__).parent / "jars"
     connector = f"spark-sql-kafka-0-10_2.13-{pyspark.__version__}.jar"

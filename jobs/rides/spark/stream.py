@@ -77,6 +77,7 @@ class Stream:
         self.topic = settings.raw_topic
         self.checkpoint = checkpoint
         self.outlet = Outlet(*settings.find_output(group), dag_id=group, task_id=TASK_ID, stage="TRANSFORMATION")
+        self.failure: Exception | None = None
         self._on_batch = on_batch
         check_distinct(self.topic, self.outlet.result_topic, self.outlet.dlq_topic)
         with translate_broker_errors(config, f"reading the id of {self.topic}"):
@@ -134,6 +135,14 @@ class Stream:
 
     def process(self, messages: DataFrame, batch: int) -> None:
         """Publish a batch. Spark calls it again with the same messages if it did not end."""
+        try:
+            counts = self._publish(messages, batch)
+        except Exception as error:
+            self.failure = error  # Spark keeps only its text
+            raise
+        self._on_batch(counts)
+
+    def _publish(self, messages: DataFrame, batch: int) -> Counts:
         ranges = self.read_ranges(batch)
         committed = self._read_committed()
         for partition, (start, _) in ranges.items():
@@ -150,7 +159,7 @@ class Stream:
         for partition in empty:
             publisher.commit_end(partition)
         results, rejects = (sum(report[name] for report in reports) for name in ("results", "rejects"))
-        self._on_batch(Counts(batch, results, rejects, len(empty)))
+        return Counts(batch, results, rejects, len(empty))
 
     def read_ranges(self, batch: int) -> dict[int, Range]:
         """The offsets of a batch, from the checkpoint."""
