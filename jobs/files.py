@@ -36,7 +36,7 @@ class Folder:
         if (own.scheme, own.netloc) != (other.scheme, other.netloc) or other.query or other.fragment:
             return False
         try:
-            path = fs.FileSystem.from_uri(url)[1]  # decodes %2e
+            path: str = fs.FileSystem.from_uri(url)[1]  # decodes %2e
         except ValueError:
             return False
         return posixpath.normpath(path) == path and path.startswith(f"{self._path}/")

@@ -60,8 +60,8 @@ class ConsumeKafkaOperator(DatastreamOperator):
     def work(self, context: Context, settings: Settings) -> str:
         if self.engine not in get_args(Engine):
             raise ConfigurationError(
-                f"{self.task_id}: the engine {self.engine!r} is not one of {', '.join(get_args(Engine))}. Set the Variable "
-                "COMPUTE_ENGINE. Nothing was done."
+                f"{self.task_id}: the engine {self.engine!r} is not one of {', '.join(get_args(Engine))}. Set the "
+                "Variable COMPUTE_ENGINE. Nothing was done."
             )
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
