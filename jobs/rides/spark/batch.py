@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import ServiceUnavailableError
 from jobs.files import Folder
-from jobs.kafka.client import REQUEST_TIMEOUT_S, Config
+from jobs.kafka.client import REQUEST_TIMEOUT_S, Config, translate_broker_errors
 from jobs.kafka.offsets import read_topic_id
 from jobs.kafka.stage import cut_chunks
 from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk, Manifest, read_manifest
@@ -72,7 +72,8 @@ def price_claim(
         OffsetsError: the topic was recreated since the claim.
         ServiceUnavailableError: Spark or a broker failed.
     """
-    manifest.check_topic(read_topic_id(config, manifest.topic))
+    with translate_broker_errors(config, f"reading {manifest.topic}"):
+        manifest.check_topic(read_topic_id(config, manifest.topic))
     chunks: list[Chunk] = []
     if not manifest.is_empty:
         work = Work(folder.url, distance_method, manifest.chunk_records, manifest.chunk_bytes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -16,9 +15,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from infra.local.runner.health import find_fault
 from infra.local.runner.paths import Paths
-from infra.local.runner.supervisor import log_file
+from infra.local.runner.supervisor import log_file, read_states
 from infra.local.services import spark_driver
 from infra.local.services.catalog import local_stack
 from jobs.errors import ConfigurationError, ServiceUnavailableError, StagedFilesGoneError
@@ -112,31 +110,36 @@ def list_chunks(manifest: Manifest) -> list[Any]:
     return [msgspec.structs.replace(chunk, url="") for chunk in manifest.chunks]
 
 
-def test_spark_prices_a_claim_as_python_does(spark: SparkPricing, log: Path) -> None:
-    """Partition 3 has only an aborted transaction; the ranges of 4 and 5 end with markers."""
-    sent = [raw._replace(partition=(0, 1, 2, 4, 4)[number % 5]) for number, raw in enumerate(make_messages())]
+def test_spark_prices_a_claim_as_python_does(spark: SparkPricing) -> None:
+    """Partition 3 has only an aborted transaction, partition 5 nothing; the ranges of 4 and 1 end with markers."""
+    sent = [raw._replace(partition=(0, 1, 2, 4)[number % 4]) for number, raw in enumerate(make_messages())]
     middle = len(sent) // 2
     produce(spark.config, spark.source, sent[:middle])
-    aborted(spark.config, spark.source, [keyed(ride())._replace(partition=number % 6) for number in range(60)])
-    produce(spark.config, spark.source, [raw._replace(partition=number % 3) for number, raw in enumerate(sent[middle:])])
+    torn = [keyed(ride())._replace(partition=(0, 1, 3, 4)[number % 4]) for number in range(60)]
+    aborted(spark.config, spark.source, torn)
+    later = [raw._replace(partition=number % 2 * 2) for number, raw in enumerate(sent[middle:])]
+    produce(spark.config, spark.source, later)
     staged = spark.staged()
     claimed = spark.claim()
     assert read_manifest(claimed).claims == staged.claims
-    assert read_manifest(claimed).chunks == ()
+    with pytest.raises(ConfigurationError, match=r"was not processed\. Nothing was committed"):
+        spark.publish(read_manifest(claimed))
+    assert spark.offsets() == dict.fromkeys(range(6))
 
     for method in ("haversine", "geodesic"):
-        progress: list[str] = []
-        priced = spark.price(claimed, method, progress.append)
+        priced = spark.price(claimed, method)
         expected = compute(staged, find_distance_function(method), spark.next_folder())[1]
         assert list_chunks(priced) == list_chunks(expected), "the same cuts"
         assert len(priced.chunks) > 12
         assert read_outcomes(priced) == read_outcomes(expected), "id by id, bit for bit"
         assert (priced.is_staged, priced.ends) == (True, staged.ends)
+    ends = {chunk.partition: chunk.next for chunk in priced.chunks}
+    assert {partition for partition, end in priced.ends.items() if end > ends.get(partition, 0)} == {1, 3, 4}
 
     published = spark.publish(priced)
     assert published.results + published.rejects.total() == len(sent)
-    assert published.results == len(spark.results()) > 1_500
-    assert Counter(letter.value for letter in spark.dead_letters()).total() == published.rejects.total() > 1_000
+    assert len(spark.results()) == published.results > 1_500
+    assert len(spark.dead_letters()) == published.rejects.total() > 1_000
     assert spark.offsets() == staged.ends
     assert spark.publish(priced).results == 0, "a repeated try finds nothing to do"
 
@@ -180,10 +183,10 @@ def test_errors_say_whether_a_retry_helps(spark: SparkPricing, tmp_path: Path) -
         spark.price(spark.next_folder().write_manifest(missing))
 
 
-def test_a_driver_without_java_is_started_again(spark: SparkPricing, stack: Stack, log: Path) -> None:
-    marked = [
-        process
-        for process in psutil.process_iter()
-        if "spark-driver" in " ".join(process.cmdline()) and str(stack.settings.datastream_state)
-    ]
-    assert marked
+def test_a_driver_without_java_is_started_again(driver: str, stack: Stack, log: Path) -> None:
+    paths = Paths(stack.settings.datastream_state)
+    pid = read_states(paths)[spark_driver.NAME].pid
+    (java,) = (child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java")
+    java.kill()
+    until(lambda: read_states(paths)[spark_driver.NAME].pid not in (0, pid), "a new process", within_s=STARTED_S)
+    assert "error: Spark has ended by itself" in log.read_text()
