@@ -74,7 +74,7 @@ def driver(stack: Stack) -> str:
 @pytest.fixture
 def spark(driver: str, stack: Stack, pricing: Pricing) -> SparkPricing:
     folder = Folder(stack.settings.staging).child(pricing.group)
-    made = SparkPricing(**{**vars(pricing), "folder": folder, "limits": Limits(1_000_000, 300, 40_000)})
+    made = SparkPricing(**{**vars(pricing), "folder": folder, "limits": Limits(1_000_000, 1_000, 120_000)})
     made.driver = driver
     return made
 
