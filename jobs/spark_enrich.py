@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Annotated
 
@@ -12,11 +14,13 @@ import typer
 
 from jobs.clients import make_kafka_config
 from jobs.errors import DatastreamError
+from jobs.rides.spark import driver
+from jobs.rides.spark.batch import SparkEngine
 from jobs.rides.spark.session import open_session
 from jobs.rides.spark.stream import Counts, Stream
 from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
-from jobs.settings import load
+from jobs.settings import LOOPBACK, load
 from jobs.spark.checkpoint import open_checkpoint
 from jobs.spark.failure import find_cause
 from jobs.terminal import make_console, print_error
@@ -52,6 +56,23 @@ def stream(
     Exit code 0: done, or stopped by a signal; 3: an error. Start it again to continue.
     """
     run_stream(load(SparkSettings), COMPUTE_GROUP if takeover else STREAM_GROUP, once=once)
+
+
+@app.command()
+def drive(host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK) -> None:
+    """Price the claims of dag_compute_cost with COMPUTE_ENGINE=spark, one at a time, until a signal.
+
+    Exit code 0: stopped by a signal; 3: an error. Start it again to continue.
+    """
+    logging.getLogger(driver.__name__).setLevel(logging.INFO)
+    settings = load(SparkSettings)
+
+    @contextmanager
+    def open_engine() -> Iterator[SparkEngine]:
+        with open_session(driver.SERVER, settings) as spark:
+            yield SparkEngine(spark, make_kafka_config(settings))
+
+    driver.serve(settings, host, open_engine)
 
 
 def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
