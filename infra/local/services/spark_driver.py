@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from infra.local.environment import export_settings
-from infra.local.runner.errors import ServiceFailedError
 from infra.local.runner.health import get_json
 from infra.local.runner.paths import Paths
 from infra.local.runner.service import Process, Service
 from infra.preflight import Finding
-from jobs.settings import LOOPBACK, ROOT, Settings
+from jobs.environments import find_spark_interpreter
+from jobs.errors import ConfigurationError
+from jobs.settings import LOOPBACK, Settings
 
 NAME = "spark-driver"
-PYTHON = ROOT / ".venv-spark" / "bin" / "python"
-NOT_INSTALLED = f"Spark is not installed: there is no {PYTHON}. Run make .venv-spark/.stamp."
 
 
 def _build(settings: Settings) -> tuple[Process]:
     process = Process(
         name=NAME,
-        command=[str(PYTHON), "-m", "jobs.spark_enrich", "drive"],
+        command=[str(find_spark_interpreter()), "-m", "jobs.spark_enrich", "drive"],
         environment={**export_settings(settings), "PYTHONUNBUFFERED": "1"},
         folder=Paths(settings.datastream_state).service(NAME),
     )
@@ -28,12 +27,11 @@ def _build(settings: Settings) -> tuple[Process]:
 
 
 def _check(_: Settings) -> list[Finding]:
-    return [] if PYTHON.exists() else [Finding("Spark", False, NOT_INSTALLED)]
-
-
-def _demand_installation(_: Settings) -> None:
-    if not PYTHON.exists():
-        raise ServiceFailedError(NOT_INSTALLED)
+    try:
+        find_spark_interpreter()
+    except ConfigurationError as error:
+        return [Finding("Spark", False, str(error))]
+    return []
 
 
 def _find_fault(settings: Any) -> str | None:
@@ -56,7 +54,6 @@ SERVICE = Service(
     expected_at=lambda settings: settings.driver_url,  # type: ignore[attr-defined]
     build=_build,
     check=_check,
-    prepare=_demand_installation,
     find_fault=_find_fault,
     isolation={"spark_driver_url": ""},
 )

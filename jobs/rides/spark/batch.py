@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from py4j.protocol import Py4JError
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
@@ -114,10 +115,19 @@ def price_partition(batches: Iterable[pa.RecordBatch], work: Work) -> Iterator[p
     if (first := next(filled, None)) is None:
         return  # only transaction markers and aborted messages
     partition = first.column("partition")[0].as_py()
-    for cut in cut_chunks(map(make_messages, chain([first], filled)), work.chunk_records, work.chunk_bytes):
-        priced = (price(messages, distance) for messages in cut.batches)
+    messages = (_select(rows, partition) for rows in chain([first], filled))
+    for cut in cut_chunks(messages, work.chunk_records, work.chunk_bytes):
+        priced = (price(part, distance) for part in cut.batches)
         chunk = cut.make_chunk(partition, folder.write_chunk(partition, cut.first, priced, OUTCOME_SCHEMA))
         yield pa.RecordBatch.from_pylist([msgspec.structs.asdict(chunk)], _CHUNK_SCHEMA)
+
+
+def _select(rows: pa.RecordBatch, partition: int) -> pa.RecordBatch:
+    if not pc.all(pc.equal(rows.column("partition"), partition)).as_py():
+        raise ValueError(
+            f"a task for partition {partition} got messages of other partitions: its chunks would be mixed"
+        )
+    return make_messages(rows)
 
 
 @contextmanager
