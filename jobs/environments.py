@@ -39,6 +39,18 @@ def find_interpreter(requirement_set: str) -> Path:
     )
 
 
+def find_spark_interpreter() -> Path:
+    """The Python interpreter of .venv-spark, for commands without Docker.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    python = ROOT / ".venv-spark" / "bin" / "python"
+    if not python.exists():
+        raise ConfigurationError(f"Spark is not installed: there is no {python}. Run `make .venv-spark/.stamp`.")
+    return python
+
+
 def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[str, str]:
     """The environment of a vertical's command: the vertical's settings and the addresses of the services.
 

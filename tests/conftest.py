@@ -16,7 +16,7 @@ from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
 from jobs.verticals import merge_settings
-from tests.testkit.stack import Stack, guarded, make_topic_factory
+from tests.testkit.stack import Stack, delete_created_topics, guarded, make_topic_factory
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
 
@@ -64,6 +64,12 @@ def httpserver_listen_address() -> tuple[str, int]:
 @pytest.fixture(scope="session")
 def topic_factory(stack: Stack) -> Callable[..., str]:
     return make_topic_factory(stack.kafka)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _delete_topics() -> Iterator[None]:
+    yield
+    delete_created_topics()
 
 
 @pytest.fixture

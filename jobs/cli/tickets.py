@@ -9,13 +9,10 @@ from pathlib import Path
 import typer
 
 from jobs.cli.app import app
-from jobs.environments import make_settings_variables
-from jobs.errors import ConfigurationError
+from jobs.environments import find_spark_interpreter, make_settings_variables
 from jobs.inherited import make_environment
 from jobs.settings import ROOT, load
 from jobs.tickets.vertical import TicketsSettings
-
-SPARK = ROOT / ".venv-spark" / "bin" / "python"
 
 tickets = typer.Typer(help="Support tickets: send them, process them with Spark, show the outputs.")
 app.add_typer(tickets, name="tickets")
@@ -33,9 +30,7 @@ def produce(context: typer.Context) -> None:
 @forwarded
 def process(context: typer.Context) -> None:
     """Run jobs/tickets/spark_processor.py in .venv-spark. Accepts its options."""
-    if not SPARK.exists():
-        raise ConfigurationError(f"Spark is not installed: there is no {SPARK}. Run `make .venv-spark/.stamp`.")
-    _run(SPARK, "jobs/tickets/spark_processor.py", context.args)
+    _run(find_spark_interpreter(), "jobs/tickets/spark_processor.py", context.args)
 
 
 @forwarded

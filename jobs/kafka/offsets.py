@@ -40,7 +40,9 @@ from jobs.kafka.client import (
 
 T = TypeVar("T")
 
-WRITER = "datastream"
+# What runs the work of a group. The owner is in the metadata of the group's offsets.
+Engine = Literal["python", "spark"]
+_WRITERS: dict[Engine, str] = {"python": "datastream", "spark": "datastream-spark"}
 _NONE = msgspec.Raw(b"null")
 # Kafka acknowledges a commit before readers see it: the transaction markers take milliseconds, a second under load.
 SETTLE_S = 5.0
@@ -91,6 +93,7 @@ class OffsetMetadata(msgspec.Struct, frozen=True):
     """The JSON metadata of each offset that this pipeline commits.
 
     Attributes:
+        writer: names the engine (`_WRITERS`).
         topic_id: id of the topic that the offset belongs to.
         plan: the plan of a claim that is not done yet, or null.
     """
@@ -115,6 +118,15 @@ class Committed(msgspec.Struct, frozen=True):
         except msgspec.MsgspecError:
             return None
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that committed the offset. Versions before 1 had only Python."""
+        try:
+            writer = msgspec.json.decode(self.metadata, type=OffsetMetadata).writer
+        except msgspec.MsgspecError:
+            return "python"
+        return "spark" if writer == _WRITERS["spark"] else "python"
+
     def decode_plan(self, kind: type[T]) -> T | None:
         """The plan in the metadata; None without a plan.
 
@@ -135,9 +147,9 @@ class Committed(msgspec.Struct, frozen=True):
             ) from error
 
 
-def encode_metadata(topic_id: str, plan: bytes | None) -> str:
+def encode_metadata(topic_id: str, plan: bytes | None, engine: Engine = "python") -> str:
     """The metadata of an offset to commit."""
-    content = OffsetMetadata(1, WRITER, topic_id, _NONE if plan is None else msgspec.Raw(plan))
+    content = OffsetMetadata(1, _WRITERS[engine], topic_id, _NONE if plan is None else msgspec.Raw(plan))
     return msgspec.json.encode(content).decode()
 
 
@@ -253,11 +265,14 @@ def read_committed_offsets(client: Consumer, topic: str, partitions: Sequence[in
 class GroupReader:
     """Reads a group's committed offsets on its topic, and the copy of them."""
 
-    def __init__(self, topic: str, group: str, consumer: Consumer, kept: Consumer) -> None:
+    def __init__(
+        self, topic: str, group: str, consumer: Consumer, kept: Consumer, partitions: Sequence[int] = ()
+    ) -> None:
         self.topic = topic
         self.group = group
         self.consumer = consumer
         self._kept = kept
+        self._only = list(partitions)
 
     @property
     def writers(self) -> tuple[Consumer, Consumer]:
@@ -266,12 +281,12 @@ class GroupReader:
 
     @cached_property
     def partitions(self) -> list[int]:
-        """The topic's partitions when they were first read.
+        """The topic's partitions when they were first read, or those that the reader is limited to.
 
         Raises:
             ConfigurationError: the topic does not exist.
         """
-        return list_partitions(self.consumer, self.topic)
+        return self._only or list_partitions(self.consumer, self.topic)
 
     def read_kept(self) -> dict[int, Committed]:
         """The copy: the offsets that this pipeline has committed."""
@@ -306,18 +321,26 @@ class GroupReader:
 
 @contextmanager
 def open_group_reader(
-    config: Config, topic: str, group: str, *, isolation: Isolation = "read_committed"
+    config: Config,
+    topic: str,
+    group: str,
+    *,
+    isolation: Isolation = "read_committed",
+    partitions: Sequence[int] = (),
 ) -> Iterator[GroupReader]:
     """A reader of a group's offsets. Its consumer can also read the topic.
 
     By default it waits for open transactions of the group. With read_uncommitted it returns the offsets before them.
+
+    Args:
+        partitions: limits the reader to the offsets of these partitions.
     """
     kept = name_kept_group(group)
     with (
         open_consumer(config, group, isolation=isolation) as own,
         open_consumer(config, kept, isolation=isolation) as copy,
     ):
-        yield GroupReader(topic, group, own, copy)
+        yield GroupReader(topic, group, own, copy, partitions)
 
 
 def read_current_offsets(config: Config, topic: str, group: str) -> dict[int, Committed]:

@@ -9,6 +9,7 @@ import msgspec
 
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config
+from jobs.kafka.engine import check_engine
 from jobs.kafka.offsets import Committed, GroupReader, check_kept, is_without_copy, read_topic_id
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import open_group_writer
@@ -27,11 +28,12 @@ def check_ownership(config: Config, reader: GroupReader, topic_ids: TopicIds | N
             topic.
 
     Raises:
-        ConfigurationError: the topic does not exist.
+        ConfigurationError: the topic does not exist, or Spark owns the group.
         OffsetsError: the check failed; nothing was committed.
     """
     topic, group = reader.topic, reader.group
     own, kept = reader.read_unchecked(), reader.read_kept()  # raises for a topic that does not exist
+    check_engine(topic, group, own, "python")
     topic_id = read_topic_id(config, topic)
     is_known = topic_ids is not None and topic_ids.read(group, topic) == topic_id
     if topic_ids is not None and not is_known and not is_ours(kept, topic_id):
@@ -55,6 +57,7 @@ def is_ours(offsets: Mapping[int, Committed], topic_id: str) -> bool:
 def _adopt(config: Config, reader: GroupReader, topic_id: str) -> None:
     with open_group_writer(config, reader.group, reader.topic, 1) as writer:
         own = reader.read_unchecked()
+        writer.check_engine(own)
         if not is_without_copy(own, reader.read_kept()):
             return  # another worker has adopted them
         if writer.topic_id != topic_id:

@@ -79,7 +79,7 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
             with writer.transaction(offsets):
                 for chunk, uncovered in ready:
                     origin = Origin(manifest.topic, chunk.partition, outlet.dag_id, outlet.task_id, outlet.stage)
-                    _send(writer, uncovered, outlet, origin)
+                    send_outcomes(writer, uncovered, outlet, origin)
                     published.count(uncovered["reason"])
         if not chunks:
             # The claim has only transaction markers or aborted messages: send nothing, but commit its ends.
@@ -113,7 +113,8 @@ def _read_uncovered(chunk: Chunk, committed: int | None) -> pa.Table:
     return outcomes
 
 
-def _send(writer: GroupWriter, outcomes: pa.Table, outlet: Outlet, origin: Origin) -> None:
+def send_outcomes(writer: GroupWriter, outcomes: pa.Table, outlet: Outlet, origin: Origin) -> None:
+    """Send results and dead letters (rows of OUTCOME_SCHEMA from the partition of `origin`)."""
     for piece in outcomes.to_batches(PIECE_RECORDS):
         writer.send_all(outlet.result_topic, _list_results(piece))
         rejects = piece.filter(piece["reason"].is_valid())

@@ -124,10 +124,12 @@ def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> No
     """Commit the targets for the group and for its copy, and store the topic's id.
 
     Raises:
+        ConfigurationError: Spark owns the group.
         OffsetsError: the topic was recreated, or the group has moved since `preview_moves`; nothing was committed.
         ServiceUnavailableError: a broker is down; it is safe to try again.
     """
     with open_group_writer(config, wanted.group, wanted.topic, 1) as writer:
+        writer.check_engine(writer.reader.read_unchecked())
         if writer.topic_id != wanted.topic_id or _read(writer.reader) != wanted.seen:
             raise OffsetsError(
                 f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were counted. "

@@ -1,7 +1,8 @@
 """Transactions of a consumer group. The transactional id is the group's id, which fences every older worker.
 
 Consumers with assigned partitions have no other fence, so the id must not contain a run, a try or an index. The order
-is fixed: init_transactions, read the committed offsets, drop the messages that they cover, begin.
+is fixed: init_transactions, read the committed offsets, drop the messages that they cover, begin. Spark's tasks own one
+partition each, and have an id for each partition (jobs/kafka/engine.py).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from jobs.errors import IS_IT_UP, ConfigurationError, ServiceUnavailableError
 from jobs.kafka.client import CONNECTED, MAX_MESSAGE_BYTES, PARTITIONER, QUIET, REQUEST_TIMEOUT_S, Config
 from jobs.kafka.dead_letter import Headers
+from jobs.kafka.engine import check_engine, name_transactional_id
 from jobs.kafka.offsets import (
     Committed,
+    Engine,
     GroupReader,
     encode_metadata,
     list_partitions,
@@ -117,6 +120,15 @@ class _Sender:
         """
         self._producer.poll(0)
 
+    def wait_until_sent(self) -> None:
+        """Wait until the broker has acknowledged all messages, so that only new ones take memory.
+
+        Raises:
+            KafkaException: it does not answer.
+        """
+        if self._producer.flush(REQUEST_TIMEOUT_S):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "sending took too long"))
+
     def _abort(self) -> None:
         try:
             _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)
@@ -142,39 +154,54 @@ class GroupWriter(_Sender):
     `topic_id` is the current id of the source topic.
     """
 
-    def __init__(self, producer: Producer, reader: GroupReader, topic_id: str) -> None:
+    def __init__(self, producer: Producer, reader: GroupReader, topic_id: str, engine: Engine) -> None:
         super().__init__(producer)
         self.reader = reader
         self.topic = reader.topic
         self.topic_id = topic_id
+        self.engine = engine
 
     def read_committed(self) -> dict[int, Committed]:
         """The group's committed offsets, by partition of the source topic.
 
         Raises:
+            ConfigurationError: the other engine owns the group.
             OffsetsError: another client committed with this group id.
         """
-        return self.reader.read_committed()
+        offsets = self.reader.read_committed()
+        self.check_engine(offsets)
+        return offsets
+
+    def check_engine(self, offsets: Mapping[int, Committed]) -> None:
+        """Raise ConfigurationError if the other engine committed one of these offsets."""
+        check_engine(self.topic, self.reader.group, offsets, self.engine)
 
     def read_offsets(self) -> dict[int, int | None]:
         """The group's committed offsets without their metadata; None if it never committed."""
         return {partition: committed.offset for partition, committed in self.read_committed().items()}
 
     @contextmanager
-    def transaction(self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None) -> Iterator[None]:
+    def transaction(
+        self, offsets: Mapping[int, int], plans: Mapping[int, bytes] | None = None, *, engine: Engine | None = None
+    ) -> Iterator[None]:
         """A transaction: all messages sent inside become visible together with the group's new offsets, or not at all.
 
         Args:
             offsets: by partition of the source topic.
             plans: JSON for the metadata of offsets, by partition (see `Committed.decode_plan`).
+            engine: the owner of the group from now on, if it changes.
         """
         noted = plans or {}
+        owner = engine or self.engine
 
         def send_offsets() -> None:
             for client in self.reader.writers:
                 positions = [
                     TopicPartition(
-                        self.topic, partition, offset, metadata=encode_metadata(self.topic_id, noted.get(partition))
+                        self.topic,
+                        partition,
+                        offset,
+                        metadata=encode_metadata(self.topic_id, noted.get(partition), owner),
                     )
                     for partition, offset in offsets.items()
                 ]
@@ -190,6 +217,13 @@ class GroupWriter(_Sender):
             list_partitions(self.reader.consumer, topic)
 
 
+# After the first error of a fenced producer, librdkafka answers every call with _FATAL.
+_TAKEN_OVER = {
+    KafkaError._FENCED,
+    KafkaError._FATAL,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+}
 _ABORT_IS_LEFT_TO_THE_BROKER = {KafkaError._TIMED_OUT, KafkaError._STATE, KafkaError._TRANSPORT, KafkaError._CONFLICT}
 
 
@@ -214,7 +248,13 @@ def open_writer(
 
 @contextmanager
 def open_group_writer(
-    config: Config, group: str, topic: str, chunk_records: int, *, transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S
+    config: Config,
+    group: str,
+    topic: str,
+    chunk_records: int,
+    *,
+    partition: int | None = None,
+    transaction_timeout_s: int = _TRANSACTION_TIMEOUT_S,
 ) -> Iterator[GroupWriter]:
     """Fence every older worker of `group`, then write for it.
 
@@ -223,6 +263,7 @@ def open_group_writer(
         group: consumer group; also the transactional id.
         topic: the group's source topic.
         chunk_records: the most messages in one transaction; sets the size of the producer's queue.
+        partition: the one that a task of Spark owns: its own id fences the older workers of this partition only.
 
     Raises:
         ConfigurationError: the topic does not exist.
@@ -231,11 +272,13 @@ def open_group_writer(
     """
     with (
         _translate_errors(config, f"group {group}", transaction_timeout_s),
-        open_group_reader(config, topic, group) as reader,
+        open_group_reader(config, topic, group, partitions=() if partition is None else [partition]) as reader,
     ):
-        producer = _open_producer(config, group, chunk_records, transaction_timeout_s)
+        transactional_id = name_transactional_id(group, partition)
+        producer = _open_producer(config, transactional_id, chunk_records, transaction_timeout_s)
         list_partitions(reader.consumer, topic)  # raises ConfigurationError if the topic does not exist
-        yield GroupWriter(producer, reader, read_topic_id(config, topic))
+        engine: Engine = "python" if partition is None else "spark"
+        yield GroupWriter(producer, reader, read_topic_id(config, topic), engine)
 
 
 def _open_producer(config: Config, transactional_id: str, max_records: int, timeout_s: int) -> Producer:
@@ -269,7 +312,7 @@ def _translate_errors(config: Config, writer: str, timeout_s: int) -> Iterator[N
     except KafkaException as error:
         fault = error.args[0]
         where = f"Kafka at {config['bootstrap.servers']}: writing for {writer} failed"
-        if fault.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+        if fault.code() in _TAKEN_OVER:
             raise FencedError(
                 f"{where}: a newer worker has taken over, or the transaction took longer than {timeout_s} s. The "
                 "transaction was aborted."

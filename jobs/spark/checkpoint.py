@@ -75,6 +75,15 @@ def read_ends(checkpoint: Path, batch: int, topic: str) -> Ends:
     return {int(partition): offset for partition, offset in json.loads(last)[topic].items()}
 
 
+def read_first_offsets(checkpoint: Path, topic: str) -> Ends:
+    """The offsets at which the first batch begins, by partition.
+
+    Spark writes them before the first batch (KafkaSourceInitialOffsetWriter): a zero byte, the version, then JSON.
+    """
+    text = (checkpoint / "sources" / "0" / "0").read_text()
+    return {int(partition): offset for partition, offset in json.loads(text[text.index("{") :])[topic].items()}
+
+
 def find_last_batch(checkpoint: Path) -> int | None:
     """The last batch that Spark has begun; None for a new query."""
     return max((int(path.name) for path in (checkpoint / "offsets").glob("[0-9]*")), default=None)
@@ -99,7 +108,7 @@ def check_position(checkpoint: Path, topic: str, first: Ends, ends: Ends) -> Non
         if low <= offset <= high:
             continue
         what = (
-            f"retention has deleted {low - offset} tickets that it has not read"
+            f"retention has deleted {low - offset} messages that it has not read"
             if offset < low
             else f"the partition ends at {high}: the topic was recreated"
         )

@@ -1,8 +1,9 @@
-"""Open a Spark session in this process (local mode)."""
+"""Open a Spark session: in this process (local[n]), or on a cluster."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ import pyspark
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigurationError
-from jobs.settings import LOOPBACK
+from jobs.settings import LOOPBACK, ROOT
 from jobs.spark.java import make_java_home
 
 _LOG4J = """\
@@ -30,13 +31,30 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %p %c{1}: %m%n
 """
 
 
+# How often a task is tried, as on a cluster. By default, local[n] does not try again.
+_TASK_TRIES = 4
+
+
 @contextmanager
-def open_session(name: str, *, memory: str, cores: int, java_options: str = "") -> Iterator[SparkSession]:
-    """A session whose Java and scratch files are in one temporary folder (TMPDIR). All times are in UTC.
+def open_session(
+    name: str,
+    *,
+    memory: str,
+    master: str = "local[2]",
+    cores: int = 0,
+    executor_memory: str = "",
+    host: str = "",
+    java_options: str = "",
+) -> Iterator[SparkSession]:
+    """A session whose driver has its Java and scratch files in one temporary folder (TMPDIR). All times are in UTC.
 
     Args:
-        memory: the heap of the one Java process: 512m, 2g.
-        java_options: further options of it.
+        memory: the heap of the driver, which is the only Java process with local[n]: 512m, 2g.
+        master: local[n], or the URL of a cluster.
+        cores: the most cores to use of a standalone cluster; 0: all.
+        executor_memory: the heap of each executor of a cluster.
+        host: the name under which executors on other machines find the driver. Default: this machine only.
+        java_options: further options of the driver's Java.
 
     Raises:
         ConfigurationError: the Kafka connector is not installed.
@@ -46,20 +64,25 @@ def open_session(name: str, *, memory: str, cores: int, java_options: str = "") 
         folder = Path(scratch)
         log4j = folder / "log4j2.properties"
         log4j.write_text(_LOG4J)
+        python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         # The workers run with this interpreter: other versions cannot read each other's functions.
         os.environ |= {
             "JAVA_HOME": str(make_java_home(folder)),
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_DRIVER_PYTHON": sys.executable,
             "TZ": "UTC",
+            # The workers import the functions of this project, from another working directory.
+            "PYTHONPATH": python_path,
         }
         time.tzset()
         options = f"-Djava.io.tmpdir={folder} -Dlog4j2.configurationFile={log4j} {java_options}"
         settings = {
             "spark.driver.memory": memory,
-            "spark.driver.bindAddress": LOOPBACK,
-            "spark.driver.host": LOOPBACK,
+            "spark.driver.bindAddress": "0.0.0.0" if host else LOOPBACK,  # noqa: S104 (executors connect to it)
+            "spark.driver.host": host or LOOPBACK,
             "spark.driver.defaultJavaOptions": options,
+            "spark.executorEnv.TZ": "UTC",
+            "spark.executorEnv.PYTHONPATH": python_path,
             "spark.local.dir": str(folder / "scratch"),
             "spark.sql.warehouse.dir": str(folder / "warehouse"),
             "spark.ui.enabled": "false",
@@ -68,10 +91,16 @@ def open_session(name: str, *, memory: str, cores: int, java_options: str = "") 
             "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
             "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
             "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
-            # The default of 200 is for clusters.
-            "spark.sql.shuffle.partitions": str(2 * cores),
         }
-        builder = SparkSession.builder.appName(name).master(f"local[{cores}]")
+        if cores:
+            settings["spark.cores.max"] = str(cores)
+        if executor_memory:
+            settings["spark.executor.memory"] = executor_memory
+        if match := re.fullmatch(r"local\[(\d+)\]", master):
+            master = f"local[{match[1]},{_TASK_TRIES}]"
+            # The default of 200 is for clusters.
+            settings["spark.sql.shuffle.partitions"] = str(2 * int(match[1]))
+        builder = SparkSession.builder.appName(name).master(master)
         for key, value in settings.items():
             builder = builder.config(key, value)
         with chdir(folder):  # where Java makes a folder `artifacts`

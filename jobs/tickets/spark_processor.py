@@ -156,7 +156,7 @@ def _open(settings: TicketsSettings) -> AbstractContextManager[SparkSession]:
     return open_session(
         "tickets",
         memory=settings.tickets_spark_memory,
-        cores=settings.tickets_spark_executor_cores,
+        master=f"local[{settings.tickets_spark_executor_cores}]",
         java_options=JAVA_OPTIONS,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,21 @@ class Stack:
         return self.settings.bucket
 
 
+# The topics that the functions of `make_topic_factory` have created, by client.
+_created: dict[Any, list[str]] = {}
+
+
+def delete_created_topics() -> None:
+    """Delete the topics of a module that is done: a broker with thousands of partitions runs out of memory."""
+    from confluent_kafka import KafkaException
+
+    while _created:
+        admin, names = _created.popitem()
+        for deleted in admin.delete_topics(names, request_timeout=5).values():
+            with suppress(KafkaException):  # a test has stopped this broker or deleted the topic
+                deleted.result()
+
+
 def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
     """A function that creates topics with new names and the declared settings of rides_raw, rides_result or rides_dlq.
 
@@ -76,6 +91,7 @@ def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
         setting = next((name for name in settings if name.split("_")[0].lower() in prefix), "RAW_TOPIC")
         config = {key: str(value) for key, value in settings[setting].config.items()}
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        _created.setdefault(admin, []).append(name)
         # The controller knows it; the broker learns of it a moment later.
         until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
         return name

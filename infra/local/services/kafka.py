@@ -45,6 +45,8 @@ BROKER = {
     "transaction.state.log.num.partitions": 8,
     "share.coordinator.state.topic.num.partitions": 8,
     "offsets.retention.minutes": OFFSETS_RETENTION_MINUTES,
+    # For compaction, of the offsets only. The default of 128 MiB is a quarter of the heap.
+    "log.cleaner.dedupe.buffer.size": 16 * 2**20,
 }
 
 LOG4J = """\

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.client import Config
 from jobs.kafka.scan import Claim
 from jobs.kafka.staged import MESSAGE_SCHEMA
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # A batch of Arrow ends with the record that reaches one of these: memory stays flat whatever the size of a message.
 BATCH_RECORDS = 8_000

@@ -28,6 +28,10 @@ class SparkSettings(RidesSettings):
     # Heap of Java (512m, 2g): of the driver, which is the only Java process with local[n], and of each executor.
     spark_driver_memory: str = "1g"
     spark_executor_memory: str = "1g"
+    # The most cores of a cluster that a job takes; 0: all.
+    spark_cores_max: Annotated[int, Field(ge=0)] = 0
+    # The name under which the cluster's executors find the driver.
+    spark_driver_host: str = ""
     # Seconds between two batches of the stream, and the most messages in one.
     spark_trigger_s: Annotated[float, Field(ge=0)] = 10
     spark_max_batch: Annotated[int, Field(ge=1)] = 300_000

@@ -1,0 +1,144 @@
+"""What a task of the stream does: price the messages of one partition and publish them, exactly once.
+
+Spark may run a task twice, at the same time too (a retry, a speculative task, an executor that was thought dead). Each
+task owns one partition of RAW_TOPIC in a batch. Results, dead letters and the group's offset of that partition are in
+one transaction, whose id is the same for every task of the partition: a newer task fences every older one, and then
+finds what that one has committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.errors import OffsetsError
+from jobs.kafka.dead_letter import Origin
+from jobs.kafka.publish import Outlet, Published, send_outcomes
+from jobs.kafka.transaction import open_group_writer
+from jobs.rides.distance import find_distance_function
+from jobs.rides.pricing import price
+from jobs.rides.spark.source import BATCH_RECORDS, make_messages
+from jobs.rides.vertical import DistanceMethod
+
+# The whole range of a partition is one transaction. A task that hangs in it holds readers back for this time.
+TRANSACTION_TIMEOUT_S = 60
+# What a task reports to the driver, for Arrow and for Spark.
+REPORT_SCHEMA = pa.schema([("partition", pa.int32()), ("results", pa.int64()), ("rejects", pa.int64())])
+REPORT = "partition int, results long, rejects long"
+
+
+class Range(NamedTuple):
+    """The offsets [start, end) of a partition in a batch; `start` is None for a partition that is new."""
+
+    start: int | None
+    end: int
+
+
+class Publisher(msgspec.Struct, frozen=True):
+    """What each task of a batch does.
+
+    Attributes:
+        group: the group whose offsets the tasks commit.
+        topic, topic_id: the source topic.
+        ranges: the batch, by partition.
+    """
+
+    config: dict[str, str]
+    group: str
+    topic: str
+    topic_id: str
+    outlet: Outlet
+    distance: DistanceMethod
+    ranges: dict[int, Range]
+
+    def publish_rows(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """For `mapInArrow`: price and publish the messages of one partition.
+
+        Yields:
+            One row of REPORT_SCHEMA; nothing if there are no messages.
+
+        Raises:
+            ConfigurationError: the other engine owns the group.
+            OffsetsError: the group is not where the batch continues.
+            ServiceUnavailableError: a broker is down, or a newer task has taken over.
+        """
+        first = next(batches, None)
+        if first is None:
+            return
+        partition = first.column("partition")[0].as_py()
+        published = self._publish(partition, chain([first], batches))
+        for _ in batches:  # Spark uses a worker again only if it has read all of its input
+            pass
+        report = {"partition": partition, "results": published.results, "rejects": published.rejects.total()}
+        yield pa.RecordBatch.from_pylist([report], REPORT_SCHEMA)
+
+    def commit_end(self, partition: int) -> None:
+        """Commit the end of a partition whose range has no message, but markers or aborted messages.
+
+        Raises:
+            ConfigurationError, OffsetsError, ServiceUnavailableError: as for `publish_rows`.
+        """
+        self._publish(partition, iter(()))
+
+    def _publish(self, partition: int, batches: Iterator[pa.RecordBatch]) -> Published:
+        published = Published()
+        distance = find_distance_function(self.distance)
+        start, end = self.ranges[partition]
+        with open_group_writer(
+            self.config, self.group, self.topic, BATCH_RECORDS,
+            partition=partition, transaction_timeout_s=TRANSACTION_TIMEOUT_S,
+        ) as writer:  # fmt: skip
+            committed = writer.read_committed()[partition].offset
+            check_start(self.topic, self.group, partition, start, committed)
+            if writer.topic_id != self.topic_id:
+                raise OffsetsError(f"{self.topic} was recreated while the stream was running. Nothing was committed.")
+            if committed is not None and committed >= end:
+                return published  # an earlier try of this batch has published it
+            origin = Origin(self.topic, partition, self.outlet.dag_id, self.outlet.task_id, self.outlet.stage)
+            with writer.transaction({partition: end}):
+                for rows in batches:
+                    messages = self._select(rows, partition, committed)
+                    outcomes = price(messages, distance)
+                    writer.wait_until_sent()  # the last batch was sent while this one was priced
+                    send_outcomes(writer, pa.Table.from_batches([outcomes]), self.outlet, origin)
+                    published.count(pa.chunked_array([outcomes["reason"]]))
+        return published
+
+    def _select(self, rows: pa.RecordBatch, partition: int, committed: int | None) -> pa.RecordBatch:
+        """The messages that the group has not passed.
+
+        Raises:
+            ValueError: they are not all of this task's partition and range, so that it does not own them.
+        """
+        start, end = self.ranges[partition]
+        offsets = rows.column("offset")
+        first, last = pc.min_max(offsets).as_py().values()
+        is_own = pc.all(pc.equal(rows.column("partition"), partition)).as_py()
+        if not is_own or first < (start or 0) or last >= end:
+            raise ValueError(f"{self.topic}[{partition}] {start} to {end}: the task got messages {first} to {last}")
+        messages = make_messages(rows)
+        return messages.filter(pc.greater_equal(offsets, committed)) if committed and first < committed else messages
+
+
+def check_start(topic: str, group: str, partition: int, start: int | None, committed: int | None) -> None:
+    """Check that a batch continues where a group is, or repeats what it has passed.
+
+    Args:
+        start: where the batch begins; None for a new partition.
+
+    Raises:
+        OffsetsError: messages between the group's offset and the batch would be lost, or the offset is gone.
+    """
+    if start is None or (committed is not None and start <= committed):
+        return
+    where = "has no committed offset" if committed is None else f"is at {committed}"
+    raise OffsetsError(
+        f"{topic}[{partition}]: the batch begins at offset {start}, but group {group} {where}: it was set back, or its "
+        "offsets expired. Nothing was done. To start a new query at the group's offsets, delete the folder of the "
+        "checkpoint (the stream's error says which)."
+    )
