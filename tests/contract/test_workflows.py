@@ -65,8 +65,9 @@ def test_the_stack_is_tested_on_the_official_images() -> None:
     (job,) = workflow["jobs"].values()
     first, *commands, last = list_commands(job)[: list_commands(job).index("make smoke-ui") + 1]
     assert [first, commands[0], last] == ["docker compose up -d --wait", "make smoke", "make smoke-ui"]
-    for profile in ("observability", "tickets", "shop", "flights"):
+    for profile in ("observability", "spark", "tickets", "shop", "flights"):
         assert any(f"--profile {profile} up -d --wait" in command for command in commands)
+    assert "make ledger VERTICAL=spark" in commands
     for vertical in ("shop", "flights"):
         assert any(command in (f"make ledger VERTICAL={vertical}", f"make {vertical}-ledger") for command in commands)
         assert f"make {vertical}-page" in commands, "smoke-ui opens it"

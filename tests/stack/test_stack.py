@@ -49,6 +49,8 @@ PROFILE_PORTS = (
     "FLIGHTS_DEPARTURES_PORT",
     "FLIGHTS_APIS_PORT",
     "FLIGHTS_RELAY_PORT",
+    "SPARK_MASTER_UI_PORT",
+    "SPARK_WORKER_UI_PORT",
 )
 COUNTS = ("raw", "result", "dlq", "pending", "refused", "in_flight", "elasticsearch", "parquet")
 
