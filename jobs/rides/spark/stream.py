@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,10 @@ from jobs.kafka.offsets import (
     list_partitions,
     open_group_reader,
     read_bounds,
-    read_current_offsets,
     read_topic_id,
 )
 from jobs.kafka.publish import Outlet
-from jobs.kafka.transaction import open_group_writer
+from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.spark.publish import REPORT, Publisher, Range, check_start
 from jobs.rides.spark.source import make_options
 from jobs.rides.spark.vertical import SparkSettings
@@ -171,8 +171,12 @@ class Stream:
         return {partition: Range(starts.get(partition), end) for partition, end in ends.items()}
 
     def _read_committed(self) -> dict[int, Committed]:
-        with translate_broker_errors(self.config, f"reading the offsets of {self.group}"):
-            offsets = read_current_offsets(self.config, self.topic, self.group)
+        """The group's offsets. Waits for the markers of the last batch, without which they are those before it."""
+        with (
+            translate_broker_errors(self.config, f"reading the offsets of {self.group}"),
+            open_group_reader(self.config, self.topic, self.group) as reader,
+        ):
+            offsets = reader.read_committed()
         check_engine(self.topic, self.group, offsets, "spark")
         return offsets
 
@@ -182,26 +186,32 @@ class Stream:
         A group without offsets begins at the first messages.
         """
         with (
-            translate_broker_errors(self.config, f"reading the offsets of {self.group}"),
-            open_group_reader(self.config, self.topic, self.group) as reader,
+            translate_broker_errors(self.config, f"reading {self.topic}"),
+            open_consumer(self.config, self.group) as client,
         ):
-            committed = reader.read_committed()
-            check_engine(self.topic, self.group, committed, "spark")
+            bounds = read_bounds(self.config, client, self.topic, list_partitions(client, self.topic))
+            committed: dict[int, Committed] = {}
+            for partition in bounds:
+                # Its init_transactions ends what a killed task has left open; reading would wait for that.
+                with self._open_writer(partition) as writer:
+                    writer.check_topics(self.outlet.result_topic, self.outlet.dlq_topic)
+                    committed |= writer.read_committed()
             is_new = all(one.offset is None for one in committed.values())
             if is_new and self.group == COMPUTE_GROUP:
                 raise ConfigurationError(
                     f"Group {self.group} has no offsets on {self.topic} yet, and belongs to the DAG. Let {self.group} "
                     "price a ride first, then `make engine TO=spark`."
                 )
-            bounds = read_bounds(self.config, reader.consumer, self.topic, list(committed))
-            has_output = is_new and holds_results(self.config, reader.consumer, self.outlet.result_topic)
-            starts = choose_starting_offsets(self.topic, self.group, committed, bounds, has_output=has_output)
+            has_output = is_new and holds_results(self.config, client, self.outlet.result_topic)
+        starts = choose_starting_offsets(self.topic, self.group, committed, bounds, has_output=has_output)
         offsets = {}
         for partition, start in starts.items():
-            with open_group_writer(self.config, self.group, self.topic, 1, partition=partition) as writer:
-                writer.check_topics(self.outlet.result_topic, self.outlet.dlq_topic)
+            with self._open_writer(partition) as writer:
                 offset = writer.read_offsets()[partition]
                 offsets[partition] = start if offset is None else offset
                 with writer.transaction({partition: offsets[partition]}):
                     pass
         return offsets
+
+    def _open_writer(self, partition: int) -> AbstractContextManager[GroupWriter]:
+        return open_group_writer(self.config, self.group, self.topic, 1, partition=partition)

@@ -6,7 +6,8 @@ The tasks run here without Spark, on rows as its Kafka source returns them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -173,17 +174,17 @@ def test_an_interrupted_switch_stops_both_engines_until_it_is_run_again(
 ) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, rides(4, 0))
-    real = transaction.name_transactional_id
+    real = GroupWriter.transaction
 
-    def die_at_partition_2(group: str, partition: int | None) -> str:
-        if partition == 2:
+    def die_at_partition_2(writer: GroupWriter, offsets: dict[int, int], *arguments: Any, **options: Any) -> Any:
+        if 2 in offsets:
             raise KeyboardInterrupt
-        return real(group, partition)
+        return real(writer, offsets, *arguments, **options)
 
-    monkeypatch.setattr(transaction, "name_transactional_id", die_at_partition_2)
+    monkeypatch.setattr(GroupWriter, "transaction", die_at_partition_2)
     with pytest.raises(KeyboardInterrupt):
         switch(pricing, "python")
-    monkeypatch.setattr(transaction, "name_transactional_id", real)
+    monkeypatch.setattr(GroupWriter, "transaction", real)
     assert owners(pricing) == {"python", "spark"}
     with pytest.raises(ConfigurationError, match=r"interrupted.*python 0 1, spark 2 3 4 5.*make engine TO=python"):
         pricing.stage()
@@ -295,15 +296,33 @@ def test_a_lost_offset_is_not_taken_for_a_new_partition(pricing: Pricing) -> Non
     assert Sparking(pricing).task(None, 2)()[0].to_pylist()[0]["results"] == 2
 
 
-def test_the_offset_of_one_partition_does_not_wait_for_the_others(sparking: Sparking) -> None:
-    """A killed task leaves an open transaction; the tasks of other partitions go on."""
-    pricing = sparking.pricing
-    produce(pricing.config, pricing.source, rides(1, 0))
-    with open_group_writer(pricing.config, pricing.group, pricing.source, 1, partition=3) as writer:
+@contextmanager
+def killed_task(pricing: Pricing, partition: int) -> Iterator[None]:
+    """A task that was killed before its commit has left its transaction open, with the offset of its partition."""
+    with open_group_writer(
+        pricing.config, pricing.group, pricing.source, 1, partition=partition, transaction_timeout_s=100
+    ) as writer:
         writer._producer.begin_transaction()
         for client in writer.reader.writers:
-            position = transaction.TopicPartition(pricing.source, 3, 0)
+            position = transaction.TopicPartition(pricing.source, partition, 0)
             writer._producer.send_offsets_to_transaction([position], client.consumer_group_metadata(), 30)
+        yield
+
+
+def test_a_task_does_not_wait_for_killed_tasks_of_other_partitions(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    produce(pricing.config, pricing.source, rides(1, 0))
+    with killed_task(pricing, 3):
         sparking.task(2, 3)()
-        writer._producer.abort_transaction(30)
+        # Ends the transaction, so that the group can be read.
+        sparking.publisher({3: Range(0, 0)}).commit_end(3)
+    assert_once(pricing)
+
+
+def test_a_switch_does_not_wait_for_killed_tasks(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    with killed_task(pricing, 0), killed_task(pricing, 3):
+        assert switch(pricing, "python") == list(range(6))
+    produce(pricing.config, pricing.source, rides(1, 0))
+    pricing.run()
     assert_once(pricing)
