@@ -6,7 +6,7 @@ import msgspec
 
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
-from jobs.kafka.engine import check_engine
+from jobs.kafka.engine import check_engine, check_topic_ids
 from jobs.kafka.offsets import Committed, Engine, list_partitions, open_group_reader
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 
@@ -34,6 +34,7 @@ def switch_engine(config: Config, topic: str, group: str, to: Engine) -> list[in
         # Its init_transactions ends what a killed worker has left open; reading would wait for that.
         with open_group_writer(config, group, topic, 1, partition=partition) as writer:
             offsets |= writer.reader.read_committed()
+            check_topic_ids(topic, group, offsets, writer.topic_id)
     if missing := [partition for partition, committed in offsets.items() if committed.offset is None]:
         raise OffsetsError(
             f"Group {group} has no committed offset on {topic}{missing}, so it has no owner there. Nothing was "
@@ -41,7 +42,7 @@ def switch_engine(config: Config, topic: str, group: str, to: Engine) -> list[in
         )
     switched = [partition for partition, committed in offsets.items() if committed.engine != to]
     for partition in ids:
-        if switched if partition is None else partition in switched:
+        if switched and (partition is None or partition in switched):
             with open_group_writer(config, group, topic, 1, partition=partition) as writer:
                 _switch(writer, to)
     if switched:

@@ -14,7 +14,7 @@ from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Claimed, Limits, claim, describe_claims, holds_dead_letters, holds_results
 from jobs.kafka.offsets import SETTLE_S, Engine, GroupReader, open_group_reader
 from jobs.kafka.stage import stage, write_claim
-from jobs.settings import Settings, check_distinct
+from jobs.settings import check_distinct
 from operators.base import DatastreamOperator
 
 
@@ -29,12 +29,12 @@ class ConsumeKafkaOperator(DatastreamOperator):
         source_topic: topic from which `topic` is made; only used to check that all topics differ.
         waits_for_messages: wait up to POLL_WAIT_S for a first message. Otherwise wait for open transactions: their
             commit triggers the run, and readers see it a moment later.
-        engine: what processes the messages. For `python` they are staged. `spark` reads them itself, so they are only
-            claimed.
+        engine: what processes the messages; empty: the setting COMPUTE_ENGINE. For `python` they are staged. `spark`
+            reads them itself, so they are only claimed.
     """
 
     template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic", "source_topic", "engine")
-    optional_fields: Sequence[str] = ("result_topic", "source_topic")
+    optional_fields: Sequence[str] = ("result_topic", "source_topic", "engine")
 
     def __init__(
         self,
@@ -57,10 +57,11 @@ class ConsumeKafkaOperator(DatastreamOperator):
         self.waits_for_messages = waits_for_messages
         self.engine = engine
 
-    def work(self, context: Context, settings: Settings) -> str:
-        if self.engine not in get_args(Engine):
+    def work(self, context: Context, settings: Any) -> str:
+        engine = self.engine or settings.compute_engine
+        if engine not in get_args(Engine):
             raise ConfigurationError(
-                f"{self.task_id}: the engine {self.engine!r} is not one of {', '.join(get_args(Engine))}. Set the "
+                f"{self.task_id}: the engine {engine!r} is not one of {', '.join(get_args(Engine))}. Set the "
                 "Variable COMPUTE_ENGINE. Nothing was done."
             )
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
@@ -73,7 +74,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
             self.log.info(describe_claims(self.topic, claimed.claims))
             folder = self.locate_folder(context, settings)
-            if self.engine == "spark":
+            if engine == "spark":
                 self.log.info("Left the messages for Spark; the group was %d offsets behind", claimed.lag)
                 return write_claim(claimed, folder)[0]
             url, manifest = stage(self.kafka, reader, claimed, folder)

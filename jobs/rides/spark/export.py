@@ -201,7 +201,7 @@ class Export:
             maxOffsetsPerTrigger=self._settings.spark_max_batch,
         )
         writer = source.load().writeStream.queryName(f"export-{self.topic}")
-        query = writer.option("checkpointLocation", str(checkpoint)).trigger(availableNow=True)
+        query = writer.option("checkpointLocation", checkpoint.as_uri()).trigger(availableNow=True)
         try:
             query.foreachBatch(self.export_batch).start().awaitTermination()
         except StreamingQueryException as error:

@@ -425,7 +425,7 @@ def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
         ("AIRFLOW_VAR_DLQ_TOPIC", "nowhere", "ConsumeKafka"),
         ("AIRFLOW_VAR_RESULT_TOPIC", "", "ConsumeKafka"),
         ("AIRFLOW_VAR_COMPUTE_ENGINE", "flink", "ConsumeKafka"),
-        ("AIRFLOW_VAR_COMPUTE_ENGINE", "", "ConsumeKafka"),
+        ("COMPUTE_ENGINE", "flink", "ConsumeKafka"),
     ],
 )
 def test_an_invalid_setting_fails_before_data_is_read(

@@ -18,6 +18,7 @@ from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableErro
 from jobs.kafka import transaction
 from jobs.kafka.engine import check_engine
 from jobs.kafka.offsets import Committed, Engine, open_group_reader, read_topic_id
+from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.kafka.switch_engine import switch_engine
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.spark.publish import Publisher, Range
@@ -205,14 +206,42 @@ def test_a_group_without_offsets_has_no_owner_to_change(pricing: Pricing) -> Non
         switch(pricing, "spark")
 
 
-def test_the_dag_and_make_offsets_refuse_a_group_of_spark(sparking: Sparking) -> None:
+def test_the_dag_refuses_a_group_of_spark(sparking: Sparking) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, rides(1, 0))
-    before = pricing.offsets()
-    for attempt in (pricing.stage, lambda: pricing.set_offsets("beginning")):
-        with pytest.raises(ConfigurationError, match=r"belongs to Spark, not to the DAG.*make engine TO=python"):
-            attempt()
-    assert pricing.offsets() == before
+    with pytest.raises(ConfigurationError, match=r"belongs to Spark, not to the DAG.*make engine TO=python"):
+        pricing.stage()
+
+
+def test_make_offsets_keeps_the_owner(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    task = sparking.task(2, 3)
+    produce(pricing.config, pricing.source, rides(1, 0))
+    pricing.set_offsets("beginning")
+    assert owners(pricing) == {"spark"}
+    assert pricing.offsets() == dict.fromkeys(range(6), 0)
+    with pytest.raises(OffsetsError, match=r"begins at offset 2, but group .* is at 0"):
+        task()
+
+
+def test_make_offsets_makes_spark_the_owner_of_its_own_group(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(1, 0))
+    moves = preview_moves(
+        pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids, engine="spark"
+    )
+    set_offsets(pricing.config, moves, pricing.topic_ids)
+    assert owners(pricing) == {"spark"}
+
+
+def test_offsets_of_an_earlier_topic_are_not_handed_over(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 1, partition=1) as writer:
+        writer.topic_id = "the-id-before"
+        with writer.transaction({1: 0}):
+            pass
+    with pytest.raises(OffsetsError, match=r"\[1\]: group .* of an earlier topic with this name"):
+        switch(pricing, "python")
+    assert owners(pricing) == {"spark"}
 
 
 def test_offsets_of_earlier_versions_belong_to_the_dag() -> None:
@@ -240,19 +269,23 @@ def test_a_repeated_task_publishes_once(sparking: Sparking) -> None:
 
 
 def test_a_newer_task_fences_an_older_one(sparking: Sparking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A speculative task starts while the first one is sending."""
+    """A speculative task starts while the first one sends its second batch."""
     pricing = sparking.pricing
-    produce(pricing.config, pricing.source, rides(4, 0))
-    older, newer = sparking.task(2, 6), sparking.task(2, 6)
-    real = GroupWriter.wait_until_sent
+    produce(pricing.config, pricing.source, rides(6, 0))
+    older, newer = sparking.task(2, 8), sparking.task(2, 8)
+    real, calls = GroupWriter.transaction, []
 
-    def overtaken(writer: GroupWriter) -> None:
-        monkeypatch.setattr(GroupWriter, "wait_until_sent", real)
-        assert newer()[0].to_pylist()[0]["results"] == 4
+    def overtaken(writer: GroupWriter, *arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            monkeypatch.setattr(GroupWriter, "transaction", real)
+            assert newer()[0].to_pylist()[0]["results"] == 4
+        return real(writer, *arguments, **options)
 
-    monkeypatch.setattr(GroupWriter, "wait_until_sent", overtaken)
+    monkeypatch.setattr(GroupWriter, "transaction", overtaken)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         older()
+    assert calls == [({0: 4},), ({0: 6},)]
     assert_once(pricing)
 
 
@@ -279,8 +312,7 @@ def test_a_range_without_messages_is_committed(sparking: Sparking) -> None:
     assert_once(pricing)
 
 
-def test_messages_of_another_task_are_refused(sparking: Sparking) -> None:
-    """So it would be with minPartitions, which lets two tasks share a partition."""
+def test_messages_of_another_range_are_refused(sparking: Sparking) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, [*rides(2, 0), *rides(2, 1)])
     rows = make_rows(pricing.source, read_all(pricing.config, pricing.source))
