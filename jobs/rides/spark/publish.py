@@ -9,6 +9,7 @@ letters of one Arrow batch and the group's offset after it. So it is short, howe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -100,30 +101,34 @@ class Publisher(msgspec.Struct, frozen=True):
             if committed is not None and committed >= end:
                 return published  # an earlier try of this batch has published it
             origin = Origin(self.topic, partition, self.outlet.dag_id, self.outlet.task_id, self.outlet.stage)
-            for rows, done in _look_ahead(batches, end):
+            for rows, done in _look_ahead(map(partial(self._check, partition), batches), end):
                 if committed is not None and done <= committed:
                     continue
-                outcomes = None if rows is None else price(self._select(rows, partition, committed), distance)
+                outcomes = None if rows is None else price(_select(rows, committed), distance)
                 with writer.transaction({partition: done}):
                     if outcomes is not None:
                         send_outcomes(writer, pa.Table.from_batches([outcomes]), self.outlet, origin)
                         published.count(pa.chunked_array([outcomes["reason"]]))
         return published
 
-    def _select(self, rows: pa.RecordBatch, partition: int, committed: int | None) -> pa.RecordBatch:
-        """The messages that the group has not passed.
+    def _check(self, partition: int, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows unchanged.
 
         Raises:
             ValueError: they are not all of this task's partition and range, so that it does not own them.
         """
         start, end = self.ranges[partition]
-        offsets = rows.column("offset")
-        first, last = pc.min_max(offsets).as_py().values()
+        first, last = pc.min_max(rows.column("offset")).as_py().values()
         is_own = pc.all(pc.equal(rows.column("partition"), partition)).as_py()
         if not is_own or first < (start or 0) or last >= end:
             raise ValueError(f"{self.topic}[{partition}] {start} to {end}: the task got messages {first} to {last}")
-        messages = make_messages(rows)
-        return messages.filter(pc.greater_equal(offsets, committed)) if committed and first < committed else messages
+        return rows
+
+
+def _select(rows: pa.RecordBatch, committed: int | None) -> pa.RecordBatch:
+    """The messages that the group has not passed."""
+    messages = make_messages(rows)
+    return messages if committed is None else messages.filter(pc.greater_equal(rows.column("offset"), committed))
 
 
 def _look_ahead(batches: Iterator[pa.RecordBatch], end: int) -> Iterator[tuple[pa.RecordBatch | None, int]]:

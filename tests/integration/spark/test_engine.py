@@ -215,8 +215,8 @@ def test_the_dag_refuses_a_group_of_spark(sparking: Sparking) -> None:
 
 def test_make_offsets_keeps_the_owner(sparking: Sparking) -> None:
     pricing = sparking.pricing
-    task = sparking.task(2, 3)
     produce(pricing.config, pricing.source, rides(1, 0))
+    task = sparking.task(2, 3)
     pricing.set_offsets("beginning")
     assert owners(pricing) == {"spark"}
     assert pricing.offsets() == dict.fromkeys(range(6), 0)
