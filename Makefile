@@ -195,6 +195,28 @@ tickets-process: .venv-spark/.stamp  ## Process the tickets with Spark: MODE=bat
 tickets-view: install-tools  ## Show the outputs, write data/output/tickets.html; TICKET=<id> shows one ticket
 	@$(PY) -m jobs tickets view $(if $(TICKET),--ticket $(TICKET))
 
+##@ Rides on Spark (docs/spark.md)
+.PHONY: spark-demo spark-stream spark-export engine
+spark-demo: export COMPUTE_ENGINE ?= spark
+spark-demo: .venv-spark/.stamp  ## Start all services without Docker, send RIDES=20000 rides through Spark: the stream, and dag_compute_cost; prove that all arrived
+	@$(MAKE) local-up VERTICAL=spark
+	@$(PY) -m jobs unpause
+	@$(PY) -m jobs produce --rate 0 --count $(RIDES) --faulty 0.01 --duplicates 0.005 --spread 2h
+	@$(PY) -m jobs spark stream --once
+	@$(PY) -m jobs wait
+	@$(PY) -m jobs spark export
+	@$(PY) -m jobs ledger
+	@$(PY) -m jobs ledger spark
+
+spark-stream: .venv-spark/.stamp  ## Price rides with Spark until Ctrl-C; MAIN=1: in place of dag_compute_cost (first: make engine TO=spark)
+	@$(PY) -m jobs spark stream $(if $(MAIN),--main)
+
+spark-export: .venv-spark/.stamp  ## Export new results to Parquet with Spark
+	@$(PY) -m jobs spark export
+
+engine: install-tools  ## Make Spark or dag_compute_cost the owner of GROUP=dag_compute_cost: TO=spark|python
+	@$(PY) -m jobs engine $(or $(TO),$(error to which engine? make engine TO=spark)) $(if $(GROUP),--group $(GROUP))
+
 ##@ Shop (docs/shop.md)
 .PHONY: shop-demo shop-generate shop-transform shop-dbt shop-page shop-trace backup restore-drill shop-forecast superset
 shop-demo: export SHOP_DBT_SCHEDULE ?= @hourly
@@ -374,15 +396,17 @@ test-superset: install-dev install-ui .venv-superset/.stamp .venv-dbt/.stamp  ##
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
 
-test-faults: install-dev  ## Kill, freeze and starve each service while rides flow, compare every id: ROUNDS=10 SEED=1
-	@PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
-		$(if $(TARGETS),--targets $(TARGETS))
+test-faults: install-dev  ## Kill, freeze and starve each service while rides flow, compare every id: ROUNDS=10 SEED=1 (TARGETS=spark: Spark's processes)
+	@$(if $(filter spark,$(TARGETS)),.venv/bin/pytest -x tests/faults/spark --durations 3,\
+		PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TARGETS),--targets $(TARGETS)))
 
 test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
 bench: install-dev  ## Measure speed compared with peers, freshness, scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
-	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams and Spark will be left out" >&2
+	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams will be left out" >&2
+	@$(MAKE) .venv-spark/.stamp || echo "warning: Spark will be left out" >&2
 	@$(MAKE) .venv-dbt/.stamp
 	@$(PY) -m benchmarks --rides $(BENCH_RIDES) $(BENCH_OPTIONS)
 

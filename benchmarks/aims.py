@@ -23,7 +23,7 @@ _BESIDE: dict[Peer, float] = {
     ("price", COMPACT, "stock-defaults"): 10.0,
     ("price", COMPACT, "stock-haversine"): 10.0,
     ("price", COMPACT, "stock-geopy"): 1.0,
-    ("price", COMPACT, "spark"): 1.0,
+    ("price", COMPACT, "spark-functions-2"): 1.0,
     ("price", COMPACT, "quix"): 1.0,
     ("index", "", "bare client"): 0.9,
     ("export", "", "pyarrow, its defaults, local file"): 0.8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,14 @@ import msgspec
 
 from benchmarks import data
 from benchmarks.measure import Measured, run
-from benchmarks.route import Route, name_dead_letters
-from infra.local.java import jars
+from benchmarks.route import Route, name_dead_letters, name_warm_up
 from jobs.clients import make_kafka_config
 from jobs.settings import ROOT, Settings
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+SPARK_PYTHON = ROOT / ".venv-spark" / "bin" / "python"
+# Made when the jars of Spark's Kafka connector are there, too.
+SPARK_READY = ROOT / ".venv-spark" / ".stamp"
 
 Tasks = list[tuple[str, Measured]]
 
@@ -116,23 +118,45 @@ def make_stock_runner(distance: str, options: str) -> Callable[[Route], Tasks]:
 
 
 def run_quix(route: Route) -> Tasks:
-    _check_peers()
+    if not PEERS_PYTHON.exists():
+        raise UnavailableError("its packages are not installed: make .venv-bench/.stamp")
     return [("quix", run("benchmarks.peers.quix", route.to_json(), python=PEERS_PYTHON))]
 
 
-def run_spark(route: Route) -> Tasks:
-    _check_peers()
-    try:
-        jars.fetch(["spark"])
-    except jars.DownloadError as error:
-        raise UnavailableError(str(error)) from error
-    files = ",".join(str(jar.path) for jar in jars.read_locked("spark"))
-    return [("spark", run("benchmarks.peers.spark", route.to_json(), files, python=PEERS_PYTHON))]
+def make_spark_runner(engine: str, cores: int, *options: str) -> Callable[[Route], Tasks]:
+    """A runner of an engine of `benchmarks.spark` with local[cores]."""
+
+    def work(route: Route) -> Tasks:
+        if not SPARK_READY.exists():
+            raise UnavailableError("Spark is not installed: make .venv-spark/.stamp")
+        arguments = engine, str(cores), route.to_json(), *options
+        environment = {"TMPDIR": route.folder}
+        return [("spark", run("benchmarks.spark", *arguments, python=SPARK_PYTHON, environment=environment))]
+
+    return work
 
 
-def _check_peers() -> None:
-    if not PEERS_PYTHON.exists():
-        raise UnavailableError("its packages are not installed: make .venv-bench/.stamp")
+def name_both(target: str) -> list[str]:
+    """The topics for the results and the dead letters of a target."""
+    return [target, name_dead_letters(target)]
+
+
+def _make_spark_candidates() -> Iterator[Candidate]:
+    for cores in (1, 2):
+        yield Candidate(
+            f"spark-functions-{cores}",
+            "at least once",
+            make_spark_runner("functions", cores),
+            scratch=lambda target: [name_warm_up(target)],
+        )
+        for engine, guarantee in (("arrow", "at least once"), ("exactly-once", "exactly once")):
+            yield Candidate(
+                f"spark-{engine}-{cores}",
+                guarantee,
+                make_spark_runner(engine, cores),
+                targets=name_both,
+                scratch=lambda target: name_both(name_warm_up(target)),
+            )
 
 
 def make_airflow_environment(folder: Path) -> dict[str, str]:
@@ -149,12 +173,12 @@ RELAY = "relay"
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
-        Candidate(OURS, "exactly once", run_datastream, targets=lambda target: [target, name_dead_letters(target)]),
+        Candidate(OURS, "exactly once", run_datastream, targets=name_both),
         Candidate(RELAY, "exactly once; copies only", run_relay),
         Candidate("stock-defaults", "at least once", make_stock_runner("haversine", "defaults"), at_most=5_000),
         Candidate("stock-haversine", "at least once", make_stock_runner("haversine", "tuned"), at_most=100_000),
         Candidate("stock-geopy", "at least once", make_stock_runner("geopy", "tuned"), at_most=100_000),
-        Candidate("spark", "at least once", run_spark, scratch=lambda target: [f"{target}-warm-up"]),
+        *_make_spark_candidates(),
         Candidate("quix", "exactly once", run_quix),
     )
 }

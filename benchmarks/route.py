@@ -27,3 +27,8 @@ class Route:
 def name_dead_letters(target: str) -> str:
     """The dead-letter topic of a target."""
     return f"{target}-dlq"
+
+
+def name_warm_up(target: str) -> str:
+    """The topic for the results of a pass that warms up."""
+    return f"{target}-warm-up"

@@ -5,9 +5,11 @@ Files are written under a temporary name and then renamed, so a file with its fi
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pyarrow as pa
@@ -26,6 +28,18 @@ class Folder:
     def child(self, *names: str) -> Folder:
         """A folder below this one. Characters that a path cannot have become underscores."""
         return Folder("/".join([self.url, *(re.sub(r"^\.+|[^\w.:+-]", "_", name) for name in names)]))
+
+    def contains(self, url: str) -> bool:
+        """Whether a URL is below this folder."""
+        own, other = urlsplit(self.url), urlsplit(url)
+        # A query can change the server that a URL stands for.
+        if (own.scheme, own.netloc) != (other.scheme, other.netloc) or other.query or other.fragment:
+            return False
+        try:
+            path: str = fs.FileSystem.from_uri(url)[1]  # decodes %2e
+        except ValueError:
+            return False
+        return posixpath.normpath(path) == path and path.startswith(f"{self._path}/")
 
     def write_table(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
         """Write batches as an Arrow IPC file; returns its URL."""

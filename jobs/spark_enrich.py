@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Annotated
 
 import typer
 
 from jobs.clients import make_kafka_config
-from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.errors import DatastreamError
+from jobs.rides.spark import driver
+from jobs.rides.spark.batch import SparkEngine
 from jobs.rides.spark.session import open_session
 from jobs.rides.spark.stream import Counts, Stream
 from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
-from jobs.settings import load
+from jobs.settings import LOOPBACK, load
 from jobs.spark.checkpoint import open_checkpoint
+from jobs.spark.failure import find_cause
 from jobs.terminal import make_console, print_error
 
 log = logging.getLogger("spark_enrich")
@@ -53,6 +58,23 @@ def stream(
     run_stream(load(SparkSettings), COMPUTE_GROUP if takeover else STREAM_GROUP, once=once)
 
 
+@app.command()
+def drive(host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK) -> None:
+    """Price the claims of dag_compute_cost with COMPUTE_ENGINE=spark, one at a time, until a signal.
+
+    Exit code 0: stopped by a signal; 3: an error. Start it again to continue.
+    """
+    logging.getLogger(driver.__name__).setLevel(logging.INFO)
+    settings = load(SparkSettings)
+
+    @contextmanager
+    def open_engine() -> Iterator[SparkEngine]:
+        with open_session(driver.SERVER, settings) as spark:
+            yield SparkEngine(spark, make_kafka_config(settings))
+
+    driver.serve(settings, host, open_engine)
+
+
 def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
     """
     Raises:
@@ -80,7 +102,7 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
                 if query.lastProgress is not None or query.status["isDataAvailable"]:
                     alive.touch()
             if (error := query.exception()) is not None:
-                raise ServiceUnavailableError(f"The stream failed: {error}\nStart it again: it repeats the last batch.")
+                raise find_cause(enrich.failure or error, "Start it again: it repeats the last batch.")
             query.stop()
     log.info("stopped")
 

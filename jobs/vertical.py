@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ class Group(msgspec.Struct, frozen=True):
         done: one word for what the group does to a message ("priced").
         is_copy: its offsets are a copy of a position in another system, so `make offsets` does not set them.
         flush: triggers a group that waits for a full batch.
+        engine: what owns it while it has no offsets (jobs/kafka/engine.py).
     """
 
     id: str
@@ -33,6 +34,7 @@ class Group(msgspec.Struct, frozen=True):
     done: str
     flush: Trigger | None = None
     is_copy: bool = False
+    engine: Literal["python", "spark"] = "python"
 
 
 class DeadLetters(msgspec.Struct, frozen=True):

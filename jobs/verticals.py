@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import pkgutil
 from functools import cache
 from pathlib import Path
 
@@ -24,17 +22,17 @@ def find_verticals() -> tuple[Vertical, ...]:
     Raises:
         ConfigurationError: a vertical cannot be imported.
     """
-    packages = sorted(module.name for module in pkgutil.walk_packages(jobs.__path__, "jobs.") if module.ispkg)
-    verticals = [vertical for package in packages if (vertical := _import_vertical(package)) is not None]
+    folders = [Path(folder) for folder in jobs.__path__]
+    files = [file.relative_to(folder) for folder in folders for file in folder.glob("**/*/vertical.py")]
+    packages = sorted(".".join(file.parent.parts) for file in files)
+    verticals = [_import_vertical(package) for package in packages]
     return tuple(sorted(verticals, key=lambda vertical: vertical.name != "rides"))
 
 
-def _import_vertical(package: str) -> Vertical | None:
-    """The vertical that a package declares; None if it does not declare one."""
-    module = f"{package}.vertical"
+def _import_vertical(package: str) -> Vertical:
+    """The vertical that a package below jobs/ declares."""
+    module = f"jobs.{package}.vertical"
     try:
-        if importlib.util.find_spec(module) is None:
-            return None
         vertical: Vertical = importlib.import_module(module).VERTICAL
     except Exception as error:
         raise ConfigurationError(

@@ -6,6 +6,9 @@ Reads new messages from **rides_raw**, prices them and publishes them to **rides
 **rides_dlq** with their reason. The results, dead letters and offsets of a chunk are in one transaction, so a task can
 be killed and retried at any time. Without new messages, the run is skipped.
 
+The Variable COMPUTE_ENGINE (default: the setting in .env) selects what prices them: **python**, or **spark** (the
+service spark-driver of the profile spark). A run keeps the engine that it started with.
+
 Unpause it and leave it on: it runs continuously. `make lag` shows the backlog.
 """
 
@@ -41,6 +44,7 @@ with DAG(
         result_topic="{{ var.value.RESULT_TOPIC }}",
         dlq_topic="{{ var.value.DLQ_TOPIC }}",
         waits_for_messages=True,
+        engine="{{ var.value.get('COMPUTE_ENGINE', '') }}",
     )
     compute = ComputeCostOperator(task_id="ComputeCostTravel", staged=consume.output)
     publish = PublishKafkaOperator(

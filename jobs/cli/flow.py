@@ -197,8 +197,11 @@ def offsets(
         )
     config, topic = make_kafka_config(settings), getattr(settings, topics[group])
     topic_ids = TopicIds(Folder(settings.staging)) if group in dag_groups else None
+    engines = {one.id: one.engine for vertical in find_verticals() for one in vertical.groups}
     with progress_bars() as bars:
-        moves = work.preview_moves(config, topic, group, to, topic_ids=topic_ids, progress=show_in(bars))
+        moves = work.preview_moves(
+            config, topic, group, to, topic_ids=topic_ids, engine=engines.get(group, "python"), progress=show_in(bars)
+        )
     print_moves(console, moves)
     if not yes:
         typer.confirm("Set these offsets?", abort=True)

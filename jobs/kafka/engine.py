@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs.errors import ConfigurationError
+from jobs.errors import ConfigurationError, OffsetsError
 from jobs.kafka.offsets import Committed, Engine
 
 TITLES: dict[Engine, str] = {"python": "the DAG", "spark": "Spark"}
@@ -41,6 +41,21 @@ def check_engine(topic: str, group: str, offsets: Mapping[int, Committed], engin
         f"Group {group} on {topic} belongs to {TITLES[engines[others[0]]]}, not to {TITLES[engine]}. Nothing was done. "
         f"To change that: stop the other one, then `make engine TO={engine} GROUP={group}`."
     )
+
+
+def check_topic_ids(topic: str, group: str, offsets: Mapping[int, Committed], topic_id: str) -> None:
+    """Check that a group's offsets are of this topic, not of an earlier one with the same name.
+
+    Raises:
+        OffsetsError: a slow worker committed them after the topic was recreated.
+    """
+    for partition, committed in offsets.items():
+        if committed.offset is not None and committed.topic_id not in (None, topic_id):
+            raise OffsetsError(
+                f"{topic}[{partition}]: group {group} is at {committed.offset} of an earlier topic with this name "
+                f"(id {committed.topic_id}, now {topic_id}). Nothing was done. To start with the first message: "
+                f"`make offsets GROUP={group} TO=beginning`."
+            )
 
 
 def describe_engines(engines: Mapping[int, Engine]) -> str:

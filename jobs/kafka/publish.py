@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import resources
+from jobs.errors import ConfigurationError
 from jobs.files import read_batches
 from jobs.kafka.client import Config
 from jobs.kafka.dead_letter import MESSAGE, OFFSET, REASON, STACKTRACE, Headers, Origin
@@ -53,13 +54,20 @@ def publish(config: Config, manifest: Manifest, outlet: Outlet) -> Published:
     """Publish the staged outcomes (OUTCOME_SCHEMA) that the group's committed offsets do not cover.
 
     Raises:
-        ConfigurationError: one of the topics does not exist.
+        ConfigurationError: one of the topics does not exist, or the messages are not staged, so that nothing has
+            processed them.
         OffsetsError: the group was set back to before the claim, another client committed with its id, or the topic was
             recreated.
         ServiceUnavailableError: a broker is down, or a newer worker has taken over. Committed transactions stay, the
             current one is aborted, and the next try continues from there.
     """
     check_distinct(manifest.topic, outlet.result_topic, outlet.dlq_topic)
+    if not manifest.is_staged and not manifest.is_empty:
+        # Without chunks, the claim's ends would be committed and its messages lost.
+        raise ConfigurationError(
+            f"{manifest.topic}: this manifest of group {manifest.group} has a claim, but no outcomes: it was not "
+            "processed. Nothing was committed. Clear the run from ConsumeKafka on."
+        )
     published = Published()
     with open_group_writer(config, manifest.group, manifest.topic, manifest.chunk_records) as writer:
         writer.check_topics(outlet.result_topic, outlet.dlq_topic)

@@ -13,6 +13,7 @@ from jobs.kafka.offsets import (
     SETTLE_S,
     Bounds,
     Committed,
+    Engine,
     GroupReader,
     list_held_back,
     open_group_reader,
@@ -53,13 +54,19 @@ class Offsets(msgspec.Struct, frozen=True):
 
 
 class Moves(msgspec.Struct, frozen=True):
-    """The moves of a group on its topic. `seen` are its offsets when the moves were computed."""
+    """The moves of a group on its topic.
+
+    Attributes:
+        seen: its offsets when the moves were computed.
+        engine: what owns the group.
+    """
 
     topic: str
     topic_id: str
     group: str
     seen: Offsets
     moves: list[Move]
+    engine: Engine = "python"
 
     @property
     def skipped(self) -> int:
@@ -80,13 +87,21 @@ class Moves(msgspec.Struct, frozen=True):
 
 
 def preview_moves(
-    config: Config, topic: str, group: str, to: str, *, topic_ids: TopicIds | None, progress: Progress = lambda *_: None
+    config: Config,
+    topic: str,
+    group: str,
+    to: str,
+    *,
+    topic_ids: TopicIds | None,
+    engine: Engine = "python",
+    progress: Progress = lambda *_: None,
 ) -> Moves:
     """Count, message by message, what setting the offsets would skip or repeat. Changes nothing.
 
     Args:
         to: kept, beginning, end, or an RFC 3339 time for the first message at or after it, by Kafka's timestamps.
         topic_ids: None for a group whose topic ids are not stored.
+        engine: what owns the group if it has no offsets.
         progress: shows the progress of the count.
 
     Raises:
@@ -117,29 +132,38 @@ def preview_moves(
             )
             moves.append(Move(partition, position, target, skipped, repeated, plan is not None))
             progress(f"counting {topic}", number, len(targets))
-    return Moves(topic, topic_id, group, seen, moves)
+    owners = {committed.engine for committed in seen.own.values() if committed.offset is not None} or {engine}
+    return Moves(topic, topic_id, group, seen, moves, "spark" if "spark" in owners else "python")
 
 
 def set_offsets(config: Config, wanted: Moves, topic_ids: TopicIds | None) -> None:
     """Commit the targets for the group and for its copy, and store the topic's id.
 
+    The partitions of a group of Spark change one after the other.
+
     Raises:
-        ConfigurationError: Spark owns the group.
+        ConfigurationError: the group has another owner now.
         OffsetsError: the topic was recreated, or the group has moved since `preview_moves`; nothing was committed.
         ServiceUnavailableError: a broker is down; it is safe to try again.
     """
-    with open_group_writer(config, wanted.group, wanted.topic, 1) as writer:
-        writer.check_engine(writer.reader.read_unchecked())
-        if writer.topic_id != wanted.topic_id or _read(writer.reader) != wanted.seen:
-            raise OffsetsError(
-                f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were counted. "
-                "Nothing was committed. Pause the DAG, end its run, and run the command again."
-            )
-        offsets = {move.partition: move.target.offset for move in wanted.moves if move.target.offset is not None}
-        decoded = {move.partition: move.target.decode_plan(msgspec.Raw) for move in wanted.moves}
-        plans = {partition: bytes(plan) for partition, plan in decoded.items() if plan is not None}
-        with writer.transaction(offsets, plans):
-            pass
+    # Python has one transactional id for all partitions.
+    ids: list[int | None] = [None] if wanted.engine == "python" else [move.partition for move in wanted.moves]
+    for partition in ids:
+        with open_group_writer(config, wanted.group, wanted.topic, 1, partition=partition) as writer:
+            now = _read(writer.reader)
+            writer.check_engine(now.own)
+            seen = Offsets(*({key: known[key] for key in now.own} for known in (wanted.seen.own, wanted.seen.kept)))
+            if writer.topic_id != wanted.topic_id or now != seen:
+                raise OffsetsError(
+                    f"{wanted.topic} was recreated, or group {wanted.group} has moved, since these messages were "
+                    "counted. Nothing was committed. Pause the DAG, end its run, and run the command again."
+                )
+            moves = [move for move in wanted.moves if partition in (None, move.partition)]
+            offsets = {move.partition: move.target.offset for move in moves if move.target.offset is not None}
+            decoded = {move.partition: move.target.decode_plan(msgspec.Raw) for move in moves}
+            plans = {number: bytes(plan) for number, plan in decoded.items() if plan is not None}
+            with writer.transaction(offsets, plans):
+                pass
     if topic_ids is not None:
         # After the commit: if the command is killed in between, running it again repairs the file.
         topic_ids.remember(wanted.group, wanted.topic, wanted.topic_id)

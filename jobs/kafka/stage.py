@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer
 from numpy.typing import NDArray
 
 from jobs import resources
@@ -39,44 +41,69 @@ def stage(config: Config, reader: GroupReader, claimed: Claimed, folder: Folder)
         chunks = tuple(
             chunk for claim in claimed.claims for chunk in _stage_claim(reader.consumer, topic, claim, folder, limits)
         )
-    manifest = Manifest(
+    manifest = _make_manifest(claimed, chunks)
+    return folder.write_manifest(manifest), manifest
+
+
+def write_claim(claimed: Claimed, folder: Folder) -> tuple[str, Manifest]:
+    """Write the manifest of a claim without staging its messages: the next task reads them from Kafka.
+
+    Returns:
+        URL and content of the manifest.
+    """
+    manifest = msgspec.structs.replace(_make_manifest(claimed, ()), is_staged=False)
+    return folder.write_manifest(manifest), manifest
+
+
+def _make_manifest(claimed: Claimed, chunks: tuple[Chunk, ...]) -> Manifest:
+    topic, limits = claimed.topic, claimed.limits
+    return Manifest(
         topic, claimed.topic_id, claimed.group, claimed.claims, chunks, limits.chunk_records, limits.chunk_bytes
     )
-    return folder.write_manifest(manifest), manifest
 
 
 def _stage_claim(client: Consumer, topic: str, claim: Claim, folder: Folder, limits: Limits) -> Iterator[Chunk]:
 
-    def write(first: int, last: int, records: int, size: int, batches: list[pa.RecordBatch]) -> Chunk:
-        url = folder.write_chunk(claim.partition, first, batches, MESSAGE_SCHEMA)
-        oldest = min(pc.min(batch.column("timestamp")).as_py() for batch in batches)
-        return Chunk(claim.partition, first, last, records, size, url, oldest)
+    def write(cut: Cut) -> Chunk:
+        url = folder.write_chunk(claim.partition, cut.first, cut.batches, MESSAGE_SCHEMA)
+        return cut.make_chunk(claim.partition, url)
 
-    with closing(read(client, topic, claim)) as messages, ThreadPoolExecutor(1) as pool:
+    with closing(read(client, topic, claim)) as lists, ThreadPoolExecutor(1) as pool:
         writing: Future[Chunk] | None = None
-        for chunk in cut_chunks(messages, limits.chunk_records, limits.chunk_bytes):
+        for cut in cut_chunks(map(make_message_batch, lists), limits.chunk_records, limits.chunk_bytes):
             if writing:
                 yield writing.result()
-            writing = pool.submit(write, *chunk)  # writes while the next chunk is read
+            writing = pool.submit(write, cut)  # writes while the next chunk is read
         if writing:
             yield writing.result()
 
 
-def cut_chunks(
-    lists: Iterator[list[Message]], max_records: int, max_bytes: int
-) -> Iterator[tuple[int, int, int, int, list[pa.RecordBatch]]]:
+class Cut(NamedTuple):
+    """The messages of one chunk, as batches of MESSAGE_SCHEMA. `size` is in bytes."""
+
+    first: int
+    last: int
+    records: int
+    size: int
+    batches: list[pa.RecordBatch]
+
+    def make_chunk(self, partition: int, url: str) -> Chunk:
+        """The chunk in a manifest, once its file is written."""
+        oldest = min(pc.min(batch.column("timestamp")).as_py() for batch in self.batches)
+        return Chunk(partition, self.first, self.last, self.records, self.size, url, oldest)
+
+
+def cut_chunks(arriving: Iterable[pa.RecordBatch], max_records: int, max_bytes: int) -> Iterator[Cut]:
     """Cut messages into chunks. A chunk ends with the message that reaches `max_records` or `max_bytes`.
 
     Bytes are those of keys, values and headers. The cuts depend only on the messages, not on how they arrive.
 
-    Yields:
-        First offset, last offset, number of messages, their size in bytes, and the messages as batches of
-        MESSAGE_SCHEMA.
+    Args:
+        arriving: batches of MESSAGE_SCHEMA with the messages of one partition.
     """
     batches: list[pa.RecordBatch] = []
     records = size = 0
-    for messages in lists:
-        batch = make_message_batch(messages)
+    for batch in arriving:
         begin = 0
         sizes = np.cumsum(_measure_messages(batch))
         while begin < len(batch):
@@ -88,10 +115,10 @@ def cut_chunks(
             size += int(sizes[end - 1] - done)
             begin = end
             if records >= max_records or size >= max_bytes:
-                yield _read_offset(batches[0], 0), _read_offset(batches[-1], -1), records, size, batches
+                yield Cut(_read_offset(batches[0], 0), _read_offset(batches[-1], -1), records, size, batches)
                 batches, records, size = [], 0, 0
     if batches:
-        yield _read_offset(batches[0], 0), _read_offset(batches[-1], -1), records, size, batches
+        yield Cut(_read_offset(batches[0], 0), _read_offset(batches[-1], -1), records, size, batches)
 
 
 def _measure_messages(batch: pa.RecordBatch) -> NDArray[np.int64]:

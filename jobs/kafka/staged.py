@@ -75,6 +75,8 @@ class Manifest(msgspec.Struct, frozen=True):
         topic_id: id of the topic when the claim was made.
         chunk_records, chunk_bytes: the limits; a chunk ends with the message that reaches one of them.
         rejects_url: an Arrow file of REJECT_SCHEMA.
+        is_staged: whether the chunks hold the claim's messages. If not, there are no chunks, and the next task reads
+            the messages from Kafka. True in files of an earlier version.
     """
 
     topic: str
@@ -86,10 +88,16 @@ class Manifest(msgspec.Struct, frozen=True):
     chunk_bytes: int
     rejects_url: str | None = None
     rejects: int = 0
+    is_staged: bool = True
 
     @property
     def records(self) -> int:
         return sum(chunk.records for chunk in self.chunks)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the claim has no offsets."""
+        return all(claim.start == claim.end for claim in self.claims)
 
     @property
     def age_s(self) -> float | None:

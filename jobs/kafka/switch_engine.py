@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from jobs.errors import OffsetsError
-from jobs.kafka.client import Config, translate_broker_errors
-from jobs.kafka.engine import check_engine
-from jobs.kafka.offsets import Committed, Engine, open_group_reader
+from jobs.kafka.client import Config, open_consumer, translate_broker_errors
+from jobs.kafka.engine import check_engine, check_topic_ids
+from jobs.kafka.offsets import Committed, Engine, list_partitions, open_group_reader
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 
 
@@ -25,25 +25,29 @@ def switch_engine(config: Config, topic: str, group: str, to: Engine) -> list[in
         OffsetsError: a partition has no offset, or another client committed with this group id.
         ServiceUnavailableError: a broker is down, or a worker of the old engine started meanwhile. Run it again.
     """
-    with (
-        translate_broker_errors(config, f"reading the offsets of {group}"),
-        open_group_reader(config, topic, group) as reader,
-    ):
-        offsets = reader.read_committed()
+    with translate_broker_errors(config, f"reading {topic}"), open_consumer(config, group) as client:
+        partitions = list_partitions(client, topic)
+    # Python has one id for all partitions.
+    ids: list[int | None] = [None] if to == "spark" else list(partitions)
+    offsets: dict[int, Committed] = {}
+    for partition in ids:
+        # Its init_transactions ends what a killed worker has left open; reading would wait for that.
+        with open_group_writer(config, group, topic, 1, partition=partition) as writer:
+            offsets |= writer.reader.read_committed()
+            check_topic_ids(topic, group, offsets, writer.topic_id)
     if missing := [partition for partition, committed in offsets.items() if committed.offset is None]:
         raise OffsetsError(
             f"Group {group} has no committed offset on {topic}{missing}, so it has no owner there. Nothing was "
             "changed. Let the engine that reads the topic now process a message first."
         )
     switched = [partition for partition, committed in offsets.items() if committed.engine != to]
-    if not switched:
-        return []
-    old: list[int | None] = [None] if to == "spark" else list(switched)
-    for partition in old:
-        with open_group_writer(config, group, topic, 1, partition=partition) as writer:
-            _switch(writer, to)
-    with open_group_reader(config, topic, group) as reader:
-        check_engine(topic, group, reader.read_committed(), to)
+    for partition in ids:
+        if switched and (partition is None or partition in switched):
+            with open_group_writer(config, group, topic, 1, partition=partition) as writer:
+                _switch(writer, to)
+    if switched:
+        with open_group_reader(config, topic, group) as reader:
+            check_engine(topic, group, reader.read_committed(), to)
     return switched
 
 

@@ -120,15 +120,6 @@ class _Sender:
         """
         self._producer.poll(0)
 
-    def wait_until_sent(self) -> None:
-        """Wait until the broker has acknowledged all messages, so that only new ones take memory.
-
-        Raises:
-            KafkaException: it does not answer.
-        """
-        if self._producer.flush(REQUEST_TIMEOUT_S):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "sending took too long"))
-
     def _abort(self) -> None:
         try:
             _call_with_timeout(self._producer.abort_transaction, REQUEST_TIMEOUT_S)

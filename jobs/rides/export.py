@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
+import pyarrow as pa
 from confluent_kafka import TopicPartition
 from google.cloud import storage
 
@@ -150,7 +151,18 @@ def put_gcs(client: storage.Client, bucket: str, prefix: str, staged: Manifest) 
 
     def put_chunk(chunk: Chunk) -> list[str]:
         rows, _ = flatten(read_chunk(chunk.url), chunk.partition)
-        return export(client, bucket, rows, partial(name_object, prefix, staged.topic, chunk), REPETITIVE)
+        return put_rows(client, bucket, prefix, topic=staged.topic, chunk=chunk, rows=rows)
 
     # Two chunks at a time: most of the work is in Arrow, which releases the GIL.
     return [name for _, names in prefetch(put_chunk, staged.chunks, ahead=2) for name in names]
+
+
+def put_rows(
+    client: storage.Client, bucket: str, prefix: str, *, topic: str, chunk: Chunk, rows: pa.RecordBatch
+) -> list[str]:
+    """Write the rows (SINK_SCHEMA) of a chunk as one object for each hour. Returns the names of the objects.
+
+    Raises:
+        ServiceUnavailableError, ConfigurationError: not all objects were written; it is safe to try again.
+    """
+    return export(client, bucket, rows, partial(name_object, prefix, topic, chunk), REPETITIVE)

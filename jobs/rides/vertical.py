@@ -54,7 +54,7 @@ VERTICAL = Vertical(
     ),
     command_groups={REPROCESS_GROUP: "raw_topic"},
     dags=(COMPUTE_DAG, INDEX_DAG),
-    variables=("raw_topic", "result_topic", "dlq_topic", "gcs_prefix", "compute_engine"),
+    variables=("raw_topic", "result_topic", "dlq_topic", "gcs_prefix"),
     templates={"rides_index": TEMPLATE},
     dashboard="rides",
     dead_letters=DEAD_LETTERS,

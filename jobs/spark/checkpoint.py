@@ -65,7 +65,7 @@ def _check_job(folder: Path, job: Mapping[str, object]) -> None:
     if changes:
         raise ConfigurationError(
             f"The stream in {folder} is another one: {', '.join(changes)}. To continue it, set that back. To start "
-            f"again at the beginning of the topic, delete the folder: rm -r {folder}"
+            f"a new one, delete the folder: rm -r {folder}"
         )
 
 
@@ -89,11 +89,12 @@ def find_last_batch(checkpoint: Path) -> int | None:
     return max((int(path.name) for path in (checkpoint / "offsets").glob("[0-9]*")), default=None)
 
 
-def check_position(checkpoint: Path, topic: str, first: Ends, ends: Ends) -> None:
+def check_position(checkpoint: Path, topic: str, first: Ends, ends: Ends, remedy: str = "") -> None:
     """Check that the topic still has the messages that the query reads next.
 
     Args:
         first, ends: the first and the next offset of each partition of the topic.
+        remedy: what to do. Default: delete the folder, and so start with what the topic holds.
 
     Raises:
         OffsetsError: retention has deleted them, or the topic was recreated.
@@ -108,11 +109,11 @@ def check_position(checkpoint: Path, topic: str, first: Ends, ends: Ends) -> Non
         if low <= offset <= high:
             continue
         what = (
-            f"retention has deleted {low - offset} messages that it has not read"
+            f"the topic begins at {low} now: retention has deleted {low - offset} messages after it"
             if offset < low
             else f"the partition ends at {high}: the topic was recreated"
         )
-        raise OffsetsError(
-            f"{topic}[{partition}]: the stream would continue at offset {offset}, but {what}. To start again with what "
-            f"the topic holds, delete the stream's folder: rm -r {checkpoint.parent}"
+        advice = remedy or (
+            f"To start again with what the topic holds, delete the stream's folder: rm -r {checkpoint.parent}"
         )
+        raise OffsetsError(f"{topic}[{partition}]: the stream would continue at offset {offset}, but {what}. {advice}")

@@ -22,6 +22,12 @@ _LOG4J = """\
 rootLogger.level = error
 logger.python.name = org.apache.spark.api.python.PythonGatewayServer
 logger.python.level = error
+# "Initial job has not accepted any resources"
+logger.scheduler.name = org.apache.spark.scheduler.TaskSchedulerImpl
+logger.scheduler.level = warn
+# A failed batch ends the query, whose exception has the same text.
+logger.batch.name = org.apache.spark.sql.execution.streaming.MicroBatchExecution
+logger.batch.level = off
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr

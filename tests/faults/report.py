@@ -30,6 +30,7 @@ OUTCOMES = {
     "Wrote ": "wrote the same objects",
     "Indexed ": "wrote the same documents",
     "Staged ": "staged, for nobody",
+    "Left the messages for Spark": "claimed, for nobody",
     "Processed ": "processed, for nobody",
     "Committed ": "committed",
     "Task killed!": "was ended by Airflow",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 from confluent_kafka import Consumer
 
+from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Claimed, Limits, claim, describe_claims, holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S, GroupReader, open_group_reader
-from jobs.kafka.stage import stage
-from jobs.settings import Settings, check_distinct
+from jobs.kafka.offsets import SETTLE_S, Engine, GroupReader, open_group_reader
+from jobs.kafka.stage import stage, write_claim
+from jobs.settings import check_distinct
 from operators.base import DatastreamOperator
 
 
@@ -28,10 +29,12 @@ class ConsumeKafkaOperator(DatastreamOperator):
         source_topic: topic from which `topic` is made; only used to check that all topics differ.
         waits_for_messages: wait up to POLL_WAIT_S for a first message. Otherwise wait for open transactions: their
             commit triggers the run, and readers see it a moment later.
+        engine: what processes the messages; empty: the setting COMPUTE_ENGINE. For `python` they are staged. `spark`
+            reads them itself, so they are only claimed.
     """
 
-    template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic", "source_topic")
-    optional_fields: Sequence[str] = ("result_topic", "source_topic")
+    template_fields: Sequence[str] = ("topic", "dlq_topic", "result_topic", "source_topic", "engine")
+    optional_fields: Sequence[str] = ("result_topic", "source_topic", "engine")
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class ConsumeKafkaOperator(DatastreamOperator):
         result_topic: str | None = None,
         source_topic: str | None = None,
         waits_for_messages: bool = False,
+        engine: str = "python",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,8 +55,15 @@ class ConsumeKafkaOperator(DatastreamOperator):
         self.result_topic = result_topic
         self.source_topic = source_topic
         self.waits_for_messages = waits_for_messages
+        self.engine = engine
 
-    def work(self, context: Context, settings: Settings) -> str:
+    def work(self, context: Context, settings: Any) -> str:
+        engine = self.engine or settings.compute_engine
+        if engine not in get_args(Engine):
+            raise ConfigurationError(
+                f"{self.task_id}: the engine {engine!r} is not one of {', '.join(get_args(Engine))}. Set the "
+                "Variable COMPUTE_ENGINE. Nothing was done."
+            )
         check_distinct(*filter(None, (self.source_topic, self.topic, self.result_topic, self.dlq_topic)))
         # Only one run is active, so the folders of earlier runs are not needed: this run claims their messages again.
         self.locate_dag_folder(context, settings).delete_all_but(self.locate_run_folder(context, settings))
@@ -62,7 +73,11 @@ class ConsumeKafkaOperator(DatastreamOperator):
             if claimed.is_empty:
                 raise AirflowSkipException(f"Nothing new on {self.topic}.")
             self.log.info(describe_claims(self.topic, claimed.claims))
-            url, manifest = stage(self.kafka, reader, claimed, self.locate_folder(context, settings))
+            folder = self.locate_folder(context, settings)
+            if engine == "spark":
+                self.log.info("Left the messages for Spark; the group was %d offsets behind", claimed.lag)
+                return write_claim(claimed, folder)[0]
+            url, manifest = stage(self.kafka, reader, claimed, folder)
         self.log.info(
             "Staged %d messages of %s in %d chunks; the group was %d offsets behind",
             manifest.records,

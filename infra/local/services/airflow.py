@@ -181,7 +181,7 @@ SERVICE = Service(
     login=lambda settings: f"login {settings.airflow_user} / {settings.airflow_password}",
     processes=tuple(f"{NAME}-{component}" for component in COMPONENTS),
     # Its tasks use them.
-    after=("kafka", "elasticsearch", "gcs", "postgres"),
+    after=("kafka", "elasticsearch", "gcs", "postgres", "spark-driver"),
     # The scheduler would wait for running tasks, which may be killed at any time.
     stop_s=8,
 )

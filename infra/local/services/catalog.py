@@ -21,6 +21,7 @@ from infra.local.services import (
     prometheus,
     redis,
     relay,
+    spark_driver,
     superset,
 )
 from jobs.settings import Settings
@@ -38,6 +39,7 @@ SERVICES = (
     aws.SERVICE,
     departures.SERVICE,
     relay.SERVICE,
+    spark_driver.SERVICE,
     airflow.SERVICE,
     exporter.SERVICE,
     prometheus.ALERTMANAGER,

@@ -1,9 +1,9 @@
 """What a task of the stream does: price the messages of one partition and publish them, exactly once.
 
 Spark may run a task twice, at the same time too (a retry, a speculative task, an executor that was thought dead). Each
-task owns one partition of RAW_TOPIC in a batch. Results, dead letters and the group's offset of that partition are in
-one transaction, whose id is the same for every task of the partition: a newer task fences every older one, and then
-finds what that one has committed.
+task owns one partition of RAW_TOPIC in a batch. The transactional id is the same for every task of the partition: a
+newer task fences every older one, and then finds what that one has committed. A transaction holds the results and dead
+letters of one Arrow batch and the group's offset after it. So it is short, however long Spark takes to read the range.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from jobs.rides.pricing import price
 from jobs.rides.spark.source import BATCH_RECORDS, make_messages
 from jobs.rides.vertical import DistanceMethod
 
-# The whole range of a partition is one transaction. A task that hangs in it holds readers back for this time.
-TRANSACTION_TIMEOUT_S = 60
+NEW_QUERY = (
+    "To start a new query at the group's offsets, delete the checkpoint: rm -r the folder spark/<group> below "
+    "DATASTREAM_STATE. In Docker: docker compose --profile spark rm -sf spark-stream, then docker volume rm "
+    "<project>_spark-state."
+)
 # What a task reports to the driver, for Arrow and for Spark.
 REPORT_SCHEMA = pa.schema([("partition", pa.int32()), ("results", pa.int64()), ("rejects", pa.int64())])
 REPORT = "partition int, results long, rejects long"
@@ -89,10 +92,7 @@ class Publisher(msgspec.Struct, frozen=True):
         published = Published()
         distance = find_distance_function(self.distance)
         start, end = self.ranges[partition]
-        with open_group_writer(
-            self.config, self.group, self.topic, BATCH_RECORDS,
-            partition=partition, transaction_timeout_s=TRANSACTION_TIMEOUT_S,
-        ) as writer:  # fmt: skip
+        with open_group_writer(self.config, self.group, self.topic, BATCH_RECORDS, partition=partition) as writer:
             committed = writer.read_committed()[partition].offset
             check_start(self.topic, self.group, partition, start, committed)
             if writer.topic_id != self.topic_id:
@@ -100,13 +100,14 @@ class Publisher(msgspec.Struct, frozen=True):
             if committed is not None and committed >= end:
                 return published  # an earlier try of this batch has published it
             origin = Origin(self.topic, partition, self.outlet.dag_id, self.outlet.task_id, self.outlet.stage)
-            with writer.transaction({partition: end}):
-                for rows in batches:
-                    messages = self._select(rows, partition, committed)
-                    outcomes = price(messages, distance)
-                    writer.wait_until_sent()  # the last batch was sent while this one was priced
-                    send_outcomes(writer, pa.Table.from_batches([outcomes]), self.outlet, origin)
-                    published.count(pa.chunked_array([outcomes["reason"]]))
+            for rows, done in _look_ahead(batches, end):
+                if committed is not None and done <= committed:
+                    continue
+                outcomes = None if rows is None else price(self._select(rows, partition, committed), distance)
+                with writer.transaction({partition: done}):
+                    if outcomes is not None:
+                        send_outcomes(writer, pa.Table.from_batches([outcomes]), self.outlet, origin)
+                        published.count(pa.chunked_array([outcomes["reason"]]))
         return published
 
     def _select(self, rows: pa.RecordBatch, partition: int, committed: int | None) -> pa.RecordBatch:
@@ -125,6 +126,20 @@ class Publisher(msgspec.Struct, frozen=True):
         return messages.filter(pc.greater_equal(offsets, committed)) if committed and first < committed else messages
 
 
+def _look_ahead(batches: Iterator[pa.RecordBatch], end: int) -> Iterator[tuple[pa.RecordBatch | None, int]]:
+    """Each batch with the offset to commit after it: the range's `end` after the last one, and without a batch.
+
+    The next batch is read before the transaction of this one begins.
+    """
+    rows = next(batches, None)
+    if rows is None:
+        yield None, end
+    while rows is not None:
+        following = next(batches, None)
+        yield rows, end if following is None else rows.column("offset")[-1].as_py() + 1
+        rows = following
+
+
 def check_start(topic: str, group: str, partition: int, start: int | None, committed: int | None) -> None:
     """Check that a batch continues where a group is, or repeats what it has passed.
 
@@ -139,6 +154,5 @@ def check_start(topic: str, group: str, partition: int, start: int | None, commi
     where = "has no committed offset" if committed is None else f"is at {committed}"
     raise OffsetsError(
         f"{topic}[{partition}]: the batch begins at offset {start}, but group {group} {where}: it was set back, or its "
-        "offsets expired. Nothing was done. To start a new query at the group's offsets, delete the folder of the "
-        "checkpoint (the stream's error says which)."
+        f"offsets expired. Nothing was done. {NEW_QUERY}"
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +19,19 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from jobs.errors import ConfigurationError
-from jobs.kafka.claim import choose_starting_offsets, holds_results
+from jobs.kafka.claim import choose_starting_offsets, holds_dead_letters, holds_results
 from jobs.kafka.client import open_consumer, translate_broker_errors
-from jobs.kafka.engine import check_engine
+from jobs.kafka.engine import check_engine, check_topic_ids
 from jobs.kafka.offsets import (
     Committed,
     list_partitions,
     open_group_reader,
     read_bounds,
-    read_current_offsets,
     read_topic_id,
 )
 from jobs.kafka.publish import Outlet
-from jobs.kafka.transaction import open_group_writer
-from jobs.rides.spark.publish import REPORT, Publisher, Range, check_start
+from jobs.kafka.transaction import GroupWriter, open_group_writer
+from jobs.rides.spark.publish import NEW_QUERY, REPORT, Publisher, Range, check_start
 from jobs.rides.spark.source import make_options
 from jobs.rides.spark.vertical import SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
@@ -77,6 +77,7 @@ class Stream:
         self.topic = settings.raw_topic
         self.checkpoint = checkpoint
         self.outlet = Outlet(*settings.find_output(group), dag_id=group, task_id=TASK_ID, stage="TRANSFORMATION")
+        self.failure: Exception | None = None
         self._on_batch = on_batch
         check_distinct(self.topic, self.outlet.result_topic, self.outlet.dlq_topic)
         with translate_broker_errors(config, f"reading the id of {self.topic}"):
@@ -108,7 +109,7 @@ class Stream:
         ):
             bounds = read_bounds(self.config, client, self.topic, list_partitions(client, self.topic))
         lows, ends = ({p: getattr(bound, name) for p, bound in bounds.items()} for name in ("low", "end"))
-        check_position(self.checkpoint, self.topic, lows, ends)
+        check_position(self.checkpoint, self.topic, lows, ends, NEW_QUERY)
 
     def start(self, spark: SparkSession, *, once: bool = False) -> StreamingQuery:
         """Take the group over, then start the query: at the checkpoint, or at the group's offsets if it is new.
@@ -128,16 +129,25 @@ class Stream:
             startingOffsets=json.dumps({self.topic: {str(partition): offset for partition, offset in offsets.items()}}),
             maxOffsetsPerTrigger=self.settings.spark_max_batch,
         )
-        writer = source.load().writeStream.queryName(self.group).option("checkpointLocation", str(self.checkpoint))
+        writer = source.load().writeStream.queryName(self.group).option("checkpointLocation", self.checkpoint.as_uri())
         trigger = {"availableNow": True} if once else {"processingTime": f"{self.settings.spark_trigger_s:g} seconds"}
         return writer.trigger(**trigger).foreachBatch(self.process).start()
 
     def process(self, messages: DataFrame, batch: int) -> None:
         """Publish a batch. Spark calls it again with the same messages if it did not end."""
+        try:
+            counts = self._publish(messages, batch)
+        except Exception as error:
+            self.failure = error  # Spark keeps only its text
+            raise
+        self._on_batch(counts)
+
+    def _publish(self, messages: DataFrame, batch: int) -> Counts:
         ranges = self.read_ranges(batch)
         committed = self._read_committed()
         for partition, (start, _) in ranges.items():
             check_start(self.topic, self.group, partition, start, committed[partition].offset)
+        check_tasks(messages, ranges)
         publisher = Publisher(
             self.config, self.group, self.topic, self.topic_id, self.outlet, self.settings.distance_method, ranges
         )
@@ -150,7 +160,7 @@ class Stream:
         for partition in empty:
             publisher.commit_end(partition)
         results, rejects = (sum(report[name] for report in reports) for name in ("results", "rejects"))
-        self._on_batch(Counts(batch, results, rejects, len(empty)))
+        return Counts(batch, results, rejects, len(empty))
 
     def read_ranges(self, batch: int) -> dict[int, Range]:
         """The offsets of a batch, from the checkpoint."""
@@ -162,8 +172,12 @@ class Stream:
         return {partition: Range(starts.get(partition), end) for partition, end in ends.items()}
 
     def _read_committed(self) -> dict[int, Committed]:
-        with translate_broker_errors(self.config, f"reading the offsets of {self.group}"):
-            offsets = read_current_offsets(self.config, self.topic, self.group)
+        """The group's offsets. Waits for the markers of the last batch, without which they are those before it."""
+        with (
+            translate_broker_errors(self.config, f"reading the offsets of {self.group}"),
+            open_group_reader(self.config, self.topic, self.group) as reader,
+        ):
+            offsets = reader.read_committed()
         check_engine(self.topic, self.group, offsets, "spark")
         return offsets
 
@@ -173,26 +187,51 @@ class Stream:
         A group without offsets begins at the first messages.
         """
         with (
-            translate_broker_errors(self.config, f"reading the offsets of {self.group}"),
-            open_group_reader(self.config, self.topic, self.group) as reader,
+            translate_broker_errors(self.config, f"reading {self.topic}"),
+            open_consumer(self.config, self.group) as client,
         ):
-            committed = reader.read_committed()
-            check_engine(self.topic, self.group, committed, "spark")
-            is_new = all(one.offset is None for one in committed.values())
+            committed: dict[int, Committed] = {}
+            for partition in list_partitions(client, self.topic):
+                # Its init_transactions ends what a killed task has left open; reading would wait for that.
+                with self._open_writer(partition) as writer:
+                    writer.check_topics(self.outlet.result_topic, self.outlet.dlq_topic)
+                    committed |= writer.read_committed()
+            bounds = read_bounds(self.config, client, self.topic, list(committed))
+            check_topic_ids(self.topic, self.group, committed, self.topic_id)
+            is_new = all(position.offset is None for position in committed.values())
             if is_new and self.group == COMPUTE_GROUP:
                 raise ConfigurationError(
                     f"Group {self.group} has no offsets on {self.topic} yet, and belongs to the DAG. Let {self.group} "
                     "price a ride first, then `make engine TO=spark`."
                 )
-            bounds = read_bounds(self.config, reader.consumer, self.topic, list(committed))
-            has_output = is_new and holds_results(self.config, reader.consumer, self.outlet.result_topic)
-            starts = choose_starting_offsets(self.topic, self.group, committed, bounds, has_output=has_output)
+            has_output = is_new and (
+                holds_results(self.config, client, self.outlet.result_topic)
+                or holds_dead_letters(self.config, client, self.outlet.dlq_topic, self.topic, self.group)
+            )
+        starts = choose_starting_offsets(self.topic, self.group, committed, bounds, has_output=has_output)
         offsets = {}
         for partition, start in starts.items():
-            with open_group_writer(self.config, self.group, self.topic, 1, partition=partition) as writer:
-                writer.check_topics(self.outlet.result_topic, self.outlet.dlq_topic)
+            with self._open_writer(partition) as writer:
                 offset = writer.read_offsets()[partition]
                 offsets[partition] = start if offset is None else offset
                 with writer.transaction({partition: offsets[partition]}):
                     pass
         return offsets
+
+    def _open_writer(self, partition: int) -> AbstractContextManager[GroupWriter]:
+        return open_group_writer(self.config, self.group, self.topic, 1, partition=partition)
+
+
+def check_tasks(messages: DataFrame, ranges: Mapping[int, Range]) -> None:
+    """Check that each task has a whole range.
+
+    Raises:
+        ConfigurationError: Spark splits ranges (minPartitions, maxRecordsPerPartition): of two tasks for one partition,
+            the second would find its messages covered by the first one's offset.
+    """
+    tasks, most = messages.rdd.getNumPartitions(), sum(end > (start or 0) for start, end in ranges.values())
+    if tasks > most:
+        raise ConfigurationError(
+            f"Spark has made {tasks} tasks of {most} ranges of offsets. The stream needs whole ranges: remove "
+            "minPartitions and maxRecordsPerPartition. Nothing was done."
+        )

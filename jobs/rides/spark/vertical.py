@@ -60,7 +60,7 @@ VERTICAL = Vertical(
     name="spark",
     settings=SparkSettings,
     topics=ROOT / "infra" / "kafka" / "topics" / "spark.yml",
-    groups=(Group(STREAM_GROUP, "raw_topic", done="priced by the stream"),),
+    groups=(Group(STREAM_GROUP, "raw_topic", done="priced by the stream", engine="spark"),),
     ledger="jobs.rides.spark.ledger:take_ledger",
     services=("kafka", "elasticsearch", "gcs", "spark-driver", "airflow"),
 )

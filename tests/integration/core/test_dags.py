@@ -20,6 +20,7 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 
+from infra.local.runner import ports
 from infra.local.services import airflow as airflow_service
 from jobs.files import Folder
 from jobs.kafka.offsets import read_group_offsets
@@ -388,6 +389,20 @@ def test_a_retried_export_writes_the_same_objects(dags: Dags, monkeypatch: pytes
     assert sorted(rows) == [(record.partition, record.offset) for record in read_all(dags.stack.kafka, dags.result)]
 
 
+def test_a_claim_for_spark_waits_until_an_engine_prices_it(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/integration/spark has the tests with Spark."""
+    produce(dags.stack.kafka, dags.raw, [keyed(ride()) for _ in range(5)])
+    monkeypatch.setenv("AIRFLOW_VAR_COMPUTE_ENGINE", "spark")
+    monkeypatch.setenv("SPARK_DRIVER_URL", f"http://127.0.0.1:{ports.find_free(1)[0]}")
+    assert dags.compute() == dict(zip(COMPUTE, ["success", "failed", "upstream_failed"], strict=True))
+    assert dags.held()[:2] == (0, 0)
+    assert dags.offsets("dag_compute_cost") == {None}
+    # Nothing was staged, and the next run claims the messages again.
+    monkeypatch.delenv("AIRFLOW_VAR_COMPUTE_ENGINE")
+    assert dags.compute() == all_("success", COMPUTE)
+    assert dags.held()[:2] == (5, 0)
+
+
 def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
     properties = {"price_base": {"type": "double", "fields": {"small": {"type": "byte"}}}}
     dags.stack.elasticsearch.indices.create(index=dags.index, mappings={"properties": properties})
@@ -409,6 +424,8 @@ def test_dead_letters_name_dag_and_task(dags: Dags) -> None:
         ("AIRFLOW_VAR_RESULT_TOPIC", "nowhere", "ConsumeKafka"),
         ("AIRFLOW_VAR_DLQ_TOPIC", "nowhere", "ConsumeKafka"),
         ("AIRFLOW_VAR_RESULT_TOPIC", "", "ConsumeKafka"),
+        ("AIRFLOW_VAR_COMPUTE_ENGINE", "flink", "ConsumeKafka"),
+        ("COMPUTE_ENGINE", "flink", "ConsumeKafka"),
     ],
 )
 def test_an_invalid_setting_fails_before_data_is_read(

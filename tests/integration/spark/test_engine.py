@@ -6,7 +6,8 @@ The tasks run here without Spark, on rows as its Kafka source returns them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableErro
 from jobs.kafka import transaction
 from jobs.kafka.engine import check_engine
 from jobs.kafka.offsets import Committed, Engine, open_group_reader, read_topic_id
+from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.kafka.switch_engine import switch_engine
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.spark.publish import Publisher, Range
@@ -173,17 +175,17 @@ def test_an_interrupted_switch_stops_both_engines_until_it_is_run_again(
 ) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, rides(4, 0))
-    real = transaction.name_transactional_id
+    real = GroupWriter.transaction
 
-    def die_at_partition_2(group: str, partition: int | None) -> str:
-        if partition == 2:
+    def die_at_partition_2(writer: GroupWriter, offsets: dict[int, int], *arguments: Any, **options: Any) -> Any:
+        if 2 in offsets:
             raise KeyboardInterrupt
-        return real(group, partition)
+        return real(writer, offsets, *arguments, **options)
 
-    monkeypatch.setattr(transaction, "name_transactional_id", die_at_partition_2)
+    monkeypatch.setattr(GroupWriter, "transaction", die_at_partition_2)
     with pytest.raises(KeyboardInterrupt):
         switch(pricing, "python")
-    monkeypatch.setattr(transaction, "name_transactional_id", real)
+    monkeypatch.setattr(GroupWriter, "transaction", real)
     assert owners(pricing) == {"python", "spark"}
     with pytest.raises(ConfigurationError, match=r"interrupted.*python 0 1, spark 2 3 4 5.*make engine TO=python"):
         pricing.stage()
@@ -204,14 +206,42 @@ def test_a_group_without_offsets_has_no_owner_to_change(pricing: Pricing) -> Non
         switch(pricing, "spark")
 
 
-def test_the_dag_and_make_offsets_refuse_a_group_of_spark(sparking: Sparking) -> None:
+def test_the_dag_refuses_a_group_of_spark(sparking: Sparking) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, rides(1, 0))
-    before = pricing.offsets()
-    for attempt in (pricing.stage, lambda: pricing.set_offsets("beginning")):
-        with pytest.raises(ConfigurationError, match=r"belongs to Spark, not to the DAG.*make engine TO=python"):
-            attempt()
-    assert pricing.offsets() == before
+    with pytest.raises(ConfigurationError, match=r"belongs to Spark, not to the DAG.*make engine TO=python"):
+        pricing.stage()
+
+
+def test_make_offsets_keeps_the_owner(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    task = sparking.task(2, 3)
+    produce(pricing.config, pricing.source, rides(1, 0))
+    pricing.set_offsets("beginning")
+    assert owners(pricing) == {"spark"}
+    assert pricing.offsets() == dict.fromkeys(range(6), 0)
+    with pytest.raises(OffsetsError, match=r"begins at offset 2, but group .* is at 0"):
+        task()
+
+
+def test_make_offsets_makes_spark_the_owner_of_its_own_group(pricing: Pricing) -> None:
+    produce(pricing.config, pricing.source, rides(1, 0))
+    moves = preview_moves(
+        pricing.config, pricing.source, pricing.group, "beginning", topic_ids=pricing.topic_ids, engine="spark"
+    )
+    set_offsets(pricing.config, moves, pricing.topic_ids)
+    assert owners(pricing) == {"spark"}
+
+
+def test_offsets_of_an_earlier_topic_are_not_handed_over(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    with open_group_writer(pricing.config, pricing.group, pricing.source, 1, partition=1) as writer:
+        writer.topic_id = "the-id-before"
+        with writer.transaction({1: 0}):
+            pass
+    with pytest.raises(OffsetsError, match=r"\[1\]: group .* of an earlier topic with this name"):
+        switch(pricing, "python")
+    assert owners(pricing) == {"spark"}
 
 
 def test_offsets_of_earlier_versions_belong_to_the_dag() -> None:
@@ -239,19 +269,23 @@ def test_a_repeated_task_publishes_once(sparking: Sparking) -> None:
 
 
 def test_a_newer_task_fences_an_older_one(sparking: Sparking, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A speculative task starts while the first one is sending."""
+    """A speculative task starts while the first one sends its second batch."""
     pricing = sparking.pricing
-    produce(pricing.config, pricing.source, rides(4, 0))
-    older, newer = sparking.task(2, 6), sparking.task(2, 6)
-    real = GroupWriter.wait_until_sent
+    produce(pricing.config, pricing.source, rides(6, 0))
+    older, newer = sparking.task(2, 8), sparking.task(2, 8)
+    real, calls = GroupWriter.transaction, []
 
-    def overtaken(writer: GroupWriter) -> None:
-        monkeypatch.setattr(GroupWriter, "wait_until_sent", real)
-        assert newer()[0].to_pylist()[0]["results"] == 4
+    def overtaken(writer: GroupWriter, *arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            monkeypatch.setattr(GroupWriter, "transaction", real)
+            assert newer()[0].to_pylist()[0]["results"] == 4
+        return real(writer, *arguments, **options)
 
-    monkeypatch.setattr(GroupWriter, "wait_until_sent", overtaken)
+    monkeypatch.setattr(GroupWriter, "transaction", overtaken)
     with pytest.raises(ServiceUnavailableError, match="newer worker"):
         older()
+    assert calls == [({0: 4},), ({0: 6},)]
     assert_once(pricing)
 
 
@@ -278,8 +312,7 @@ def test_a_range_without_messages_is_committed(sparking: Sparking) -> None:
     assert_once(pricing)
 
 
-def test_messages_of_another_task_are_refused(sparking: Sparking) -> None:
-    """So it would be with minPartitions, which lets two tasks share a partition."""
+def test_messages_of_another_range_are_refused(sparking: Sparking) -> None:
     pricing = sparking.pricing
     produce(pricing.config, pricing.source, [*rides(2, 0), *rides(2, 1)])
     rows = make_rows(pricing.source, read_all(pricing.config, pricing.source))
@@ -295,15 +328,33 @@ def test_a_lost_offset_is_not_taken_for_a_new_partition(pricing: Pricing) -> Non
     assert Sparking(pricing).task(None, 2)()[0].to_pylist()[0]["results"] == 2
 
 
-def test_the_offset_of_one_partition_does_not_wait_for_the_others(sparking: Sparking) -> None:
-    """A killed task leaves an open transaction; the tasks of other partitions go on."""
-    pricing = sparking.pricing
-    produce(pricing.config, pricing.source, rides(1, 0))
-    with open_group_writer(pricing.config, pricing.group, pricing.source, 1, partition=3) as writer:
+@contextmanager
+def killed_task(pricing: Pricing, partition: int) -> Iterator[None]:
+    """A task that was killed before its commit has left its transaction open, with the offset of its partition."""
+    with open_group_writer(
+        pricing.config, pricing.group, pricing.source, 1, partition=partition, transaction_timeout_s=100
+    ) as writer:
         writer._producer.begin_transaction()
         for client in writer.reader.writers:
-            position = transaction.TopicPartition(pricing.source, 3, 0)
+            position = transaction.TopicPartition(pricing.source, partition, 0)
             writer._producer.send_offsets_to_transaction([position], client.consumer_group_metadata(), 30)
+        yield
+
+
+def test_a_task_does_not_wait_for_killed_tasks_of_other_partitions(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    produce(pricing.config, pricing.source, rides(1, 0))
+    with killed_task(pricing, 3):
         sparking.task(2, 3)()
-        writer._producer.abort_transaction(30)
+        # Ends the transaction, so that the group can be read.
+        sparking.publisher({3: Range(0, 0)}).commit_end(3)
+    assert_once(pricing)
+
+
+def test_a_switch_does_not_wait_for_killed_tasks(sparking: Sparking) -> None:
+    pricing = sparking.pricing
+    with killed_task(pricing, 0), killed_task(pricing, 3):
+        assert switch(pricing, "python") == list(range(6))
+    produce(pricing.config, pricing.source, rides(1, 0))
+    pricing.run()
     assert_once(pricing)

@@ -14,15 +14,18 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks import candidates
 from benchmarks.__main__ import Measurements
 from benchmarks.airflow_times import Phases, count_busy_seconds, read_phases
 from benchmarks.bench import Result, compute_ratio, select_candidates
-from benchmarks.candidates import CANDIDATES, OURS, Pass
+from benchmarks.candidates import CANDIDATES, OURS, Pass, UnavailableError
 from benchmarks.freshness import Percentiles
+from benchmarks.large import make_large_messages
 from benchmarks.layouts import LAYOUTS, rewrite_message
 from benchmarks.measure import FailedError, Measured, run
 from benchmarks.peers import pricing
 from benchmarks.poison import Poison
+from benchmarks.route import Route
 from benchmarks.scale import Scale
 from benchmarks.warehouse import Warehouse
 from infra.local.java import lock
@@ -144,9 +147,9 @@ def test_each_layout_has_a_ratio_and_an_aim() -> None:
 
 
 def test_most_peers_price_only_the_producer_layout() -> None:
-    candidates = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
-    assert [candidate.name for candidate in select_candidates(candidates, "compact")] == [OURS, "relay", "quix"]
-    assert [candidate.name for candidate in select_candidates(candidates, "spaced")] == [OURS, "relay"]
+    chosen = [CANDIDATES[name] for name in (OURS, "relay", "quix")]
+    assert [candidate.name for candidate in select_candidates(chosen, "compact")] == [OURS, "relay", "quix"]
+    assert [candidate.name for candidate in select_candidates(chosen, "spaced")] == [OURS, "relay"]
 
 
 def test_every_layout_encodes_the_same_ride() -> None:
@@ -256,9 +259,45 @@ def test_overlapping_tasks_count_once() -> None:
 
 
 def test_spark_and_its_connector_have_the_same_version() -> None:
-    for name in ("bench", "spark"):
-        (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / f"{name}.txt").read_text())
-        assert version == lock.SPARK
+    (version,) = re.findall(r"(?m)^pyspark==(\S+)", (ROOT / "requirements" / "spark.txt").read_text())
+    assert version == lock.SPARK
+
+
+def test_each_spark_engine_runs_with_one_and_two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def note(module: str, *arguments: str, python: Path, environment: dict[str, str]) -> Measured:
+        started.append((module, *arguments))
+        assert (python, environment) == (candidates.SPARK_PYTHON, {"TMPDIR": "folder"})
+        return Measured(1, 1, 1, None)
+
+    monkeypatch.setattr(candidates, "run", note)
+    monkeypatch.setattr(candidates, "SPARK_READY", tmp_path)
+    route = Route("broker:1", "source", "target", 10, "folder")
+    lines = [candidate for name, candidate in CANDIDATES.items() if name.startswith("spark-")]
+    for candidate in lines:
+        candidate.work(route)
+    engines = [(engine, cores) for cores in "12" for engine in ("functions", "arrow", "exactly-once")]
+    assert started == [("benchmarks.spark", *engine, route.to_json()) for engine in engines]
+    assert [candidate.name for candidate in lines] == [f"spark-{engine}-{cores}" for engine, cores in engines]
+    topics = {candidate.name: (candidate.targets("t"), candidate.scratch("t")) for candidate in lines}
+    assert topics["spark-functions-1"] == (["t"], ["t-warm-up"])
+    assert topics["spark-arrow-2"] == topics["spark-exactly-once-1"]
+    assert topics["spark-arrow-2"] == (["t", "t-dlq"], ["t-warm-up", "t-warm-up-dlq"])
+
+
+def test_spark_is_left_out_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(candidates, "SPARK_READY", tmp_path / "missing")
+    with pytest.raises(UnavailableError, match=r"make \.venv-spark/\.stamp"):
+        CANDIDATES["spark-arrow-1"].work(Route("broker:1", "source", "target", 10, "folder"))
+
+
+@pytest.mark.parametrize("is_noise", [True, False])
+def test_large_messages_are_valid_rides_of_about_the_size(is_noise: bool) -> None:
+    rides = [rewrite_message(json.dumps(ride()).encode(), "compact") or b"" for _ in range(2)]
+    large = list(make_large_messages(rides, 3, 10_000, is_noise=is_noise))
+    assert [parse_ride(value) for value in large] == [parse_ride(value) for value in (*rides, rides[0])]
+    assert {len(value) for value in large} <= set(range(9_900, 10_100))
 
 
 def test_benchmark_peers_are_in_no_requirement_set_for_users() -> None:

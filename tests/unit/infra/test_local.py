@@ -74,6 +74,7 @@ def test_services_start_after_those_that_they_depend_on() -> None:
             "apis",
             "aws",
             "departures",
+            "spark-driver",
             "alertmanager",
         ],
         ["logstash", "relay", "airflow", "superset"],

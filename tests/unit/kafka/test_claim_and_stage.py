@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -16,7 +15,7 @@ from jobs.kafka.claim import choose_starting_offsets, limit_claims
 from jobs.kafka.offsets import Bounds, Committed
 from jobs.kafka.scan import _split_at
 from jobs.kafka.stage import cut_chunks
-from jobs.kafka.staged import MESSAGE_SCHEMA
+from jobs.kafka.staged import MESSAGE_SCHEMA, make_message_batch
 
 often = settings(max_examples=200, deadline=None)
 
@@ -46,10 +45,10 @@ class Cut(NamedTuple):
 
 
 def cuts(arriving: list[list[Message]], max_records: int, max_bytes: int) -> list[Cut]:
-    lists = cast("Iterator[list[Any]]", iter(arriving))
+    arriving_batches = map(make_message_batch, arriving)
     return [
         Cut(first, last, records, bytes_, [row for batch in batches for row in batch.to_pylist()])
-        for first, last, records, bytes_, batches in cut_chunks(lists, max_records, max_bytes)
+        for first, last, records, bytes_, batches in cut_chunks(arriving_batches, max_records, max_bytes)
     ]
 
 
@@ -127,8 +126,7 @@ def test_no_messages_give_no_chunks() -> None:
 
 
 def test_staged_batches_have_the_message_schema() -> None:
-    lists = cast("Iterator[list[Any]]", iter([[message(1), message(2, None)]]))
-    ((*_, batches),) = cut_chunks(lists, 10, 100)
+    ((*_, batches),) = cut_chunks([make_message_batch([message(1), message(2, None)])], 10, 100)
     assert {batch.schema for batch in batches} == {MESSAGE_SCHEMA}
 
 

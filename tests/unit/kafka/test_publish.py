@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.errors import ConfigurationError
 from jobs.files import Folder
-from jobs.kafka.publish import _list_results, _read_uncovered, group_chunks
-from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk
+from jobs.kafka.publish import Outlet, _list_results, _read_uncovered, group_chunks, publish
+from jobs.kafka.scan import Claim
+from jobs.kafka.staged import OUTCOME_SCHEMA, Chunk, Manifest
 
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
 NO_VALUE = {"reason": "empty_value", "message": "no value"}
@@ -54,6 +56,14 @@ def test_an_outcome_without_value_and_reason_is_rejected(tmp_path: Path) -> None
     broken = chunk(tmp_path, [*ROWS, {"offset": 11, "key": b"a"}], [])
     with pytest.raises(ValueError, match="neither a value nor a reason"):
         _read_uncovered(broken, None)
+
+
+def test_a_claim_without_outcomes_is_not_published() -> None:
+    """It has no chunks, so its ends would be committed without its messages."""
+    claimed = Manifest("raw", "id", "group", (Claim(0, 3, 3), Claim(1, 5, 10)), (), 50, 2**20, is_staged=False)
+    outlet = Outlet("result", "dlq", "dag", "task", "TRANSFORMATION")
+    with pytest.raises(ConfigurationError, match=r"raw: .* was not processed\. Nothing was committed"):
+        publish({"bootstrap.servers": "127.0.0.1:1"}, claimed, outlet)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from jobs.errors import OffsetsError, StagedFilesGoneError
 from jobs.files import Folder, read_batches, read_chunk
+from jobs.kafka.claim import Claimed, Limits
 from jobs.kafka.scan import Claim
+from jobs.kafka.stage import write_claim
 from jobs.kafka.staged import (
     MESSAGE_SCHEMA,
     OUTCOME_SCHEMA,
@@ -67,6 +70,18 @@ def test_a_manifest_is_read_back_unchanged(folder: Folder) -> None:
     assert read_manifest(folder.write_manifest(MANIFEST)) == MANIFEST
     assert MANIFEST.records == 3
     assert MANIFEST.ends == {0: 3, 1: 10}
+
+
+def test_a_claim_is_written_without_its_messages(folder: Folder) -> None:
+    claimed = Claimed("raw", "id", "group", MANIFEST.claims, Limits(100, 50_000, 2**25), lag=5)
+    url, manifest = write_claim(claimed, folder)
+    assert read_manifest(url) == manifest == msgspec.structs.replace(MANIFEST, chunks=(), is_staged=False)
+
+
+def test_a_manifest_of_an_earlier_version_is_staged(folder: Folder) -> None:
+    content = msgspec.to_builtins(MANIFEST)
+    del content["is_staged"]
+    assert read_manifest(folder.write_text("old.json", json.dumps(content))) == MANIFEST
 
 
 def test_only_ends_at_or_after_the_committed_offset_are_committed() -> None:
