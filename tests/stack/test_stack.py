@@ -418,9 +418,9 @@ def test_rides_are_priced_on_spark(stack: Stack) -> None:
     profile = ("--profile", "spark", "up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S))
     stack.compose(*profile, timeout_s=HEALTHY_S + 60)
     assert core.items() <= stack.started().items()
+    variables = ("exec", "-T", "airflow-scheduler", "airflow", "variables")
     try:
-        stack.variables["COMPUTE_ENGINE"] = "spark"
-        stack.up()  # the tasks take it from the environment
+        stack.compose(*variables, "set", "COMPUTE_ENGINE", "spark")
         stack.jobs("produce", "--rate", "0", "--count", "1000", "--faulty", "0.02")
         assert stack.ledger()["raw"] == before["raw"] + 1000
         assert "Priced file:///opt/airflow/staging/" in stack.compose("logs", "spark-driver")
@@ -431,9 +431,8 @@ def test_rides_are_priced_on_spark(stack: Stack) -> None:
         stack.jobs("wait")
         assert "balanced" in stack.jobs("ledger", "spark")
     finally:
-        stack.variables["COMPUTE_ENGINE"] = "python"
+        stack.compose(*variables, "delete", "COMPUTE_ENGINE")
         stack.compose("rm", "--stop", "--force", "spark-driver", "spark-stream", "spark-worker", "spark-master")
-        stack.up()
 
 
 def test_flights_run_beside_the_core(stack: Stack) -> None:
