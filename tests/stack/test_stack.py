@@ -413,6 +413,28 @@ def test_without_observability_the_core_stays(stack: Stack) -> None:
     assert "all healthy" in stack.run(sys.executable, "-m", "infra.docker", "check")
 
 
+def test_rides_are_priced_on_spark(stack: Stack) -> None:
+    core, before = stack.started(), stack.ledger()
+    profile = ("--profile", "spark", "up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S))
+    stack.compose(*profile, timeout_s=HEALTHY_S + 60)
+    assert core.items() <= stack.started().items()
+    variables = ("exec", "-T", "airflow-scheduler", "airflow", "variables")
+    try:
+        stack.compose(*variables, "set", "COMPUTE_ENGINE", "spark")
+        stack.jobs("produce", "--rate", "0", "--count", "1000", "--faulty", "0.02")
+        assert stack.ledger()["raw"] == before["raw"] + 1000
+        assert "Priced file:///opt/airflow/staging/" in stack.compose("logs", "spark-driver")
+        for service in ("spark-master", "spark-worker", "spark-stream"):
+            stack.kill(service)
+        stack.jobs("produce", "--rate", "0", "--count", "1000", "--faulty", "0.02")
+        assert stack.ledger()["raw"] == before["raw"] + 2000
+        stack.jobs("wait")
+        assert "balanced" in stack.jobs("ledger", "spark")
+    finally:
+        stack.compose(*variables, "delete", "COMPUTE_ENGINE")
+        stack.compose("rm", "--stop", "--force", "spark-driver", "spark-stream", "spark-worker", "spark-master")
+
+
 def test_flights_run_beside_the_core(stack: Stack) -> None:
     core = stack.started()
     profile = ("--profile", "flights", "up", "--detach", "--wait", "--wait-timeout", str(HEALTHY_S))
