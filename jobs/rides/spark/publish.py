@@ -71,11 +71,12 @@ class Publisher(msgspec.Struct, frozen=True):
             OffsetsError: the group is not where the batch continues.
             ServiceUnavailableError: a broker is down, or a newer task has taken over.
         """
-        first = next(batches, None)
+        filled = (rows for rows in batches if len(rows))
+        first = next(filled, None)
         if first is None:
             return
         partition = first.column("partition")[0].as_py()
-        published = self._publish(partition, chain([first], batches))
+        published = self._publish(partition, chain([first], filled))
         for _ in batches:  # Spark uses a worker again only if it has read all of its input
             pass
         report = {"partition": partition, "results": published.results, "rejects": published.rejects.total()}
