@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # A batch of Arrow ends with the record that reaches one of these: memory stays flat whatever the size of a message.
 BATCH_RECORDS = 8_000
 BATCH_BYTES = 8 * 2**20
+# Java's client holds this many messages of a partition on the heap. With its default of 500, messages of 1 MB that
+# compress well fill a heap of 1 GiB: the client limits only compressed bytes.
+POLL_RECORDS = 50
 # librdkafka's settings that Java's client has under the same name: it also takes those of security.
 _PASSED = ("bootstrap.servers", "security.protocol", "sasl.mechanism")
 
@@ -38,6 +41,7 @@ def make_options(config: Config) -> dict[str, str]:
     return {
         **{f"kafka.{name}": str(value) for name, value in config.items()},
         "kafka.isolation.level": "read_committed",
+        "kafka.max.poll.records": str(POLL_RECORDS),
         "includeHeaders": "true",
         "failOnDataLoss": "true",
     }
