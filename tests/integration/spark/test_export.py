@@ -25,13 +25,19 @@ from jobs.sinks.parquet import read_rows
 from jobs.spark.checkpoint import Ends, read_ends
 from tests.testkit.kafka import Raw, aborted, produce, read_all
 from tests.testkit.rides import encode, result
-from tests.testkit.spark import QUICK_START
 from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
 
 SPARK = ROOT / ".venv-spark" / "bin" / "python"
 PARTITIONS = 3
+# Half of the CPU time of a short job.
+JAVA_OPTIONS = {"JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+# The export, which kills itself between the write and the commit of batch 1.
+KILLED = """
+import os, signal
+from jobs.rides.spark.export import Export
+from jobs.spark_export import app
 
 write = Export._export
 
@@ -73,7 +79,7 @@ class Run:
         )
         return subprocess.run(
             [SPARK, *(arguments or ("-m", "jobs.spark_export"))],
-            env=os.environ | export_settings(settings) | QUICK_START,
+            env=os.environ | export_settings(settings) | JAVA_OPTIONS,
             capture_output=True,
             text=True,
             timeout=300,
