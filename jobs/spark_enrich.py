@@ -11,9 +11,10 @@ from threading import Event
 from typing import Annotated
 
 import typer
+from py4j.protocol import Py4JError
 
 from jobs.clients import make_kafka_config
-from jobs.errors import DatastreamError
+from jobs.errors import DatastreamError, ServiceUnavailableError
 from jobs.rides.spark import driver
 from jobs.rides.spark.batch import SparkEngine
 from jobs.rides.spark.session import open_session
@@ -28,6 +29,7 @@ from jobs.terminal import make_console, print_error
 log = logging.getLogger("spark_enrich")
 
 LOOK_EVERY_S = 1.0
+AGAIN = "Start it again: it repeats the last batch."
 # A file that the stream touches while it runs, for the health check in Docker.
 ALIVE = "alive"
 
@@ -98,12 +100,19 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
         with open_session(group, settings) as spark:
             query = enrich.start(spark, once=once)
             log.info("%s prices %s into %s", group, enrich.topic, enrich.outlet.result_topic)
-            while query.isActive and not stopped.wait(LOOK_EVERY_S):
-                if query.lastProgress is not None or query.status["isDataAvailable"]:
-                    alive.touch()
-            if (error := query.exception()) is not None:
-                raise find_cause(enrich.failure or error, "Start it again: it repeats the last batch.")
-            query.stop()
+            try:
+                while query.isActive and not stopped.wait(LOOK_EVERY_S):
+                    if query.lastProgress is not None or query.status["isDataAvailable"]:
+                        alive.touch()
+                error = query.exception()
+                query.stop()
+            except (Py4JError, OSError) as gone:
+                raise ServiceUnavailableError(
+                    "Spark has ended by itself: the memory did not suffice (SPARK_DRIVER_MEMORY), or its process was "
+                    f"killed. {AGAIN}"
+                ) from gone
+            if error is not None:
+                raise find_cause(enrich.failure or error, AGAIN)
     log.info("stopped")
 
 

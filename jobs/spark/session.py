@@ -8,10 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
 import pyspark
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigurationError
@@ -114,7 +115,8 @@ def open_session(
         try:
             yield spark
         finally:
-            spark.stop()
+            with suppress(Py4JError, OSError):  # Java has ended
+                spark.stop()
 
 
 def _check_connector() -> None:
