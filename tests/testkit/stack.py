@@ -61,6 +61,8 @@ class Stack:
         return self.settings.bucket
 
 
+# The controller fences a broker whose heartbeats come late, as on a machine that stands still, until the next ones.
+FENCED_S = 120
 # The topics that the functions of `make_topic_factory` have created, by client.
 _created: dict[Any, list[str]] = {}
 
@@ -74,6 +76,19 @@ def delete_created_topics() -> None:
         for deleted in admin.delete_topics(names, request_timeout=5).values():
             with suppress(KafkaException):  # a test has stopped this broker or deleted the topic
                 deleted.result()
+
+
+def _create(admin: Any, topic: Any) -> bool:
+    """Create a topic; returns whether a broker was there to take it."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    try:
+        admin.create_topics([topic])[topic.topic].result(30)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.INVALID_REPLICATION_FACTOR:
+            raise
+        return False
+    return True
 
 
 def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
@@ -90,10 +105,14 @@ def make_topic_factory(config: dict[str, Any]) -> Callable[..., str]:
         name = f"{prefix}-{uuid4().hex[:8]}"
         setting = next((name for name in settings if name.split("_")[0].lower() in prefix), "RAW_TOPIC")
         config = {key: str(value) for key, value in settings[setting].config.items()}
-        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        until(lambda: _create(admin, NewTopic(name, partitions, 1, config=config)), f"topic {name}", FENCED_S)
         _created.setdefault(admin, []).append(name)
         # The controller knows it; the broker learns of it a moment later.
-        until(lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions, f"topic {name}")
+        until(
+            lambda: len(admin.list_topics(name, timeout=30).topics[name].partitions) == partitions,
+            f"topic {name}",
+            FENCED_S,
+        )
         return name
 
     return make
