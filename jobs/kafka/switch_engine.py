@@ -41,13 +41,14 @@ def switch_engine(config: Config, topic: str, group: str, to: Engine) -> list[in
             "changed. Let the engine that reads the topic now process a message first."
         )
     switched = [partition for partition, committed in offsets.items() if committed.engine != to]
+    if not switched:
+        return []
     for partition in ids:
-        if switched and (partition is None or partition in switched):
+        if partition is None or partition in switched:
             with open_group_writer(config, group, topic, 1, partition=partition) as writer:
                 _switch(writer, to)
-    if switched:
-        with open_group_reader(config, topic, group) as reader:
-            check_engine(topic, group, reader.read_committed(), to)
+    with open_group_reader(config, topic, group) as reader:
+        check_engine(topic, group, reader.read_committed(), to)
     return switched
 
 

@@ -9,7 +9,6 @@ passed.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,8 +37,6 @@ from jobs.rides.vertical import COMPUTE_GROUP
 from jobs.settings import check_distinct
 from jobs.spark.checkpoint import check_position, read_ends, read_first_offsets
 
-log = logging.getLogger(__name__)
-
 # Raised when what the same messages become changes, so that a checkpoint is not continued with other results.
 CONTRACT_VERSION = 1
 TASK_ID = "spark_enrich"
@@ -47,12 +44,11 @@ TASK_ID = "spark_enrich"
 
 @dataclass(frozen=True)
 class Counts:
-    """What a batch did: results, rejects, and partitions whose range had no message."""
+    """What a batch did."""
 
     batch: int
     results: int
     rejects: int
-    empty: int
 
 
 class Stream:
@@ -160,7 +156,7 @@ class Stream:
         for partition in empty:
             publisher.commit_end(partition)
         results, rejects = (sum(report[name] for report in reports) for name in ("results", "rejects"))
-        return Counts(batch, results, rejects, len(empty))
+        return Counts(batch, results, rejects)
 
     def read_ranges(self, batch: int) -> dict[int, Range]:
         """The offsets of a batch, from the checkpoint."""

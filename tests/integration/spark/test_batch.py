@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -29,12 +28,12 @@ from jobs.kafka.staged import Manifest, read_manifest
 from jobs.rides.compute import compute
 from jobs.rides.distance import find_distance_function
 from jobs.rides.spark.client import DriverClient
-from jobs.settings import ROOT
 from ride_faults import draw_faults
 from ride_generator import NEW_YORK, make_rides, now
 from tests.testkit.flow import Pricing
 from tests.testkit.kafka import Raw, aborted, produce
 from tests.testkit.rides import encode, keyed, ride
+from tests.testkit.spark import install_spark
 from tests.testkit.stack import Stack
 from tests.testkit.wait import until
 from tests.unit.rides.mutations import mutations
@@ -66,7 +65,7 @@ class SparkPricing(Pricing):
 @pytest.fixture(scope="module")
 def driver(stack: Stack) -> str:
     """The address of the running driver. Installs Spark, unless it is installed."""
-    subprocess.run(["make", ".venv-spark/.stamp"], cwd=ROOT, check=True, timeout=500)
+    install_spark()
     local_stack(stack.settings).up([spark_driver.NAME])
     return str(stack.settings.driver_url)
 

@@ -20,19 +20,16 @@ from jobs.kafka.scan import Claim
 from jobs.kafka.stage import stage
 from jobs.rides.export import put_gcs
 from jobs.rides.transform import SINK_SCHEMA
-from jobs.settings import ROOT
 from jobs.sinks.parquet import read_rows
 from jobs.spark.checkpoint import Ends, read_ends
 from tests.testkit.kafka import Raw, aborted, produce, read_all
 from tests.testkit.rides import encode, result
+from tests.testkit.spark import PYTHON, QUICK_START, install_spark
 from tests.testkit.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
 
-SPARK = ROOT / ".venv-spark" / "bin" / "python"
 PARTITIONS = 3
-# Half of the CPU time of a short job.
-JAVA_OPTIONS = {"JAVA_TOOL_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
 # The export, which kills itself between the write and the commit of batch 1.
 KILLED = """
 import os, signal
@@ -78,8 +75,8 @@ class Run:
             }
         )
         return subprocess.run(
-            [SPARK, *(arguments or ("-m", "jobs.spark_export"))],
-            env=os.environ | export_settings(settings) | JAVA_OPTIONS,
+            [PYTHON, *(arguments or ("-m", "jobs.spark_export"))],
+            env=os.environ | export_settings(settings) | QUICK_START,
             capture_output=True,
             text=True,
             timeout=300,
@@ -119,7 +116,7 @@ class Run:
 @pytest.fixture(scope="module", autouse=True)
 def spark() -> None:
     """Installs Spark, unless it is installed."""
-    subprocess.run(["make", ".venv-spark/.stamp"], cwd=ROOT, env=os.environ, check=True, timeout=500)
+    install_spark()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from jobs.tickets.contract import Reason
 from jobs.tickets.ledger import Ledger, take_ledger
 from jobs.tickets.vertical import GROUP, TicketsSettings
 from tests.testkit.kafka import Raw, aborted, produce
+from tests.testkit.spark import install_spark
 from tests.testkit.stack import Stack
 from tests.testkit.tickets import ticket
 from tests.testkit.wait import until
@@ -109,7 +110,7 @@ class Run:
 @pytest.fixture(scope="module", autouse=True)
 def spark() -> None:
     """Installs Spark, unless it is installed."""
-    subprocess.run(["make", ".venv-spark/.stamp"], cwd=ROOT, check=True, timeout=500)
+    install_spark()
 
 
 @pytest.fixture
