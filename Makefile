@@ -396,10 +396,10 @@ test-superset: install-dev install-ui .venv-superset/.stamp .venv-dbt/.stamp  ##
 test-unit: install-dev  ## Run the tests that need no services
 	@.venv/bin/pytest tests/unit tests/contract
 
-test-faults: install-dev  ## Kill, freeze and starve each service while rides flow, compare every id: ROUNDS=10 SEED=1 (TARGETS=spark: Spark's processes)
+test-faults: install-dev  ## Kill, freeze and starve each service while rides flow, compare every id: ROUNDS=10 SEED=1 (COMPUTE_ENGINE=spark; TARGETS=spark: the stream's processes)
 	@$(if $(filter spark,$(TARGETS)),.venv/bin/pytest -x tests/faults/spark --durations 3,\
 		PYTHONPATH=$(CURDIR):$(CURDIR)/producer $(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
-		$(if $(TARGETS),--targets $(TARGETS)))
+		$(if $(COMPUTE_ENGINE),--engine $(COMPUTE_ENGINE)) $(if $(TARGETS),--targets $(TARGETS)))
 
 test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)

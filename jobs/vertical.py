@@ -10,6 +10,9 @@ import msgspec
 
 from jobs.settings import Settings
 
+# What processes a group's messages: the DAG itself, or Spark.
+Engine = Literal["python", "spark"]
+
 
 class Trigger(msgspec.Struct, frozen=True):
     """A DAG run to start, with its parameters."""
@@ -34,7 +37,7 @@ class Group(msgspec.Struct, frozen=True):
     done: str
     flush: Trigger | None = None
     is_copy: bool = False
-    engine: Literal["python", "spark"] = "python"
+    engine: Engine = "python"
 
 
 class DeadLetters(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from jobs.settings import ROOT, load
 from jobs.verticals import find_verticals
 
 if TYPE_CHECKING:
-    from jobs.kafka.offsets import Engine
+    from jobs.vertical import Engine
 
 
 spark = typer.Typer(help="Rides on Spark, without Docker: the stream, the export.")

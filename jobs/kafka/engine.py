@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jobs.errors import ConfigurationError, OffsetsError
-from jobs.kafka.offsets import Committed, Engine
+from jobs.kafka.offsets import Committed
+from jobs.vertical import Engine
 
 TITLES: dict[Engine, str] = {"python": "the DAG", "spark": "Spark"}
 

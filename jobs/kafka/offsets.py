@@ -37,11 +37,11 @@ from jobs.kafka.client import (
     open_consumer,
     translate_broker_errors,
 )
+from jobs.vertical import Engine
 
 T = TypeVar("T")
 
-# What runs the work of a group. The owner is in the metadata of the group's offsets.
-Engine = Literal["python", "spark"]
+# In the metadata of each offset: the engine that owns the group.
 _WRITERS: dict[Engine, str] = {"python": "datastream", "spark": "datastream-spark"}
 _NONE = msgspec.Raw(b"null")
 # Kafka acknowledges a commit before readers see it: the transaction markers take milliseconds, a second under load.

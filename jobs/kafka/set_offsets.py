@@ -13,7 +13,6 @@ from jobs.kafka.offsets import (
     SETTLE_S,
     Bounds,
     Committed,
-    Engine,
     GroupReader,
     list_held_back,
     open_group_reader,
@@ -25,6 +24,7 @@ from jobs.kafka.scan import Claim, scan
 from jobs.kafka.topic_ids import TopicIds
 from jobs.kafka.transaction import open_group_writer
 from jobs.progress import Progress
+from jobs.vertical import Engine
 
 
 class Move(msgspec.Struct, frozen=True):

@@ -7,8 +7,9 @@ import msgspec
 from jobs.errors import OffsetsError
 from jobs.kafka.client import Config, open_consumer, translate_broker_errors
 from jobs.kafka.engine import check_engine, check_topic_ids
-from jobs.kafka.offsets import Committed, Engine, list_partitions, open_group_reader
+from jobs.kafka.offsets import Committed, list_partitions, open_group_reader
 from jobs.kafka.transaction import GroupWriter, open_group_writer
+from jobs.vertical import Engine
 
 
 def switch_engine(config: Config, topic: str, group: str, to: Engine) -> list[int]:

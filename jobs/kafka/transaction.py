@@ -22,13 +22,13 @@ from jobs.kafka.dead_letter import Headers
 from jobs.kafka.engine import check_engine, name_transactional_id
 from jobs.kafka.offsets import (
     Committed,
-    Engine,
     GroupReader,
     encode_metadata,
     list_partitions,
     open_group_reader,
     read_topic_id,
 )
+from jobs.vertical import Engine
 
 # The longest time for which the open transaction of a killed worker holds readers back.
 _TRANSACTION_TIMEOUT_S = 20

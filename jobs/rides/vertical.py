@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from jobs.settings import ROOT, Index, Name, Settings, Topic
-from jobs.vertical import DeadLetters, Group, Trigger, Vertical
+from jobs.vertical import DeadLetters, Engine, Group, Trigger, Vertical
 
 COMPUTE_GROUP = COMPUTE_DAG = "dag_compute_cost"
 INDEX_GROUP = INDEX_DAG = "dag_index_and_export"
@@ -19,7 +19,6 @@ DEAD_LETTERS = DeadLetters("dlq_topic", REPLAY_GROUP, {"raw_topic": COMPUTE_DAG,
 EXPORT_FLUSH = Trigger(INDEX_DAG, {"export_now": True})
 TEMPLATE = ROOT / "infra" / "elasticsearch" / "rides-template.json"
 
-Engine = Literal["python", "spark"]
 DistanceMethod = Literal["haversine", "geodesic"]
 
 

@@ -1,4 +1,4 @@
-"""The cause of a failed Spark job: the error of this project that a task raised in a Python worker."""
+"""The cause of a failed Spark job, found in the text that Spark makes of the error in a Python worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from jobs.errors import DatastreamError, ServiceUnavailableError
 
 # The last line of a worker's traceback, which Spark prints before its own stack trace.
 _RAISED = re.compile(r"^jobs\.errors\.(\w+): (.+)$", re.MULTILINE)
+_LAST_LINE = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)$", re.MULTILINE)
+_MAX_CHARS = 2_000
 
 
 def find_cause(failure: BaseException, remedy: str) -> DatastreamError:
@@ -25,3 +27,16 @@ def find_cause(failure: BaseException, remedy: str) -> DatastreamError:
     if isinstance(kind, type) and issubclass(kind, DatastreamError) and kind is not errors.CommandError:
         return kind(raised[-1][1])
     return ServiceUnavailableError(f"Spark failed: {text}\n{remedy}")
+
+
+def describe(failure: BaseException) -> str:
+    """The error that a Python worker raised; without one, the first line of Spark's text and its last cause."""
+    try:
+        text = str(failure)
+    except Exception:  # the text is in Java, which has ended
+        return "Java has ended."
+    if raised := _LAST_LINE.findall(text):
+        return str(raised[-1])[:_MAX_CHARS]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Caused by:")]
+    return " ".join(dict.fromkeys([*lines[:1], *causes[-1:]]))[:_MAX_CHARS]

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.machine import describe_machine
 from jobs.errors import DatastreamError
 from jobs.settings import Settings, load
+from jobs.vertical import Engine
 from tests.faults.campaign import Campaign, Round
 from tests.faults.environment import prepared
 from tests.faults.faults import TARGETS, Target
@@ -35,23 +36,25 @@ def main(
         int | None, typer.Option(help="Of the first round; the next ones have the next. Default: any.")
     ] = None,
     targets: Annotated[
-        str, typer.Option(help=f"Some of: {', '.join(TARGETS)}. Separated by commas; all if empty.")
+        str, typer.Option(help=f"Some of: {', '.join(TARGETS)}. Separated by commas; all of the engine's if empty.")
     ] = "",
+    engine: Annotated[Engine, typer.Option(help="The COMPUTE_ENGINE of dag_compute_cost.")] = "python",
 ) -> None:
     """Start a separate stack, inject faults while rides flow, compare id by id; exit code 1 if anything differs.
 
-    Each round is kept in .local/faults/<seed>.json; the table counts all that are there.
+    Each round is kept in .local/faults/<engine>/<seed>.json; the table counts all that are there.
     """
-    unknown = [name for name in targets.split(",") if name and name not in TARGETS]
+    known = {name: target for name, target in TARGETS.items() if engine in target.engines}
+    unknown = [name for name in targets.split(",") if name and name not in known]
     if unknown:
-        raise typer.BadParameter(f"no target is called {', '.join(unknown)}: there are {', '.join(TARGETS)}")
-    chosen = [TARGETS[name] for name in targets.split(",") if name] or list(TARGETS.values())
+        raise typer.BadParameter(f"no target of {engine} is called {', '.join(unknown)}: there are {', '.join(known)}")
+    chosen = [known[name] for name in targets.split(",") if name] or list(known.values())
     seeds = range(first := secrets.randbelow(10**6) if seed is None else seed, first + rounds)
-    folder = load(Settings).datastream_state / "faults"
+    folder = load(Settings).datastream_state / "faults" / engine
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _play(seeds, chosen, folder)
+        _play(seeds, chosen, engine, folder)
     except (AssertionError, DatastreamError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
@@ -63,7 +66,7 @@ def main(
     console.print(f"Wrote {folder / 'table.md'}", soft_wrap=True)
 
 
-def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None:
+def _play(seeds: Sequence[int], targets: Sequence[Target], engine: Engine, folder: Path) -> None:
     """Play the rounds on one stack, and write each one's file.
 
     Raises:
@@ -78,7 +81,7 @@ def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None
             console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}", soft_wrap=True, highlight=False)
             bar.advance(task, done)
 
-        with prepared(seeds[0], console) as environment:
+        with prepared(seeds[0], engine, console) as environment:
             campaign = Campaign(environment, tell)
             for seed in seeds:
                 names = ",".join(target.name for target in targets)
@@ -91,7 +94,8 @@ def _play(seeds: Sequence[int], targets: Sequence[Target], folder: Path) -> None
                     missed = [hit.what for hit in played.hits if hit.target != "none" and not was_at_work(hit)]
                     assert not missed, f"no task was at work at {', '.join(missed)}: {file} has what was seen"
                 except BaseException:
-                    console.print(f"Again: make test-faults ROUNDS=1 SEED={seed} TARGETS={names}", soft_wrap=True)
+                    again = f"Again: make test-faults ROUNDS=1 SEED={seed} COMPUTE_ENGINE={engine} TARGETS={names}"
+                    console.print(again, soft_wrap=True)
                     raise
 
 

@@ -23,11 +23,13 @@ from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
 from infra.local.runner import supervisor
 from infra.local.runner.paths import Paths
+from infra.local.services import spark_driver
 from infra.local.services.catalog import local_stack
 from jobs.airflow_api import sign_in
 from jobs.clients import make_elasticsearch_admin, make_kafka_config, make_storage_client
 from jobs.rides.vertical import VERTICAL as RIDES
 from jobs.settings import LOOPBACK, ROOT, Settings
+from jobs.vertical import Engine
 from tests.faults import tasks
 from tests.faults.feed import Feed
 from tests.faults.gateway import Gateway, is_bulk, is_upload
@@ -245,14 +247,19 @@ def _variables(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def prepared(seed: int, console: Console) -> Iterator[Environment]:
-    """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence."""
+def prepared(seed: int, engine: Engine, console: Console) -> Iterator[Environment]:
+    """Start a stack with both DAGs on; stop it in the end, and delete it unless an error makes it evidence.
+
+    Args:
+        engine: the COMPUTE_ENGINE of dag_compute_cost.
+    """
     direct: Any = isolated_settings(
         Path(tempfile.mkdtemp(prefix="ds-faults-")).resolve(),
         gcs_bucket="datastream",
         poll_wait_s=1,
         chunk_records=CHUNK_RECORDS,
         export_max_age_s=EXPORT_MAX_AGE_S,
+        compute_engine=engine,
     )
     state = direct.datastream_state
     guardian = start_guardian(state)
@@ -265,7 +272,7 @@ def prepared(seed: int, console: Console) -> Iterator[Environment]:
             closing.enter_context(Gateway(direct.gcs_port, is_upload)),
         )
         settings = direct.model_copy(update={"elasticsearch_url": gateways[0].url, "gcs_emulator_url": gateways[1].url})
-        local_stack(settings, console).up(RIDES.services)
+        local_stack(settings, console).up([*RIDES.services, *([spark_driver.NAME] if engine == "spark" else [])])
         environment = Environment(settings, direct, gateways, seed)
         closing.callback(environment.close)
         for command in ("topics", "template", "unpause"):

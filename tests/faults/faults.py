@@ -13,12 +13,15 @@ import msgspec
 import psutil
 
 from infra.local.runner import supervisor
+from infra.local.services import spark_driver
+from jobs.vertical import Engine
 from tests.faults import tasks
 from tests.faults.environment import PARTITIONS, Environment, Mark
 from tests.faults.gateway import Gateway, Refusal, Trap
 from tests.faults.tasks import Glimpse, Try
 
 COMPUTE, INDEX = "dag_compute_cost", "dag_index_and_export"
+COMPUTE_TASK = "ComputeCostTravel"
 # The tasks of the second DAG that stage files.
 STAGING_SINKS = ("ConsumeKafka", "TransformJSON", "PutElasticSearch", "PutGCP")
 # The others stage a file for each chunk, this one just what Elasticsearch refuses.
@@ -47,11 +50,16 @@ class Struck(msgspec.Struct):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a fault aims at, and which DAG it holds up, so that only one fault at a time does."""
+    """What a fault aims at, and which DAG it holds up, so that only one fault at a time does.
+
+    Attributes:
+        engines: with which COMPUTE_ENGINE there is such a target.
+    """
 
     name: str
     lane: Lane
     strike: Callable[[Environment, random.Random], Struck]
+    engines: tuple[Engine, ...] = ("python", "spark")
 
 
 # --- Catching a task at work ----------------------------------------------------------------------
@@ -177,6 +185,14 @@ def _held(trap: Trap) -> dict[str, Any]:
 
 
 # --- SIGKILL of a task ----------------------------------------------------------------------------
+
+
+def kill_consume_kafka(environment: Environment, rng: random.Random) -> Struck:
+    """In the middle of its files. For Spark it stages none: at any moment."""
+    is_staging = environment.settings.compute_engine == "python"  # type: ignore[attr-defined]
+    ready = _staged(environment, rng, "ConsumeKafka") if is_staging else _speaking_to_kafka(rng, 0.2)
+    task, glimpse = _catch(environment, COMPUTE, "ConsumeKafka", ready)
+    return _kill(environment, task, glimpse, {"files_staged": len(glimpse.staged)})
 
 
 def kill_publish_kafka(environment: Environment, rng: random.Random) -> Struck:
@@ -398,6 +414,25 @@ def kill_gcs(environment: Environment, rng: random.Random) -> Struck:
         return _kill_service(environment, "gcs", [environment.tasks.glimpse(task)], [task], _held(trap))
 
 
+def kill_spark_driver(environment: Environment, rng: random.Random) -> Struck:
+    task, glimpse = _catch(environment, COMPUTE, COMPUTE_TASK, _staged(environment, rng, COMPUTE_TASK))
+    environment.thaw(task.child)
+    return _kill_service(environment, spark_driver.NAME, [glimpse], [task])
+
+
+def kill_java_of_spark(environment: Environment, rng: random.Random) -> Struck:
+    """Java ends; the driver must see it, end and be started again."""
+    task, glimpse = _catch(environment, COMPUTE, COMPUTE_TASK, _staged(environment, rng, COMPUTE_TASK))
+    environment.thaw(task.child)
+    pid = environment.pid(spark_driver.NAME)
+    (java,) = [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
+    mark = environment.watch.mark()
+    java.kill()
+    environment.until(lambda: environment.pid(spark_driver.NAME) not in (0, pid), "the restart of spark-driver", 120)
+    details = {"java": java.pid, "pid": pid, "next_pid": environment.pid(spark_driver.NAME)}
+    return Struck(mark, f"SIGKILL of Spark's Java while {task.name} was at work", [glimpse], details, [task])
+
+
 def _anybody_at_work(environment: Environment, rng: random.Random) -> tuple[list[Glimpse], list[Try]]:
     """Wait for a random moment at which some task is at work."""
     environment.pause(rng.uniform(0, 3))
@@ -503,6 +538,40 @@ def full_disk(dag_id: str, *task_ids: str) -> Callable[[Environment, random.Rand
     return strike
 
 
+def full_disk_of_spark(environment: Environment, rng: random.Random) -> Struck:
+    """The disk fills up under what Spark's workers stage, in one or two tries of ComputeCostTravel."""
+    wanted = rng.choice([1, 2])
+    hit: list[Try] = []
+    mark = environment.watch.mark()
+    deadline = time.monotonic() + HUNT_S
+    driver = psutil.Process(environment.pid(spark_driver.NAME))
+    limited = _limit_workers(driver, SMALL_DISK_BYTES)
+    assert limited, "Spark has no Python workers"
+    try:
+        while len(hit) < wanted:
+            assert time.monotonic() < deadline, f"{COMPUTE_TASK} did not meet {wanted} full disks within {HUNT_S} s"
+            for task in environment.running():
+                is_next = not hit or (task.key == hit[0].key and task.number > hit[-1].number)
+                if (task.dag_id, task.task_id) == (COMPUTE, COMPUTE_TASK) and is_next:
+                    _until_ended(environment, task)
+                    if _met_full_disk(environment, task):
+                        hit.append(task)
+            environment.pause(0.01)
+    finally:
+        _limit_workers(driver, -1)
+    details = {"tries": [task.number for task in hit], "processes": limited}
+    return Struck(mark, f"full disk under {wanted} tries of {hit[0].name} in Spark", [], details, hit)
+
+
+def _limit_workers(driver: psutil.Process, most_bytes: int) -> int:
+    """Limit the files of Spark's Python workers; returns how many. A new one is a fork of the first, with its limit."""
+    workers = [child for child in driver.children(recursive=True) if child.name() != "java"]
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            tasks.limit_files(worker.pid, most_bytes)
+    return len(workers)
+
+
 def _until_ended(environment: Environment, task: Try) -> None:
     environment.until(lambda: not tasks.is_alive(task.child), f"the end of {task.name}")
 
@@ -547,8 +616,8 @@ def nothing(environment: Environment, rng: random.Random) -> Struck:
 TARGETS = {
     target.name: target
     for target in (
-        Target("compute.ConsumeKafka", "compute", kill_at_staging(COMPUTE, "ConsumeKafka")),
-        Target("compute.ComputeCostTravel", "compute", kill_at_staging(COMPUTE, "ComputeCostTravel")),
+        Target("compute.ConsumeKafka", "compute", kill_consume_kafka),
+        Target("compute.ComputeCostTravel", "compute", kill_at_staging(COMPUTE, COMPUTE_TASK)),
         Target("compute.PublishKafka", "compute", kill_publish_kafka),
         Target("zombie-before-init", "compute", zombie_before_init),
         Target("zombie-after-init", "compute", zombie_after_init),
@@ -563,7 +632,10 @@ TARGETS = {
         Target("gcs", "index", kill_gcs),
         Target("elasticsearch-429", "index", elasticsearch_429),
         Target("gcs-503", "index", gcs_503),
-        Target("compute.full-disk", "compute", full_disk(COMPUTE, "ConsumeKafka", "ComputeCostTravel")),
+        Target("compute.full-disk", "compute", full_disk(COMPUTE, "ConsumeKafka", "ComputeCostTravel"), ("python",)),
+        Target("spark-driver", "compute", kill_spark_driver, ("spark",)),
+        Target("spark-java", "compute", kill_java_of_spark, ("spark",)),
+        Target("spark-full-disk", "compute", full_disk_of_spark, ("spark",)),
         Target("index.full-disk", "index", full_disk(INDEX, *STAGING_SINKS)),
         Target("run-again", "both", run_again),
         Target("scheduler", "both", kill_scheduler),

@@ -30,6 +30,7 @@ from jobs.rides.distance import find_distance_function
 from jobs.rides.pricing import price
 from jobs.rides.spark.driver import Batch
 from jobs.rides.spark.source import make_messages, make_options, make_range_options
+from jobs.spark.failure import describe
 
 _CHUNK_SCHEMA = pa.schema(
     [
@@ -44,7 +45,6 @@ _CHUNK_SCHEMA = pa.schema(
 )
 _CHUNK_COLUMNS = "partition int, first bigint, last bigint, records bigint, size bigint, url string, oldest bigint"
 _MESSAGE_COLUMNS = ("partition", "offset", "timestamp", "key", "value", "headers")
-_MAX_ERROR_CHARS = 2_000
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -136,18 +136,8 @@ def _translate_errors(topic: str) -> Iterator[None]:
         yield
     except (Py4JError, PySparkException, OSError) as error:
         raise ServiceUnavailableError(
-            f"Spark could not price {topic}. Nothing was committed. {_describe(error)}"
+            f"Spark could not price {topic}. Nothing was committed. {describe(error)}"
         ) from error
-
-
-def _describe(error: Exception) -> str:
-    """The first line of an error of Spark, and its last cause."""
-    try:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    except Exception:  # the text is in Java, which has ended
-        return "Java has ended."
-    causes = [line for line in lines if line.startswith("Caused by:")]
-    return " ".join(dict.fromkeys([*lines[:1], *causes[-1:]]))[:_MAX_ERROR_CHARS]
 
 
 class SparkEngine:

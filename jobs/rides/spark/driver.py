@@ -36,6 +36,8 @@ SERVER = "spark-driver"
 # How often the server looks whether the client is there, and how often it writes a line.
 LOOK_EVERY_S = 0.5
 WRITE_EVERY_S = 3.0
+# An engine that has not answered for so long is not ready: Java has stopped, or collects garbage all the time.
+FROZEN_S = 30.0
 # For a client to send its request, and to take a line.
 _SOCKET_TIMEOUT_S = 10
 _MAX_REQUEST_BYTES = 2**16
@@ -86,6 +88,7 @@ class Server(ThreadingHTTPServer):
         self._engine: Future[Engine] = Future()
         self._stopping = threading.Event()
         self._turn = threading.Lock()
+        self._seen_alive = 0.0
         try:
             super().__init__((host, settings.spark_driver_port), _Handler)
         except OSError as error:
@@ -96,14 +99,23 @@ class Server(ThreadingHTTPServer):
 
     @property
     def status(self) -> str:
-        """ready, starting, or stopping."""
+        """ready, starting, stopping, or frozen: the engine does not answer."""
         if self._stopping.is_set():
             return "stopping"
-        return "ready" if self._engine.done() else "starting"
+        if not self._engine.done():
+            return "starting"
+        return "ready" if time.monotonic() - self._seen_alive < FROZEN_S else "frozen"
 
     def use(self, engine: Engine) -> None:
         """Price with this engine from now on."""
+        self._seen_alive = time.monotonic()
         self._engine.set_result(engine)
+
+    def check_engine(self) -> bool:
+        """Whether the engine can still price. Waits while it does not answer; `status` says so."""
+        is_alive = self._engine.result().is_alive()
+        self._seen_alive = time.monotonic()
+        return is_alive
 
     def stop(self) -> None:
         """Cancel the work, and accept no more."""
@@ -306,7 +318,7 @@ def serve(settings: SparkSettings, host: str, open_engine: Callable[[], Abstract
                 server.use(engine)
                 log.info("Ready")
                 while not stopped.wait(LOOK_EVERY_S) and not has_died:
-                    has_died = not engine.is_alive()
+                    has_died = not server.check_engine()
                 server.stop()
         except Exception:
             # Java may have ended already, or first if the signal was for the whole group of processes.

@@ -180,6 +180,12 @@ def test_errors_say_whether_a_retry_helps(spark: SparkPricing, tmp_path: Path) -
     missing = msgspec.structs.replace(read_manifest(claimed), topic="no-such-topic")
     with pytest.raises((ServiceUnavailableError, ConfigurationError), match="no-such-topic"):
         spark.price(spark.next_folder().write_manifest(missing))
+    folder = spark.next_folder().url
+    in_the_way = Path(folder.removeprefix("file://"))
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.touch()
+    with pytest.raises(ServiceUnavailableError, match=r"could not price .* Not a directory"):
+        DriverClient(spark.driver, str).price(claimed, folder, "haversine")
 
 
 def test_a_driver_without_java_is_started_again(driver: str, stack: Stack, log: Path) -> None:

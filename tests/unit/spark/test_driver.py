@@ -216,6 +216,18 @@ def test_requests_that_are_not_valid_are_refused(engine: FakeEngine, settings: S
     assert engine.begun == []
 
 
+def test_an_engine_that_does_not_answer_is_not_healthy(
+    server: Server, engine: FakeEngine, settings: SparkSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert send(settings, "GET", "/health")[0] == 200
+    with monkeypatch.context() as patched:
+        patched.setattr(driver_module, "FROZEN_S", 0)
+        status, text = send(settings, "GET", "/health")
+    assert (status, json.loads(text)["status"]) == (503, "frozen")
+    assert server.check_engine()
+    assert send(settings, "GET", "/health")[0] == 200
+
+
 def test_clients_wait_for_the_start_and_for_each_other(server: Server, settings: SparkSettings, ask: Ask) -> None:
     assert send(settings, "GET", "/health")[0] == 503
     engine, first_lines, second_lines = FakeEngine(), list[str](), list[str]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
-from jobs.spark.failure import find_cause
+from jobs.spark.failure import describe, find_cause
 
 TRACEBACK = """[STREAM_FAILED] Query [id = 4fd0] terminated with exception: Job aborted due to stage failure: Task 0 \
 in stage 0.0 failed 4 times, most recent failure: org.apache.spark.api.python.PythonException: Traceback (most recent \
@@ -42,3 +42,15 @@ def test_other_errors_keep_the_text_of_spark(name: str) -> None:
 def test_an_error_of_the_driver_is_kept() -> None:
     error = OffsetsError("gone")
     assert find_cause(error, "") is error
+
+
+def test_the_error_of_a_worker_is_described_by_its_last_line() -> None:
+    text = TRACEBACK.format(name="ConfigurationError", text="gone")
+    assert describe(RuntimeError(text)) == "jobs.errors.ConfigurationError: gone"
+    full = 'An exception was thrown.\nTraceback (most recent call last):\n  File "a.py", line 1\nOSError: No space\n\n'
+    assert describe(RuntimeError(full)) == "OSError: No space"
+
+
+def test_an_error_of_java_is_described_by_its_first_line_and_its_last_cause() -> None:
+    text = "Job aborted:\n\tat org.apache\nCaused by: java.io.IOException: a\nCaused by: java.lang.Error: b\n\tat c"
+    assert describe(RuntimeError(text)) == "Job aborted: Caused by: java.lang.Error: b"
