@@ -51,6 +51,7 @@ def open_session(
     cores: int = 0,
     executor_memory: str = "",
     host: str = "",
+    password: str = "",
     java_options: str = "",
 ) -> Iterator[SparkSession]:
     """A session whose driver has its Java and scratch files in one temporary folder (TMPDIR). All times are in UTC.
@@ -61,6 +62,7 @@ def open_session(
         cores: the most cores to use of a standalone cluster; 0: all.
         executor_memory: the heap of each executor of a cluster.
         host: the name under which executors on other machines find the driver. Default: this machine only.
+        password: the shared secret of a standalone cluster; empty: it asks for none.
         java_options: further options of the driver's Java.
 
     Raises:
@@ -103,6 +105,10 @@ def open_session(
             settings["spark.cores.max"] = str(cores)
         if executor_memory:
             settings["spark.executor.memory"] = executor_memory
+        if password and master.startswith("spark://"):
+            settings["spark.authenticate"] = "true"
+            # Not in the settings, which are arguments of Java: other users of the machine see those.
+            os.environ["_SPARK_AUTH_SECRET"] = password
         if match := re.fullmatch(r"local\[(\d+)\]", master):
             master = f"local[{match[1]},{_TASK_TRIES}]"
             # The default of 200 is for clusters.

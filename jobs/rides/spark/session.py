@@ -27,6 +27,7 @@ def open_session(name: str, settings: SparkSettings) -> Iterator[SparkSession]:
         cores=settings.spark_cores_max,
         executor_memory=settings.spark_executor_memory,
         host=settings.spark_driver_host,
+        password=settings.spark_cluster_password,
     ) as spark:
         limit_batches(spark)
         yield spark

@@ -30,6 +30,8 @@ class SparkSettings(RidesSettings):
     spark_executor_memory: str = "1g"
     # The most cores of a cluster that a job takes; 0: all.
     spark_cores_max: Annotated[int, Field(ge=0)] = 0
+    # The shared secret of a standalone cluster (`spark.authenticate`); empty: it asks for none.
+    spark_cluster_password: str = ""
     # The name under which the cluster's executors find the driver.
     spark_driver_host: str = ""
     # Seconds between two batches of the stream, and the most messages in one.
