@@ -19,24 +19,16 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message
 from google.cloud import storage
 from numpy.typing import NDArray
-from tenacity import Retrying, retry_if_result, stop_after_attempt, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from jobs.clients import Systems
-from jobs.errors import ServiceUnavailableError
 from jobs.kafka.client import open_consumer, translate_broker_errors
 from jobs.kafka.dead_letter import count_replays, is_dead_letter_of, read_error, read_headers, read_position
-from jobs.kafka.offsets import (
-    SETTLE_S,
-    Bounds,
-    HeldBack,
-    list_held_back,
-    list_partitions,
-    read_bounds,
-    read_group_offsets,
-)
+from jobs.kafka.offsets import Bounds, HeldBack, list_held_back, read_group_offsets
 from jobs.kafka.scan import claim_all, scan
 from jobs.ledger import verdict
 from jobs.ledger.schema import decode_headers, find_schema_faults, parse_value
+from jobs.ledger.snapshot import take_snapshot
 from jobs.ledger.verdict import Figure
 from jobs.rides.ops.superseded import Superseded, is_before, is_reprocessing, read_identity, read_mark
 from jobs.rides.transform import KEY_SCHEMA
@@ -264,11 +256,6 @@ def _count_held(bounds: Mapping[int, Bounds]) -> int:
 
 
 def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapshot:
-    """Read the topics' bounds between two equal reads of the committed offsets, so that both are of the same moment.
-
-    First waits for the open transactions to end, up to SETTLE_S.
-    """
-
     settings, config = systems.settings, systems.config
 
     def read_offsets(topic: str, group: str) -> dict[int, int]:
@@ -282,29 +269,8 @@ def _take_snapshot(systems: Systems[RidesSettings], client: Consumer) -> _Snapsh
         )
 
     topics = (settings.raw_topic, settings.result_topic, settings.dlq_topic)
-
-    def read_topic_bounds(settle_s: float = 0) -> list[dict[int, Bounds]]:
-        return [
-            read_bounds(config, client, topic, list_partitions(client, topic), settle_s=settle_s) for topic in topics
-        ]
-
-    read_topic_bounds(SETTLE_S)
-
-    def attempt() -> _Snapshot | None:
-        before = read_groups()
-        topic_bounds = read_topic_bounds()
-        return _Snapshot(*before, *topic_bounds) if read_groups() == before else None
-
-    retry_until_equal = Retrying(
-        retry=retry_if_result(lambda snapshot: snapshot is None),
-        stop=stop_after_attempt(20),
-        wait=wait_fixed(0.1),
-        retry_error_callback=lambda _: None,
-    )
-    snapshot: _Snapshot | None = retry_until_equal(attempt)
-    if snapshot is None:
-        raise ServiceUnavailableError("The groups commit too often for a consistent snapshot. Try again later.")
-    return snapshot
+    groups, bounds = take_snapshot(config, client, topics, read_groups)
+    return _Snapshot(*groups, *bounds)
 
 
 _BY_RIDE = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("ride_id", pa.binary(16))])

@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
-from confluent_kafka import Consumer, Message
-from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
+from confluent_kafka import Message
 
 from jobs.clients import Systems
-from jobs.errors import ServiceUnavailableError
 from jobs.kafka.client import open_consumer, translate_broker_errors
 from jobs.kafka.dead_letter import is_dead_letter_of, read_error, read_headers, read_position
-from jobs.kafka.offsets import SETTLE_S, Bounds, list_held_back, list_partitions, read_bounds, read_group_offsets
+from jobs.kafka.offsets import list_held_back, read_group_offsets
 from jobs.kafka.scan import claim_all, scan
 from jobs.ledger import verdict
+from jobs.ledger.snapshot import take_snapshot
 from jobs.ledger.verdict import Figure
 from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 
@@ -65,7 +64,10 @@ def take_ledger(systems: Systems[SparkSettings]) -> Ledger:
     settings, config = systems.settings, systems.config
     topics = (settings.raw_topic, settings.spark_result_topic, settings.spark_dlq_topic)
     with translate_broker_errors(config, "taking the ledger"), open_consumer(config, "spark-ledger") as client:
-        passed, bounds = _take_snapshot(systems, client, topics)
+        passed, all_bounds = take_snapshot(
+            config, client, topics, lambda: read_group_offsets(config, settings.raw_topic, STREAM_GROUP)
+        )
+        bounds = dict(zip(topics, all_bounds, strict=True))
 
         def read(topic: str) -> Iterable[Message]:
             lists = scan(client, topic, claim_all(bounds[topic]), systems.progress, "counting")
@@ -120,36 +122,6 @@ def _read_id(message: Message) -> str:
         return _decode_ride_id(message.value() or b"").ride_id.lower()
     except msgspec.MsgspecError:
         return ""
-
-
-def _take_snapshot(
-    systems: Systems[SparkSettings], client: Consumer, topics: tuple[str, ...]
-) -> tuple[dict[int, int | None], dict[str, dict[int, Bounds]]]:
-    """The group's offsets and the topics' bounds of one moment: the offsets are the same before and after."""
-    config, raw_topic = systems.config, systems.settings.raw_topic
-
-    def read_topics(settle_s: float = 0) -> dict[str, dict[int, Bounds]]:
-        return {
-            topic: read_bounds(config, client, topic, list_partitions(client, topic), settle_s=settle_s)
-            for topic in topics
-        }
-
-    def attempt() -> tuple[dict[int, int | None], dict[str, dict[int, Bounds]]] | None:
-        before = read_group_offsets(config, raw_topic, STREAM_GROUP)
-        bounds = read_topics()
-        return (before, bounds) if read_group_offsets(config, raw_topic, STREAM_GROUP) == before else None
-
-    read_topics(SETTLE_S)
-    until_equal = Retrying(
-        retry=retry_if_result(lambda snapshot: snapshot is None),
-        stop=stop_after_attempt(20),
-        wait=wait_fixed(0.1),
-        retry_error_callback=lambda _: None,
-    )
-    snapshot: tuple[dict[int, int | None], dict[str, dict[int, Bounds]]] | None = until_equal(attempt)
-    if snapshot is None:
-        raise ServiceUnavailableError("The stream commits too often for a consistent snapshot. Try again later.")
-    return snapshot
 
 
 def _describe(what: str, those: Iterable[object]) -> list[str]:
