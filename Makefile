@@ -404,7 +404,7 @@ test-faults: install-dev  ## Kill, freeze and starve each service while rides fl
 test-rounds: install-dev  ## Repeat produce, wait, ledger on new topics, half of it under load, then demos: ROUNDS=100 DEMOS=10
 	@PYTHONPATH=$(CURDIR) $(PY) -m tests.rounds --rounds $(ROUNDS) --demos $(DEMOS)
 
-bench: install-dev  ## Measure speed compared with peers, freshness, scale (half an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
+bench: install-dev  ## Measure speed compared with peers, freshness, scale (more than an hour): BENCH_RIDES=1000000 BENCH_OPTIONS=--help
 	@$(MAKE) .venv-bench/.stamp || echo "warning: Quix Streams will be left out" >&2
 	@$(MAKE) .venv-spark/.stamp || echo "warning: Spark will be left out" >&2
 	@$(MAKE) .venv-dbt/.stamp
