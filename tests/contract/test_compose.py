@@ -476,14 +476,14 @@ def test_spark_runs_with_least_rights() -> None:
     own = read_services(SPARK)
     assert {name for name, service in own.items() if service["cap_drop"] != ["ALL"]} == set()
     # Nobody else on the network may run programs on the cluster.
-    secret = "${SPARK_CLUSTER_PASSWORD:-changeme}"
+    shared = "${SPARK_CLUSTER_PASSWORD:-changeme}"
     for name in ("master", "worker"):
         variables = environment_of(own[f"spark-{name}"])
-        assert variables["_SPARK_AUTH_SECRET"] == secret
+        assert variables["_SPARK_AUTH_SECRET"] == shared
         assert "-Dspark.authenticate=true" in variables[f"SPARK_{name.upper()}_OPTS"].split()
     for name in ("driver", "stream"):
         variables = environment_of(own[f"spark-{name}"])
-        assert {key: value for key, value in variables.items() if is_secret(key)} == {"SPARK_CLUSTER_PASSWORD": secret}
+        assert {key: value for key, value in variables.items() if is_secret(key)} == {"SPARK_CLUSTER_PASSWORD": shared}
     assert "SPARK_CLUSTER_PASSWORD" not in environment_of(services()["airflow-scheduler"])
 
 
