@@ -106,9 +106,11 @@ def open_session(
         if executor_memory:
             settings["spark.executor.memory"] = executor_memory
         if password and master.startswith("spark://"):
-            settings["spark.authenticate"] = "true"
-            # Not in the settings, which are arguments of Java: other users of the machine see those.
-            os.environ["_SPARK_AUTH_SECRET"] = password
+            # Not among the settings, which are arguments of Java: other users of the machine see those.
+            (folder / "spark-defaults.conf").write_text(
+                f"spark.authenticate true\nspark.authenticate.secret {password}\n"
+            )
+            os.environ["SPARK_CONF_DIR"] = str(folder)
         if match := re.fullmatch(r"local\[(\d+)\]", master):
             master = f"local[{match[1]},{_TASK_TRIES}]"
             # The default of 200 is for clusters.
