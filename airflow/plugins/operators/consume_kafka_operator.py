@@ -12,9 +12,10 @@ from confluent_kafka import Consumer
 
 from jobs.errors import ConfigurationError
 from jobs.kafka.claim import Claimed, Limits, claim, describe_claims, holds_dead_letters, holds_results
-from jobs.kafka.offsets import SETTLE_S, Engine, GroupReader, open_group_reader
+from jobs.kafka.offsets import SETTLE_S, GroupReader, open_group_reader
 from jobs.kafka.stage import stage, write_claim
 from jobs.settings import check_distinct
+from jobs.vertical import Engine
 from operators.base import DatastreamOperator
 
 

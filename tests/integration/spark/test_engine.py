@@ -17,11 +17,12 @@ import pytest
 from jobs.errors import ConfigurationError, OffsetsError, ServiceUnavailableError
 from jobs.kafka import transaction
 from jobs.kafka.engine import check_engine
-from jobs.kafka.offsets import Committed, Engine, open_group_reader, read_topic_id
+from jobs.kafka.offsets import Committed, open_group_reader, read_topic_id
 from jobs.kafka.set_offsets import preview_moves, set_offsets
 from jobs.kafka.switch_engine import switch_engine
 from jobs.kafka.transaction import GroupWriter, open_group_writer
 from jobs.rides.spark.publish import Publisher, Range
+from jobs.vertical import Engine
 from tests.testkit.flow import Pricing
 from tests.testkit.kafka import Raw, Record, aborted, produce, read_all
 from tests.testkit.rides import keyed, ride
