@@ -61,12 +61,17 @@ class Stack:
     """One compose project, whose settings are environment variables."""
 
     def __init__(self) -> None:
-        names = [line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
-        # An empty value means the default and overrides the .env of this checkout. Other settings are set explicitly.
-        development = {name.upper(): str(field.default) for name, field in merge_settings().model_fields.items()}
+        lines = (ROOT / ".env.example").read_text().splitlines()
+        examples = dict(line.split("=", 1) for line in lines if line[:1].isalpha())
+        # An empty value means the default, Docker's where there is one, and overrides the .env of this checkout.
+        development = {
+            name.upper(): str(field.default)
+            for name, field in merge_settings().model_fields.items()
+            if examples.get(name.upper())
+        }
         names_of_ports = [*PORTS, *PROFILE_PORTS]
         ports = dict(zip(names_of_ports, map(str, find_free(len(names_of_ports))), strict=True))
-        self.variables = dict.fromkeys(names, "") | development | ports
+        self.variables = dict.fromkeys(examples, "") | development | ports
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"datastream-test-{uuid4().hex[:8]}",
             "KAFKA_BOOTSTRAP_SERVERS": f"localhost:{ports['KAFKA_PORT']}",
