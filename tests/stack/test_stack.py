@@ -424,6 +424,7 @@ def test_rides_are_priced_on_spark(stack: Stack) -> None:
     stack.compose(*profile, timeout_s=HEALTHY_S + 60)
     assert core.items() <= stack.started().items()
     variables = ("exec", "-T", "airflow-scheduler", "airflow", "variables")
+    stack.jobs("unpause")
     try:
         stack.compose(*variables, "set", "COMPUTE_ENGINE", "spark")
         stack.jobs("produce", "--rate", "0", "--count", "1000", "--faulty", "0.02")
