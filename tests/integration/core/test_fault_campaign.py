@@ -17,7 +17,7 @@ SEED = 2
 
 
 def test_nothing_is_lost_or_doubled_when_tasks_and_the_broker_are_killed() -> None:
-    with prepared(SEED, Console()) as environment:
+    with prepared(SEED, "python", Console()) as environment:
         played = Campaign(environment, print).play(SEED, [TARGETS[name] for name in CHOSEN])
     assert played.differences == [], f"make test-faults ROUNDS=1 SEED={SEED} TARGETS={','.join(CHOSEN)}"
     hits = {hit.target: hit for hit in played.hits}
