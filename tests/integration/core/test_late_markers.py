@@ -28,7 +28,7 @@ from jobs.kafka.lag import read_lag
 from jobs.kafka.offsets import list_held_back, read_bounds
 from jobs.kafka.replay import count_replayable, read_latest, replay
 from jobs.kafka.transaction import open_group_writer
-from jobs.rides.ops import ledger as ledger_module
+from jobs.ledger import snapshot
 from jobs.rides.ops.reindex import reindex
 from jobs.rides.ops.reprocess import parse_window, plan_work, reprocess
 from jobs.rides.ops.superseded import is_reprocessing
@@ -147,7 +147,7 @@ def test_the_ledger_never_reports_held_back_results_as_lost(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The marker of the group's offsets may be written before those of the results."""
-    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(snapshot, "SETTLE_S", 0.0)
     pipeline.send(good=30, bad=3)
     verdicts = []
     with ThreadPoolExecutor(1) as pool:

@@ -22,7 +22,7 @@ from jobs.kafka.lag import Lag, read_lag
 from jobs.kafka.offsets import HeldBack, list_held_back, read_bounds
 from jobs.kafka.open_transactions import describe_held_back
 from jobs.kafka.replay import replay
-from jobs.rides.ops import ledger as ledger_module
+from jobs.ledger import snapshot
 from jobs.rides.ops import reprocess
 from jobs.rides.vertical import DEAD_LETTERS, REPLAY_GROUP
 from jobs.settings import ROOT
@@ -196,7 +196,7 @@ def held(pipeline: Pipeline, topic: str) -> list[HeldBack]:
 def test_messages_held_back_by_a_foreign_transaction_are_pending(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, kafka_transactions: str, place: str
 ) -> None:
-    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    monkeypatch.setattr(snapshot, "SETTLE_S", 0.1)
     pipeline.send(good=30, bad=6)
     pipeline.run()
     topic = {"raw": pipeline.pricing.source, "result": pipeline.pricing.result, "dlq": pipeline.pricing.dlq}[place]
@@ -226,7 +226,7 @@ def test_without_the_kafka_tool_the_command_is_shown(pipeline: Pipeline, monkeyp
 
 
 def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    monkeypatch.setattr(snapshot, "SETTLE_S", 0.1)
     with open_transaction(pipeline, pipeline.pricing.result):
         pipeline.send(good=30)
         pipeline.pricing.run()
@@ -247,7 +247,7 @@ def test_results_behind_a_foreign_transaction_are_not_lost(pipeline: Pipeline, m
 def test_dead_letters_behind_a_foreign_transaction_are_not_lost(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "SETTLE_S", 0.1)
+    monkeypatch.setattr(snapshot, "SETTLE_S", 0.1)
     with open_transaction(pipeline, pipeline.pricing.dlq):
         produce(pipeline.stack.kafka, pipeline.pricing.result, [keyed(result(comfort="none")) for _ in range(40)])
         pipeline.sinking.run()
