@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import requests
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from jobs.clients import make_local_session
 from jobs.errors import IS_IT_UP, ConfigurationError, DatastreamError, ServiceUnavailableError
@@ -19,6 +19,8 @@ from jobs.settings import LOOPBACK, Settings
 T = TypeVar("T")
 
 _TIMEOUT_S = 30
+# A busy Airflow answers late: with the whole stack on two cores, twice after more than 30 s.
+_BUSY_S = 300
 _ALL_DAGS: dict[str, Any] = {"limit": 100, "order_by": "dag_id"}
 
 
@@ -44,7 +46,7 @@ class FailedRunError(DatastreamError):
 
 
 def unpause(settings: Settings, dags: Sequence[str]) -> None:
-    """Unpause DAGs, retrying for a minute.
+    """Unpause DAGs. Retries for a minute, for five if Airflow is there but busy.
 
     Raises:
         ServiceUnavailableError: Airflow did not answer or did not know a DAG.
@@ -59,15 +61,16 @@ def unpause(settings: Settings, dags: Sequence[str]) -> None:
     _retry(patch)
 
 
-def _retry(call: Callable[[], T], seconds: float = 60, *, only_timeouts: bool = False) -> T:
-    """Repeat a call while Airflow does not answer."""
+def _retry(call: Callable[[], T], seconds: float = 60) -> T:
+    """Repeat a call while Airflow does not answer: for `seconds`, or for _BUSY_S if it takes connections."""
 
-    def is_temporary(error: BaseException) -> bool:
-        is_timeout = isinstance(error.__cause__, requests.Timeout)
-        return is_timeout if only_timeouts else isinstance(error, ServiceUnavailableError)
+    def has_to_stop(state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        is_busy = error is not None and isinstance(error.__cause__, requests.ReadTimeout)
+        return (state.seconds_since_start or 0) >= (max(_BUSY_S, seconds) if is_busy else seconds)
 
     retrying = Retrying(
-        retry=retry_if_exception(is_temporary), stop=stop_after_delay(seconds), wait=wait_fixed(1), reraise=True
+        retry=retry_if_exception_type(ServiceUnavailableError), stop=has_to_stop, wait=wait_fixed(1), reraise=True
     )
     return retrying(call)
 
@@ -90,7 +93,7 @@ def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> str:
             if answer.status_code != HTTPStatus.CONFLICT:  # an earlier try has started it
                 answer.raise_for_status()
 
-    _retry(post, only_timeouts=True)  # a busy Airflow may need more than _TIMEOUT_S
+    _retry(post, 0)
     return run_id
 
 

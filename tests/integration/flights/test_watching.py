@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -10,18 +9,13 @@ from prometheus_client.metrics_core import Metric
 
 from infra.local.environment import export_settings
 from infra.local.exporter import read_relay
+from infra.local.runner import ports
 from jobs.flights.buffer import open_buffer
 from jobs.flights.relay_metrics import RelayMetrics
 from jobs.flights.vertical import VERTICAL, FlightsSettings
 from jobs.observability.ledgers import take
 from jobs.settings import LOOPBACK
 from tests.testkit.flights import add, flight, reject, run_relays, weather
-
-
-def find_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
 
 
 def list_values(metrics: list[Metric]) -> dict[str, float]:
@@ -34,7 +28,7 @@ def list_values(metrics: list[Metric]) -> dict[str, float]:
 
 
 def test_the_series_of_the_relay(flights: Any) -> None:
-    port = find_free_port()
+    (port,) = ports.find_free(1)
     metrics = RelayMetrics(LOOPBACK, port)
     assert list_values(read_relay(port)) == {"relay_up": 0}
     add(flights, [flight(1), flight(2), reject(1), weather()])
