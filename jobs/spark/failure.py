@@ -9,6 +9,8 @@ from jobs.errors import DatastreamError, ServiceUnavailableError
 
 # The last line of a worker's traceback, which Spark prints before its own stack trace.
 _RAISED = re.compile(r"^jobs\.errors\.(\w+): (.+)$", re.MULTILINE)
+# What Java raised, after py4j's line about the call.
+_RAISED_IN_JAVA = re.compile(r"^: (.+)$", re.MULTILINE)
 _LAST_LINE = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)$", re.MULTILINE)
 _MAX_CHARS = 2_000
 
@@ -30,7 +32,7 @@ def find_cause(failure: BaseException, remedy: str) -> DatastreamError:
 
 
 def describe(failure: BaseException) -> str:
-    """The error that a Python worker raised; without one, the first line of Spark's text and its last cause."""
+    """The error that a Python worker raised; without one, that of Java and its last cause, in a line each."""
     try:
         text = str(failure)
     except Exception:  # the text is in Java, which has ended
@@ -39,4 +41,4 @@ def describe(failure: BaseException) -> str:
         return str(raised[-1])[:_MAX_CHARS]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by:")]
-    return " ".join(dict.fromkeys([*lines[:1], *causes[-1:]]))[:_MAX_CHARS]
+    return " ".join(dict.fromkeys([*(_RAISED_IN_JAVA.findall(text) or lines)[:1], *causes[-1:]]))[:_MAX_CHARS]

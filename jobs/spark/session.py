@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pyspark
 from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.errors import ConfigurationError
+from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, ROOT
+from jobs.spark.failure import describe
 from jobs.spark.java import make_java_home
 
 _LOG4J = """\
@@ -67,6 +69,7 @@ def open_session(
 
     Raises:
         ConfigurationError: the Kafka connector is not installed.
+        ServiceUnavailableError: Spark does not start, or the cluster does not take the session.
     """
     _check_connector()
     with tempfile.TemporaryDirectory(prefix="spark-", ignore_cleanup_errors=True) as scratch:
@@ -118,8 +121,14 @@ def open_session(
         builder = SparkSession.builder.appName(name).master(master)
         for key, value in settings.items():
             builder = builder.config(key, value)
-        with chdir(folder):  # where Java makes a folder `artifacts`
-            spark = builder.getOrCreate()
+        try:
+            with chdir(folder):  # where Java makes a folder `artifacts`
+                spark = builder.getOrCreate()
+        except (Py4JError, PySparkException, OSError) as error:
+            raise ServiceUnavailableError(
+                f"Spark did not start with the master {master}: {describe(error)}\nCheck that this master is right, "
+                "that it runs, and that its secret is the same here."
+            ) from error
         try:
             yield spark
         finally:

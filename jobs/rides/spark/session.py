@@ -18,6 +18,7 @@ def open_session(name: str, settings: SparkSettings) -> Iterator[SparkSession]:
     """
     Raises:
         ConfigurationError: the memory does not fit this machine, or the Kafka connector is not installed.
+        ServiceUnavailableError: Spark does not start, or the cluster does not take the session.
     """
     check_memory(settings.spark_driver_memory, "raise the limit of this container or machine")
     with session.open_session(

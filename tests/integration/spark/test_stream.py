@@ -102,6 +102,14 @@ def test_a_checkpoint_of_other_topics_is_refused(stream: SparkStream) -> None:
     assert "rm -r" in " ".join(done.stderr.split())
 
 
+def test_a_wrong_master_is_reported(stream: SparkStream) -> None:
+    done = stream.run(SPARK_MASTER="sparkle://localhost:7077")
+    assert done.returncode == 3
+    text = " ".join(done.stderr.split())
+    assert "did not start with the master sparkle://localhost:7077: org.apache.spark.SparkException" in text
+    assert "Traceback" not in text
+
+
 def test_a_new_query_starts_at_the_offsets_of_the_group(stream: SparkStream) -> None:
     produce(stream.config, stream.source, make_messages()[:50])
     shutil.rmtree(stream.checkpoint.parent)

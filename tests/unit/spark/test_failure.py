@@ -54,3 +54,8 @@ def test_the_error_of_a_worker_is_described_by_its_last_line() -> None:
 def test_an_error_of_java_is_described_by_its_first_line_and_its_last_cause() -> None:
     text = "Job aborted:\n\tat org.apache\nCaused by: java.io.IOException: a\nCaused by: java.lang.Error: b\n\tat c"
     assert describe(RuntimeError(text)) == "Job aborted: Caused by: java.lang.Error: b"
+
+
+def test_an_error_of_a_call_is_described_by_what_java_raised() -> None:
+    text = "An error occurred while calling None.JavaSparkContext.\n: java.lang.Error: no master\n\tat org.apache"
+    assert describe(RuntimeError(text)) == "java.lang.Error: no master"
