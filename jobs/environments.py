@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from jobs import tether
 from jobs.errors import CommandError, ConfigurationError
@@ -68,6 +69,18 @@ def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[st
         "STAGING_URL": settings.staging,
     }
     return {name: value for name, value in variables.items() if value}
+
+
+def become(python: Path, *arguments: str, settings: Settings, **variables: str) -> NoReturn:
+    """Replace this process by a Python program, for commands without Docker. It has the settings of this process.
+
+    Args:
+        variables: environment variables to add.
+    """
+    settings_variables = make_settings_variables(type(settings), settings)
+    settings_variables |= {"PYTHONPATH": str(ROOT), "DATASTREAM_STATE": str(settings.datastream_state)}
+    environment = make_environment(settings_variables | variables)
+    os.execve(python, [str(python), *arguments], environment)  # noqa: S606 (our own program, no shell)
 
 
 class Command:

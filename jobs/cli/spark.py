@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +9,11 @@ import typer
 
 from jobs.cli.app import app, console
 from jobs.clients import make_kafka_config
-from jobs.environments import find_spark_interpreter, make_settings_variables
+from jobs.environments import become, find_spark_interpreter
 from jobs.errors import ConfigurationError
-from jobs.inherited import make_environment
 from jobs.rides.spark.vertical import SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
-from jobs.settings import ROOT, load
+from jobs.settings import load
 from jobs.verticals import find_verticals
 
 if TYPE_CHECKING:
@@ -60,19 +58,10 @@ def engine(
 @forwarded
 def stream(context: typer.Context) -> None:
     """Run `python -m jobs.spark_enrich stream` in .venv-spark. Accepts its options."""
-    _run("jobs.spark_enrich", "stream", *context.args)
+    become(find_spark_interpreter(), "-m", "jobs.spark_enrich", "stream", *context.args, settings=load(SparkSettings))
 
 
 @forwarded
 def export(context: typer.Context) -> None:
     """Run `python -m jobs.spark_export` in .venv-spark. Accepts its options."""
-    _run("jobs.spark_export", *context.args)
-
-
-def _run(module: str, *arguments: str) -> None:
-    """Become a module's program, with the settings of this process."""
-    settings = load(SparkSettings)
-    variables = make_settings_variables(SparkSettings, settings)
-    variables |= {"PYTHONPATH": str(ROOT), "DATASTREAM_STATE": str(settings.datastream_state)}
-    python = str(find_spark_interpreter())
-    os.execve(python, [python, "-m", module, *arguments], make_environment(variables))  # noqa: S606 (our own program)
+    become(find_spark_interpreter(), "-m", "jobs.spark_export", *context.args, settings=load(SparkSettings))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import typer
 
 from jobs.cli.app import app
-from jobs.environments import find_spark_interpreter, make_settings_variables
-from jobs.inherited import make_environment
+from jobs.environments import become, find_spark_interpreter
 from jobs.settings import ROOT, load
 from jobs.tickets.vertical import TicketsSettings
 
@@ -40,10 +38,7 @@ def view(context: typer.Context) -> None:
 
 
 def _run(python: Path, script: str, arguments: list[str]) -> None:
-    """Become a script, with the settings of this process."""
     settings = load(TicketsSettings)
-    variables = make_settings_variables(TicketsSettings, settings)
-    variables |= {"TICKETS_REDPANDA_BROKER_LOCAL": settings.tickets_broker, "PYTHONPATH": str(ROOT)}
-    variables["DATASTREAM_STATE"] = str(settings.datastream_state)
-    command = [str(python), str(ROOT / script), *arguments]
-    os.execve(python, command, make_environment(variables))  # noqa: S606 (our own program, no shell)
+    become(
+        python, str(ROOT / script), *arguments, settings=settings, TICKETS_REDPANDA_BROKER_LOCAL=settings.tickets_broker
+    )
