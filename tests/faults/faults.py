@@ -414,16 +414,21 @@ def kill_gcs(environment: Environment, rng: random.Random) -> Struck:
         return _kill_service(environment, "gcs", [environment.tasks.glimpse(task)], [task], _held(trap))
 
 
-def kill_spark_driver(environment: Environment, rng: random.Random) -> Struck:
+def _catch_in_spark(environment: Environment, rng: random.Random) -> tuple[Try, Glimpse]:
+    """Wait until Spark has staged some files for a task, and not all. The task only waits, so it goes on."""
     task, glimpse = _catch(environment, COMPUTE, COMPUTE_TASK, _staged(environment, rng, COMPUTE_TASK))
     environment.thaw(task.child)
+    return task, glimpse
+
+
+def kill_spark_driver(environment: Environment, rng: random.Random) -> Struck:
+    task, glimpse = _catch_in_spark(environment, rng)
     return _kill_service(environment, spark_driver.NAME, [glimpse], [task])
 
 
 def kill_java_of_spark(environment: Environment, rng: random.Random) -> Struck:
     """Java ends; the driver must see it, end and be started again."""
-    task, glimpse = _catch(environment, COMPUTE, COMPUTE_TASK, _staged(environment, rng, COMPUTE_TASK))
-    environment.thaw(task.child)
+    task, glimpse = _catch_in_spark(environment, rng)
     pid = environment.pid(spark_driver.NAME)
     (java,) = [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
     mark = environment.watch.mark()
