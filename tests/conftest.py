@@ -10,6 +10,7 @@ import pytest
 
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
+from infra.local.java import runtime
 from infra.local.runner import ports
 from infra.local.services.catalog import local_stack
 from jobs.rides.vertical import TEMPLATE
@@ -22,7 +23,11 @@ SERVICES = ("kafka", "elasticsearch", "gcs")
 
 
 def pytest_configure() -> None:
-    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one."""
+    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one.
+
+    Java compiles less, which takes less time in all for services that live for minutes.
+    """
+    runtime.COMMON_OPTIONS.append("-XX:TieredStopAtLevel=1")
     worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
     if worker:
         ports._PRIVATE = ports._PRIVATE[int(worker.removeprefix("gw")) :: int(count)]

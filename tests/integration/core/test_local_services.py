@@ -49,6 +49,7 @@ def _command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess
         "HOME": str(Path.home()),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/bin"]),
         "LANG": "C.UTF-8",
+        **{name: value for name, value in os.environ.items() if name == "XDG_CACHE_HOME"},  # the jars are there
     }
     return subprocess.run(
         [sys.executable, "-m", "infra.local", *arguments],
