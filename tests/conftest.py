@@ -17,17 +17,14 @@ from jobs.rides.vertical import TEMPLATE
 from jobs.settings import load
 from jobs.sinks.elasticsearch import apply_template
 from jobs.verticals import merge_settings
-from tests.testkit.stack import Stack, delete_created_topics, guarded, make_topic_factory
+from tests.testkit.stack import QUICK_JAVA, Stack, delete_created_topics, guarded, make_topic_factory
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
 
 
 def pytest_configure() -> None:
-    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one.
-
-    Java compiles less, which takes less time in all for services that live for minutes.
-    """
-    runtime.COMMON_OPTIONS.append("-XX:TieredStopAtLevel=1")
+    """Give each xdist worker its own ports: two stacks that start at the same time must not choose the same one."""
+    runtime.COMMON_OPTIONS.append(QUICK_JAVA)
     worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
     if worker:
         ports._PRIVATE = ports._PRIVATE[int(worker.removeprefix("gw")) :: int(count)]

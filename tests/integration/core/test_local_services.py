@@ -19,12 +19,13 @@ from google.cloud import storage
 
 from infra.local.environment import export_settings
 from infra.local.isolation import isolated_settings
+from infra.local.java import runtime
 from infra.local.runner import ports, processes, supervisor
 from infra.local.runner.paths import Paths
 from infra.local.runner.stack import READY_S
 from infra.local.services.catalog import local_stack
 from jobs.settings import ROOT, Settings
-from tests.testkit.stack import guarded
+from tests.testkit.stack import QUICK_JAVA, guarded
 from tests.testkit.wait import until
 
 SERVICES = ("kafka", "elasticsearch", "gcs")
@@ -38,6 +39,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     chosen = isolated_settings(tmp_path_factory.mktemp("données été"))
     with guarded(chosen.datastream_state), pytest.MonkeyPatch.context() as patch:
         patch.setenv("LC_ALL", "POSIX")
+        # As the command line has them, which finds these services.
+        patch.setattr(runtime, "COMMON_OPTIONS", [one for one in runtime.COMMON_OPTIONS if one != QUICK_JAVA])
         local_stack(chosen).up(SERVICES)
         yield chosen
 
