@@ -46,7 +46,7 @@ class FailedRunError(DatastreamError):
 
 
 def unpause(settings: Settings, dags: Sequence[str]) -> None:
-    """Unpause DAGs. Retries for a minute, for five if Airflow is there but busy.
+    """Unpause DAGs. Retries for two minutes, in which a DAG that failed is parsed again; for five if Airflow is busy.
 
     Raises:
         ServiceUnavailableError: Airflow did not answer or did not know a DAG.
@@ -58,16 +58,16 @@ def unpause(settings: Settings, dags: Sequence[str]) -> None:
             for dag in dags:
                 session.patch(f"{url}/{dag}", json={"is_paused": False}, timeout=_TIMEOUT_S).raise_for_status()
 
-    _retry(patch)
+    _retry(patch, 120, _BUSY_S)
 
 
-def _retry(call: Callable[[], T], seconds: float = 60) -> T:
-    """Repeat a call while Airflow does not answer: for `seconds`, or for _BUSY_S if it takes connections."""
+def _retry(call: Callable[[], T], seconds: float, busy_s: float) -> T:
+    """Repeat a call while Airflow does not answer: for `seconds`, or for `busy_s` if it is there but answers late."""
 
     def has_to_stop(state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        is_busy = error is not None and isinstance(error.__cause__, requests.ReadTimeout)
-        return (state.seconds_since_start or 0) >= (max(_BUSY_S, seconds) if is_busy else seconds)
+        is_busy = error is not None and isinstance(error.__cause__, requests.Timeout)
+        return (state.seconds_since_start or 0) >= (busy_s if is_busy else seconds)
 
     retrying = Retrying(
         retry=retry_if_exception_type(ServiceUnavailableError), stop=has_to_stop, wait=wait_fixed(1), reraise=True
@@ -93,7 +93,7 @@ def trigger(settings: Settings, dag_id: str, conf: Mapping[str, Any]) -> str:
             if answer.status_code != HTTPStatus.CONFLICT:  # an earlier try has started it
                 answer.raise_for_status()
 
-    _retry(post, 0)
+    _retry(post, 0, _BUSY_S)
     return run_id
 
 
@@ -115,7 +115,7 @@ def wait_for_run(settings: Settings, dag_id: str, run_id: str, timeout_s: float)
                 raise ServiceUnavailableError(f"The run of {dag_id} is still {state}. See {page}")
             return state
 
-    if _retry(read_state, timeout_s) == "failed":
+    if _retry(read_state, timeout_s, timeout_s) == "failed":
         raise FailedRunError(f"The run of {dag_id} failed. The logs of its tasks: {page}")
 
 

@@ -72,9 +72,10 @@ def make_settings_variables(kind: type[Settings], settings: Settings) -> dict[st
 
 
 def become(python: Path, *arguments: str, settings: Settings, **variables: str) -> NoReturn:
-    """Replace this process by a Python program, for commands without Docker. It has the settings of this process.
+    """Replace this process by a Python program, for commands without Docker.
 
     Args:
+        settings: the program gets them, except secrets.
         variables: environment variables to add.
     """
     settings_variables = make_settings_variables(type(settings), settings)

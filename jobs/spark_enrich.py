@@ -11,10 +11,9 @@ from threading import Event
 from typing import Annotated
 
 import typer
-from py4j.protocol import Py4JError
 
 from jobs.clients import make_kafka_config
-from jobs.errors import DatastreamError, ServiceUnavailableError
+from jobs.errors import DatastreamError
 from jobs.rides.spark import driver
 from jobs.rides.spark.batch import SparkEngine
 from jobs.rides.spark.session import open_session
@@ -82,7 +81,7 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
     Raises:
         ConfigurationError: a setting is invalid, a topic is missing, or Spark does not own the group.
         OffsetsError: the stream's next messages are gone.
-        ServiceUnavailableError: the broker is down, or a batch failed.
+        ServiceUnavailableError: the broker is down, Spark does not start or ends, or a batch failed.
     """
     stopped = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,17 +99,11 @@ def run_stream(settings: SparkSettings, group: str, *, once: bool) -> None:
         with open_session(group, settings) as spark:
             query = enrich.start(spark, once=once)
             log.info("%s prices %s into %s", group, enrich.topic, enrich.outlet.result_topic)
-            try:
-                while query.isActive and not stopped.wait(LOOK_EVERY_S):
-                    if query.lastProgress is not None or query.status["isDataAvailable"]:
-                        alive.touch()
-                error = query.exception()
-                query.stop()
-            except (Py4JError, OSError) as gone:
-                raise ServiceUnavailableError(
-                    "Spark has ended by itself: the memory did not suffice (SPARK_DRIVER_MEMORY), or its process was "
-                    f"killed. {AGAIN}"
-                ) from gone
+            while query.isActive and not stopped.wait(LOOK_EVERY_S):
+                if query.lastProgress is not None or query.status["isDataAvailable"]:
+                    alive.touch()
+            error = query.exception()
+            query.stop()
             if error is not None:
                 raise find_cause(enrich.failure or error, AGAIN)
     log.info("stopped")

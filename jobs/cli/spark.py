@@ -58,10 +58,17 @@ def engine(
 @forwarded
 def stream(context: typer.Context) -> None:
     """Run `python -m jobs.spark_enrich stream` in .venv-spark. Accepts its options."""
-    become(find_spark_interpreter(), "-m", "jobs.spark_enrich", "stream", *context.args, settings=load(SparkSettings))
+    _become("jobs.spark_enrich", "stream", *context.args)
 
 
 @forwarded
 def export(context: typer.Context) -> None:
     """Run `python -m jobs.spark_export` in .venv-spark. Accepts its options."""
-    become(find_spark_interpreter(), "-m", "jobs.spark_export", *context.args, settings=load(SparkSettings))
+    _become("jobs.spark_export", *context.args)
+
+
+def _become(module: str, *arguments: str) -> None:
+    settings = load(SparkSettings)
+    password = settings.spark_cluster_password
+    secrets = {"SPARK_CLUSTER_PASSWORD": password} if password else {}
+    become(find_spark_interpreter(), "-m", module, *arguments, settings=settings, **secrets)

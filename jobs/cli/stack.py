@@ -91,7 +91,7 @@ def bucket() -> None:
 
 @app.command()
 def unpause(vertical: Annotated[str, typer.Argument(help="The vertical whose DAGs to turn on.")] = "rides") -> None:
-    """Turn the DAGs of a vertical on, through Airflow's API. Waits up to a minute for Airflow to parse them."""
+    """Turn the DAGs of a vertical on, through Airflow's API. Waits up to two minutes for Airflow to parse them."""
     dags = find_vertical(vertical).dags
     airflow_api.unpause(load(merge_settings()), dags)
     console.print(f"Turned on {', '.join(dags)}.")

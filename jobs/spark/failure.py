@@ -10,7 +10,7 @@ from jobs.errors import DatastreamError, ServiceUnavailableError
 # The last line of a worker's traceback, which Spark prints before its own stack trace.
 _RAISED = re.compile(r"^jobs\.errors\.(\w+): (.+)$", re.MULTILINE)
 # What Java raised, after py4j's line about the call.
-_RAISED_IN_JAVA = re.compile(r"^: (.+)$", re.MULTILINE)
+_RAISED_IN_JAVA = re.compile(r"\AAn error occurred while calling .*\n: (.+)")
 _LAST_LINE = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)$", re.MULTILINE)
 _MAX_CHARS = 2_000
 

@@ -55,6 +55,7 @@ def open_session(
     host: str = "",
     password: str = "",
     java_options: str = "",
+    remedy: str = "See what Java wrote above.",
 ) -> Iterator[SparkSession]:
     """A session whose driver has its Java and scratch files in one temporary folder (TMPDIR). All times are in UTC.
 
@@ -66,10 +67,11 @@ def open_session(
         host: the name under which executors on other machines find the driver. Default: this machine only.
         password: the shared secret of a standalone cluster; empty: it asks for none.
         java_options: further options of the driver's Java.
+        remedy: what to do if it does not start.
 
     Raises:
         ConfigurationError: the Kafka connector is not installed.
-        ServiceUnavailableError: Spark does not start, or the cluster does not take the session.
+        ServiceUnavailableError: Spark does not start, the cluster does not take the session, or Java fails or ends.
     """
     _check_connector()
     with tempfile.TemporaryDirectory(prefix="spark-", ignore_cleanup_errors=True) as scratch:
@@ -114,11 +116,12 @@ def open_session(
                 f"spark.authenticate true\nspark.authenticate.secret {password}\n"
             )
             os.environ["SPARK_CONF_DIR"] = str(folder)
+        url = master
         if match := re.fullmatch(r"local\[(\d+)\]", master):
-            master = f"local[{match[1]},{_TASK_TRIES}]"
+            url = f"local[{match[1]},{_TASK_TRIES}]"
             # The default of 200 is for clusters.
             settings["spark.sql.shuffle.partitions"] = str(2 * int(match[1]))
-        builder = SparkSession.builder.appName(name).master(master)
+        builder = SparkSession.builder.appName(name).master(url)
         for key, value in settings.items():
             builder = builder.config(key, value)
         try:
@@ -126,11 +129,15 @@ def open_session(
                 spark = builder.getOrCreate()
         except (Py4JError, PySparkException, OSError) as error:
             raise ServiceUnavailableError(
-                f"Spark did not start with the master {master}: {describe(error)}\nCheck that this master is right, "
-                "that it runs, and that its secret is the same here."
+                f"Spark did not start with the master {master}: {describe(error)}\n{remedy}"
             ) from error
         try:
             yield spark
+        except (Py4JError, ConnectionError) as error:
+            raise ServiceUnavailableError(
+                "Spark has failed, or ended by itself: its memory did not suffice, or its process was killed. "
+                f"{describe(error)}\nStart it again: it repeats the last batch."
+            ) from error
         finally:
             with suppress(Py4JError, OSError):  # Java has ended
                 spark.stop()

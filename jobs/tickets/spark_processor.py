@@ -76,7 +76,7 @@ def run(settings: TicketsSettings, mode: Mode) -> None:
 
     Raises:
         ConfigurationError: a setting is invalid, the memory does not fit, or the topic is missing.
-        ServiceUnavailableError: no broker answers.
+        ServiceUnavailableError: no broker answers, or Spark does not start, fails or ends.
         OffsetsError: the stream's next messages are gone.
     """
     if settings.tickets_log_level.upper() not in LEVELS:
@@ -87,6 +87,9 @@ def run(settings: TicketsSettings, mode: Mode) -> None:
     check_memory(settings.tickets_spark_memory, REMEDY)
     if settings.tickets_environment == "docker":
         become_owner(settings.tickets_output_path)
+    if mode is Mode.STREAM and not is_locked(settings.tickets_state):
+        # After a crash, the health check must not find the file of the run before.
+        (settings.tickets_state / ALIVE).unlink(missing_ok=True)
     topic = Topic(settings.tickets_broker, settings.tickets_topic_name)
     topic.wait(settings.tickets_producer_timeout)
     bounds = topic.read_bounds()
@@ -140,7 +143,6 @@ def stream(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], f
     with open_checkpoint(folder, job) as checkpoint:
         first = {partition: bound.low for partition, bound in bounds.items()}
         check_position(checkpoint, topic.name, first, {partition: bound.end for partition, bound in bounds.items()})
-        (folder / ALIVE).unlink(missing_ok=True)
         with _open(settings) as spark:
             query = Stream(topic, folder, settings.tickets_output_path, fmt, report).start(spark)
             while query.isActive and not stopped.wait(LOOK_EVERY_S):

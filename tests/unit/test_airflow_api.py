@@ -49,6 +49,11 @@ def busy(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
     released.set()
 
 
+@pytest.fixture
+def without_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: pytest.fail("it was tried again"))
+
+
 def test_a_busy_airflow_is_asked_again(settings: Settings, busy: list[str]) -> None:
     airflow_api.trigger(settings, "dag_x", {})
     assert busy[:2] == ["/auth/token"] * 2
@@ -63,7 +68,14 @@ def test_a_busy_airflow_is_not_asked_for_ever(
         airflow_api.trigger(settings, "dag_x", {})
 
 
-def test_a_run_is_not_started_without_airflow() -> None:
+def test_a_busy_airflow_is_not_asked_for_longer_than_a_run_may_take(
+    settings: Settings, busy: list[str], without_retry: None
+) -> None:
+    with pytest.raises(ServiceUnavailableError, match="Read timed out"):
+        airflow_api.wait_for_run(settings, "dag_x", "run", 0)
+
+
+def test_a_run_is_not_started_without_airflow(without_retry: None) -> None:
     (port,) = ports.find_free(1)
     with pytest.raises(ServiceUnavailableError, match="Is it running"):
         airflow_api.trigger(Settings(_env_file=None, airflow_port=port), "dag_x", {})

@@ -299,7 +299,7 @@ def serve(settings: SparkSettings, host: str, open_engine: Callable[[], Abstract
 
     Raises:
         ConfigurationError: the port is taken, or a setting of the engine is wrong.
-        ServiceUnavailableError: the engine has ended by itself.
+        ServiceUnavailableError: the engine does not start, or has ended by itself.
     """
     stopped, has_died = threading.Event(), False
     with Server(settings, host) as server:

@@ -18,7 +18,7 @@ def open_session(name: str, settings: SparkSettings) -> Iterator[SparkSession]:
     """
     Raises:
         ConfigurationError: the memory does not fit this machine, or the Kafka connector is not installed.
-        ServiceUnavailableError: Spark does not start, or the cluster does not take the session.
+        ServiceUnavailableError: Spark does not start, the cluster does not take the session, or Java fails or ends.
     """
     check_memory(settings.spark_driver_memory, "raise the limit of this container or machine")
     with session.open_session(
@@ -29,6 +29,7 @@ def open_session(name: str, settings: SparkSettings) -> Iterator[SparkSession]:
         executor_memory=settings.spark_executor_memory,
         host=settings.spark_driver_host,
         password=settings.spark_cluster_password,
+        remedy="Check SPARK_MASTER, and for a cluster SPARK_CLUSTER_PASSWORD and SPARK_DRIVER_HOST.",
     ) as spark:
         limit_batches(spark)
         yield spark
