@@ -22,13 +22,12 @@ from jobs.rides.spark.vertical import STREAM_GROUP, SparkSettings
 from jobs.rides.vertical import COMPUTE_GROUP
 from jobs.settings import LOOPBACK, load
 from jobs.spark.checkpoint import open_checkpoint
-from jobs.spark.failure import find_cause
+from jobs.spark.failure import AGAIN, find_cause
 from jobs.terminal import make_console, print_error
 
 log = logging.getLogger("spark_enrich")
 
 LOOK_EVERY_S = 1.0
-AGAIN = "Start it again: it repeats the last batch."
 # A file that the stream touches while it runs, for the health check in Docker.
 ALIVE = "alive"
 

@@ -7,6 +7,8 @@ import re
 from jobs import errors
 from jobs.errors import DatastreamError, ServiceUnavailableError
 
+AGAIN = "Start it again: it repeats the last batch."
+
 # The last line of a worker's traceback, which Spark prints before its own stack trace.
 _RAISED = re.compile(r"^jobs\.errors\.(\w+): (.+)$", re.MULTILINE)
 # What Java raised, after py4j's line about the call.
@@ -32,7 +34,7 @@ def find_cause(failure: BaseException, remedy: str) -> DatastreamError:
 
 
 def describe(failure: BaseException) -> str:
-    """The error that a Python worker raised; without one, that of Java and its last cause, in a line each."""
+    """The error that a Python worker raised; without one, that of Java and its last cause, in one line."""
     try:
         text = str(failure)
     except Exception:  # the text is in Java, which has ended

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigurationError, ServiceUnavailableError
 from jobs.settings import LOOPBACK, ROOT
-from jobs.spark.failure import describe
+from jobs.spark.failure import AGAIN, describe
 from jobs.spark.java import make_java_home
 
 _LOG4J = """\
@@ -67,7 +67,7 @@ def open_session(
         host: the name under which executors on other machines find the driver. Default: this machine only.
         password: the shared secret of a standalone cluster; empty: it asks for none.
         java_options: further options of the driver's Java.
-        remedy: what to do if it does not start.
+        remedy: what to check if Spark does not start, fails or ends.
 
     Raises:
         ConfigurationError: the Kafka connector is not installed.
@@ -135,8 +135,8 @@ def open_session(
             yield spark
         except (Py4JError, ConnectionError) as error:
             raise ServiceUnavailableError(
-                "Spark has failed, or ended by itself: its memory did not suffice, or its process was killed. "
-                f"{describe(error)}\nStart it again: it repeats the last batch."
+                f"Spark has failed, or ended by itself: its memory ({memory}) did not suffice, or its process was "
+                f"killed. {describe(error)}\n{AGAIN} {remedy}"
             ) from error
         finally:
             with suppress(Py4JError, OSError):  # Java has ended

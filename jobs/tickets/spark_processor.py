@@ -17,6 +17,7 @@ from jobs.errors import ConfigurationError, DatastreamError, ServiceUnavailableE
 from jobs.kafka.offsets import Bounds
 from jobs.settings import load
 from jobs.spark.checkpoint import check_position, is_locked, open_checkpoint
+from jobs.spark.failure import AGAIN
 from jobs.spark.memory import check_memory
 from jobs.spark.session import open_session
 from jobs.terminal import make_console, print_error
@@ -149,7 +150,7 @@ def stream(settings: TicketsSettings, topic: Topic, bounds: dict[int, Bounds], f
                 if query.lastProgress is not None:
                     (folder / ALIVE).touch()
             if (error := query.exception()) is not None:
-                raise ServiceUnavailableError(f"The stream failed: {error}\nStart it again: it repeats the last batch.")
+                raise ServiceUnavailableError(f"The stream failed: {error}\n{AGAIN}")
             query.stop()
     log.info("stopped")
 

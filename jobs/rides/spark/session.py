@@ -29,7 +29,7 @@ def open_session(name: str, settings: SparkSettings) -> Iterator[SparkSession]:
         executor_memory=settings.spark_executor_memory,
         host=settings.spark_driver_host,
         password=settings.spark_cluster_password,
-        remedy="Check SPARK_MASTER, and for a cluster SPARK_CLUSTER_PASSWORD and SPARK_DRIVER_HOST.",
+        remedy="Check SPARK_MASTER, SPARK_DRIVER_MEMORY; of a cluster SPARK_CLUSTER_PASSWORD, SPARK_DRIVER_HOST.",
     ) as spark:
         limit_batches(spark)
         yield spark
